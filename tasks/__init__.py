@@ -1,0 +1,1 @@
+"""Prefect tasks: one retryable, idempotent unit of the lake each."""

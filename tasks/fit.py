@@ -1,0 +1,35 @@
+"""Task of the flow fit_backbones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.models import device
+from tasks.progress import progress
+from tasks.unit import skipped, unit
+from ttame_core import spec
+from ttame_core.fitting import fit_backbone
+from ttame_core.lake import Lake, fitted_folder
+from ttame_core.provenance import Provenance
+
+
+@unit("fit {backbone.name}")
+def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
+    """Train one classifier on the data set."""
+    provenance = Provenance(audit, Lake(workspace))
+    if provenance.is_fitted(backbone):
+        return skipped()
+    with progress(f"fit {backbone.name}", 1) as report:
+        fit_backbone(
+            provenance.lake,
+            provenance.dataset,
+            provenance.shards("train"),
+            [name for name, _ in provenance.shards("val")],
+            backbone,
+            len(provenance.classes),
+            audit.compute,
+            device(audit.compute),
+            fitted_folder(provenance.dataset, backbone.name),
+            provenance.fit(backbone),
+            report,
+        )

@@ -1,0 +1,55 @@
+"""Loaded backbones: the last one used is kept, since its shards come one after another."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+import torch
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone, load_backbone
+from ttame_core.errors import UserError
+from ttame_core.explaining import check_labels
+from ttame_core.lake import fingerprint
+from ttame_core.provenance import Provenance
+
+_loading = Lock()
+_loaded: dict[str, Any] = {}
+
+
+def device(compute: spec.Compute) -> torch.device:
+    """The device that `compute.device` names; `auto` is CUDA where there is one."""
+    if compute.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if compute.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"compute.device is {compute.device}, but PyTorch finds no CUDA device here"
+        )
+    return torch.device(compute.device)
+
+
+def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
+    """The frozen classifier of an audit, on its device."""
+    if settings.fit is not None and not provenance.is_fitted(settings):
+        raise UserError(
+            f"backbone {settings.name} has not been trained yet: run `ttame fit-backbone`"
+        )
+    identity = fingerprint([provenance.backbone(settings), settings.taps, provenance.lake.url])
+    where = device(provenance.audit.compute)
+    with _loading:
+        if _loaded.get("identity") != (identity, where):
+            _loaded.clear()  # frees the last one first
+            _loaded["backbone"] = _load(provenance, settings).to(where)
+            _loaded["identity"] = (identity, where)
+        backbone: Backbone = _loaded["backbone"]
+    check_labels(len(provenance.classes) - 1, backbone.num_classes, backbone.name)
+    return backbone
+
+
+def _load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
+    weights = provenance.fitted_weights(settings)
+    if weights is None:
+        return load_backbone(settings)
+    with provenance.lake.local_copy(weights) as path:
+        return load_backbone(settings, path, len(provenance.classes))

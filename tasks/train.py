@@ -1,0 +1,39 @@
+"""Task of the flow train_heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger
+
+from tasks.models import backbone_of
+from tasks.progress import progress
+from tasks.unit import skipped, unit
+from ttame_core import spec
+from ttame_core.lake import Lake, head_folder
+from ttame_core.provenance import Provenance
+from ttame_core.training import few_steps, train_head
+
+
+@unit("train {explainer} on {backbone.name}")
+def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: str) -> Any:
+    """Train one head on one frozen backbone."""
+    provenance = Provenance(audit, Lake(workspace))
+    if provenance.head_is_current(backbone, explainer):
+        return skipped()
+    shards = provenance.shards("train")
+    if warning := few_steps(audit.training, shards):
+        get_run_logger().warning(warning)
+    with progress(f"train {explainer} on {backbone.name}", 1) as report:
+        train_head(
+            provenance.lake,
+            provenance.dataset,
+            shards,
+            provenance.shards("val"),
+            backbone_of(provenance, backbone),
+            audit.training,
+            audit.compute,
+            head_folder(provenance.dataset, backbone.name, explainer),
+            provenance.head(backbone, explainer),
+            report,
+        )

@@ -1,0 +1,41 @@
+"""What all tasks share: names that can be read, retries on passing errors, skipping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+
+from ttame_core.errors import UserError
+from ttame_core.explainers import NotApplicable
+
+
+def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again could help: never with a user's mistake."""
+    try:
+        state.result()
+    except (UserError, NotApplicable):
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task[..., Any]]:
+    """A task that makes one unit of the lake. It may run any number of times, to one result."""
+    return task(
+        task_run_name=run_name,
+        retries=retries,
+        retry_delay_seconds=[2, 20][:retries],
+        retry_condition_fn=may_pass,
+        cache_policy=NO_CACHE,  # the lake knows what is there
+        persist_result=False,
+    )
+
+
+def skipped() -> State[Any]:
+    return Completed(name="Skipped", message="already in the lake with the same fingerprint")

@@ -1,0 +1,21 @@
+"""Frozen classifiers: weights, preprocessing, feature taps."""
+
+from ttame_core.backbones.backbone import (
+    Backbone,
+    create_model,
+    file_hash,
+    load_backbone,
+    preprocessing_of,
+)
+from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.backbones.taps import Tap
+
+__all__ = [
+    "Backbone",
+    "Preprocessing",
+    "Tap",
+    "create_model",
+    "file_hash",
+    "load_backbone",
+    "preprocessing_of",
+]

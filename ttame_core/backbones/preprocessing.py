@@ -1,0 +1,119 @@
+"""From a picture to what the classifier sees, and the same way for boxes and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Resize
+from torchvision.transforms import functional as F
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalisation of one classifier, as timm's evaluation transform does them.
+
+    input_size: (height, width) of the view, pixels. mean, std: of each channel, in [0, 1].
+    """
+
+    input_size: tuple[int, int]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
+        """From what `timm.data.resolve_model_data_config` gives."""
+        return cls(
+            input_size=tuple(config["input_size"][-2:]),
+            crop_pct=float(config["crop_pct"]),
+            crop_mode=config["crop_mode"],
+            interpolation=config["interpolation"],
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+    def _steps(self, interpolation: str) -> Sequence[Any]:
+        transform = create_transform(
+            self.input_size,
+            is_training=False,
+            interpolation=interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            normalize=False,
+        )
+        return transform.transforms[:-1]  # the last one makes a tensor
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """The resized and cropped picture, `input_size` pixels."""
+        for step in self._steps(self.interpolation):
+            image = step(image)
+        return image
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """The view as a (3, H, W) uint8 tensor."""
+        array = np.asarray(self.view(image.convert("RGB")))
+        return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+    def mask(self, mask: Image.Image) -> Tensor:
+        """A mask of object numbers, resized and cropped with the picture, (H, W) uint8."""
+        for step in self._steps("nearest"):
+            if isinstance(step, CenterCropOrPad):  # what is padded is no object
+                step = CenterCropOrPad(step.size, fill=0)
+            mask = step(mask)
+        return torch.from_numpy(np.array(mask, dtype=np.uint8))
+
+    def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes of a picture of `size` (width, height) in the view, clipped to it.
+
+        boxes: (N, 4) float32 pixels, x0, y0, x1, y1. Returns (M ≤ N, 4); boxes that the crop has
+        cut away are left out.
+        """
+        scale_x, scale_y, left, top = self._geometry(size)
+        scale = torch.tensor([scale_x, scale_y, scale_x, scale_y])
+        moved = boxes * scale - torch.tensor([left, top, left, top], dtype=torch.float32)
+        height, width = self.input_size
+        moved[:, 0::2] = moved[:, 0::2].clamp(0, width)
+        moved[:, 1::2] = moved[:, 1::2].clamp(0, height)
+        visible = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
+        return moved[visible]
+
+    def _geometry(self, size: tuple[int, int]) -> tuple[float, float, int, int]:
+        """Scale in x and y, and the crop's left and top in the resized picture, pixels."""
+        width, height = size
+        left = top = 0
+        for step in self._steps(self.interpolation):
+            if isinstance(step, Resize):
+                sizes = [step.size] if isinstance(step.size, int) else list(step.size)
+                height, width = F._compute_resized_output_size((height, width), sizes)
+            elif isinstance(step, ResizeKeepRatio):
+                ratios = height / step.size[0], width / step.size[1]
+                ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
+                height, width = round(height / ratio), round(width / ratio)
+            elif isinstance(step, CenterCrop | CenterCropOrPad):
+                left, top = _crop_start(width, step.size[1]), _crop_start(height, step.size[0])
+            else:
+                raise TypeError(f"no geometry known for the transform {type(step).__name__}")
+        return width / size[0], height / size[1], left, top
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) float images in [0, 1] to what the network takes."""
+        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
+        std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        return (images - mean) / std
+
+
+def _crop_start(side: int, crop: int) -> int:
+    """First pixel of a centre crop; negative where the picture is padded to the crop's size."""
+    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)

@@ -1,0 +1,151 @@
+"""Reading shards: from WebDataset tars to batches of tensors, decoded ahead of their use.
+
+The order depends on the seed and the epoch alone, not on the number of workers, so that an
+interrupted training continues with the very next batch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import tarfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import webdataset as wds
+from PIL import Image
+from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.images import decode_image
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, shard_tar
+
+SHUFFLE_BUFFER = 1000  # raw samples; they lie in random order within a shard already
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as the classifier sees them.
+
+    images: (B, 3, H, W) uint8. labels: (B,) int64. boxes: per image (N, 4) float32 pixels of the
+    view. masks: per image (H, W) uint8 object numbers, or None where there is no mask.
+    """
+
+    keys: list[str]
+    images: Tensor
+    labels: Tensor
+    boxes: list[Tensor]
+    masks: list[Tensor | None]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def float_images(self, device: torch.device | str = "cpu") -> Tensor:
+        """(B, 3, H, W) float32 images in [0, 1] on `device`."""
+        return self.images.to(device, non_blocking=True).float().div_(255)
+
+
+def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
+    """Raw samples of a shard in stored order: `__key__`, the image's bytes by suffix, `json`, …"""
+    path = shard_tar(dataset, shard)
+    try:
+        with lake.open(path) as stream:
+            members = ({**member, "__url__": path} for member in tar_file_iterator(stream))
+            yield from group_by_keys(members)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise UserError(
+            f"shard {lake.path(path)} cannot be read ({error}): delete it and run `ttame shard`"
+        ) from error
+
+
+def image_bytes(sample: dict[str, Any]) -> bytes:
+    """The image among a raw sample's members."""
+    for suffix, data in sample.items():
+        if not suffix.startswith("__") and suffix not in ("json", "mask.png"):
+            return data
+    raise UserError(f"sample {sample['__key__']} has no image: delete its shard and shard again")
+
+
+def load_batches(
+    lake: Lake,
+    dataset: str,
+    shards: Sequence[str],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int,
+    *,
+    shuffle: tuple[int, int] | None = None,
+    skip: int = 0,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """Batches of the samples of `shards`.
+
+    shuffle: (seed, epoch) of the order, None for the stored one. skip: batches to pass over
+    without decoding. Memory holds a few batches and the shuffle buffer, whatever the data's size.
+    """
+    samples = chain.from_iterable(
+        read_shard(lake, dataset, shard) for shard in _order(shards, shuffle)
+    )
+    if shuffle is not None:
+        rng = random.Random("{}/{}".format(*shuffle))
+        samples = wds.shuffle(SHUFFLE_BUFFER, rng=rng)(samples)
+    groups = (g for g in _batched(samples, batch_size) if not drop_last or len(g) == batch_size)
+    ahead = max(2, -(-2 * workers // batch_size))
+
+    def decode(sample: dict[str, Any]) -> tuple[Any, ...]:
+        return _decode(sample, preprocessing)
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        pending: deque[list[Any]] = deque()
+        for group in islice(groups, skip, None):
+            pending.append([pool.submit(decode, sample) for sample in group])
+            if len(pending) > ahead:
+                yield _collate([future.result() for future in pending.popleft()])
+        while pending:
+            yield _collate([future.result() for future in pending.popleft()])
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _order(shards: Sequence[str], shuffle: tuple[int, int] | None) -> list[str]:
+    if shuffle is None:
+        return list(shards)
+    return [shards[i] for i in np.random.default_rng(shuffle).permutation(len(shards))]
+
+
+def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, ...]:
+    key = sample["__key__"]
+    about = json.loads(sample["json"])
+    image = decode_image(image_bytes(sample), key)
+    corners = [[box[c] for c in ("x0", "y0", "x1", "y1")] for box in about["boxes"]]
+    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+    mask = None
+    if "mask.png" in sample:
+        mask = preprocessing.mask(Image.open(io.BytesIO(sample["mask.png"])))
+    return (
+        key,
+        preprocessing.pixels(image),
+        about["label"],
+        preprocessing.boxes(boxes, image.size),
+        mask,
+    )
+
+
+def _collate(samples: Iterable[tuple[Any, ...]]) -> Batch:
+    keys, images, labels, boxes, masks = zip(*samples, strict=True)
+    return Batch(list(keys), torch.stack(images), torch.tensor(labels), list(boxes), list(masks))

@@ -1,0 +1,19 @@
+"""Errors that are the user's to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: one sentence with the thing, its place and the mend.
+
+    The command line prints it without a traceback and exits with 2; tasks do not retry it.
+    """
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """' Did you mean …?' with the known names nearest to `name`, or '' where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

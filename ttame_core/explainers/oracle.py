@@ -1,0 +1,37 @@
+"""The annotated objects as a map: the ceiling for an explainer of a classifier that looks there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from ttame_core.attention import MAP_SIDE
+from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.metrics.localization import inside_boxes
+
+
+class Oracle(Explainer):
+    """Mask of the objects, or the union of their boxes, slightly blurred; NaN without annotations.
+
+    The blur (sigma of one map pixel) makes an order among the object's pixels, from its middle
+    outwards, and a margin around it.
+    """
+
+    name = "oracle"
+    needs_annotations = True
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        height, width = forward.images.shape[-2:]
+        size = min(height, MAP_SIDE), min(width, MAP_SIDE)
+        boxed = inside_boxes(forward.batch.boxes, (height, width))
+        objects = torch.stack(
+            [
+                box if mask is None else mask > 0
+                for box, mask in zip(boxed, forward.batch.masks, strict=True)
+            ]
+        )
+        coarse = torch.nn.functional.adaptive_avg_pool2d(objects[:, None].float(), size)
+        maps = gaussian_blur(coarse, kernel_size=[7, 7], sigma=[1.0, 1.0])
+        maps[~objects.flatten(1).any(dim=1)] = torch.nan
+        return maps.expand(-1, targets.shape[1], -1, -1)

@@ -1,0 +1,30 @@
+"""T-TAME (Ntrougkas, Gkalelis, Mezaris 2024, arXiv 2403.04523)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.explainers.base import Explainer, ForwardPass
+
+
+class TTame(Explainer):
+    """The target's class map from the trained head: no pass beyond the classifier's own.
+
+    Section III-E: the class map before the sigmoid, min–max normalised per image.
+    """
+
+    name = "ttame"
+    needs_head = True
+
+    def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
+        super().__init__(backbone)
+        if head is None:
+            raise ValueError("T-TAME needs a trained head")
+        self.head = head.eval().fold().to(backbone.device)
+
+    @torch.inference_mode()
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        return self.head(forward.features, targets).float()

@@ -1,0 +1,25 @@
+"""The lake: a workspace of plain Parquet, tar and safetensors files."""
+
+from ttame_core.lake.store import (
+    Lake,
+    audit_folder,
+    dataset_file,
+    fingerprint,
+    fitted_folder,
+    head_folder,
+    maps_file,
+    scores_file,
+    shard_tar,
+)
+
+__all__ = [
+    "Lake",
+    "audit_folder",
+    "dataset_file",
+    "fingerprint",
+    "fitted_folder",
+    "head_folder",
+    "maps_file",
+    "scores_file",
+    "shard_tar",
+]

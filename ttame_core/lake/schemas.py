@@ -1,0 +1,110 @@
+"""Arrow schemas of the lake's Parquet files."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+BOX = pa.struct(
+    [
+        ("name", pa.string()),
+        ("x0", pa.float32()),
+        ("y0", pa.float32()),
+        ("x1", pa.float32()),
+        ("y1", pa.float32()),
+    ]
+)
+
+# A row per sample. width, height: pixels of the picture as displayed (EXIF applied).
+INDEX = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.string()),
+        ("label", pa.int32()),
+        ("class", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.string()),
+        ("path", pa.string()),
+    ]
+)
+
+# A row per box: pixels of the picture as displayed, far edges exclusive.
+ANNOTATIONS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("object", pa.int32()),
+        ("name", pa.string()),
+        ("x0", pa.float32()),
+        ("y0", pa.float32()),
+        ("x1", pa.float32()),
+        ("y1", pa.float32()),
+    ]
+)
+
+# A row per input not taken. kind: image, annotation or folder.
+REJECTED = pa.schema([("path", pa.string()), ("kind", pa.string()), ("reason", pa.string())])
+
+# A row per shard. sha256: of the tar; samples: how many it holds.
+SHARDS = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("split", pa.string()),
+        ("samples", pa.int32()),
+        ("sha256", pa.string()),
+    ]
+)
+
+PREDICTION = [
+    ("key", pa.string()),
+    ("label", pa.int32()),
+    ("predicted", pa.int32()),
+    ("target", pa.int32()),
+]
+
+
+def maps_schema(height: int, width: int) -> pa.Schema:
+    """A row per image and target class; map: row-major in [0, 1], at the explainer's resolution.
+
+    probability: softmax of the target class on the whole image.
+    """
+    return pa.schema(
+        [
+            *PREDICTION,
+            ("probability", pa.float32()),
+            ("height", pa.int16()),
+            ("width", pa.int16()),
+            ("map", pa.list_(pa.float16(), height * width)),
+        ]
+    )
+
+
+# A row per map and kept percentage. p, p_masked: softmax of the target on the whole and on the
+# masked image.
+CONFIDENCE = pa.schema(
+    [*PREDICTION, ("keep", pa.float32()), ("p", pa.float32()), ("p_masked", pa.float32())]
+)
+
+# A row per map of an annotated image. box_iou: at each of metrics.localization.THRESHOLDS.
+LOCALIZATION = pa.schema(
+    [
+        *PREDICTION,
+        ("pointing_game", pa.bool_()),
+        ("energy_in_box", pa.float32()),
+        ("box_iou", pa.list_(pa.float32())),
+    ]
+)
+
+# A row per training step of a head, and one per validation (loss columns null).
+HISTORY = pa.schema(
+    [
+        ("epoch", pa.int32()),
+        ("step", pa.int32()),
+        ("loss", pa.float32()),
+        ("variation", pa.float32()),
+        ("area", pa.float32()),
+        ("cross_entropy", pa.float32()),
+        ("metric", pa.string()),
+        ("value", pa.float32()),
+    ]
+)

@@ -1,0 +1,261 @@
+"""The workspace: where everything lies, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from ttame_core.errors import UserError
+
+FINGERPRINT = b"ttame.fingerprint"
+MADE_FROM = b"ttame.made_from"
+ROW_GROUP = 1024  # rows; 6 MB of 56×56 float16 maps
+
+
+def fingerprint(made_from: Any) -> str:
+    """Hash of a JSON-able description of what makes a file: inputs, settings, weights."""
+    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+class RowGroups:
+    """Gathers small record batches into row groups worth reading."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self.schema = schema
+        self._writer = writer
+        self._batches: list[pa.RecordBatch] = []
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        if sum(b.num_rows for b in self._batches) >= ROW_GROUP:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches, self.schema))
+            self._batches = []
+
+
+class Lake:
+    """A workspace folder or bucket prefix.
+
+    Paths given to its methods are relative to the root and use `/`. Every file carries the
+    fingerprint of what made it; a writer asks `is_current` first and skips what is there.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.url = str(root)
+        try:
+            self.fs, path = fsspec.url_to_fs(self.url, auto_mkdir=True)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"cannot use the workspace {self.url}: {error}") from error
+        self.local = isinstance(self.fs, LocalFileSystem)
+        self.root = os.path.abspath(path) if self.local else path.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __reduce__(self) -> tuple[type[Lake], tuple[str]]:
+        return Lake, (self.url,)
+
+    # ---- paths -----------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> str:
+        """Absolute path or key of a file of the lake, as its file system wants it."""
+        joined = "/".join(parts)
+        if ".." in joined.split("/") or joined.startswith("/"):
+            raise UserError(f"{joined} would lie outside the workspace {self.url}")
+        return f"{self.root}/{joined}"
+
+    # ---- reading ---------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        return self.fs.exists(self.path(path))
+
+    def glob(self, pattern: str) -> list[str]:
+        """Paths relative to the root that match, sorted."""
+        found = self.fs.glob(self.path(pattern))
+        return sorted(str(p)[len(self.root) :].lstrip("/") for p in found)
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[IO[bytes]]:
+        with self.fs.open(self.path(path), "rb") as stream:
+            yield stream
+
+    def read_json(self, path: str) -> Any:
+        with self.open(path) as stream:
+            return json.load(stream)
+
+    def parquet_rows(self, path: str) -> int:
+        with self.open(path) as stream:
+            return pq.read_metadata(stream).num_rows
+
+    @contextmanager
+    def local_copy(self, path: str) -> Iterator[str]:
+        """A local path with the content of a file, for libraries that read no streams."""
+        if self.local:
+            yield self.path(path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = f"{folder}/{path.rsplit('/', 1)[-1]}"
+            self.fs.get_file(self.path(path), copy)
+            yield copy
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        with self.open(path) as stream:
+            return pq.read_table(stream, columns=columns)
+
+    def metadata(self, path: str) -> dict[str, str]:
+        """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
+        try:
+            with self.open(path) as stream:
+                found = pq.read_schema(stream).metadata or {}
+        except (OSError, pa.ArrowInvalid):
+            return {}
+        return {k.decode(): v.decode() for k, v in found.items()}
+
+    def is_current(self, path: str, made_from: Any) -> bool:
+        """Whether the Parquet file at `path` is there, whole, and made from `made_from`."""
+        return self.metadata(path).get(FINGERPRINT.decode()) == fingerprint(made_from)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(path))
+
+    # ---- writing ---------------------------------------------------------------------------
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[Path]:
+        """Give a local path to write to; the file appears at `path` whole when the block ends.
+
+        Locally: written beside, fsync, rename. On an object store: one put.
+        """
+        target = self.path(path)
+        if self.local:
+            yield from self._create_local(Path(target))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / "file"
+            yield temporary
+            self.fs.put_file(str(temporary), target)
+
+    def _create_local(self, target: Path) -> Iterator[Path]:
+        prefix = f".{target.name}.writing-{socket.gethostname()}-"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_orphans(target.parent, prefix)
+            temporary = target.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            temporary.touch()
+        except OSError as error:
+            raise UserError(f"cannot write to the workspace {self.url}: {error}") from error
+        try:
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def create_parquet(
+        self, path: str, schema: pa.Schema, made_from: Any, **metadata: str
+    ) -> Iterator[RowGroups]:
+        """Rows to write; the file appears at `path`, with its fingerprint, when all are written."""
+        marked = schema.with_metadata(
+            {
+                FINGERPRINT: fingerprint(made_from),
+                MADE_FROM: json.dumps(made_from, sort_keys=True, default=str),
+                **metadata,
+            }
+        )
+        with (
+            self.create(path) as temporary,
+            pq.ParquetWriter(temporary, marked, compression="zstd") as writer,
+        ):
+            rows = RowGroups(writer, schema)
+            yield rows
+            rows.flush()
+
+    def write_parquet(
+        self,
+        path: str,
+        rows: pa.Table | Iterable[dict[str, Any]],
+        schema: pa.Schema,
+        made_from: Any,
+        **metadata: str,
+    ) -> None:
+        """Write all rows at once; see `create_parquet`."""
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
+        with self.create_parquet(path, schema, made_from, **metadata) as writer:
+            for batch in table.to_batches():
+                writer.write(batch)
+
+    def write_json(self, path: str, value: Any) -> None:
+        with self.create(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _remove_orphans(folder: Path, prefix: str) -> None:
+    """Remove half-written files that a dead process of this host left behind."""
+    for orphan in folder.glob(f"{prefix}*"):
+        pid = int(orphan.name.removeprefix(prefix).split("-")[0])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            orphan.unlink(missing_ok=True)
+        except PermissionError:
+            pass
+
+
+# ---- where things lie (DESIGN: the lake) ----------------------------------------------------
+
+
+def dataset_file(dataset: str, name: str) -> str:
+    return f"datasets/{dataset}/{name}"
+
+
+def shard_tar(dataset: str, shard: str) -> str:
+    return f"datasets/{dataset}/shards/{shard}.tar"
+
+
+def fitted_folder(dataset: str, backbone: str) -> str:
+    return f"backbones/dataset={dataset}/backbone={backbone}"
+
+
+def head_folder(dataset: str, backbone: str, explainer: str) -> str:
+    return f"heads/dataset={dataset}/backbone={backbone}/explainer={explainer}"
+
+
+def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
+    return f"maps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{shard}.parquet"
+
+
+def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
+    return (
+        f"scores/metric={metric}/dataset={dataset}/backbone={backbone}"
+        f"/explainer={explainer}/{shard}.parquet"
+    )
+
+
+def audit_folder(name: str, timestamp: str) -> str:
+    return f"audits/{name}/{timestamp}"

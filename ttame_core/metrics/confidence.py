@@ -1,0 +1,59 @@
+"""Faithfulness by confidence: average drop, increase in confidence, average gain.
+
+p is the softmax probability of the target on the whole image, p′ on the image masked with the
+map's most relevant pixels. Each function gives the value of every image, in percent; the metric
+is their mean. The same three stand in `lake/sql/macros.sql` for any slice of the lake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ttame_core.attention import resize
+from ttame_core.backbones import Backbone
+from ttame_core.masking import keep_most_relevant
+
+
+def drop(p: Tensor, p_masked: Tensor) -> Tensor:
+    """100 · max(0, p − p′) / p, of AD (Chattopadhay et al. 2018); 0 where p is 0. Lower is better.
+
+    p, p_masked: same shape, in [0, 1].
+    """
+    return 100 * torch.where(p > 0, (p - p_masked).clamp(min=0) / p.where(p > 0, 1), 0)
+
+
+def increase(p: Tensor, p_masked: Tensor) -> Tensor:
+    """100 where p′ > p, else 0, of IC (Chattopadhay et al. 2018). Higher is better."""
+    return 100 * (p_masked > p).to(p.dtype)
+
+
+def gain(p: Tensor, p_masked: Tensor) -> Tensor:
+    """100 · max(0, p′ − p) / (1 − p), of AG (Opti-CAM, 2024); 0 where p is 1. Higher is better."""
+    return 100 * torch.where(p < 1, (p_masked - p).clamp(min=0) / (1 - p).where(p < 1, 1), 0)
+
+
+@torch.inference_mode()
+def masked_probabilities(
+    backbone: Backbone,
+    images: Tensor,
+    maps: Tensor,
+    targets: Tensor,
+    keep: Sequence[float],
+    batch_size: int,
+) -> Tensor:
+    """Softmax of the target on the masked images.
+
+    images: (B, 3, H, W) in [0, 1]. maps: (B, h, w) in [0, 1]. targets: (B,). keep: V percentages.
+    Returns (B, V) float32. Each map is upsampled bilinearly, its pixels below the (100 − v)th
+    percentile set to 0, the rest left as they are, and multiplied onto the image before
+    normalisation, whatever the backbone's family.
+    """
+    size = tuple(images.shape[-2:])
+    variants = keep_most_relevant(resize(maps[:, None], size)[:, 0], keep)
+    inputs = backbone.normalise((images[:, None] * variants[:, :, None]).flatten(0, 1))
+    logits = torch.cat([backbone(chunk) for chunk in inputs.split(batch_size)])
+    probabilities = logits.float().softmax(dim=1).unflatten(0, variants.shape[:2])
+    return probabilities.gather(2, targets[:, None, None].expand(-1, len(keep), 1))[..., 0]

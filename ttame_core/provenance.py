@@ -1,0 +1,223 @@
+"""What makes each file of the lake, and so which files of an audit are still to be made.
+
+The fingerprint of a file covers its inputs' content, the settings that matter to it, and the
+weights, and nothing else: a change redoes what it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ttame_core import spec
+from ttame_core.backbones import file_hash
+from ttame_core.data.sharding import load_classes, load_shards
+from ttame_core.errors import UserError
+from ttame_core.evaluation import FAMILIES
+from ttame_core.explainers import REGISTRY
+from ttame_core.lake import (
+    Lake,
+    dataset_file,
+    fingerprint,
+    fitted_folder,
+    head_folder,
+    maps_file,
+    scores_file,
+)
+
+# Raised when the code makes other content from the same inputs.
+FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One file of an audit. stage: fit, train, explain or evaluate; done: it is there, current."""
+
+    stage: str
+    backbone: str
+    explainer: str
+    shard: str
+    path: str
+    done: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Of everything one audit makes in one lake. The data set must have been sharded."""
+
+    audit: spec.AuditSpec
+    lake: Lake
+
+    @property
+    def dataset(self) -> str:
+        return self.audit.dataset.name
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return load_classes(self.lake, self.dataset)
+
+    def shards(self, split: str) -> list[tuple[str, int]]:
+        """Names and sample counts of the shards of a split that hold any sample."""
+        found = load_shards(self.lake, self.dataset, split)
+        return [(shard.shard, shard.samples) for shard in found if shard.samples]
+
+    @cached_property
+    def _content(self) -> dict[str, str]:
+        return {s.shard: s.sha256 for s in load_shards(self.lake, self.dataset)}
+
+    def _split_content(self, split: str) -> list[str]:
+        return [self._content[name] for name, _ in self.shards(split)]
+
+    @cached_property
+    def annotated(self) -> bool:
+        """Whether any sample has a box."""
+        path = dataset_file(self.dataset, "annotations.parquet")
+        return self.lake.exists(path) and self.lake.parquet_rows(path) > 0
+
+    def explainers(self) -> list[str]:
+        """The audit's explainers that this data set allows."""
+        return [
+            name
+            for name in self.audit.explainers
+            if self.annotated or not REGISTRY[name].needs_annotations
+        ]
+
+    # ---- backbones ---------------------------------------------------------------------------
+
+    def fitted_weights(self, backbone: spec.Backbone) -> str | None:
+        """Path in the lake of the weights that `fit` makes; None where it is not asked for."""
+        if backbone.fit is None:
+            return None
+        return f"{fitted_folder(self.dataset, backbone.name)}/weights.safetensors"
+
+    def fit(self, backbone: spec.Backbone) -> dict[str, Any]:
+        return {
+            "format": FIT,
+            "classes": self.classes,
+            "train": self._split_content("train"),
+            "backbone": _architecture(backbone),
+            "start": _given_weights(backbone)
+            if backbone.pretrained or backbone.checkpoint
+            else None,
+            "fit": backbone.fit.model_dump() if backbone.fit else None,
+        }
+
+    def is_fitted(self, backbone: spec.Backbone) -> bool:
+        folder = fitted_folder(self.dataset, backbone.name)
+        weights = self.fitted_weights(backbone)
+        return bool(
+            weights
+            and self.lake.exists(weights)
+            and self.lake.is_current(f"{folder}/history.parquet", self.fit(backbone))
+        )
+
+    def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
+        """What tells this classifier from any other."""
+        if backbone.fit is None:
+            weights = _given_weights(backbone)
+        else:
+            folder = fitted_folder(self.dataset, backbone.name)
+            weights = self.lake.metadata(f"{folder}/history.parquet").get("weights", "not yet")
+        return {**_architecture(backbone), "weights": weights}
+
+    # ---- heads, maps, scores -----------------------------------------------------------------
+
+    def head(self, backbone: spec.Backbone, explainer: str) -> dict[str, Any]:
+        return {
+            "format": HEAD,
+            "explainer": [explainer, REGISTRY[explainer].version],
+            "backbone": self.backbone(backbone),
+            "taps": backbone.taps,
+            "training": self.audit.training.model_dump(exclude={"checkpoint_steps"}),
+            "train": self._split_content("train"),
+            "val": self._split_content("val"),
+        }
+
+    def maps(self, backbone: spec.Backbone, explainer: str, shard: str) -> dict[str, Any]:
+        needs_head = REGISTRY[explainer].needs_head
+        return {
+            "format": MAPS,
+            "explainer": [explainer, REGISTRY[explainer].version],
+            "backbone": self.backbone(backbone),
+            "taps": backbone.taps,
+            "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
+            "targets": self.audit.maps.targets,
+            "shard": self._content[shard],
+        }
+
+    def scores(self, backbone: spec.Backbone, explainer: str, shard: str) -> dict[str, Any]:
+        return {
+            "format": SCORES,
+            "maps": fingerprint(self.maps(backbone, explainer, shard)),
+            "keep": self.audit.evaluation.keep,
+        }
+
+    def head_is_current(self, backbone: spec.Backbone, explainer: str) -> bool:
+        folder = head_folder(self.dataset, backbone.name, explainer)
+        return self.lake.exists(f"{folder}/head.safetensors") and self.lake.is_current(
+            f"{folder}/history.parquet", self.head(backbone, explainer)
+        )
+
+    def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[str]:
+        """Explainers whose maps of this shard are not there."""
+        return [
+            e
+            for e in self.explainers()
+            if not self.lake.is_current(
+                maps_file(self.dataset, backbone.name, e, shard), self.maps(backbone, e, shard)
+            )
+        ]
+
+    def missing_scores(self, backbone: spec.Backbone, shard: str) -> list[str]:
+        """Explainers of which a score of this shard is not there."""
+        return [
+            e
+            for e in self.explainers()
+            if not all(
+                self.lake.is_current(
+                    scores_file(family, self.dataset, backbone.name, e, shard),
+                    self.scores(backbone, e, shard),
+                )
+                for family in FAMILIES
+            )
+        ]
+
+    def units(self) -> Iterator[Unit]:
+        """Every file the audit makes from its shards, in order, and whether it is there."""
+        shards = [name for name, _ in self.shards(self.audit.maps.split)]
+        for backbone in self.audit.backbones:
+            name = backbone.name
+            if weights := self.fitted_weights(backbone):
+                yield Unit("fit", name, "", "", weights, self.is_fitted(backbone))
+            for e in self.explainers():
+                if REGISTRY[e].needs_head:
+                    folder = head_folder(self.dataset, name, e)
+                    yield Unit("train", name, e, "", folder, self.head_is_current(backbone, e))
+            for shard in shards:
+                missing = self.missing_maps(backbone, shard)
+                for e in self.explainers():
+                    path = maps_file(self.dataset, name, e, shard)
+                    yield Unit("explain", name, e, shard, path, e not in missing)
+                missing = self.missing_scores(backbone, shard)
+                for e in self.explainers():
+                    path = scores_file("*", self.dataset, name, e, shard)
+                    yield Unit("evaluate", name, e, shard, path, e not in missing)
+
+
+def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
+    return backbone.model_dump(include={"model", "args", "num_classes", "preprocessing"})
+
+
+def _given_weights(backbone: spec.Backbone) -> str:
+    """Identity of weights that are not made here, without loading them.
+
+    A checkpoint's content, or the name of pretrained weights: timm and the hub do not change the
+    weights of a name.
+    """
+    if backbone.checkpoint:
+        return f"sha256:{file_hash(backbone.checkpoint)}"
+    if backbone.pretrained:
+        return f"pretrained:{backbone.model}"
+    raise UserError(f"backbone {backbone.name} has no weights")

@@ -1,0 +1,293 @@
+"""Training of an attention head on a frozen backbone (T-TAME, section III-C and III-D)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ttame_core import spec
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.data.loader import load_batches
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake.schemas import HISTORY
+from ttame_core.losses import area_loss, variation_loss
+from ttame_core.masking import masked, min_max
+from ttame_core.metrics import drop, increase, masked_probabilities
+
+RECORDS = 500  # rows of loss history a training leaves, whatever its length
+VALIDATED_KEEP = (100.0, 50.0, 15.0)
+TERMS = ("loss", "variation", "area", "cross_entropy")
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars: the weighted sum that is minimised, and its terms before weighting."""
+
+    loss: Tensor
+    variation: Tensor
+    area: Tensor
+    cross_entropy: Tensor
+
+
+def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
+    return backbone.masking if settings.masking == "auto" else settings.masking
+
+
+def training_losses(
+    backbone: Backbone, head: AttentionHead, images: Tensor, settings: spec.Training
+) -> Losses:
+    """One forward without gradient for model truth and features, one with, of the masked images.
+
+    images: (B, 3, H, W) in [0, 1]. Gradients reach the head alone; through the backbone they pass
+    with respect to its input only.
+    """
+    with torch.no_grad():
+        logits, features = backbone.features(backbone.normalise(images))
+        truth = logits.argmax(dim=1)
+    attention = torch.sigmoid(head(features, truth).float())
+    mode = masking_mode(backbone, settings)
+    masked_logits = backbone(masked(images, attention, mode, backbone.normalise))
+    variation = variation_loss(attention[:, 0])
+    area = area_loss(attention[:, 0], settings.area_exponent)
+    cross_entropy = F.cross_entropy(masked_logits.float(), truth)
+    loss = (
+        settings.lambda_variation * variation
+        + settings.lambda_area * area
+        + settings.lambda_cross_entropy * cross_entropy
+    )
+    return Losses(loss, variation, area, cross_entropy)
+
+
+def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
+    """Weight decay on weights, none on biases."""
+    named = list(head.named_parameters())
+    groups = [
+        {"params": [p for n, p in named if not n.endswith("bias")]},
+        {"params": [p for n, p in named if n.endswith("bias")], "weight_decay": 0.0},
+    ]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, rate, weight_decay=decay)
+    return torch.optim.SGD(
+        groups, rate, momentum=settings.momentum, nesterov=settings.momentum > 0, weight_decay=decay
+    )
+
+
+def train_head(
+    lake: Lake,
+    dataset: str,
+    train: Sequence[tuple[str, int]],
+    val: Sequence[tuple[str, int]],
+    backbone: Backbone,
+    settings: spec.Training,
+    compute: spec.Compute,
+    folder: str,
+    made_from: Any,
+    progress: Progress | None = None,
+) -> None:
+    """Train a head and write it to `folder`: head.safetensors, spec.json, history.parquet.
+
+    train, val: names and sample counts of the shards. The state is saved every
+    `checkpoint_steps` and after each epoch; an interrupted training goes on from there, with the
+    batch that would have come next, to the same result. Raises UserError where there is too little
+    data, or where the loss is no longer finite.
+    """
+    batches = sum(samples for _, samples in train) // settings.batch_size
+    if batches == 0:
+        raise UserError(
+            f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
+            f"batch of {settings.batch_size}: lower training.batch_size or give it more"
+        )
+    torch.manual_seed(settings.seed)
+    run = _Run(backbone, settings, settings.epochs * batches)
+    checkpoint = f"{folder}/checkpoint.pt"
+    run.resume(lake, checkpoint, made_from)
+    names = [name for name, _ in train]
+    while run.step < run.total:
+        epoch, done = divmod(run.step, batches)
+        for batch in load_batches(
+            lake,
+            dataset,
+            names,
+            backbone.preprocessing,
+            settings.batch_size,
+            compute.workers,
+            shuffle=(settings.seed, epoch),
+            skip=done,
+            drop_last=True,
+        ):
+            losses = run.advance(batch.float_images(backbone.device), epoch)
+            if run.step % settings.checkpoint_steps == 0 and run.step % batches:
+                run.save(lake, checkpoint, made_from)
+            if progress and losses is not None:
+                text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
+                progress(run.step, run.total, f"epoch {epoch + 1}/{settings.epochs} {text}")
+        if run.step != (epoch + 1) * batches:
+            raise UserError(
+                f"the training shards of data set {dataset} hold fewer samples than its index "
+                "says: run `ttame shard` again"
+            )
+        run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
+        run.save(lake, checkpoint, made_from)
+    _write(lake, folder, run, made_from)
+    lake.remove(checkpoint)
+
+
+class _Run:
+    """What changes in a training: the head, its optimiser and schedule, the step, the history."""
+
+    def __init__(self, backbone: Backbone, settings: spec.Training, total: int) -> None:
+        self.backbone, self.settings, self.total = backbone, settings, total
+        channels = [tap.channels for tap in backbone.taps]
+        self.head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
+        self.head.to(backbone.device).train()
+        self.optimizer = optimiser(self.head, settings)
+        self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
+        self.half = _half_precision(backbone.device)
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=self.half is torch.float16)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
+        self.summed = 0
+
+    def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
+        """One optimiser step; every so often the mean loss terms since the last time."""
+        with torch.autocast(
+            self.backbone.device.type, self.half or torch.bfloat16, enabled=self.half is not None
+        ):
+            losses = training_losses(self.backbone, self.head, images, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses.loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.step += 1
+        self.sums += torch.stack([getattr(losses, term).detach() for term in TERMS])
+        self.summed += 1
+        if self.step % -(-self.total // RECORDS) and self.step != self.total:
+            return None
+        means = dict(zip(TERMS, (self.sums / self.summed).tolist(), strict=True))
+        self.sums.zero_()
+        self.summed = 0
+        if means["loss"] != means["loss"] or means["loss"] == float("inf"):
+            raise UserError(
+                f"the loss of the head for {self.backbone.name} is {means['loss']} at step "
+                f"{self.step}: lower training.learning_rate"
+            )
+        self.history.append({"epoch": epoch, "step": self.step, **means})
+        return means
+
+    @torch.inference_mode()
+    def validate(
+        self, lake: Lake, dataset: str, shards: Sequence[str], epoch: int, compute: spec.Compute
+    ) -> None:
+        """Add AD and IC on up to `validation_samples` images of the validation split."""
+        left = self.settings.validation_samples
+        folded = self.head.fold()
+        drops, increases = [], []
+        for batch in load_batches(
+            lake,
+            dataset,
+            shards,
+            self.backbone.preprocessing,
+            compute.batch_size,
+            compute.workers,
+        ):
+            if left <= 0:
+                break
+            images = batch.float_images(self.backbone.device)[:left]
+            left -= len(images)
+            logits, features = self.backbone.features(self.backbone.normalise(images))
+            p, truth = logits.float().softmax(dim=1).max(dim=1)
+            maps = min_max(folded(features, truth)[:, 0])
+            p_masked = masked_probabilities(
+                self.backbone, images, maps, truth, VALIDATED_KEEP, compute.batch_size
+            )
+            drops.append(drop(p[:, None], p_masked))
+            increases.append(increase(p[:, None], p_masked))
+        if not drops:
+            return
+        for name, values in (("AD", drops), ("IC", increases)):
+            means = torch.cat(values).mean(dim=0).tolist()
+            for keep, value in zip(VALIDATED_KEEP, means, strict=True):
+                row = {"epoch": epoch, "step": self.step, "metric": f"{name}@{keep:g}"}
+                self.history.append({**row, "value": value})
+
+    def save(self, lake: Lake, path: str, made_from: Any) -> None:
+        state = {
+            "fingerprint": fingerprint(made_from),
+            "head": self.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "sums": self.sums,
+            "summed": self.summed,
+        }
+        with lake.create(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, lake: Lake, path: str, made_from: Any) -> None:
+        """Go on from the checkpoint of this very training, if there is one."""
+        if not lake.exists(path):
+            return
+        with lake.open(path) as stream:
+            buffer = io.BytesIO(stream.read())
+        state = torch.load(buffer, map_location=self.backbone.device, weights_only=True)
+        if state["fingerprint"] != fingerprint(made_from):
+            return
+        self.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.history = state["step"], state["history"]
+        self.sums, self.summed = state["sums"], state["summed"]
+
+
+def _half_precision(device: torch.device) -> torch.dtype | None:
+    """Type of mixed precision: none on the CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _write(lake: Lake, folder: str, run: _Run, made_from: Any) -> None:
+    """The history comes last: with its fingerprint it says that the head is whole."""
+    state = {k: v.contiguous().cpu() for k, v in run.head.state_dict().items()}
+    with lake.create(f"{folder}/head.safetensors") as temporary:
+        temporary.write_bytes(save(state, {"fingerprint": fingerprint(made_from)}))
+    lake.write_json(f"{folder}/spec.json", made_from)
+    lake.write_parquet(f"{folder}/history.parquet", run.history, HISTORY, made_from)
+
+
+def load_head(lake: Lake, folder: str, backbone: Backbone) -> AttentionHead:
+    """The trained head in `folder`, on the backbone's device, in evaluation mode."""
+    path = f"{folder}/head.safetensors"
+    if not lake.exists(path):
+        raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
+    channels = [tap.channels for tap in backbone.taps]
+    head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
+    try:
+        with lake.open(path) as stream:
+            head.load_state_dict(load(stream.read()))
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"the head at {lake.path(path)} does not fit backbone {backbone.name} "
+            f"({json.dumps(channels)} channels): delete it and run `ttame train`"
+        ) from error
+    return head.to(backbone.device).eval()
