@@ -19,7 +19,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     provenance = Provenance(audit, Lake(workspace))
     if provenance.is_fitted(backbone):
         return skipped()
-    with progress(f"fit {backbone.name}", 1) as report:
+    with progress(f"fit {backbone.name}") as report:
         fit_backbone(
             provenance.lake,
             provenance.dataset,

@@ -35,17 +35,31 @@ _bars = Progress(
 )
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """Give `report(done, text="")`, shown as a bar and as a Prefect progress artifact.
+Report = Callable[[int, int, str], None]
 
-    For use in a flow or a task run. The artifact is a courtesy: where the server does not answer,
-    the work goes on without it.
+
+@contextmanager
+def bar(title: str) -> Iterator[Report]:
+    """Give `report(done, total, text)`, shown as a bar where there is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, text: None
+        return
+    shown = _bars.add_task(title, total=None, text="")
+    _bars.start()
+    try:
+        yield lambda done, total, text: _bars.update(shown, completed=done, total=total, text=text)
+    finally:
+        _bars.remove_task(shown)
+        if not _bars.tasks:
+            _bars.stop()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Report]:
+    """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
+
+    The artifact is a courtesy: where the server does not answer, the work goes on without it.
     """
-    bar = None
-    if sys.stderr.isatty():
-        _bars.start()
-        bar = _bars.add_task(title, total=total, text="")
     artifact = _quietly(
         create_progress_artifact,
         progress=0.0,
@@ -54,22 +68,17 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     )
     last = time.monotonic()
 
-    def report(done: int, text: str = "") -> None:
-        nonlocal last
-        if bar is not None:
-            _bars.update(bar, completed=done, text=text)
-        if artifact and (done >= total or time.monotonic() - last > ARTIFACT_SECONDS):
-            last = time.monotonic()
-            share = 100.0 * done / max(total, 1)
-            _quietly(update_progress_artifact, artifact_id=artifact, progress=min(share, 100.0))
+    with bar(title) as show:
 
-    try:
+        def report(done: int, total: int, text: str) -> None:
+            nonlocal last
+            show(done, total, text)
+            if artifact and (done >= total or time.monotonic() - last > ARTIFACT_SECONDS):
+                last = time.monotonic()
+                share = 100.0 * min(done / max(total, 1), 1.0)
+                _quietly(update_progress_artifact, artifact_id=artifact, progress=share)
+
         yield report
-    finally:
-        if bar is not None:
-            _bars.remove_task(bar)
-            if not _bars.tasks:
-                _bars.stop()
 
 
 def _quietly(call: Callable[..., object], **arguments: object) -> object | None:

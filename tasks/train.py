@@ -24,7 +24,7 @@ def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explai
     shards = provenance.shards("train")
     if warning := few_steps(audit.training, shards):
         get_run_logger().warning(warning)
-    with progress(f"train {explainer} on {backbone.name}", 1) as report:
+    with progress(f"train {explainer} on {backbone.name}") as report:
         train_head(
             provenance.lake,
             provenance.dataset,

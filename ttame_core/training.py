@@ -30,6 +30,9 @@ RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
 TERMS = ("loss", "variation", "area", "cross_entropy")
 
+PAPER_STEPS = 320_000  # 8 epochs of ImageNet in batches of 32
+FEW_STEPS = 20_000
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -41,6 +44,17 @@ class Losses:
     variation: Tensor
     area: Tensor
     cross_entropy: Tensor
+
+
+def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str | None:
+    """A warning where the published recipe has too few steps to work; None where all is well."""
+    steps = settings.epochs * (sum(samples for _, samples in train) // settings.batch_size)
+    if settings.recipe != "paper" or steps >= FEW_STEPS:
+        return None
+    return (
+        f"this training has {steps} steps; the published recipe is for {PAPER_STEPS} and leaves a "
+        "head half trained within a few thousand: set `training: {recipe: short}`"
+    )
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:

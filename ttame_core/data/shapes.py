@@ -211,14 +211,24 @@ def _place(
     )
     turned = [path @ rotation.T for path in outline]
     low, high = turned[0].min(axis=0), turned[0].max(axis=0)
-    shift = rng.uniform(1 - low, size - 1 - high)
+    shift = rng.uniform(1 - low, np.maximum(size - 1 - high, 1 - low))
     return tuple(path + shift for path in turned)
+
+
+def _start(split: str, index: int, seed: int, size: int) -> tuple[np.random.Generator, int]:
+    """The generator of a sample, and the label that it draws first."""
+    rng = np.random.default_rng([seed, *split.encode(), index, size])
+    return rng, int(rng.integers(len(CLASSES)))
+
+
+def draw_label(split: str, index: int, seed: int = 0, size: int = 96) -> int:
+    """The label of the sample that `draw_sample` draws."""
+    return _start(split, index, seed, size)[1]
 
 
 def draw_sample(split: str, index: int, seed: int = 0, size: int = 96) -> ShapesSample:
     """Draw sample `index` of `split`: deterministic in all four arguments."""
-    rng = np.random.default_rng([seed, *split.encode(), index, size])
-    label = int(rng.integers(len(CLASSES)))
+    rng, label = _start(split, index, seed, size)
     outline = OUTLINES[CLASSES[label]]
     count = 2 if rng.random() < 0.2 else 1
     area = math.exp(rng.uniform(*np.log(OBJECT_AREA))) if count == 1 else OBJECT_AREA[1]

@@ -1,0 +1,10 @@
+"""Prefect flows: what runs after what, and the command line."""
+
+import os
+import sys
+
+# Before Prefect is imported. Nothing is sent home unless the user says so.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+if sys.stderr.isatty():  # bars show the progress there; the Prefect page keeps every line
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")

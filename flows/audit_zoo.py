@@ -1,0 +1,42 @@
+"""The whole audit: shard, fit, train, explain, evaluate, report."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.each_backbone import BackbonesFailed
+from flows.evaluate_maps import evaluate_maps
+from flows.explain_dataset import explain_dataset
+from flows.fit_backbones import fit_backbones
+from flows.opening import named, open_spec
+from flows.shard_dataset import shard_dataset
+from flows.train_heads import train_heads
+from tasks.report import report
+from ttame_core.spec import AuditSpec
+
+STAGES = (fit_backbones, train_heads, explain_dataset, evaluate_maps)
+
+
+@flow(name="audit_zoo", flow_run_name=named("audit"))
+def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
+    """Audit many backbones; where one fails, the others go on and the audit ends as failed.
+
+    Returns the place of the report. Raises BackbonesFailed when all that can be done is done.
+    """
+    audit = open_spec(spec)
+    shard_dataset(audit, workspace)
+    failures: dict[str, BaseException] = {}
+    for stage in STAGES:
+        left = [b for b in audit.backbones if b.name not in failures]
+        if not left:
+            break
+        state = stage(audit.model_copy(update={"backbones": left}), workspace, return_state=True)
+        if not state.is_completed():
+            error = state.result(raise_on_failure=False)
+            if not isinstance(error, BackbonesFailed):
+                raise error
+            failures |= error.failures
+    place = report(audit, workspace, {name: str(error) for name, error in failures.items()})
+    if failures:
+        raise BackbonesFailed(failures)
+    return place

@@ -1,0 +1,162 @@
+"""The command line: flows, and questions to the lake."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake
+from ttame_core.spec import AuditSpec, load_spec
+
+app = typer.Typer(
+    help="Where in the image did the decision come from, and how far can that be trusted?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Spec = Annotated[str, typer.Argument(help="YAML file that describes the audit", metavar="SPEC")]
+Workspace = Annotated[
+    str,
+    typer.Option(
+        "--workspace", envvar="TTAME_WORKSPACE", help="folder or URL of the lake", metavar="PLACE"
+    ),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--var", help="fill ${NAME} in the spec; may be repeated", metavar="NAME=VALUE"),
+]
+HERE = "./workspace"
+
+
+@app.command()
+def audit(
+    spec: Spec,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Do everything the spec asks for that is not there yet, and report."""
+    if dry_run:
+        from flows.dry_run import print_plan
+
+        print_plan(_load(spec, var), workspace)
+        return
+    from flows.audit_zoo import audit_zoo
+
+    try:
+        _run(audit_zoo, spec, workspace, var)
+    finally:
+        _print_leaderboard(_load(spec, var), workspace)
+
+
+@app.command()
+def shard(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
+    """Write the data set as WebDataset shards, with its index and annotations."""
+    from flows.shard_dataset import shard_dataset
+
+    _run(shard_dataset, spec, workspace, var)
+
+
+@app.command("fit-backbone")
+def fit_backbone(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
+    """Train the classifiers that have a `fit:` section."""
+    from flows.fit_backbones import fit_backbones
+
+    _run(fit_backbones, spec, workspace, var)
+
+
+@app.command()
+def train(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
+    """Train the attention head of each backbone."""
+    from flows.train_heads import train_heads
+
+    _run(train_heads, spec, workspace, var)
+
+
+@app.command()
+def explain(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
+    """Write the explanation maps."""
+    from flows.explain_dataset import explain_dataset
+
+    _run(explain_dataset, spec, workspace, var)
+
+
+@app.command()
+def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
+    """Score the explanation maps."""
+    from flows.evaluate_maps import evaluate_maps
+
+    _run(evaluate_maps, spec, workspace, var)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
+    workspace: Workspace = HERE,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
+) -> None:
+    """Ask the lake anything in SQL. Read-only."""
+    from ttame_core.lake.catalogue import run_query, write_result
+
+    write_result(run_query(Lake(workspace), sql), format, output)
+
+
+@app.command()
+def show(
+    keys: Annotated[list[str], typer.Argument(help="keys of samples (see the view `samples`)")],
+    workspace: Workspace = HERE,
+    dataset: Annotated[str | None, typer.Option(help="default: the one that has the keys")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="default: all with maps")] = None,
+    explainer: Annotated[list[str] | None, typer.Option(help="default: all with maps")] = None,
+    output: Annotated[str, typer.Option(help="PNG to write")] = "ttame.png",
+) -> None:
+    """Draw image, boxes, map and overlay for each backbone and explainer."""
+    from ttame_core.report.pictures import show_samples
+
+    show_samples(Lake(workspace), keys, dataset, backbone, explainer).save(output)
+    err.print(f"wrote {output}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(2)
+
+
+def _load(path: str, variables: list[str] | None) -> AuditSpec:
+    pairs = dict(v.partition("=")[::2] for v in variables or [])
+    wrong = next((v for v in variables or [] if "=" not in v), None)
+    if wrong:
+        raise UserError(f"--var {wrong} has no value: write --var {wrong}=VALUE")
+    return load_spec(path, pairs)
+
+
+def _run(flow: Any, path: str, workspace: str, variables: list[str] | None) -> None:
+    """Run a flow over a spec. Exits with 1 where backbones failed, 2 where by the user's mistake."""
+    from flows import messages
+    from flows.each_backbone import BackbonesFailed
+
+    messages.install()
+    try:
+        flow(_load(path, variables), workspace)
+    except BackbonesFailed as failed:
+        for name, error in failed.failures.items():
+            err.print(f"backbone {name} failed: {error}", style="red", markup=False)
+        raise typer.Exit(2 if failed.by_user else 1) from failed
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise UserError(
+            f"{error}: start that Prefect server, or unset PREFECT_API_URL to do without one"
+        ) from error

@@ -1,0 +1,31 @@
+"""Shards, backbones and heads → explanation maps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prefect import flow, get_run_logger
+
+from flows.each_backbone import run_units
+from flows.opening import named, open_audit
+from tasks.explain import explain
+from ttame_core.spec import AuditSpec
+
+
+@flow(name="explain_dataset", flow_run_name=named("explain"))
+def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
+    """Write the maps of every shard of the audit's split, for each backbone and explainer."""
+    provenance = open_audit(spec, workspace)
+    audit = provenance.audit
+    for explainer in set(audit.explainers) - set(provenance.explainers()):
+        get_run_logger().warning(
+            "%s is left out: data set %s has no annotations", explainer, audit.dataset.name
+        )
+    shards = [name for name, _ in provenance.shards(audit.maps.split)]
+    run_units(
+        "explain",
+        {
+            b.name: [partial(explain, audit, workspace, b, s, return_state=True) for s in shards]
+            for b in audit.backbones
+        },
+    )

@@ -1,0 +1,108 @@
+"""A real Prefect server for the flows' tests, and a small audit."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+
+MODEL = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of processes that talk to a Prefect server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    env = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    env.pop("TTAME_WORKSPACE", None)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen([*command, "--port", str(port)], env=env, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}/api"
+            _wait_for(f"{url}/health", process)
+            yield env | {"PREFECT_API_URL": url}
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5)
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError("the Prefect server did not start")
+
+
+@pytest.fixture
+def ttame(server: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run the command line as a user does, in a folder of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
+            env=server | environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path) -> Path:
+    """A small audit of one untrained network over a few drawn pictures."""
+    torch.manual_seed(0)
+    state = timm.create_model(MODEL["model"], num_classes=10, **MODEL["args"]).state_dict()
+    save_file(state, tmp_path / "net.safetensors")
+    spec = {
+        "name": "small",
+        "dataset": {
+            "name": "drawn",
+            "samples_per_shard": 8,
+            "source": {"kind": "shapes", "train": 32, "val": 8, "test": 16, "size": 64},
+        },
+        "backbones": [{"name": "net", "checkpoint": "${here}/net.safetensors", **MODEL}],
+        "training": {"epochs": 2, "batch_size": 8, "checkpoint_steps": 2},
+        "compute": {"batch_size": 4, "workers": 2},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+@pytest.fixture
+def edit_spec(spec_file: Path) -> Callable[[Callable[[dict], None]], Path]:
+    """Change the small audit's spec in place."""
+
+    def edit(change: Callable[[dict], None]) -> Path:
+        spec = yaml.safe_load(spec_file.read_text())
+        change(spec)
+        spec_file.write_text(yaml.safe_dump(spec))
+        return spec_file
+
+    return edit

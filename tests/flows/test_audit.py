@@ -1,0 +1,112 @@
+"""The whole audit through the command line and a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def _prefect(server: dict[str, str], path: str, body: dict) -> list[dict]:
+    request = urllib.request.Request(
+        f"{server['PREFECT_API_URL']}/{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+def _files(workspace: Path) -> dict[str, int]:
+    return {
+        str(p): p.stat().st_mtime_ns
+        for p in workspace.rglob("*")
+        if p.is_file() and "audits" not in p.parts
+    }
+
+
+def test_audit_ends_with_leaderboard_report_and_artifact(
+    ttame: Run, spec_file: Path, tmp_path: Path, server: dict[str, str]
+) -> None:
+    result = ttame("audit", spec_file)
+    assert result.returncode == 0, result.stderr
+    workspace = tmp_path / "workspace"
+
+    (folder,) = (workspace / "audits/small").iterdir()
+    names = {p.name for p in folder.iterdir()}
+    assert {"spec.yaml", "leaderboard.parquet", "report.html", "contact-sheet.png"} <= names
+    board = pq.read_table(folder / "leaderboard.parquet").to_pylist()
+    metrics = {(row["explainer"], row["metric"]) for row in board}
+    for explainer in ("ttame", "gradcam", "random", "oracle"):
+        for metric in ("AD@100", "AD@50", "AD@15", "IC@15", "AG@15", "pointing_game"):
+            assert (explainer, metric) in metrics
+    assert {("-", "accuracy"), ("-", "discrimination")} <= metrics
+    assert all(row["images"] == 16 for row in board)
+    assert "AD@15" in result.stdout
+    assert str(folder.relative_to(tmp_path)) in result.stderr + result.stdout
+
+    scores = duckdb.sql(
+        f"SELECT count(*), count(DISTINCT key) FROM '{workspace}/scores/metric=confidence/*/*/*/*'"
+    ).fetchone()
+    assert scores == (16 * 4 * 3, 16)
+
+    artifacts = _prefect(
+        server, "artifacts/filter", {"artifacts": {"key": {"like_": "leaderboard"}}}
+    )
+    assert "AD@15" in artifacts[-1]["data"]
+    runs = _prefect(server, "task_runs/filter", {"limit": 200})
+    assert "explain test-000000 of net" in {run["name"] for run in runs}
+
+    # run again: nothing is done again
+    before = _files(workspace)
+    assert ttame("audit", spec_file).returncode == 0
+    assert _files(workspace) == before
+
+    # and the lake answers questions
+    answer = ttame("query", "SELECT count(*) AS n FROM maps", "--format", "csv")
+    assert answer.stdout.split() == ["n", "64"]
+    key = ttame("query", "SELECT min(key) FROM maps", "--format", "csv").stdout.split()[1]
+    shown = ttame("show", key, "--output", tmp_path / "shown.png")
+    assert shown.returncode == 0, shown.stderr
+    assert (tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failed_backbone_does_not_stop_the_others(
+    ttame: Run, edit_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    def with_broken(spec: dict) -> None:
+        broken = spec["backbones"][0] | {"name": "broken", "args": {"stem_width": 16}}
+        spec["backbones"].insert(0, broken)
+
+    result = ttame("audit", edit_spec(with_broken))
+    assert result.returncode == 2
+    assert "backbone broken failed" in result.stderr
+    assert "another architecture" in result.stderr
+    assert "Traceback" not in result.stderr
+    workspace = tmp_path / "workspace"
+    assert list(workspace.glob("scores/*/*/backbone=net/explainer=ttame/*.parquet"))
+    assert not list(workspace.glob("maps/*/backbone=broken/**/*.parquet"))
+    (report,) = workspace.glob("audits/small/*/report.html")
+    assert "broken" in report.read_text()
+
+
+def test_dry_run_says_what_is_to_do_and_does_nothing(
+    ttame: Run, spec_file: Path, tmp_path: Path
+) -> None:
+    before = ttame("audit", spec_file, "--dry-run")
+    assert before.returncode == 0, before.stderr
+    assert not (tmp_path / "workspace").exists()
+    assert ttame("shard", spec_file).returncode == 0
+    files = _files(tmp_path / "workspace")
+    after = ttame("audit", spec_file, "--dry-run")
+    assert _files(tmp_path / "workspace") == files
+    lines = {line.split()[0]: line for line in after.stdout.splitlines() if line.strip()}
+    assert "net" in lines["train"]
+    assert before.stdout != after.stdout

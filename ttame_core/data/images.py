@@ -1,0 +1,96 @@
+"""From the bytes of an image file to RGB pixels as a viewer would show them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ttame_core.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"}
+)
+EXIF_ORIENTATION = 0x0112
+MAX_PIXELS = 178_956_970  # Pillow's own bound for what is surely a decompression bomb
+Image.MAX_IMAGE_PIXELS = None  # checked here, from the header, to give a reason
+
+
+class BrokenImage(UserError):
+    """An image that cannot be decoded. reason: a few words without the image's name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"image {name} cannot be read: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type[BrokenImage], tuple[str, str]]:
+        return BrokenImage, (self.name, self.reason)
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's name says that it is an image; hidden files are none."""
+    name = PurePosixPath(path.replace("\\", "/"))
+    return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """RGB picture as displayed: EXIF orientation applied, first frame, transparency on white.
+
+    16-bit greyscale is scaled to 8 bits. Raises BrokenImage for whatever cannot be decoded whole.
+    """
+    image = _open(data, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, struct.error, IndexError, EOFError) as error:
+        reason = "truncated" if "truncated" in str(error) else str(error) or "damaged"
+        raise BrokenImage(name, reason) from error
+
+
+def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
+    """(width, height) as stored, pixels, and the EXIF orientation (1–8) that turns it upright."""
+    image = _open(data, name)
+    return image.size, image.getexif().get(EXIF_ORIENTATION, 1)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise BrokenImage(name, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise BrokenImage(name, "the file is not an image of a known format") from error
+    except (OSError, ValueError, SyntaxError, struct.error, EOFError) as error:
+        raise BrokenImage(name, str(error) or "damaged") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(
+            name, f"{width}×{height} pixels are more than {MAX_PIXELS} (a decompression bomb?)"
+        )
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":
+        image = _deep_grey(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Greyscale of more than 8 bits to 8; 32-bit pictures by the range that they use."""
+    array = np.asarray(image, dtype=np.float64)
+    top = array.max(initial=0)
+    white = 65535 if image.mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
+    return Image.fromarray((array.clip(0, white) * (255 / white)).round().astype(np.uint8))
