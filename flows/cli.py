@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec, load_spec
+
+if TYPE_CHECKING:
+    from flows.each_backbone import BackbonesFailed
 
 app = typer.Typer(
     help="Where in the image did the decision come from, and how far can that be trusted?",
@@ -50,10 +53,9 @@ def audit(
         return
     from flows.audit_zoo import audit_zoo
 
-    try:
-        _run(audit_zoo, spec, workspace, var)
-    finally:
-        _print_leaderboard(_load(spec, var), workspace)
+    failed = _run(audit_zoo, spec, workspace, var)
+    _print_outcome(_load(spec, var), workspace)
+    _finish(failed)
 
 
 @app.command()
@@ -61,7 +63,7 @@ def shard(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> Non
     """Write the data set as WebDataset shards, with its index and annotations."""
     from flows.shard_dataset import shard_dataset
 
-    _run(shard_dataset, spec, workspace, var)
+    _finish(_run(shard_dataset, spec, workspace, var))
 
 
 @app.command("fit-backbone")
@@ -69,7 +71,7 @@ def fit_backbone(spec: Spec, workspace: Workspace = HERE, var: Variables = None)
     """Train the classifiers that have a `fit:` section."""
     from flows.fit_backbones import fit_backbones
 
-    _run(fit_backbones, spec, workspace, var)
+    _finish(_run(fit_backbones, spec, workspace, var))
 
 
 @app.command()
@@ -77,7 +79,7 @@ def train(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> Non
     """Train the attention head of each backbone."""
     from flows.train_heads import train_heads
 
-    _run(train_heads, spec, workspace, var)
+    _finish(_run(train_heads, spec, workspace, var))
 
 
 @app.command()
@@ -85,7 +87,7 @@ def explain(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> N
     """Write the explanation maps."""
     from flows.explain_dataset import explain_dataset
 
-    _run(explain_dataset, spec, workspace, var)
+    _finish(_run(explain_dataset, spec, workspace, var))
 
 
 @app.command()
@@ -93,7 +95,7 @@ def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> 
     """Score the explanation maps."""
     from flows.evaluate_maps import evaluate_maps
 
-    _run(evaluate_maps, spec, workspace, var)
+    _finish(_run(evaluate_maps, spec, workspace, var))
 
 
 @app.command()
@@ -119,9 +121,9 @@ def show(
     output: Annotated[str, typer.Option(help="PNG to write")] = "ttame.png",
 ) -> None:
     """Draw image, boxes, map and overlay for each backbone and explainer."""
-    from ttame_core.report.pictures import show_samples
+    from ttame_core.report.pictures import find_samples, show_samples
 
-    show_samples(Lake(workspace), keys, dataset, backbone, explainer).save(output)
+    show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer)).save(output)
     err.print(f"wrote {output}")
 
 
@@ -142,8 +144,10 @@ def _load(path: str, variables: list[str] | None) -> AuditSpec:
     return load_spec(path, pairs)
 
 
-def _run(flow: Any, path: str, workspace: str, variables: list[str] | None) -> None:
-    """Run a flow over a spec. Exits with 1 where backbones failed, 2 where by the user's mistake."""
+def _run(
+    flow: Any, path: str, workspace: str, variables: list[str] | None
+) -> BackbonesFailed | None:
+    """Run a flow over a spec; what it could not do for some backbones is returned."""
     from flows import messages
     from flows.each_backbone import BackbonesFailed
 
@@ -151,12 +155,36 @@ def _run(flow: Any, path: str, workspace: str, variables: list[str] | None) -> N
     try:
         flow(_load(path, variables), workspace)
     except BackbonesFailed as failed:
-        for name, error in failed.failures.items():
-            err.print(f"backbone {name} failed: {error}", style="red", markup=False)
-        raise typer.Exit(2 if failed.by_user else 1) from failed
+        return failed
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise
         raise UserError(
             f"{error}: start that Prefect server, or unset PREFECT_API_URL to do without one"
         ) from error
+    return None
+
+
+def _finish(failed: BackbonesFailed | None) -> None:
+    """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake."""
+    if failed is None:
+        return
+    for name, error in failed.failures.items():
+        err.print(f"backbone {name} failed: {error}", style="red", markup=False)
+    raise typer.Exit(2 if failed.by_user else 1)
+
+
+def _print_outcome(audit: AuditSpec, workspace: str) -> None:
+    """The leaderboard, what to think of it, and where the report lies."""
+    from ttame_core.report.record import audit_board
+    from ttame_core.report.tables import backbones_table, leaderboard_table, warnings
+
+    lake = Lake(workspace)
+    board = audit_board(lake, audit)
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    out.print(backbones_table(board))
+    out.print(leaderboard_table(board))
+    for note in warnings(board, audit.evaluation.minimum_discrimination):
+        err.print(note, style="yellow", markup=False)
+    if records := lake.glob(f"audits/{audit.name}/*/report.html"):
+        err.print(f"report: {workspace}/{records[-1]}")

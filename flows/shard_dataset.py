@@ -28,5 +28,5 @@ def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
                 pending and started == len(shards.shards)
             ):
                 pending.popleft().result()
-                report(started - len(pending), len(shards.shards))
+                report(started - len(pending), len(shards.shards), "")
     finish(dataset, workspace, shards)

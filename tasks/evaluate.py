@@ -7,6 +7,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from tasks.models import backbone_of
+from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.evaluation import evaluate_shard
@@ -25,12 +26,14 @@ def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, sha
         get_run_logger().warning("no maps to evaluate at %s: run `ttame explain` first", path)
     if not missing:
         return skipped()
-    evaluate_shard(
-        provenance.lake,
-        provenance.dataset,
-        shard,
-        backbone_of(provenance, backbone),
-        {e: provenance.scores(backbone, e, shard) for e in missing},
-        audit.evaluation.keep,
-        audit.compute,
-    )
+    with images_bar(f"evaluate {shard}", provenance.samples(shard)) as done:
+        evaluate_shard(
+            provenance.lake,
+            provenance.dataset,
+            shard,
+            backbone_of(provenance, backbone),
+            {e: provenance.scores(backbone, e, shard) for e in missing},
+            audit.evaluation.keep,
+            audit.compute,
+            done,
+        )

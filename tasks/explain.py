@@ -7,6 +7,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from tasks.models import backbone_of
+from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -26,16 +27,18 @@ def explain(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shar
         return skipped()
     model = backbone_of(provenance, backbone)
     explainers = _explainers(provenance, model, backbone, missing)
-    explain_shard(
-        provenance.lake,
-        provenance.dataset,
-        shard,
-        model,
-        explainers,
-        {e: provenance.maps(backbone, e, shard) for e in explainers},
-        audit.maps.targets,
-        audit.compute,
-    )
+    with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
+        explain_shard(
+            provenance.lake,
+            provenance.dataset,
+            shard,
+            model,
+            explainers,
+            {e: provenance.maps(backbone, e, shard) for e in explainers},
+            audit.maps.targets,
+            audit.compute,
+            done,
+        )
 
 
 def _explainers(

@@ -55,6 +55,13 @@ def bar(title: str) -> Iterator[Report]:
 
 
 @contextmanager
+def images_bar(title: str, images: int) -> Iterator[Callable[[int], None]]:
+    """A bar of `images`; gives a function to be told how many are done."""
+    with bar(title) as report:
+        yield lambda done: report(done, images, "")
+
+
+@contextmanager
 def progress(title: str) -> Iterator[Report]:
     """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,7 +14,7 @@ from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
-from ttame_core.explaining import read_maps
+from ttame_core.explaining import Progress, read_maps
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.schemas import CONFIDENCE, LOCALIZATION
 from ttame_core.lake.store import RowGroups
@@ -33,7 +33,7 @@ def evaluate_shard(
     made_from: Mapping[str, Any],
     keep: Sequence[float],
     compute: spec.Compute,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the scores of one shard's maps: one file per explainer and family of metrics.
 
@@ -57,6 +57,7 @@ def evaluate_shard(
             explainer: _MapReader(lake, maps_file(dataset, backbone.name, explainer, shard))
             for explainer in made_from
         }
+        done = 0
         for batch in batches:
             images = batch.float_images(backbone.device)
             probabilities = backbone(backbone.normalise(images)).float().softmax(dim=1)
@@ -72,8 +73,9 @@ def evaluate_shard(
                     writers["localization", explainer],
                     _localization(rows, positions, stack, batch),
                 )
+            done += len(batch)
             if progress:
-                progress(len(batch))
+                progress(done)
 
 
 class _MapReader:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -22,7 +25,7 @@ from ttame_core.lake.schemas import maps_schema
 from ttame_core.lake.store import RowGroups
 from ttame_core.masking import min_max
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], None]  # told how many images are done
 
 
 def explain_shard(
@@ -45,9 +48,11 @@ def explain_shard(
     batches = load_batches(
         lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
     )
+    view = json.dumps(asdict(backbone.preprocessing))
     with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
         writers: dict[str, RowGroups] = {}
         pending: list[Future[None]] = []
+        done = 0
         for batch in batches:
             forward = forward_pass(backbone, batch)
             wanted = choose_targets(forward.logits, batch.labels, targets, backbone.name)
@@ -57,14 +62,15 @@ def explain_shard(
                     path = maps_file(dataset, backbone.name, name, shard)
                     schema = maps_schema(*maps.shape[-2:])
                     writers[name] = files.enter_context(
-                        lake.create_parquet(path, schema, made_from[name])
+                        lake.create_parquet(path, schema, made_from[name], preprocessing=view)
                     )
                 rows = _rows(forward, wanted.cpu(), maps, writers[name].schema)
                 pending.append(writing.submit(writers[name].write, rows))
             while len(pending) > 2 * len(explainers):
                 pending.pop(0).result()
+            done += len(batch)
             if progress:
-                progress(len(batch))
+                progress(done)
         for future in pending:
             future.result()
 
@@ -128,7 +134,7 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
 def read_maps(lake: Lake, path: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """Rows of a maps file, one row group in memory at a time: its columns, and its map (h, w)."""
     with lake.open(path) as stream:
-        file = pa.parquet.ParquetFile(stream)
+        file = pq.ParquetFile(stream)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             flat = table.column("map").combine_chunks().flatten().to_numpy(zero_copy_only=False)

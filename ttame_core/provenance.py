@@ -58,10 +58,18 @@ class Provenance:
     def classes(self) -> list[str]:
         return load_classes(self.lake, self.dataset)
 
+    def check(self) -> None:
+        """Raise UserError where the data set is not in the lake."""
+        load_shards(self.lake, self.dataset)
+
     def shards(self, split: str) -> list[tuple[str, int]]:
         """Names and sample counts of the shards of a split that hold any sample."""
         found = load_shards(self.lake, self.dataset, split)
         return [(shard.shard, shard.samples) for shard in found if shard.samples]
+
+    def samples(self, shard: str) -> int:
+        """How many samples a shard holds."""
+        return next(s.samples for s in load_shards(self.lake, self.dataset) if s.shard == shard)
 
     @cached_property
     def _content(self) -> dict[str, str]:

@@ -30,7 +30,8 @@ CLASSES = (
 
 SUPERSAMPLING = 4
 OBJECT_AREA = (0.035, 0.13)  # of the image, all objects of an image together
-MINIMUM_CONTRAST = 0.38  # RGB distance (of at most sqrt(3)) between an object and what is behind it
+TILT = math.radians(30)  # things in pictures stand more or less upright
+MINIMUM_CONTRAST = 0.45  # RGB distance (of at most sqrt(3)) between an object and what is behind it
 MINIMUM_BRIGHTNESS = 0.4  # an object's strongest channel: it must stand out from black as well
 
 
@@ -203,8 +204,8 @@ def _texture(rng: np.random.Generator, size: int, behind: np.ndarray) -> np.ndar
 def _place(
     rng: np.random.Generator, outline: tuple[np.ndarray, ...], area: float, size: int
 ) -> tuple[np.ndarray, ...]:
-    """Turn, scale to `area` pixels and move the outline to a random place inside the image."""
-    turn = rng.uniform(0, 2 * math.pi)
+    """Tilt, scale to `area` pixels and move the outline to a random place inside the image."""
+    turn = rng.uniform(-TILT, TILT)
     scale = math.sqrt(area / _outline_area(outline))
     rotation = scale * np.array(
         [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]

@@ -32,9 +32,8 @@ class GradCam(Explainer):
     def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
         super().__init__(backbone)
         layer, tap = _layer(backbone)
-        self.cam = _AtTapSize(
-            backbone, [layer], reshape_transform=tap.feature_map, compute_input_gradient=True
-        )
+        self.cam = _AtTapSize(backbone, [layer], reshape_transform=tap.feature_map)
+        self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())

@@ -108,3 +108,17 @@ HISTORY = pa.schema(
         ("value", pa.float32()),
     ]
 )
+
+# A row per metric of a backbone and an explainer, in percent, with its 95 % interval.
+LEADERBOARD = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("images", pa.int64()),
+    ]
+)

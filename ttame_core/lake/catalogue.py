@@ -1,0 +1,191 @@
+"""SQL over the lake: DuckDB views of its files, read-only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ttame_core.errors import UserError, nearest
+from ttame_core.lake.schemas import (
+    ANNOTATIONS,
+    CONFIDENCE,
+    HISTORY,
+    INDEX,
+    LEADERBOARD,
+    LOCALIZATION,
+    REJECTED,
+    SHARDS,
+    maps_schema,
+)
+from ttame_core.lake.store import Lake
+
+PARTITIONS = ("dataset", "backbone", "explainer")
+# Files behind each table: where they lie, what is in them, which partitions their path tells.
+FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
+    "samples": ("datasets/*/index.parquet", INDEX, ()),
+    "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
+    "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
+    "shards": ("datasets/*/shards.parquet", SHARDS, ()),
+    "maps": ("maps/*/*/*/*.parquet", maps_schema(1, 1), PARTITIONS),
+    "confidence": (
+        "scores/metric=confidence/*/*/*/*.parquet",
+        CONFIDENCE,
+        ("metric", *PARTITIONS),
+    ),
+    "localization": (
+        "scores/metric=localization/*/*/*/*.parquet",
+        LOCALIZATION,
+        ("metric", *PARTITIONS),
+    ),
+    "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
+    "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
+}
+READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+FORMATS = ("table", "csv", "json", "parquet")
+WIDEST_LIST = 6  # elements of a list that a table shows
+
+
+def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the lake's views and macros; what is not there yet is empty."""
+    db = duckdb.connect()
+    if not lake.local:
+        db.register_filesystem(lake.fs)
+    for name, (pattern, schema, partitions) in FILES.items():
+        if lake.glob(pattern):
+            place = f"{_address(lake)}/{pattern}".replace("'", "''")
+            db.execute(
+                f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
+                f"union_by_name = true, hive_partitioning = {bool(partitions)}, "
+                "hive_types_autocast = false)"
+            )
+        else:
+            extra = [(column, pa.string()) for column in ("filename", *partitions)]
+            files = db.from_arrow(_readable(pa.schema([*schema, *extra])).empty_table())
+            files.create_view(f"files_{name}")
+    for script in ("macros", "views", "leaderboard"):
+        db.execute(resources.files("ttame_core.lake").joinpath(f"sql/{script}.sql").read_text())
+    return db
+
+
+def _address(lake: Lake) -> str:
+    """The lake's root as DuckDB wants it; characters that a glob would read are escaped."""
+    root = lake.root if lake.local else lake.fs.unstrip_protocol(lake.root)
+    return re.sub(r"([*?\[])", r"[\1]", root)
+
+
+def _readable(schema: pa.Schema) -> pa.Schema:
+    """As DuckDB reads these columns back: it has no half floats and no lists of fixed size."""
+
+    def column(field: pa.Field) -> pa.Field:
+        if pa.types.is_fixed_size_list(field.type):
+            return field.with_type(pa.list_(pa.float32()))
+        return field
+
+    return pa.schema([column(field) for field in schema])
+
+
+def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
+    """The view `leaderboard`, of one data set or of all, in a stable order."""
+    with connect(lake) as db:
+        return db.execute(
+            "FROM leaderboard WHERE ? IN (dataset, '') "
+            "ORDER BY dataset, backbone, explainer, metric",
+            [dataset or ""],
+        ).to_arrow_table()
+
+
+def run_query(lake: Lake, sql: str) -> pa.Table:
+    """The answer to one SELECT over the lake's views.
+
+    Nothing can be written, and of a local workspace no file outside it can be read. Raises
+    UserError for anything but one SELECT-like statement, and with DuckDB's words for SQL errors.
+    """
+    with connect(lake) as db:
+        try:
+            statements = duckdb.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type not in READING:
+                raise UserError(
+                    "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, "
+                    "SHOW, SUMMARIZE or EXPLAIN"
+                )
+            db.execute("SET allowed_directories = ?", [[_address(lake)]])
+            db.execute("SET enable_external_access = false")
+            db.execute("SET lock_configuration = true")
+            return db.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise UserError(f"SQL error: {error}") from error
+
+
+def write_result(result: pa.Table, format: str = "table", output: str | None = None) -> None:
+    """Write a query's answer as table, csv, json or parquet, to a file or to the terminal."""
+    if format not in FORMATS:
+        allowed = ", ".join(FORMATS)
+        raise UserError(f"unknown format {format}; allowed: {allowed}." + nearest(format, FORMATS))
+    if format == "parquet":
+        if output is None:
+            raise UserError("parquet is not for the terminal: name a file with --output")
+        _writing(output, lambda: pq.write_table(result, output))
+        return
+    text = {"table": _table, "csv": _csv, "json": _json}[format](result, output)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        _writing(output, lambda: Path(output).write_text(text, encoding="utf-8"))
+
+
+def _writing(output: str, write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def _table(result: pa.Table, output: str | None) -> str:
+    table = Table(box=box.SIMPLE_HEAD)
+    for field in result.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        table.add_column(Text(field.name), justify="right" if number else "left")
+    for row in result.to_pylist():
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    width = None if output is None and sys.stdout.isatty() else 200
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        shown = ", ".join(_cell(v) for v in value[:WIDEST_LIST])
+        return f"[{shown}{', …' if len(value) > WIDEST_LIST else ''}]"
+    return str(value)
+
+
+def _csv(result: pa.Table, output: str | None) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(result.column_names)
+    writer.writerows(row.values() for row in result.to_pylist())
+    return stream.getvalue()
+
+
+def _json(result: pa.Table, output: str | None) -> str:
+    return json.dumps(result.to_pylist(), indent=1, default=str, ensure_ascii=False) + "\n"

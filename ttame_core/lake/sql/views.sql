@@ -1,0 +1,52 @@
+-- What `ttame query` sees. In: a table files_… for each kind of file of the lake, with `filename`
+-- and the Hive partitions as columns.
+
+CREATE VIEW samples AS
+SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+FROM files_samples;
+
+CREATE VIEW boxes AS
+SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+FROM files_boxes;
+
+CREATE VIEW rejected AS
+SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+FROM files_rejected;
+
+CREATE VIEW shards AS
+SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+FROM files_shards;
+
+-- A row per image, explainer and target class.
+CREATE VIEW maps AS
+SELECT dataset, backbone, explainer, regexp_extract(filename, '([^/]+)\.parquet$', 1) AS shard,
+       * EXCLUDE (dataset, backbone, explainer, filename)
+FROM files_maps;
+
+-- A row per map and kept percentage: p on the whole image, p_masked on the masked one.
+CREATE VIEW confidence AS
+SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename, metric)
+FROM files_confidence;
+
+-- A row per map of an annotated image.
+CREATE VIEW localization AS
+SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename, metric)
+FROM files_localization;
+
+-- What each classifier says of each image.
+CREATE VIEW predictions AS
+SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) AS predicted,
+       max(probability) FILTER (target = predicted) AS probability
+FROM maps GROUP BY ALL;
+
+-- How each head was trained: a row per step recorded, and one per validation.
+CREATE VIEW heads AS
+SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename)
+FROM files_heads;
+
+-- The leaderboards that audits left.
+CREATE VIEW audits AS
+SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
+       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+       * EXCLUDE (filename)
+FROM files_audits;

@@ -1,0 +1,228 @@
+"""Maps as pictures: `ttame show`, and the contact sheet of an audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.images import decode_image
+from ttame_core.data.loader import image_bytes, read_shard
+from ttame_core.errors import UserError, nearest
+from ttame_core.lake import Lake
+from ttame_core.lake.catalogue import connect
+
+TILE = 192  # pixels, side of one picture of a grid
+MARGIN = 8
+LINE = 18  # pixels, height of a line of text
+INK, PAPER, BOX_COLOUR = "#1c1c1c", "#ffffff", "#ff3b30"
+ORDER = ("ttame", "gradcam", "oracle", "random")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its annotation and its maps of the class that each backbone predicts.
+
+    maps: by backbone and explainer, a row of the view `maps` each. views: what each backbone sees.
+    """
+
+    key: str
+    label: str
+    image: Image.Image
+    boxes: np.ndarray  # (N, 4) pixels of the image
+    maps: dict[tuple[str, str], dict[str, Any]]
+    views: dict[str, Preprocessing]
+
+
+def overlay(view: Image.Image, heat: np.ndarray) -> Image.Image:
+    """The view, dimmed where the map is low and tinted where it is high.
+
+    heat: (h, w) in [0, 1], upsampled bilinearly.
+    """
+    heat = _upsample(heat, view.size)[..., None]
+    picture = np.asarray(view, dtype=np.float32)
+    grey = picture.mean(axis=2, keepdims=True) * 0.55
+    tinted = (0.35 + 0.65 * heat) * picture * (1 - 0.45 * heat) + 0.45 * heat * _viridis(heat)
+    return Image.fromarray(np.clip(tinted + (1 - heat) * 0.3 * grey, 0, 255).astype(np.uint8))
+
+
+def heatmap(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """The map alone in viridis, upsampled bilinearly to `size` (width, height)."""
+    return Image.fromarray(_viridis(_upsample(heat, size)[..., None]).astype(np.uint8))
+
+
+def _upsample(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    resized = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    return resized.clip(0, 1)
+
+
+def _viridis(heat: np.ndarray) -> np.ndarray:
+    levels = (heat[..., 0] * 255).astype(np.uint8)
+    return cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1].astype(np.float32)
+
+
+def find_samples(
+    lake: Lake,
+    keys: Sequence[str],
+    dataset: str | None = None,
+    backbones: Sequence[str] | None = None,
+    explainers: Sequence[str] | None = None,
+) -> list[Sample]:
+    """Samples by key, with the maps there are. Raises UserError for a key without any."""
+    with connect(lake) as db:
+        found = db.execute(
+            "FROM samples WHERE list_contains(?, key) AND ? IN (dataset, '')",
+            [list(keys), dataset or ""],
+        )
+        rows = {row["key"]: row for row in found.to_arrow_table().to_pylist()}
+        for key in keys:
+            if key not in rows:
+                known = [k for (k,) in db.execute("SELECT key FROM samples").fetchall()]
+                raise UserError(
+                    f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
+                )
+        maps = db.execute(
+            "FROM maps WHERE list_contains(?, key) AND target = predicted "
+            "AND (? OR list_contains(?, backbone)) AND (? OR list_contains(?, explainer))",
+            [
+                list(keys),
+                not backbones,
+                list(backbones or []),
+                not explainers,
+                list(explainers or []),
+            ],
+        ).to_arrow_table()
+    of_key: dict[str, dict[tuple[str, str], Any]] = {key: {} for key in keys}
+    for row in maps.to_pylist():
+        if row["dataset"] == rows[row["key"]]["dataset"]:
+            of_key[row["key"]][row["backbone"], row["explainer"]] = row
+    for key in keys:
+        if not of_key[key]:
+            raise UserError(
+                f"there are no such maps of {key} (split {rows[key]['split']}): "
+                "run `ttame explain` on that split, or name other backbones or explainers"
+            )
+    return [_read(lake, rows[key], of_key[key]) for key in keys]
+
+
+def _read(lake: Lake, row: dict[str, Any], maps: dict[tuple[str, str], Any]) -> Sample:
+    for sample in read_shard(lake, row["dataset"], row["shard"]):
+        if sample["__key__"] == row["key"]:
+            break
+    image = decode_image(image_bytes(sample), row["key"])
+    with connect(lake) as db:
+        boxes = db.execute(
+            "SELECT x0, y0, x1, y1 FROM boxes WHERE key = ? AND dataset = ? ORDER BY object",
+            [row["key"], row["dataset"]],
+        ).fetchall()
+    corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    views = {name: _view_of(lake, row["dataset"], name) for name, _ in maps}
+    return Sample(row["key"], row["class"], image, corners, maps, views)
+
+
+def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
+    """What a backbone sees, as the files of its maps say."""
+    file = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")[0]
+    return Preprocessing.from_config(json.loads(lake.metadata(file)["preprocessing"]))
+
+
+def show_samples(samples: Sequence[Sample]) -> Image.Image:
+    """A row per sample and backbone: the view and its boxes, then overlay and map per explainer."""
+    rows = []
+    for sample in samples:
+        for backbone in sorted({name for name, _ in sample.maps}):
+            view, boxed = _boxed(sample, backbone)
+            first = next(row for (name, _), row in sample.maps.items() if name == backbone)
+            right = "✓" if first["label"] == first["predicted"] else "✗"
+            probability = first["probability"]
+            title = f"{sample.label} · {backbone} {right} {probability:.2f}"
+            tiles = [(boxed, title)]
+            for explainer in _explainers(sample, backbone):
+                heat = _heat(sample.maps[backbone, explainer])
+                tiles.append((overlay(view, heat), explainer))
+                tiles.append((heatmap(heat, view.size), ""))
+            rows.append(tiles)
+    return grid(rows)
+
+
+def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
+    """A row per sample: the image with its boxes, then each backbone's overlays side by side."""
+    pairs = sorted({pair for sample in samples for pair in sample.maps}, key=_pair_order)
+    rows = []
+    for sample in samples:
+        _, boxed = _boxed(sample, next(iter(sample.views)))
+        tiles: list[tuple[Image.Image | None, str]] = [(boxed, sample.label)]
+        for backbone, explainer in pairs:
+            found = sample.maps.get((backbone, explainer))
+            tile = None
+            if found:
+                tile = overlay(sample.views[backbone].view(sample.image), _heat(found))
+            tiles.append((tile, f"{backbone} · {explainer}" if not rows else ""))
+        rows.append(tiles)
+    return grid(rows)
+
+
+def _pair_order(pair: tuple[str, str]) -> tuple[str, int, str]:
+    backbone, explainer = pair
+    return backbone, ORDER.index(explainer) if explainer in ORDER else len(ORDER), explainer
+
+
+def _explainers(sample: Sample, backbone: str) -> list[str]:
+    return [e for b, e in sorted(sample.maps, key=_pair_order) if b == backbone]
+
+
+def _heat(row: dict[str, Any]) -> np.ndarray:
+    return np.array(row["map"], dtype=np.float32).reshape(row["height"], row["width"])
+
+
+def _boxed(sample: Sample, backbone: str) -> tuple[Image.Image, Image.Image]:
+    """What the classifier sees, and the same with boxes drawn on it."""
+    preprocessing = sample.views[backbone]
+    view = preprocessing.view(sample.image)
+    boxed = _fit(view).copy()
+    scale = boxed.width / view.width
+    draw = ImageDraw.Draw(boxed)
+    for corners in preprocessing.boxes(torch.from_numpy(sample.boxes), sample.image.size):
+        x0, y0, x1, y1 = (float(c) * scale for c in corners)
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=BOX_COLOUR, width=2)
+    return view, boxed
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """Scaled so that its longer side is a tile's."""
+    scale = TILE / max(picture.size)
+    size = round(picture.width * scale), round(picture.height * scale)
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def grid(rows: Sequence[Sequence[tuple[Image.Image | None, str]]]) -> Image.Image:
+    """Captioned pictures in rows and columns; a row without captions has no room for them."""
+    font = ImageFont.load_default(13)
+    columns = max(len(row) for row in rows)
+    heights = [TILE + (LINE if any(text for _, text in row) else 0) for row in rows]
+    width = MARGIN + columns * (TILE + MARGIN)
+    sheet = Image.new("RGB", (width, MARGIN + sum(heights) + MARGIN * len(rows)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, (picture, text) in enumerate(row):
+            left = MARGIN + column * (TILE + MARGIN)
+            if text:
+                draw.text((left, top), _cut(text, font), fill=INK, font=font)
+            if picture is not None:
+                sheet.paste(_fit(picture), (left, top + height - TILE))
+        top += height + MARGIN
+    return sheet
+
+
+def _cut(text: str, font: Any) -> str:
+    while font.getlength(text) > TILE:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text

@@ -1,0 +1,94 @@
+"""The record of one audit: audits/<name>/<time>/ with spec, leaderboard, pictures and page."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from ttame_core import spec
+from ttame_core.lake import Lake, audit_folder
+from ttame_core.lake.catalogue import connect, leaderboard
+from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.report.page import render_page
+from ttame_core.report.pictures import contact_sheet, find_samples
+from ttame_core.report.tables import warnings
+
+PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
+PICTURED = 8  # samples on the contact sheet
+
+
+def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
+    """The leaderboard of an audit's data set, backbones and explainers."""
+    board = leaderboard(lake, audit.dataset.name)
+    backbones = pa.array([b.name for b in audit.backbones])
+    explainers = pa.array([*audit.explainers, "-"])
+    chosen = pc.and_(
+        pc.is_in(board["backbone"], backbones), pc.is_in(board["explainer"], explainers)
+    )
+    return board.filter(chosen)
+
+
+def write_record(
+    lake: Lake,
+    audit: spec.AuditSpec,
+    failures: Mapping[str, str],
+    now: datetime,
+) -> str:
+    """Write an audit's record and return its folder in the lake.
+
+    failures: reason by backbone. now: UTC.
+    """
+    folder = audit_folder(audit.name, now.strftime("%Y%m%dT%H%M%SZ"))
+    board = audit_board(lake, audit)
+    frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    made_from: dict[str, Any] = {
+        "audit": audit.name,
+        "versions": versions,
+        "failures": dict(failures),
+    }
+    whole = [b.name for b in audit.backbones if b.name not in failures]
+    keys = _pictured(lake, audit, whole)
+    sheet = None
+    if keys:
+        samples = find_samples(lake, keys, audit.dataset.name, whole, audit.explainers)
+        sheet = contact_sheet(samples)
+        with lake.create(f"{folder}/contact-sheet.png") as path:
+            sheet.save(path, "PNG")
+    with lake.create(f"{folder}/spec.yaml") as path:
+        path.write_text(frozen, encoding="utf-8")
+    lake.write_json(f"{folder}/record.json", made_from)
+    page = render_page(
+        title=f"Audit {audit.name}",
+        when=now.strftime("%Y-%m-%d %H:%M UTC"),
+        dataset=audit.dataset.name,
+        board=board,
+        warnings=warnings(board, audit.evaluation.minimum_discrimination),
+        failures=failures,
+        picture=sheet,
+        spec=frozen,
+        versions=versions,
+    )
+    with lake.create(f"{folder}/report.html") as path:
+        path.write_text(page, encoding="utf-8")
+    lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
+    return folder
+
+
+def _pictured(lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]) -> list[str]:
+    """Keys for the contact sheet: the first sample of each class in the order of the keys' hash."""
+    with connect(lake) as db:
+        rows = db.execute(
+            "SELECT arg_min(key, md5(key)) FROM samples WHERE dataset = ? AND key IN "
+            "(SELECT key FROM maps WHERE dataset = ? AND list_contains(?, backbone)) "
+            "GROUP BY label ORDER BY label",
+            [audit.dataset.name, audit.dataset.name, list(backbones)],
+        ).fetchall()
+    return [key for (key,) in rows[:PICTURED]]
