@@ -49,7 +49,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, struct.error, IndexError, EOFError) as error:
-        reason = "truncated" if "truncated" in str(error) else str(error) or "damaged"
+        reason = "truncated" if "truncated" in str(error).lower() else str(error) or "damaged"
         raise BrokenImage(name, reason) from error
 
 

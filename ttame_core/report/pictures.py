@@ -42,15 +42,14 @@ class Sample:
 
 
 def overlay(view: Image.Image, heat: np.ndarray) -> Image.Image:
-    """The view, dimmed where the map is low and tinted where it is high.
+    """The view in dim grey under the map in viridis, the more opaque the higher the map.
 
     heat: (h, w) in [0, 1], upsampled bilinearly.
     """
     heat = _upsample(heat, view.size)[..., None]
-    picture = np.asarray(view, dtype=np.float32)
-    grey = picture.mean(axis=2, keepdims=True) * 0.55
-    tinted = (0.35 + 0.65 * heat) * picture * (1 - 0.45 * heat) + 0.45 * heat * _viridis(heat)
-    return Image.fromarray(np.clip(tinted + (1 - heat) * 0.3 * grey, 0, 255).astype(np.uint8))
+    grey = 0.8 * np.asarray(view.convert("L"), dtype=np.float32)[..., None]
+    opacity = 0.15 + 0.6 * heat
+    return Image.fromarray(((1 - opacity) * grey + opacity * _viridis(heat)).astype(np.uint8))
 
 
 def heatmap(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:

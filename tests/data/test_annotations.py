@@ -1,0 +1,107 @@
+"""Boxes and masks, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ttame_core.data.annotations import (
+    BrokenAnnotation,
+    Picture,
+    clip,
+    mask_boxes,
+    read_mask,
+    voc_boxes,
+)
+
+UPRIGHT = Picture((100, 50), (100, 50), 1)
+
+
+def _voc(*corners: int, size: tuple[int, int] = (100, 50)) -> bytes:
+    x0, y0, x1, y1 = corners
+    return (
+        f"<annotation><path>/wrong.jpg</path><size><width>{size[0]}</width>"
+        f"<height>{size[1]}</height></size><object><name>card</name><bndbox><xmin>{x0}</xmin>"
+        f"<ymin>{y0}</ymin><xmax>{x1}</xmax><ymax>{y1}</ymax></bndbox></object></annotation>"
+    ).encode()
+
+
+def _corners(box: dict) -> tuple[float, ...]:
+    return tuple(box[c] for c in ("x0", "y0", "x1", "y1"))
+
+
+def test_voc_counts_from_one_and_is_inclusive() -> None:
+    (box,) = voc_boxes(_voc(1, 1, 100, 50), UPRIGHT)
+    assert box["name"] == "card"
+    assert _corners(box) == (0, 0, 100, 50)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_turn_with_the_picture(orientation: int) -> None:
+    stored = np.zeros((50, 100), dtype=np.uint8)
+    stored[10:20, 60:90] = 255
+    image = Image.fromarray(stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    from ttame_core.data.images import decode_image
+
+    shown = np.asarray(decode_image(buffer.getvalue(), "a"))[..., 0]
+    ys, xs = np.nonzero(shown > 128)
+    (box,) = voc_boxes(_voc(61, 11, 90, 20), Picture((50, 100), (100, 50), orientation))
+    assert _corners(box) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_boxes_of_the_displayed_size_are_left_alone() -> None:
+    (box,) = voc_boxes(_voc(1, 1, 10, 20, size=(50, 100)), Picture((50, 100), (100, 50), 6))
+    assert _corners(box) == (0, 0, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"no xml <", "not XML"),
+        (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "document type"),
+        (_voc(1, 1, 2, 2).replace(b"<xmin>1", b"<xmin>one"), "xmin"),
+    ],
+    ids=["xml", "doctype", "number"],
+)
+def test_broken_voc(data: bytes, reason: str) -> None:
+    with pytest.raises(BrokenAnnotation, match=reason):
+        voc_boxes(data, UPRIGHT)
+
+
+def test_clip() -> None:
+    box = {"name": "a", "x0": -5, "y0": 10, "x1": 20, "y1": 90}
+    assert _corners(clip(box, (100, 50))) == (0, 10, 20, 50)
+    with pytest.raises(BrokenAnnotation, match="outside"):
+        clip(box | {"x0": 200, "x1": 220}, (100, 50))
+    with pytest.raises(BrokenAnnotation, match="empty"):
+        clip(box | {"x1": -5}, (100, 50))
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_masks_give_a_box_per_value() -> None:
+    array = np.zeros((50, 100), dtype=np.uint8)
+    array[5:10, 20:30], array[40:45, 80:100] = 7, 255
+    mask = read_mask(_png(array), UPRIGHT)
+    assert sorted(np.unique(mask)) == [0, 1, 2]
+    boxes = [_corners(b) for b in mask_boxes(mask, "thing")]
+    assert boxes == [(20, 5, 30, 10), (80, 40, 100, 45)]
+    colours = np.zeros((50, 100, 3), dtype=np.uint8)
+    colours[5:10, 20:30] = (255, 0, 0)
+    assert [_corners(b) for b in mask_boxes(read_mask(_png(colours), UPRIGHT), "x")] == boxes[:1]
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(BrokenAnnotation, match="10×10"):
+        read_mask(_png(np.zeros((10, 10), dtype=np.uint8)), UPRIGHT)

@@ -1,0 +1,117 @@
+"""Every kind of image file gives the right pixels, or a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import jpeg
+from PIL import Image
+
+from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A PNG that says it has 30,000 × 30,000 pixels."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(header))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 100)
+        + b"IDAT"
+        + bytes(104)
+    )
+
+
+def test_plain_jpeg_and_one_pixel() -> None:
+    assert decode_image(jpeg((40, 30)), "a").size == (40, 30)
+    assert decode_image(_encoded(Image.new("RGB", (1, 1), "blue"), "PNG"), "a").size == (1, 1)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    decoded = decode_image(_encoded(image, "JPEG"), "a")
+    assert decoded.mode == "RGB"
+    red, green, blue = decoded.getpixel((4, 4))
+    assert red > 200 > 60 > green
+    assert blue < 60
+
+
+def test_sixteen_bit_greyscale_is_scaled_not_clipped() -> None:
+    array = np.array([[0, 257, 32_896, 65_535]], dtype=np.uint16)
+    decoded = np.asarray(decode_image(_encoded(Image.fromarray(array), "PNG"), "a"))
+    assert decoded[0].tolist() == [[v, v, v] for v in (0, 1, 128, 255)]
+
+
+def test_dark_sixteen_bit_greyscale_stays_dark() -> None:
+    array = np.full((2, 2), 200, dtype=np.uint16)
+    decoded = np.asarray(decode_image(_encoded(Image.fromarray(array), "PNG"), "a"))
+    assert decoded.max() <= 1
+
+
+def test_transparency_is_laid_on_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 1), 1)
+    data = _encoded(image, "PNG", transparency=0)
+    decoded = decode_image(data, "a")
+    assert decoded.getpixel((0, 0)) == (255, 255, 255)
+    assert decoded.getpixel((1, 1)) == (0, 0, 255)
+    half = decode_image(_encoded(Image.new("RGBA", (2, 2), (255, 0, 0, 0)), "PNG"), "a")
+    assert half.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (6, 6), c) for c in ("red", "green")]
+    data = _encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(data, "a").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_exif_orientation_is_applied() -> None:
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste("white", (0, 0, 10, 20))  # left end
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn 90° clockwise to display
+    data = _encoded(image, "JPEG", exif=exif)
+    decoded = decode_image(data, "a")
+    assert decoded.size == (20, 40)
+    assert decoded.getpixel((10, 2))[0] > 200  # the left end is on top
+    assert decoded.getpixel((10, 37))[0] < 60
+    assert stored(data, "a") == ((40, 20), 6)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (lambda: b"", "empty"),
+        (lambda: b"this is a text", "not an image"),
+        (lambda: jpeg((200, 200))[:-60], "truncated"),
+        (_bomb, "decompression bomb"),
+        (lambda: _encoded(Image.new("RGB", (50, 50)), "PNG")[:60], ""),
+    ],
+    ids=["empty", "text", "truncated", "bomb", "png"],
+)
+def test_what_cannot_be_decoded_has_a_reason(data: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(BrokenImage) as caught:
+        decode_image(data(), "picture.jpg")
+    assert reason in caught.value.reason
+    assert caught.value.reason
+    assert "picture.jpg" in str(caught.value)
+
+
+def test_which_files_are_images() -> None:
+    assert all(is_image(n) for n in ("a.jpg", "x/B.JPG", "c.webp", "d.Png"))
+    assert not any(is_image(n) for n in ("a.txt", ".a.jpg", "x/.hidden.png", "jpg"))
