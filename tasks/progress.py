@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 from rich.console import Console
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 
 ARTIFACT_SECONDS = 3.0  # between updates of an artifact
+LOG_SECONDS = 30.0  # between lines in the log, where there is no terminal
 
 console = Console(stderr=True)
 _bars = Progress(
@@ -65,7 +67,8 @@ def images_bar(title: str, images: int) -> Iterator[Callable[[int], None]]:
 def progress(title: str) -> Iterator[Report]:
     """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
 
-    The artifact is a courtesy: where the server does not answer, the work goes on without it.
+    Without a terminal, a line in the log now and then. The artifact is a courtesy: where the
+    server does not answer, the work goes on without it.
     """
     artifact = _quietly(
         create_progress_artifact,
@@ -73,13 +76,16 @@ def progress(title: str) -> Iterator[Report]:
         key=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
         description=title,
     )
-    last = time.monotonic()
+    last = logged = time.monotonic()
 
     with bar(title) as show:
 
         def report(done: int, total: int, text: str) -> None:
-            nonlocal last
+            nonlocal last, logged
             show(done, total, text)
+            if not sys.stderr.isatty() and time.monotonic() - logged > LOG_SECONDS:
+                logged = time.monotonic()
+                get_run_logger().info("%s: %d of %d %s", title, done, total, text)
             if artifact and (done >= total or time.monotonic() - last > ARTIFACT_SECONDS):
                 last = time.monotonic()
                 share = 100.0 * min(done / max(total, 1), 1.0)

@@ -67,7 +67,13 @@ def tiny() -> Backbone:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An image folder of two classes, with awkward names."""
-    for name in ("cats/a b.jpg", "cats/ñandú.JPG", "cats/same.png", "dogs/same.jpg", "dogs/x.y.jpeg"):
+    for name in (
+        "cats/a b.jpg",
+        "cats/ñandú.JPG",
+        "cats/same.png",
+        "dogs/same.jpg",
+        "dogs/x.y.jpeg",
+    ):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.new("RGB", (40, 30), (len(name) * 5, 100, 50))

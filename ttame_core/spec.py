@@ -148,8 +148,9 @@ class Fit(Section):
 
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(0.05, ge=0, description="on weights; none on biases and norms")
     crop_scale: float = Field(0.5, gt=0, le=1, description="least share of the image in a crop")
     vertical_flip: bool = False
     occlusion: float = Field(

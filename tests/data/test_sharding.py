@@ -91,8 +91,8 @@ def test_the_same_bytes_wherever_and_whenever(folder: Path, tmp_path: Path) -> N
     assert _hashes(first) == _hashes(second) != {}
     for name in ("index", "annotations", "rejected", "shards"):
         assert _table(first, name) == _table(second, name)
-    tar = tarfile.open(next((tmp_path / "a").rglob("*.tar")))
-    assert {member.mtime for member in tar} == {0}
+    with tarfile.open(next((tmp_path / "a").rglob("*.tar"))) as tar:
+        assert {member.mtime for member in tar} == {0}
 
 
 def test_again_does_nothing_and_a_change_touches_its_shard_only(tmp_path: Path) -> None:
@@ -122,7 +122,10 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
     lake = Lake(tmp_path / "lake")
     shard_all(_dataset(root, samples_per_shard=4), lake)
     stale = load_shards(lake, "d", "train")[-1].shard
-    for place in ("maps/dataset=d/backbone=b/explainer=e", "maps/dataset=other/backbone=b/explainer=e"):
+    for place in (
+        "maps/dataset=d/backbone=b/explainer=e",
+        "maps/dataset=other/backbone=b/explainer=e",
+    ):
         with lake.create(f"{place}/{stale}.parquet") as path:
             path.write_bytes(b"x")
     shard_all(_dataset(root, samples_per_shard=400), lake)
@@ -245,7 +248,7 @@ def test_lists_duplicates_and_class_order(folder: Path, tmp_path: Path) -> None:
     assert row["reason"] == "listed more than once"
     with pytest.raises(UserError, match="label 2"):
         plan_shards(_dataset(folder, source=source, classes=["x", "y"]), lake)
-    with pytest.raises(UserError, match="class dogs .*Did you mean dog"):
+    with pytest.raises(UserError, match=r"class dogs .*Did you mean dog"):
         plan_shards(_dataset(folder, classes=["cats", "dog"]), lake)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,22 +43,9 @@ class Preprocessing:
             std=tuple(config["std"]),
         )
 
-    def _steps(self, interpolation: str) -> Sequence[Any]:
-        transform = create_transform(
-            self.input_size,
-            is_training=False,
-            interpolation=interpolation,
-            mean=self.mean,
-            std=self.std,
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
-            normalize=False,
-        )
-        return transform.transforms[:-1]  # the last one makes a tensor
-
     def view(self, image: Image.Image) -> Image.Image:
         """The resized and cropped picture, `input_size` pixels."""
-        for step in self._steps(self.interpolation):
+        for step in _steps(self, self.interpolation):
             image = step(image)
         return image
 
@@ -68,7 +56,7 @@ class Preprocessing:
 
     def mask(self, mask: Image.Image) -> Tensor:
         """A mask of object numbers, resized and cropped with the picture, (H, W) uint8."""
-        for step in self._steps("nearest"):
+        for step in _steps(self, "nearest"):
             if isinstance(step, CenterCropOrPad):  # what is padded is no object
                 step = CenterCropOrPad(step.size, fill=0)
             mask = step(mask)
@@ -93,7 +81,7 @@ class Preprocessing:
         """Scale in x and y, and the crop's left and top in the resized picture, pixels."""
         width, height = size
         left = top = 0
-        for step in self._steps(self.interpolation):
+        for step in _steps(self, self.interpolation):
             if isinstance(step, Resize):
                 sizes = [step.size] if isinstance(step.size, int) else list(step.size)
                 height, width = F._compute_resized_output_size((height, width), sizes)
@@ -112,6 +100,22 @@ class Preprocessing:
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         return (images - mean) / std
+
+
+@lru_cache(maxsize=64)
+def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
+    """Resize and crop of timm's evaluation transform."""
+    transform = create_transform(
+        preprocessing.input_size,
+        is_training=False,
+        interpolation=interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        normalize=False,
+    )
+    return tuple(transform.transforms[:-1])  # the last one makes a tensor
 
 
 def _crop_start(side: int, crop: int) -> int:

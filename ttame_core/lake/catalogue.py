@@ -67,7 +67,8 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
         db.register_filesystem(lake.fs)
     for name, (pattern, schema, partitions) in FILES.items():
         if lake.glob(pattern):
-            place = f"{_address(lake)}/{pattern}".replace("'", "''")
+            root = re.sub(r"([*?\[])", r"[\1]", _address(lake))  # no pattern of a user's
+            place = f"{root}/{pattern}".replace("'", "''")
             db.execute(
                 f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
                 f"union_by_name = true, hive_partitioning = {bool(partitions)}, "
@@ -83,9 +84,8 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 
 
 def _address(lake: Lake) -> str:
-    """The lake's root as DuckDB wants it; characters that a glob would read are escaped."""
-    root = lake.root if lake.local else lake.fs.unstrip_protocol(lake.root)
-    return re.sub(r"([*?\[])", r"[\1]", root)
+    """The lake's root as DuckDB wants it."""
+    return lake.root if lake.local else lake.fs.unstrip_protocol(lake.root)
 
 
 def _readable(schema: pa.Schema) -> pa.Schema:
@@ -102,10 +102,10 @@ def _readable(schema: pa.Schema) -> pa.Schema:
 def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
     """The view `leaderboard`, of one data set or of all, in a stable order."""
     with connect(lake) as db:
-        return db.execute(
+        return db.sql(
             "FROM leaderboard WHERE ? IN (dataset, '') "
             "ORDER BY dataset, backbone, explainer, metric",
-            [dataset or ""],
+            params=[dataset or ""],
         ).to_arrow_table()
 
 

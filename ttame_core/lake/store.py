@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -88,7 +89,7 @@ class Lake:
 
     def glob(self, pattern: str) -> list[str]:
         """Paths relative to the root that match, sorted."""
-        found = self.fs.glob(self.path(pattern))
+        found = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
         return sorted(str(p)[len(self.root) :].lstrip("/") for p in found)
 
     @contextmanager

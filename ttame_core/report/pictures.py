@@ -76,9 +76,9 @@ def find_samples(
 ) -> list[Sample]:
     """Samples by key, with the maps there are. Raises UserError for a key without any."""
     with connect(lake) as db:
-        found = db.execute(
+        found = db.sql(
             "FROM samples WHERE list_contains(?, key) AND ? IN (dataset, '')",
-            [list(keys), dataset or ""],
+            params=[list(keys), dataset or ""],
         )
         rows = {row["key"]: row for row in found.to_arrow_table().to_pylist()}
         for key in keys:
@@ -87,10 +87,10 @@ def find_samples(
                 raise UserError(
                     f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
                 )
-        maps = db.execute(
+        maps = db.sql(
             "FROM maps WHERE list_contains(?, key) AND target = predicted "
             "AND (? OR list_contains(?, backbone)) AND (? OR list_contains(?, explainer))",
-            [
+            params=[
                 list(keys),
                 not backbones,
                 list(backbones or []),

@@ -1,0 +1,114 @@
+"""Files appear whole or not at all, and say what made them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, fingerprint
+
+SCHEMA = pa.schema([("a", pa.int32())])
+
+
+@pytest.fixture(params=["local", "memory"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake" if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_a_parquet_file_knows_what_made_it(lake: Lake) -> None:
+    made_from = {"inputs": ["x"], "epochs": 2}
+    assert not lake.is_current("some/file.parquet", made_from)
+    lake.write_parquet("some/file.parquet", [{"a": 1}, {"a": 2}], SCHEMA, made_from, note="hello")
+    assert lake.is_current("some/file.parquet", {"epochs": 2, "inputs": ["x"]})
+    assert not lake.is_current("some/file.parquet", {"epochs": 3, "inputs": ["x"]})
+    assert lake.read_table("some/file.parquet").to_pylist() == [{"a": 1}, {"a": 2}]
+    assert lake.metadata("some/file.parquet")["note"] == "hello"
+    assert lake.parquet_rows("some/file.parquet") == 2
+    assert lake.glob("some/*") == ["some/file.parquet"]
+    lake.remove("some/file.parquet")
+    assert not lake.exists("some/file.parquet")
+    lake.remove("some/file.parquet")  # a second time is no error
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(lake: Lake) -> None:
+    lake.write_parquet("f.parquet", [{"a": 1}], SCHEMA, "old")
+    with (
+        pytest.raises(RuntimeError, match="half way"),
+        lake.create_parquet("f.parquet", SCHEMA, "new"),
+    ):
+        raise RuntimeError("half way")
+    assert lake.is_current("f.parquet", "old")
+    assert lake.glob("*") == ["f.parquet"]
+
+
+def test_fingerprints_tell_content_and_not_order() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"b": [1, 2]}) != fingerprint({"b": [2, 1]})
+
+
+def test_broken_parquet_is_not_current(lake: Lake) -> None:
+    with lake.create("f.parquet") as path:
+        path.write_bytes(b"PAR1 but no more")
+    assert not lake.is_current("f.parquet", "x")
+
+
+def test_nothing_outside_the_workspace(lake: Lake) -> None:
+    for path in ("../x", "a/../../x", "/etc/passwd"):
+        with pytest.raises(UserError, match="outside the workspace"):
+            lake.path(path)
+
+
+def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), Lake(tmp_path / "file").create("a/b"):
+        pass
+    with pytest.raises(UserError, match="nosuch"):
+        Lake("nosuch://bucket")
+
+
+WRITER = """
+import sys, time
+from ttame_core.lake import Lake
+with Lake(sys.argv[1]).create("folder/file.bin") as path:
+    path.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_killed_while_writing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "folder/file.bin").exists()
+    assert len(list((tmp_path / "folder").iterdir())) == 1  # the orphan
+    with Lake(tmp_path).create("folder/file.bin") as path:
+        path.write_bytes(b"whole")
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["file.bin"]
+    assert (tmp_path / "folder/file.bin").read_bytes() == b"whole"
+
+
+def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER.replace("60", "3"), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    with Lake(tmp_path).create("folder/file.bin") as path:
+        path.write_bytes(b"first")
+    assert process.wait(30) == 0
+    time.sleep(0)
+    assert (tmp_path / "folder/file.bin").read_bytes() == b"half"  # the later one, whole

@@ -1,0 +1,52 @@
+"""Normalised, thresholded and applied maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from conftest import PLAIN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from ttame_core.masking import keep_most_relevant, masked, min_max
+
+maps = hnp.arrays(np.float32, (2, 5, 7), elements=st.floats(-4, 4, width=32, allow_subnormal=False))
+
+
+@settings(deadline=None)
+@given(maps)
+def test_min_max_spans_zero_to_one_or_is_flat(array: np.ndarray) -> None:
+    found = min_max(torch.from_numpy(array))
+    for before, after in zip(array, found.numpy(), strict=True):
+        if before.max() > before.min():
+            assert (after.min(), after.max()) == (0, 1)
+            assert np.array_equal(before.argsort(axis=None)[:1], after.argsort(axis=None)[:1])
+        else:
+            assert not after.any()
+
+
+@settings(deadline=None)
+@given(maps, st.lists(st.floats(1, 100), min_size=1, max_size=3))
+def test_kept_pixels_are_those_above_numpys_percentile(array: np.ndarray, keep: list) -> None:
+    found = keep_most_relevant(torch.from_numpy(array), keep).numpy()
+    for image, variants in zip(array, found, strict=True):
+        for percentage, variant in zip(keep, variants, strict=True):
+            level = np.percentile(image.astype(np.float64), 100 - percentage)
+            clear = np.abs(image - level) > 1e-5  # at the level itself, rounding decides
+            expected = np.where(image >= level, image, 0)
+            assert np.array_equal(variant[clear], expected[clear])
+
+
+def test_all_is_kept_at_100_percent() -> None:
+    array = torch.rand(2, 6, 6)
+    assert torch.equal(keep_most_relevant(array, [100.0])[:, 0], array)
+
+
+def test_masking_before_and_after_normalisation() -> None:
+    images, attention = torch.rand(2, 3, 8, 8), torch.rand(2, 1, 4, 4)
+    mask = torch.nn.functional.interpolate(attention, size=8, mode="bilinear")
+    raw = masked(images, attention, "raw", PLAIN.normalise)
+    assert torch.allclose(raw, (images * mask - 0.5) / 0.25, atol=1e-6)
+    after = masked(images, attention, "normalised", PLAIN.normalise)
+    assert torch.allclose(after, (images - 0.5) / 0.25 * mask, atol=1e-6)
