@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import timm
 import torch
 from timm.data import resolve_model_data_config
@@ -155,13 +154,13 @@ def _read_checkpoint(path: str) -> dict[str, Tensor]:
         state = load_state_dict(path, device="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
-    except (safetensors.SafetensorError, OSError, RuntimeError, EOFError) as error:
+    except Exception as error:  # torch.load raises whatever a broken file leads it to
+        if "weights_only" in str(error):  # it refuses what is more than tensors
+            raise UserError(
+                f"the checkpoint {path} is not a plain file of weights and is not loaded: save it "
+                "as safetensors or as a state dict"
+            ) from error
         raise UserError(f"cannot read the checkpoint {path}: {error}") from error
-    except Exception as error:  # weights_only refuses whatever is more than tensors
-        raise UserError(
-            f"the checkpoint {path} is not a plain file of weights and is not loaded: save it as "
-            "safetensors or as a state dict"
-        ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"the checkpoint {path} holds no state dict")
     return state

@@ -67,8 +67,7 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
         db.register_filesystem(lake.fs)
     for name, (pattern, schema, partitions) in FILES.items():
         if lake.glob(pattern):
-            root = re.sub(r"([*?\[])", r"[\1]", _address(lake))  # no pattern of a user's
-            place = f"{root}/{pattern}".replace("'", "''")
+            place = f"{_literally(_address(lake))}/{pattern}".replace("'", "''")
             db.execute(
                 f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
                 f"union_by_name = true, hive_partitioning = {bool(partitions)}, "
@@ -86,6 +85,11 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
 def _address(lake: Lake) -> str:
     """The lake's root as DuckDB wants it."""
     return lake.root if lake.local else lake.fs.unstrip_protocol(lake.root)
+
+
+def _literally(path: str) -> str:
+    """A path in which no character is a pattern's."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def _readable(schema: pa.Schema) -> pa.Schema:
@@ -123,7 +127,8 @@ def run_query(lake: Lake, sql: str) -> pa.Table:
                     "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, "
                     "SHOW, SUMMARIZE or EXPLAIN"
                 )
-            db.execute("SET allowed_directories = ?", [[_address(lake)]])
+            root = _address(lake)
+            db.execute("SET allowed_directories = ?", [[root, _literally(root)]])
             db.execute("SET enable_external_access = false")
             db.execute("SET lock_configuration = true")
             return db.sql(sql).to_arrow_table()
