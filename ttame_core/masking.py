@@ -11,10 +11,13 @@ from ttame_core.attention import resize
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each (h, w) map of (…, h, w) min–max normalised to [0, 1]; a flat map becomes all 0."""
+    """Each (h, w) map of (…, h, w) min–max normalised to [0, 1].
+
+    A flat map becomes all 0; one that holds NaN, which is no map, stays without.
+    """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
-    return torch.where(span > 0, (maps - low) / span.where(span > 0, torch.ones_like(span)), 0.0)
+    return (maps - low) / span.where(span != 0, 1)
 
 
 def masked(

@@ -1,0 +1,137 @@
+"""What is wrong with a spec is said in one line: file, line, key, what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ttame_core.errors import UserError
+from ttame_core.spec import RECIPES, AuditSpec, Training, load_spec
+
+GOOD = """\
+name: a
+dataset:
+  name: d
+  source: {kind: folder, path: "${DATA}/images"}
+backbones:
+  - resnet50.a1_in1k
+  - model: vit_tiny_patch16_224
+    checkpoint: ${here}/vit.safetensors
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):  # noqa: ANN201
+    def to_file(text: str) -> Path:
+        (tmp_path / "spec.yaml").write_text(text)
+        return tmp_path / "spec.yaml"
+
+    return to_file
+
+
+def test_defaults_and_variables(write, tmp_path: Path) -> None:  # noqa: ANN001
+    audit = load_spec(write(GOOD), {"DATA": "/data"})
+    assert audit.dataset.source.path == "/data/images"
+    first, second = audit.backbones
+    assert (first.model, first.name, first.pretrained) == ("resnet50.a1_in1k",) * 2 + (True,)
+    assert second.checkpoint == f"{tmp_path}/vit.safetensors"
+    assert audit.explainers == ["ttame", "gradcam", "random", "oracle"]
+    assert audit.evaluation.keep == [100, 50, 15]
+
+
+def test_the_defaults_are_the_published_constants() -> None:
+    training = Training()
+    assert training.recipe == "paper"
+    assert (training.lambda_variation, training.lambda_area) == (0.01, 2)
+    assert (training.lambda_cross_entropy, training.area_exponent) == (1.5, 0.3)
+    assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 1e-3, 0.9)
+    assert (training.weight_decay, training.batch_size, training.epochs) == (5e-4, 32, 8)
+
+
+def test_a_recipe_fills_what_the_user_leaves_out() -> None:
+    short = Training(recipe="short", epochs=3)
+    assert short.epochs == 3
+    for key, value in RECIPES["short"].items():
+        if key != "epochs":
+            assert getattr(short, key) == value
+    assert RECIPES["short"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("backbones:", "backbone:", 5, ["backbone", "Did you mean backbones"]),
+        ("kind: folder", "kind: folders", 4, ["dataset.source", "folder", "shapes"]),
+        (
+            "    checkpoint",
+            "    chekpoint",
+            8,
+            ["backbones[1].chekpoint", "Did you mean checkpoint"],
+        ),
+        ("  name: d\n", "  name: d\n  max_size: 3\n", 4, ["dataset.max_size", "16"]),
+        ("  name: d\n", "  name: d/e\n", 3, ["dataset.name"]),
+        ("name: a\n", "name: a\nexplainers: [gradcan]\n", 2, ["explainers", "gradcam", "oracle"]),
+        ("name: a\n", "name: a\nmaps: {targets: bottom}\n", 2, ["maps.targets", "top-K"]),
+        ("name: a\n", "name: a\nevaluation: {keep: [0]}\n", 2, ["evaluation.keep", "above 0"]),
+        ("    checkpoint: ${here}/vit.safetensors\n", "", 7, ["no weights", "fit:"]),
+        ("  - model", "  - resnet50.a1_in1k\n  - model", 5, ["resnet50.a1_in1k", "another"]),
+        ("name: d\n", "name: d\n  splits: {train: 0.5}\n", 4, ["dataset.splits", "add up to 1"]),
+    ],
+)
+def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list[str]) -> None:  # noqa: ANN001
+    assert old in GOOD
+    path = write(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_spec(path, {"DATA": "/data"})
+    message = str(caught.value)
+    found = [m for m in message.splitlines() if f"{path}, line {line}," in m]
+    assert found, message
+    assert all(word in found[0] for word in words), message
+
+
+def test_one_line_for_wrong_targets(write) -> None:  # noqa: ANN001
+    path = write(GOOD + "maps: {targets: bottom}\n")
+    with pytest.raises(UserError) as caught:
+        load_spec(path, {"DATA": "/data"})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_missing_is_named(write) -> None:  # noqa: ANN001
+    with pytest.raises(UserError, match=r"backbones: this key is required"):
+        load_spec(write("name: a\ndataset: {name: d, source: {kind: shapes}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("name: [", "not valid YAML"), ("- a\n", "must be a mapping"), ("", "must be a mapping")],
+)
+def test_what_is_no_spec(write, text: str, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(UserError, match=words):
+        load_spec(write(text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        load_spec(tmp_path / "nowhere.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(UserError, match="cannot read the spec"):
+        load_spec(tmp_path / "latin.yaml")
+
+
+def test_a_variable_that_is_not_set(write) -> None:  # noqa: ANN001
+    with pytest.raises(UserError, match="--var DATA=VALUE"):
+        load_spec(write(GOOD))
+
+
+def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:  # noqa: ANN001
+    audit = load_spec(write(GOOD), {"DATA": "/data"})
+    (tmp_path / "frozen.yaml").write_text(yaml.safe_dump(audit.model_dump(mode="json")))
+    assert load_spec(tmp_path / "frozen.yaml") == audit
+    assert AuditSpec.model_validate(audit.model_dump()) == audit
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")))
+def test_the_examples_are_valid(path: Path) -> None:
+    assert load_spec(path, {"FIELD3": "/data/field3"}).name
