@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN, shard_all, tiny_backbone
 from PIL import Image
+from tiny import PLAIN, shard_all, tiny_backbone
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
@@ -106,7 +106,7 @@ def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:
             assert np.allclose(located[key]["box_iou"], box_iou(view, boxes)[0], atol=0.2)
 
 
-def test_images_without_boxes_have_no_place(tmp_path, folder) -> None:  # noqa: ANN001
+def test_images_without_boxes_have_no_place(tmp_path, folder) -> None:
     lake = Lake(tmp_path / "lake")
     source = {"kind": "folder", "path": str(folder)}
     dataset = spec.Dataset(name="d", source=source, splits={"test": 1.0})

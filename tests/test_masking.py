@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from conftest import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiny import PLAIN
 
 from ttame_core.masking import keep_most_relevant, masked, min_max
 

@@ -23,7 +23,7 @@ backbones:
 
 
 @pytest.fixture
-def write(tmp_path: Path):  # noqa: ANN201
+def write(tmp_path: Path):
     def to_file(text: str) -> Path:
         (tmp_path / "spec.yaml").write_text(text)
         return tmp_path / "spec.yaml"
@@ -31,7 +31,7 @@ def write(tmp_path: Path):  # noqa: ANN201
     return to_file
 
 
-def test_defaults_and_variables(write, tmp_path: Path) -> None:  # noqa: ANN001
+def test_defaults_and_variables(write, tmp_path: Path) -> None:
     audit = load_spec(write(GOOD), {"DATA": "/data"})
     assert audit.dataset.source.path == "/data/images"
     first, second = audit.backbones
@@ -80,7 +80,7 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
         ("name: d\n", "name: d\n  splits: {train: 0.5}\n", 4, ["dataset.splits", "add up to 1"]),
     ],
 )
-def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list[str]) -> None:  # noqa: ANN001
+def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list[str]) -> None:
     assert old in GOOD
     path = write(GOOD.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
@@ -91,14 +91,14 @@ def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list
     assert all(word in found[0] for word in words), message
 
 
-def test_one_line_for_wrong_targets(write) -> None:  # noqa: ANN001
+def test_one_line_for_wrong_targets(write) -> None:
     path = write(GOOD + "maps: {targets: bottom}\n")
     with pytest.raises(UserError) as caught:
         load_spec(path, {"DATA": "/data"})
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_what_is_missing_is_named(write) -> None:  # noqa: ANN001
+def test_what_is_missing_is_named(write) -> None:
     with pytest.raises(UserError, match=r"backbones: this key is required"):
         load_spec(write("name: a\ndataset: {name: d, source: {kind: shapes}}\n"))
 
@@ -107,7 +107,7 @@ def test_what_is_missing_is_named(write) -> None:  # noqa: ANN001
     ("text", "words"),
     [("name: [", "not valid YAML"), ("- a\n", "must be a mapping"), ("", "must be a mapping")],
 )
-def test_what_is_no_spec(write, text: str, words: str) -> None:  # noqa: ANN001
+def test_what_is_no_spec(write, text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_spec(write(text))
 
@@ -120,12 +120,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_spec(tmp_path / "latin.yaml")
 
 
-def test_a_variable_that_is_not_set(write) -> None:  # noqa: ANN001
+def test_a_variable_that_is_not_set(write) -> None:
     with pytest.raises(UserError, match="--var DATA=VALUE"):
         load_spec(write(GOOD))
 
 
-def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:  # noqa: ANN001
+def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:
     audit = load_spec(write(GOOD), {"DATA": "/data"})
     (tmp_path / "frozen.yaml").write_text(yaml.safe_dump(audit.model_dump(mode="json")))
     assert load_spec(tmp_path / "frozen.yaml") == audit

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_VIT, tiny_backbone
+from tiny import TINY_VIT, tiny_backbone
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead

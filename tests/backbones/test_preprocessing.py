@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
+from tiny import PLAIN
 
 MODES = ("center", "squash", "border")
 

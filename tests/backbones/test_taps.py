@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from conftest import PLAIN, TINY_VIT, tiny_backbone
+from tiny import PLAIN, TINY_VIT, tiny_backbone
 from torch import nn
 
 from ttame_core.backbones import Backbone

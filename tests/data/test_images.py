@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import jpeg
 from PIL import Image
+from tiny import jpeg
 
 from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
 

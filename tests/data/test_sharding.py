@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import jpeg, shard_all
 from PIL import Image
+from tiny import jpeg, shard_all
 
 from ttame_core import spec
 from ttame_core.data.loader import image_bytes, read_shard

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import PLAIN, TINY_VIT, tiny_backbone
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from tiny import PLAIN, TINY_VIT, tiny_backbone
 
 from ttame_core.attention import AttentionHead, resize
 from ttame_core.backbones import Backbone

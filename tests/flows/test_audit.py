@@ -52,10 +52,9 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     assert "AD@15" in result.stdout
     assert str(folder.relative_to(tmp_path)) in result.stderr + result.stdout
 
-    scores = duckdb.sql(
-        f"SELECT count(*), count(DISTINCT key) FROM '{workspace}/scores/metric=confidence/*/*/*/*'"
-    ).fetchone()
-    assert scores == (16 * 4 * 3, 16)
+    confidence = f"{workspace}/scores/metric=confidence/*/*/*/*.parquet"
+    scores = duckdb.sql(f"SELECT count(*), count(DISTINCT key) FROM '{confidence}'").fetchall()
+    assert scores == [(16 * 4 * 3, 16)]
 
     artifacts = _prefect(
         server, "artifacts/filter", {"artifacts": {"key": {"like_": "leaderboard"}}}

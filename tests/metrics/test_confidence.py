@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from conftest import tiny_backbone
 from PIL import Image
+from tiny import tiny_backbone
 
 from ttame_core.metrics import drop, gain, increase, masked_probabilities
 

@@ -480,6 +480,15 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
 # ---- reading ---------------------------------------------------------------------------------
 
 
+def count_current(lake: Lake, plan: ShardPlan) -> int:
+    """How many of a plan's shards are in the lake as planned; 0 where the index is not."""
+    if not lake.exists(dataset_file(plan.dataset, "shards.parquet")):
+        return 0
+    return sum(
+        lake.is_current(_sidecar(plan.dataset, name), plan.made_from(name)) for name in plan.shards
+    )
+
+
 def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:
     """The shards of a data set, or of one of its splits. Raises UserError where it is not there."""
     rows = lake.read_table(_shards_file(lake, name)).to_pylist()

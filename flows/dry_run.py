@@ -1,0 +1,57 @@
+"""What an audit would do, and what is already there; nothing is run or written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ttame_core.data.sharding import count_current, plan_shards
+from ttame_core.explainers import REGISTRY
+from ttame_core.lake import Lake
+from ttame_core.provenance import Provenance
+from ttame_core.spec import AuditSpec
+
+Line = tuple[str, str, str, int, int]  # stage, backbone, explainer, files to make, files there
+
+
+def print_plan(audit: AuditSpec, workspace: str) -> None:
+    """A line per stage, backbone and explainer. The source is listed, its files are not read."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("stage", "backbone", "explainer"):
+        table.add_column(name, no_wrap=True)
+    for name in ("to make", "there"):
+        table.add_column(name, justify="right")
+    for *names, missing, there in _lines(audit, Lake(workspace)):
+        table.add_row(*names, str(missing), str(there))
+    Console(width=120).print(table)
+
+
+def _lines(audit: AuditSpec, lake: Lake) -> Iterator[Line]:
+    plan = plan_shards(audit.dataset, Lake(f"memory://dry-run/{audit.dataset.name}"))
+    there = count_current(lake, plan)
+    yield "shard", "", "", len(plan.shards) - there, there
+    if there < len(plan.shards):  # what depends on other shards than those there is to be made
+        shards = sum(name.startswith(f"{audit.maps.split}-") for name in plan.shards)
+        yield from _everything(audit, shards)
+        return
+    counts: dict[tuple[str, str, str], Counter[bool]] = {}
+    for unit in Provenance(audit, lake).units():
+        counts.setdefault((unit.stage, unit.backbone, unit.explainer), Counter())[unit.done] += 1
+    for names, count in counts.items():
+        yield *names, count[False], count[True]
+
+
+def _everything(audit: AuditSpec, shards: int) -> Iterator[Line]:
+    for backbone in audit.backbones:
+        if backbone.fit:
+            yield "fit", backbone.name, "", 1, 0
+        for explainer in audit.explainers:
+            if REGISTRY[explainer].needs_head:
+                yield "train", backbone.name, explainer, 1, 0
+        for stage in ("explain", "evaluate"):
+            for explainer in audit.explainers:
+                yield stage, backbone.name, explainer, shards, 0

@@ -1,0 +1,43 @@
+"""Small pictures, shards and classifiers that many tests use."""
+
+from __future__ import annotations
+
+import io
+
+import timm
+import torch
+from PIL import Image
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.lake import Lake
+
+PLAIN = Preprocessing((64, 64), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def jpeg(size: tuple[int, int] = (40, 30), colour: str = "red", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def shard_all(dataset: spec.Dataset, lake: Lake) -> list[bool]:
+    """The whole of `ttame shard`; which shards were written."""
+    plan = plan_shards(dataset, lake)
+    written = [write_shard(dataset, lake, plan, name) for name in plan.shards]
+    finish_dataset(dataset, lake, plan)
+    return written
+
+
+def tiny_backbone(model: str = "resnet10t", **arguments: object) -> Backbone:
+    """A classifier with random weights that takes 64×64 pixels."""
+    torch.manual_seed(0)
+    if model == "resnet10t":
+        arguments = {"channels": (8, 16, 24, 32), "stem_width": 8} | arguments
+    net = timm.create_model(model, num_classes=10, **arguments)
+    return Backbone(net, model, PLAIN)
+
+
+TINY_VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
