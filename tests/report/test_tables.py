@@ -1,0 +1,123 @@
+"""The leaderboard as people read it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.report.page import render_page
+from ttame_core.report.tables import (
+    backbones_table,
+    best,
+    leaderboard_table,
+    records,
+    warnings,
+    wide,
+)
+
+VALUES = {
+    ("net", "ttame"): {"AD@100": 30.0, "AD@15": 40.04, "IC@15": 9.0, "pointing_game": 70.0},
+    ("net", "gradcam"): {"AD@100": 20.0, "AD@15": 40.0, "IC@15": 10.0, "pointing_game": 60.0},
+    ("net", "random"): {"AD@100": 90.0, "AD@15": 95.0, "IC@15": 99.0, "pointing_game": 10.0},
+    ("net", "oracle"): {"AD@100": 1.0, "AD@15": 2.0, "IC@15": 50.0, "pointing_game": 100.0},
+    ("net", "-"): {"accuracy": 96.5, "discrimination": 93.0},
+    ("blind", "ttame"): {"AD@100": 50.0, "AD@15": 50.0, "IC@15": 5.0},
+    ("blind", "-"): {"accuracy": 93.6, "discrimination": 7.5},
+    ("bare", "ttame"): {"AD@15": 50.0},
+    ("bare", "-"): {"accuracy": 90.0},
+}
+
+
+@pytest.fixture
+def board() -> pa.Table:
+    rows = [
+        {
+            "dataset": "d",
+            "backbone": backbone,
+            "explainer": explainer,
+            "metric": metric,
+            "value": value,
+            "ci_low": max(value - 2, 0),
+            "ci_high": min(value + 2, 100),
+            "images": 50,
+        }
+        for (backbone, explainer), metrics in VALUES.items()
+        for metric, value in metrics.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=LEADERBOARD)
+
+
+def test_wide_has_a_row_per_explainer_and_its_backbones_own_values(board: pa.Table) -> None:
+    metrics, rows = wide(board)
+    assert metrics == ["AD@100", "AD@15", "IC@15", "pointing_game"]
+    assert [(r["backbone"], r["explainer"]) for r in rows] == [
+        ("bare", "ttame"),
+        ("blind", "ttame"),
+        ("net", "ttame"),
+        ("net", "gradcam"),
+        ("net", "oracle"),
+        ("net", "random"),
+    ]
+    assert rows[2]["AD@15"]["value"] == 40.04
+    assert rows[2]["accuracy"]["value"] == 96.5
+    assert rows[1]["pointing_game"] is None
+    assert rows[0]["discrimination"] is None
+
+
+def test_the_ends_of_the_scale_never_win_and_equals_share(board: pa.Table) -> None:
+    _, rows = wide(board)
+    assert best(rows, "AD@100") == {"net": 20.0, "blind": 50.0}
+    assert best(rows, "AD@15") == {"net": 40.0, "blind": 50.0, "bare": 50.0}
+    assert best(rows, "IC@15") == {"net": 10.0, "blind": 5.0}
+
+
+def test_tables_show_every_value(board: pa.Table) -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard_table(board))
+    console.print(backbones_table(board))
+    text = console.export_text()
+    for metrics in VALUES.values():
+        for value in metrics.values():
+            assert f"{value:.1f}" in text
+    rows = records(board)
+    assert len(rows) == 6
+    assert rows[2] == {
+        "backbone": "net",
+        "explainer": "ttame",
+        "accuracy": "96.5",
+        "discrimination": "93.0",
+        "AD@100": "30.0",
+        "AD@15": "40.0",
+        "IC@15": "9.0",
+        "pointing_game": "70.0",
+    }
+
+
+def test_it_is_said_where_ad_and_ic_rank_nothing(board: pa.Table) -> None:
+    unknown, blind = warnings(board, 30)
+    assert "bare is not known" in unknown
+    assert "AD and IC rank nothing on blind" in blind
+    assert "7.5 points apart (at least 30" in blind
+    assert len(warnings(board, 5)) == 1
+
+
+def test_page_carries_everything_and_escapes_it(board: pa.Table) -> None:
+    page = render_page(
+        title="Audit <a>",
+        when="now",
+        dataset="d",
+        board=board,
+        warnings=["careful & slow"],
+        failures={"vit": "no <weights>"},
+        picture=None,
+        spec="name: <a>",
+        versions={"ttame": "0", "torch": "2"},
+    )
+    assert "<title>Audit &lt;a&gt;</title>" in page
+    assert "no &lt;weights&gt;" in page
+    assert "careful &amp; slow" in page
+    assert "95 %: 38.0 – 42.0, 50 images" in page
+    assert page.count('class="best"') == 5 + 3 + 1  # net's four columns, one of them twice
+    assert "http" not in page  # nothing is fetched
