@@ -127,6 +127,30 @@ def show(
     err.print(f"wrote {output}")
 
 
+@app.command()
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="name or wildcard, such as 'swin*'")] = "*",
+    check: Annotated[
+        bool, typer.Option("--check", help="train and explain one step with random weights")
+    ] = False,
+) -> None:
+    """List the architectures that can be explained, with the taps that would be used."""
+    from ttame_core import coverage
+    from ttame_core.report.tables import coverage_line
+
+    failed = 0
+    for model in coverage.find_architectures(pattern):
+        try:
+            print(coverage_line(coverage.describe(model)), flush=True)
+            if check:
+                coverage.check(model)
+        except UserError as error:
+            failed += 1
+            err.print(str(error), style="red", markup=False)
+    if failed:
+        raise typer.Exit(2)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     try:

@@ -201,8 +201,8 @@ class Provenance:
                 yield Unit("fit", name, "", "", weights, self.is_fitted(backbone))
             for e in self.explainers():
                 if REGISTRY[e].needs_head:
-                    folder = head_folder(self.dataset, name, e)
-                    yield Unit("train", name, e, "", folder, self.head_is_current(backbone, e))
+                    path = f"{head_folder(self.dataset, name, e)}/head.safetensors"
+                    yield Unit("train", name, e, "", path, self.head_is_current(backbone, e))
             for shard in shards:
                 missing = self.missing_maps(backbone, shard)
                 for e in self.explainers():

@@ -435,8 +435,7 @@ def _gather(lake: Lake, plan: ShardPlan, made_from: Any) -> None:
                 ("rejected", REJECTED),
             )
         )
-        for row in _planned(lake, plan.dataset, ""):
-            rejected.write(_batch([row], REJECTED))
+        rejected.write(_batch(list(_planned(lake, plan.dataset, "")), REJECTED))
         for shard in plan.shards:
             rows = lake.read_table(_sidecar(plan.dataset, shard)).to_pylist()
             taken = [row for row in rows if not row["reason"]]

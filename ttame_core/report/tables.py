@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ttame_core.coverage import Coverage
+
 BACKBONE = "-"  # the explainer of what is a backbone's own
 LOWER_IS_BETTER = "AD@"
 NOT_RIVALS = ("oracle", "random")  # the ends of the scale win and lose nothing
@@ -140,3 +142,17 @@ def records(board: pa.Table) -> Rows:
         | {name: text(row[name]) for name in names}
         for row in rows
     ]
+
+
+def coverage_line(found: Coverage) -> str:
+    """An architecture, its taps (stride, channels, how they lie), its maps and its head."""
+    taps = " · ".join(
+        f"{tap.module} /{found.input_size[0] / tap.height:g} {tap.channels} {tap.layout}"
+        for tap in found.taps
+    )
+    size = "×".join(map(str, found.input_size))
+    maps = "×".join(map(str, found.map_size))
+    return (
+        f"{found.model:<44} {size:>9}  {taps}  maps {maps}  "
+        f"head {found.head_parameters / 1e6:.1f} of {found.parameters / 1e6:.1f} M"
+    )
