@@ -143,7 +143,7 @@ def backbones(
         try:
             print(coverage_line(coverage.describe(model)), flush=True)
             if check:
-                coverage.check(model)
+                coverage.check(coverage.random_backbone(model))
         except UserError as error:
             failed += 1
             err.print(str(error), style="red", markup=False)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead, map_size
 from ttame_core.backbones import Backbone, Preprocessing, Tap
-from ttame_core.backbones.taps import resolve_taps
+from ttame_core.backbones.taps import capture, resolve_taps
 from ttame_core.errors import UserError, nearest
 from ttame_core.training import training_losses
+
+MIXED = 1.05  # a change within this ratio of the mean is everywhere
+CLASSES = 1000  # given to encoders that come without a classifier
 
 
 @dataclass(frozen=True)
@@ -49,48 +54,102 @@ def describe(model: str) -> Coverage:
 
     Raises UserError where it cannot be explained.
     """
-    with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")
-        network = timm.create_model(model).eval()
+    with torch.device("meta"):
+        network = _network(model).eval()
         size = resolve_model_data_config(network)["input_size"][1:]
-        taps = resolve_taps(network, model, size, None)
+        taps, classes = resolve_taps(network, model, size, None)
         maps = map_size([(tap.height, tap.width) for tap in taps])
-        if network.num_classes < 1:
-            raise UserError(f"{model} is no classifier: it has no classes to explain")
-        head = AttentionHead([tap.channels for tap in taps], network.num_classes, maps)
+        head = AttentionHead([tap.channels for tap in taps], classes, maps)
     return Coverage(model, tuple(size), taps, maps, _count(network), _count(head))
+
+
+def _network(model: str, **arguments: Any) -> nn.Module:
+    """With the architecture's own classes, or CLASSES where it comes without a classifier."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = timm.create_model(model, **arguments)
+        if network.num_classes < 1:
+            network = timm.create_model(model, num_classes=CLASSES, **arguments)
+    if network.num_classes < 1:
+        raise UserError(f"{model} is no classifier and cannot be given classes")
+    return network
 
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def random_backbone(model: str) -> Backbone:
-    """The architecture with random weights, on the CPU, at its own input size."""
+def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Backbone:
+    """The architecture with random weights, on the CPU, at its own input size or another.
+
+    Raises UserError where it cannot take images of `input_size`.
+    """
     torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = timm.create_model(model)
-    preprocessing = Preprocessing.from_config(resolve_model_data_config(network))
-    return Backbone(network, model, preprocessing)
+    network = _network(model)
+    config = resolve_model_data_config(network)
+    if input_size is None:
+        return Backbone(network, model, Preprocessing.from_config(config))
+    preprocessing = Preprocessing.from_config({**config, "input_size": (3, *input_size)})
+    try:
+        return Backbone(network, model, preprocessing)
+    except UserError:  # made for one size, which may be chosen
+        try:
+            network = _network(model, img_size=input_size)
+        except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{model} takes no images of {input_size[0]}×{input_size[1]}: {error}"
+            ) from error
+        return Backbone(network, model, preprocessing)
 
 
-def check(model: str) -> None:
-    """Run a training step and an explanation of the architecture with random weights.
+def check(backbone: Backbone) -> None:
+    """Run a training step and an explanation, and see that feature maps lie as the image does.
 
     Raises UserError that says what is wrong with them.
     """
-    backbone = random_backbone(model)
     head = AttentionHead(
         [tap.channels for tap in backbone.taps], backbone.num_classes, backbone.map_size
     )
-    images = torch.rand(2, 3, *backbone.preprocessing.input_size)
-    training_losses(backbone, head, images, spec.Training()).loss.backward()
+    image = torch.rand(
+        1, 3, *backbone.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
+    )
+    training_losses(backbone, head, image, spec.Training()).loss.backward()
     gradients = [p.grad for p in head.parameters()]
     if any(g is None or not g.isfinite().all() for g in gradients):
-        raise UserError(f"a training step on {model} gives no gradient to every part of the head")
+        raise UserError(
+            f"a training step on {backbone.name} gives no gradient to every part of the head"
+        )
     with torch.inference_mode():
-        logits, features = backbone.features(backbone.normalise(images))
+        logits, features = backbone.features(backbone.normalise(image))
         maps = head.eval().fold()(features, logits.argmax(dim=1))
-    if maps.shape != (2, 1, *backbone.map_size) or not maps.isfinite().all():
-        raise UserError(f"the maps of {model} are {tuple(maps.shape)}, or not finite")
+    if maps.shape != (1, 1, *backbone.map_size) or not maps.isfinite().all():
+        raise UserError(f"the maps of {backbone.name} are {tuple(maps.shape)}, or not finite")
+    _check_places(backbone, image)
+
+
+def _check_places(backbone: Backbone, image: Tensor) -> None:
+    """What changes in an upper corner of the image must change the shallowest tap there most.
+
+    Where random weights have mixed all places by then, the network's first stage must show it.
+    """
+    height, width = (side // 4 for side in image.shape[-2:])
+    changed = image.repeat(3, 1, 1, 1)
+    changed[0, :, :height, :width] = 1 - changed[0, :, :height, :width]
+    changed[1, :, :height, -width:] = 1 - changed[1, :, :height, -width:]
+    size = backbone.preprocessing.input_size
+    for taps in (backbone.taps[:1], None):
+        if taps is None:
+            taps, _ = resolve_taps(backbone.model, backbone.name, size, [0])
+        with torch.inference_mode():
+            _, (maps,) = capture(backbone.model, taps, backbone.normalise(changed))
+        moved = (maps[:-1] - maps[-1]).abs().sum(dim=1, keepdim=True)
+        quarters = adaptive_avg_pool2d(moved, 2).flatten(1)
+        found = quarters.argmax(dim=1).tolist()
+        if found == [0, 1]:
+            return
+        if (quarters.amax(dim=1) > MIXED * quarters.mean(dim=1)).all():
+            break
+    raise UserError(
+        f"{taps[0].name} of {backbone.name} is no map of the image: changing its upper "
+        f"corners changes the quarters {found} of the map, not [0, 1]"
+    )

@@ -12,9 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from ttame_core import spec
-from ttame_core.backbones import file_hash
+from ttame_core.backbones import file_hash, own_weights
 from ttame_core.data.sharding import load_classes, load_shards
-from ttame_core.errors import UserError
 from ttame_core.evaluation import FAMILIES
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import (
@@ -106,9 +105,7 @@ class Provenance:
             "classes": self.classes,
             "train": self._split_content("train"),
             "backbone": _architecture(backbone),
-            "start": _given_weights(backbone)
-            if backbone.pretrained or backbone.checkpoint
-            else None,
+            "start": _given_weights(backbone) if backbone.has_weights else None,
             "fit": backbone.fit.model_dump() if backbone.fit else None,
         }
 
@@ -221,11 +218,9 @@ def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
 def _given_weights(backbone: spec.Backbone) -> str:
     """Identity of weights that are not made here, without loading them.
 
-    A checkpoint's content, or the name of pretrained weights: timm and the hub do not change the
+    A checkpoint's content, or the name of pretrained weights: their publishers do not change the
     weights of a name.
     """
     if backbone.checkpoint:
         return f"sha256:{file_hash(backbone.checkpoint)}"
-    if backbone.pretrained:
-        return f"pretrained:{backbone.model}"
-    raise UserError(f"backbone {backbone.name} has no weights")
+    return f"pretrained:{backbone.model}" if backbone.pretrained else own_weights(backbone)

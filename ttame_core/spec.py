@@ -160,9 +160,12 @@ class Fit(Section):
 
 
 class Backbone(Section):
-    """A frozen classifier: a timm architecture and where its weights come from."""
+    """A frozen classifier: its architecture and where its weights come from."""
 
-    model: str = Field(description="a timm model name, with or without a pretrained tag")
+    model: str = Field(
+        description="a timm model name, with or without a pretrained tag; torchvision/NAME; a "
+        "folder of a Hugging Face image classifier; or package.module:function"
+    )
     name: Name = Field(
         "", description="in the lake; default: the model's name", validate_default=False
     )
@@ -170,7 +173,7 @@ class Backbone(Section):
     checkpoint: str | None = None
     fit: Fit | None = None
     num_classes: int | None = Field(None, ge=2)
-    args: dict[str, Any] = Field(default_factory=dict, description="of timm.create_model")
+    args: dict[str, Any] = Field(default_factory=dict, description="of the model")
     taps: list[int | str] | None = Field(
         None, description="indices into the model's feature_info, or module names; default: last 3"
     )
@@ -182,12 +185,28 @@ class Backbone(Section):
         if isinstance(value, str):
             value = {"model": value, "pretrained": True}
         if isinstance(value, dict) and isinstance(value.get("model"), str):
-            value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", value["model"]), **value}
+            model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # of a path, its last part
+            value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", model), **value}
         return value
 
+    @property
+    def library(self) -> str:
+        """Whose model it is: `timm`, `torchvision`, `huggingface` or `factory`."""
+        if re.fullmatch(r"[\w.]+:[\w.]+", self.model):
+            return "factory"
+        if self.model.startswith("torchvision/"):
+            return "torchvision"
+        return "huggingface" if re.match(r"[~./]|\w+/", self.model) else "timm"
+
+    @property
+    def has_weights(self) -> bool:
+        """Without training: given here, or brought along by a folder or a function."""
+        given = self.pretrained or bool(self.checkpoint)
+        return given or self.library in ("huggingface", "factory")
+
     @model_validator(mode="after")
-    def _has_weights(self) -> Backbone:
-        if not (self.pretrained or self.checkpoint or self.fit):
+    def _check_weights(self) -> Backbone:
+        if not (self.has_weights or self.fit):
             raise ValueError(
                 f"backbone {self.name} has no weights: give it `pretrained: true`, "
                 "`checkpoint: FILE` or `fit: {…}`"

@@ -1,12 +1,8 @@
 """Frozen classifiers: weights, preprocessing, feature taps."""
 
-from ttame_core.backbones.backbone import (
-    Backbone,
-    create_model,
-    file_hash,
-    load_backbone,
-    preprocessing_of,
-)
+from ttame_core.backbones.backbone import Backbone, load_backbone, preprocessing_of
+from ttame_core.backbones.checkpoints import file_hash
+from ttame_core.backbones.models import create_model, own_weights
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.backbones.taps import Tap
 
@@ -17,5 +13,6 @@ __all__ = [
     "create_model",
     "file_hash",
     "load_backbone",
+    "own_weights",
     "preprocessing_of",
 ]

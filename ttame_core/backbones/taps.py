@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttame_core.backbones.tree import Place, find_places
 from ttame_core.errors import UserError, nearest
 
 TAPS = 3  # T-TAME's number of feature map sets
+PREFIXES = (0, 1, 2)  # numbers of tokens in front of the patches, where the model says nothing
 
 
 @dataclass(frozen=True)
 class Tap:
     """One place in a backbone.
 
-    module: dotted name. layout: how its output lies, `NCHW`, `NHWC` or `tokens` (B, N, D) with
-    `prefix` tokens (class, distillation, registers) in front. Sizes are those of the feature map.
+    module: dotted name; item: which of the module's outputs, where it gives a list of them.
+    layout: how the output lies, `NCHW`, `NHWC` or `tokens` (B, N, D) with `prefix` tokens (class,
+    distillation, registers) in front; order: for tokens that do not lie row by row, the index of
+    each place's token. Sizes are those of the feature map.
     """
 
     module: str
@@ -29,125 +34,222 @@ class Tap:
     height: int
     width: int
     prefix: int = 0
+    item: int | None = None
+    order: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As a spec's `taps` name it."""
+        return self.module if self.item is None else f"{self.module}[{self.item}]"
+
+    def output(self, given: Any) -> Tensor:
+        """This tap's tensor among all that its module gives."""
+        return given if self.item is None else given[self.item]
 
     def feature_map(self, output: Tensor) -> Tensor:
-        """The module's output as (B, C, h, w): the feature map adapter (T-TAME, section III-B)."""
+        """The tensor as (B, C, h, w): the feature map adapter (T-TAME, section III-B)."""
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
             return output.permute(0, 3, 1, 2)
         patches = output[:, self.prefix :].transpose(1, 2)
+        if self.order:
+            patches = patches[:, :, list(self.order)]
         return patches.unflatten(2, (self.height, self.width))
 
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     """One ordinary forward pass: its output, and the feature map of each tap."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, output: outputs.__setitem__(name, output)
-
+    outputs: dict[str, Any] = {}
     with ExitStack() as hooks:
-        for tap in taps:
-            module = model.get_submodule(tap.module)
-            hooks.callback(module.register_forward_hook(keep(tap.module)).remove)
-        logits = model(inputs)
-    return logits, [tap.feature_map(outputs[tap.module]) for tap in taps]
+        for name in {tap.module for tap in taps}:
+            hook = model.get_submodule(name).register_forward_hook(_keep(outputs, name))
+            hooks.callback(hook.remove)
+        logits = logits_of(model(inputs))
+    return logits, [tap.feature_map(tap.output(outputs[tap.module])) for tap in taps]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits (B, K) in what a classifier returns: a tensor, or a record or list with it."""
+    found = getattr(output, "logits", output)
+    if isinstance(found, Mapping):
+        found = next(iter(found.values()))
+    return found[0] if isinstance(found, list | tuple) else found
+
+
+def _keep(outputs: dict[str, Any], name: str) -> Callable[..., None]:
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs[name] = output
+
+    return keep
 
 
 def resolve_taps(
     model: nn.Module, name: str, input_size: tuple[int, int], chosen: Sequence[int | str] | None
-) -> tuple[Tap, ...]:
-    """Taps of a timm model, from shallow to deep.
+) -> tuple[tuple[Tap, ...], int]:
+    """Taps of a model, from shallow to deep, and how many classes it has.
 
-    chosen: indices into the model's feature_info or module names; None for the last three of
-    feature_info, which are the last three stages of a hierarchical network and the last three
-    blocks of an isotropic one. Raises UserError for a place the model does not have, or whose
-    output is no feature map.
+    chosen: indices into the model's feature_info, or names of modules (`layer3`, or `blocks.2[1]`
+    for the second of several outputs). None for the last three of feature_info, which are the last
+    three stages of a hierarchical network and the last three blocks of an isotropic one, or, for a
+    model without it, for what its module tree shows. Raises UserError for a place the model does
+    not have, or whose output is no feature map.
     """
-    stages = _stages(model)
-    if chosen is None:
-        chosen = list(range(-min(TAPS, len(stages)), 0))
-    modules = [_module_name(model, name, stages, choice) for choice in chosen]
-    shapes = _probe(model, name, modules, input_size)
-    return tuple(_describe(model, name, m, shapes[m], input_size) for m in modules)
+    probe = _Probe(model, name, input_size)
+    if chosen is not None:
+        return tuple(probe.chosen(choice) for choice in chosen), probe.classes
+    return probe.stages() or probe.tree(), probe.classes
 
 
-def _stages(model: nn.Module) -> list[dict[str, Any]]:
-    info = getattr(model, "feature_info", None) or []
-    return list(getattr(info, "info", info))
+class _Probe:
+    """What every module of a model gives for one blank image."""
 
+    def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int]) -> None:
+        self.model, self.name, self.input_size = model, name, input_size
+        info = getattr(model, "feature_info", None) or []
+        self.info: list[dict[str, Any]] = list(getattr(info, "info", info))
+        self.modules = dict(model.named_modules())
+        # in the order in which the modules end
+        self.shapes: dict[tuple[str, int | None], tuple[int, ...]] = {}
+        self.classes = self._run()
 
-def _module_name(
-    model: nn.Module, name: str, stages: Sequence[dict[str, Any]], choice: int | str
-) -> str:
-    if isinstance(choice, int):
-        if not -len(stages) <= choice < len(stages):
+    def _run(self) -> int:
+        """Fill `shapes`; the number of classes."""
+
+        def note(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                listed = isinstance(output, list | tuple)
+                for item, tensor in enumerate(output) if listed else [(None, output)]:
+                    if isinstance(tensor, Tensor):
+                        self.shapes.pop((name, item), None)
+                        self.shapes[name, item] = tuple(tensor.shape)
+
+            return hook
+
+        height, width = self.input_size
+        with ExitStack() as hooks, torch.no_grad():
+            for name, module in self.modules.items():
+                if name:
+                    hooks.callback(module.register_forward_hook(note(name)).remove)
+            blank = torch.zeros(1, 3, height, width, device=next(self.model.parameters()).device)
+            try:
+                logits = logits_of(self.model(blank))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"backbone {self.name} cannot take images of {height}×{width}: {error}; set "
+                    "preprocessing.input_size, or args.img_size for models of a fixed size"
+                ) from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             raise UserError(
-                f"backbone {name} has no tap {choice}: it has {len(stages)} stages or blocks, "
-                f"0 to {len(stages) - 1}, or name a module in `taps`"
+                f"backbone {self.name} gives {_shape(logits)} for one image: a classifier gives "
+                "logits (1, classes)"
             )
-        return stages[choice]["module"]
-    known = dict(model.named_modules())
-    if choice not in known:
-        raise UserError(f"backbone {name} has no module {choice}.{nearest(choice, known)}")
-    return choice
+        return logits.shape[1]
 
-
-def _probe(
-    model: nn.Module, name: str, modules: Sequence[str], input_size: tuple[int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Output shapes of `modules` for one blank image."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(module_name: str) -> Any:
-        return lambda module, args, output: shapes.__setitem__(module_name, tuple(output.shape))
-
-    with ExitStack() as hooks, torch.no_grad():
-        for module in modules:
-            hook = model.get_submodule(module).register_forward_hook(note(module))
-            hooks.callback(hook.remove)
-        device = next(model.parameters()).device
-        try:
-            model(torch.zeros(1, 3, *input_size, device=device))
-        except (AssertionError, RuntimeError, ValueError) as error:
+    def chosen(self, choice: int | str) -> Tap:
+        """The tap that a spec asks for."""
+        if isinstance(choice, int):
+            if not -len(self.info) <= choice < len(self.info):
+                raise UserError(
+                    f"backbone {self.name} has no tap {choice}: it has {len(self.info)} stages or "
+                    f"blocks, 0 to {len(self.info) - 1}, or name a module in `taps`"
+                )
+            choice = self.info[choice]["module"]
+        module, item = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", choice).groups()  # type: ignore[union-attr]
+        if module not in self.modules:
             raise UserError(
-                f"backbone {name} cannot take images of {input_size[0]}×{input_size[1]}: {error}; "
-                "set preprocessing.input_size, or args.img_size for models of a fixed size"
-            ) from error
-    return shapes
+                f"backbone {self.name} has no module {module}.{nearest(module, self.modules)}"
+            )
+        tap = self._tap(module, None if item is None else int(item))
+        if tap is None:
+            given = [
+                str(shape) if item is None else f"[{item}] {shape}"
+                for (of, item), shape in self.shapes.items()
+                if of == module
+            ]
+            raise UserError(
+                f"module {choice} of backbone {self.name} gives {', '.join(given) or 'no tensor'}, "
+                "which is no feature map: choose other `taps`"
+            )
+        return tap
 
+    def stages(self) -> tuple[Tap, ...]:
+        """The last three of feature_info; none where it does not name feature maps."""
+        taps = [self._tap(stage["module"], None) for stage in self.info[-TAPS:]]
+        return tuple(tap for tap in taps if tap) if all(taps) else ()
 
-def _describe(
-    model: nn.Module,
-    name: str,
-    module: str,
-    shape: tuple[int, ...] | None,
-    input_size: tuple[int, int],
-) -> Tap:
-    aspect = input_size[0] / input_size[1]
-    channels = next((s["num_chs"] for s in _stages(model) if s["module"] == module), None)
-    if shape is not None and len(shape) == 4:
-        channels_last = (
-            str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
-            if channels is None or shape[1] == shape[3]
-            else shape[3] == channels
-        )
-        if channels_last:
-            return Tap(module, "NHWC", shape[3], shape[1], shape[2])
-        return Tap(module, "NCHW", *shape[1:])
-    if shape is not None and len(shape) == 3:
-        for prefix in (getattr(model, "num_prefix_tokens", 0), 0, 1, 2):  # some add them late
+    def tree(self) -> tuple[Tap, ...]:
+        """What the module tree shows."""
+        taps = {key: self._tap(*key) for key in self.shapes}
+        found = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
+        places = [
+            Place(
+                module=module,
+                item=item,
+                kind=type(self.modules[module]).__name__,
+                leaf=not any(True for _ in self.modules[module].children()),
+                sequence=isinstance(self.modules[module], nn.Sequential),
+                size=tap.height * tap.width,
+            )
+            for (module, item), tap in found.items()
+        ]
+        chosen = find_places(places, TAPS)
+        if not chosen:
+            raise UserError(
+                f"found no feature maps in backbone {self.name}: of {len(self.modules)} modules, "
+                f"none gives (1, C, h, w), (1, h, w, C) or (1, tokens, C) for an image of "
+                f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`"
+            )
+        return tuple(found[place.module, place.item] for place in chosen)
+
+    def _tap(self, module: str, item: int | None) -> Tap | None:
+        """The module's output as a tap; None where it is no feature map."""
+        shape = self.shapes.get((module, item), ())
+        if not shape or shape[0] != 1:
+            return None
+        if len(shape) == 4:
+            return self._spatial(module, item, shape)
+        if len(shape) == 3:
+            return self._tokens(module, item, shape)
+        return None
+
+    def _spatial(self, module: str, item: int | None, shape: tuple[int, ...]) -> Tap | None:
+        first, last = self._fits(*shape[2:]), self._fits(*shape[1:3])  # where the channels may be
+        channels = next((s["num_chs"] for s in self.info if s["module"] == module), None)
+        if channels is not None and shape[1] != shape[3]:
+            first, last = shape[1] == channels, shape[3] == channels
+        if last and (not first or str(getattr(self.model, "output_fmt", "")).endswith("NHWC")):
+            return Tap(module, "NHWC", shape[3], shape[1], shape[2], item=item)
+        return Tap(module, "NCHW", *shape[1:], item=item) if first else None
+
+    def _tokens(self, module: str, item: int | None, shape: tuple[int, ...]) -> Tap | None:
+        own = getattr(self.model, "num_prefix_tokens", 0)  # some models add them late
+        for prefix, aspect in [(p, a) for a in (self.input_size, (1, 1)) for p in (own, *PREFIXES)]:
             height, width = _grid(shape[1] - prefix, aspect)
-            if height * width == shape[1] - prefix:
-                return Tap(module, "tokens", shape[2], height, width, prefix)
-    raise UserError(
-        f"module {module} of backbone {name} gives {shape or 'no tensor'}, which is no feature "
-        "map: choose other `taps`"
-    )
+            if 0 < height * width == shape[1] - prefix:
+                order = self._order(module, shape[1])
+                return Tap(module, "tokens", shape[2], height, width, prefix, item, order)
+        return None
+
+    def _order(self, module: str, tokens: int) -> tuple[int, ...]:
+        """Hiera keeps the tokens of a window together, and can put them in rows again."""
+        reroll, block = getattr(self.model, "reroll", None), re.fullmatch(r"blocks\.(\d+)", module)
+        if reroll is None or block is None:
+            return ()
+        index = torch.arange(tokens, device="cpu").view(1, tokens, 1)
+        return tuple(reroll(index, int(block[1])).flatten().tolist())
+
+    def _fits(self, height: int, width: int) -> bool:
+        """Whether this could be a map of the image: its aspect, give or take a pixel."""
+        high, wide = self.input_size
+        return height <= high and width <= wide and abs(height * wide / high - width) <= 1
 
 
-def _grid(patches: int, aspect: float) -> tuple[int, int]:
-    """Height and width of the token grid, in the input's aspect."""
-    height = max(1, round((patches * aspect) ** 0.5))
+def _shape(output: Any) -> str:
+    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
+
+
+def _grid(patches: int, aspect: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the token grid in this aspect."""
+    height = max(1, round((max(patches, 0) * aspect[0] / aspect[1]) ** 0.5))
     return height, patches // height

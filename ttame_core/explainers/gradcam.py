@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from pytorch_grad_cam import GradCAM as LibraryGradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -31,27 +34,39 @@ class GradCam(Explainer):
 
     def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
         super().__init__(backbone)
-        layer, tap = _layer(backbone)
-        self.cam = _AtTapSize(backbone, [layer], reshape_transform=tap.feature_map)
+        self.layer, self.tap = _layer(backbone)
+        self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
+        self.cam = _AtTapSize(backbone, [self.spot], reshape_transform=self.tap.feature_map)
         self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
-        maps = [
-            self.cam(inputs, [ClassifierOutputTarget(int(t)) for t in column])
-            for column in targets.T
-        ]
+        hook = self.layer.register_forward_hook(self._through_spot)
+        try:
+            maps = [
+                self.cam(inputs, [ClassifierOutputTarget(int(t)) for t in column])
+                for column in targets.T
+            ]
+        finally:
+            hook.remove()
         self.cam.activations_and_grads.clear()
         return torch.stack([torch.from_numpy(m) for m in maps], dim=1)
+
+    def _through_spot(self, module: nn.Module, args: Any, output: Any) -> Any:
+        found = self.spot(self.tap.output(output))
+        if self.tap.item is None:
+            return found
+        return type(output)(found if i == self.tap.item else o for i, o in enumerate(output))
 
 
 def _layer(backbone: Backbone) -> tuple[nn.Module, Tap]:
     """The deepest module at a tap, or norm within it, that a logit has a gradient at."""
     for tap in reversed(backbone.taps):
         module = backbone.model.get_submodule(tap.module)
-        for layer in (module, getattr(module, "norm1", None)):
-            if layer is not None and _has_gradient(backbone, layer, tap):
-                return layer, tap
+        norm = getattr(module, "norm1", None)
+        for layer, place in ((module, tap), (norm, replace(tap, item=None))):
+            if layer is not None and _has_gradient(backbone, layer, place):
+                return layer, place
     raise NotApplicable(
         f"no tap of {backbone.name} has a spatial gradient that Grad-CAM could use; name other taps"
     )
@@ -59,7 +74,9 @@ def _layer(backbone: Backbone) -> tuple[nn.Module, Tap]:
 
 def _has_gradient(backbone: Backbone, layer: nn.Module, tap: Tap) -> bool:
     outputs: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
+    hook = layer.register_forward_hook(
+        lambda module, args, output: outputs.append(tap.output(output))
+    )
     try:
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(1, 3, *backbone.preprocessing.input_size, generator=generator)

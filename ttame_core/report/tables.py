@@ -147,7 +147,7 @@ def records(board: pa.Table) -> Rows:
 def coverage_line(found: Coverage) -> str:
     """An architecture, its taps (stride, channels, how they lie), its maps and its head."""
     taps = " · ".join(
-        f"{tap.module} /{found.input_size[0] / tap.height:g} {tap.channels} {tap.layout}"
+        f"{tap.name} /{found.input_size[0] / tap.height:.3g} {tap.channels} {tap.layout}"
         for tap in found.taps
     )
     size = "×".join(map(str, found.input_size))

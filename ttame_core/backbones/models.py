@@ -1,0 +1,316 @@
+"""Where a classifier comes from: timm, torchvision, a Hugging Face folder, or a user's function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ttame_core import spec
+from ttame_core.backbones.checkpoints import file_hash, load_weights, read_checkpoint
+from ttame_core.errors import UserError, nearest
+
+DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
+
+
+def create_model(
+    settings: spec.Backbone, checkpoint: str | None = None, num_classes: int | None = None
+) -> nn.Module:
+    """The classifier with the weights of `checkpoint`, else with those that it comes with.
+
+    checkpoint, num_classes: in place of the settings' own. Models that are not timm's get a
+    `pretrained_cfg` as timm's have, which says how images are prepared for them.
+    Raises UserError for an unknown model, wrong arguments, and weights that cannot be had.
+    """
+    make: Callable[..., nn.Module] = {
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "huggingface": _huggingface,
+        "factory": _factory,
+    }[settings.library]
+    state = read_checkpoint(checkpoint) if checkpoint else None
+    model = make(settings, state, num_classes or settings.num_classes)
+    if state is not None:
+        load_weights(model, state, settings, str(checkpoint))
+    return model
+
+
+def own_weights(settings: spec.Backbone) -> str:
+    """Identity of the weights that a folder or a function brings with it."""
+    if settings.library == "huggingface":
+        folder = Path(settings.model).expanduser()
+        return f"sha256:{file_hash(str(folder / 'model.safetensors'))}"
+    return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
+
+
+@lru_cache(maxsize=64)
+def _factory_weights(settings: str) -> str:
+    model = _factory(spec.Backbone.model_validate_json(settings), None, None)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+# ---- timm ----------------------------------------------------------------------------------------
+
+
+def _timm(
+    settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
+) -> nn.Module:
+    _check_name(settings.model)
+    classes = num_classes or _classes_of(settings.model, state)
+    arguments = dict(settings.args) | ({"num_classes": classes} if classes else {})
+    try:
+        model = timm.create_model(
+            settings.model, pretrained=settings.pretrained and state is None, **arguments
+        )
+    except TypeError as error:
+        raise _wrong_arguments(settings, error) from error
+    except Exception as error:
+        if not settings.pretrained or state is not None:
+            raise
+        raise _no_weights(settings, error) from error
+    _check_classes(settings, model, state)
+    return model
+
+
+def _check_name(model: str) -> None:
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        raise UserError(
+            f"unknown model {model}: timm has no such architecture."
+            + nearest(architecture, timm.list_models())
+        )
+    tags = [m.partition(".")[2] for m in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise UserError(
+            f"{architecture} has no pretrained weights called {tag}; there are: "
+            + (", ".join(tags) or "none")
+        )
+
+
+def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
+    """Number of classes, read off the checkpoint's classifier layer."""
+    config = timm.models.get_pretrained_cfg(model)
+    classifier = config.classifier if config else None
+    if state is None or not isinstance(classifier, str):
+        return None
+    weight = state.get(f"{classifier}.weight")
+    return len(weight) if weight is not None else None
+
+
+def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor] | None) -> None:
+    if model.num_classes < 1:
+        raise UserError(
+            f"{settings.model} is no classifier: it has no classes to explain. Give num_classes "
+            "and a `checkpoint`, or train it with `fit: {}`"
+        )
+    if not settings.pretrained or state is not None or settings.fit:
+        return
+    own = model.pretrained_cfg.get("num_classes")
+    if own != model.num_classes:
+        raise UserError(
+            f"backbone {settings.name}: the pretrained {settings.model} has {own} classes; with "
+            f"num_classes {model.num_classes} its classifier would be random. Leave num_classes "
+            "out, or train it with `fit: {}`"
+        )
+
+
+# ---- torchvision ---------------------------------------------------------------------------------
+
+
+def _torchvision(
+    settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
+) -> nn.Module:
+    """`torchvision/resnet50`, or `torchvision/resnet50.IMAGENET1K_V1` for weights by name."""
+    from torchvision import models
+
+    name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
+    known = models.list_models(models)
+    if name not in known:
+        raise UserError(
+            f"unknown model {settings.model}: torchvision has no such classifier."
+            + nearest(name, known)
+        )
+    try:
+        weights = models.get_model_weights(name)[tag or DEFAULT]
+    except KeyError as error:
+        tags = ", ".join(weights.name for weights in models.get_model_weights(name))
+        raise UserError(
+            f"torchvision's {name} has no weights called {tag}; there are: {tags}"
+        ) from error
+    arguments = dict(settings.args) | ({"num_classes": num_classes} if num_classes else {})
+    try:
+        model = models.get_model(name, weights=None, **arguments)
+    except (TypeError, ValueError) as error:
+        raise _wrong_arguments(settings, error) from error
+    if settings.pretrained and state is None:
+        try:
+            pretrained = weights.get_state_dict(check_hash=True)
+        except Exception as error:
+            raise _no_weights(settings, error) from error
+        _start_from(model, pretrained, settings)
+    view = weights.transforms()
+    model.pretrained_cfg = _preparation(
+        size=(view.crop_size[0],) * 2,
+        resize=view.resize_size[0],
+        interpolation=view.interpolation.value,
+        mean=view.mean,
+        std=view.std,
+    )
+    return model
+
+
+def _start_from(model: nn.Module, state: dict[str, Tensor], settings: spec.Backbone) -> None:
+    """Pretrained weights; all but the classifier's, where `fit` trains one for other classes."""
+    own = model.state_dict()
+    if settings.fit is not None:
+        state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    load_weights(model, state, settings, f"of the pretrained {settings.model}")
+
+
+# ---- Hugging Face --------------------------------------------------------------------------------
+
+
+def _huggingface(
+    settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
+) -> nn.Module:
+    """A folder with config.json and model.safetensors, as `save_pretrained` writes it."""
+    folder = Path(settings.model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"backbone {settings.name}: there is no folder {folder} with a config.json in it, as "
+            "`save_pretrained` of Hugging Face transformers writes it"
+        )
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise UserError(
+            f"backbone {settings.name} is a Hugging Face folder, for which the package "
+            "`transformers` is needed: pip install 'ttame[huggingface]'"
+        ) from error
+    arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
+    try:
+        if state is not None or not (folder / "model.safetensors").is_file():
+            if state is None and settings.fit is None:
+                raise UserError(f"backbone {settings.name}: {folder} has no model.safetensors")
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, **arguments)
+            model = AutoModelForImageClassification.from_config(config)
+        else:
+            model = AutoModelForImageClassification.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=settings.fit is not None,
+                **arguments,
+            )
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"backbone {settings.name}: {folder} holds no image classifier that transformers can "
+            f"load: {' '.join(str(error).split())[:300]}"
+        ) from error
+    model.pretrained_cfg = _huggingface_preparation(folder, model.config)
+    return model
+
+
+def _huggingface_preparation(folder: Path, config: Any) -> dict[str, Any]:
+    """From preprocessor_config.json; where it is missing, the model's own size."""
+    path = folder / "preprocessor_config.json"
+    given = json.loads(path.read_text()) if path.is_file() else {}
+    own = getattr(config, "image_size", 224)
+    size = _size(given.get("crop_size") if given.get("do_center_crop") else None)
+    resize = _size(given.get("size"))
+    names = {0: "nearest", 2: "bilinear", 3: "bicubic", 1: "lanczos"}  # PIL's numbers
+    return _preparation(
+        size=size or resize or _size(own),
+        resize=min(resize) if resize and size else None,
+        interpolation=names.get(given.get("resample", 2), "bilinear"),
+        mean=given.get("image_mean", IMAGENET_DEFAULT_MEAN),
+        std=given.get("image_std", IMAGENET_DEFAULT_STD),
+    )
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """(height, width) of the forms in which transformers writes sizes."""
+    if isinstance(given, Mapping):
+        if "height" in given:
+            return int(given["height"]), int(given["width"])
+        edge = given.get("shortest_edge")
+        return (int(edge), int(edge)) if edge else None
+    if isinstance(given, list | tuple):
+        return int(given[0]), int(given[1])
+    return (int(given), int(given)) if given else None
+
+
+# ---- a user's own --------------------------------------------------------------------------------
+
+
+def _factory(
+    settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
+) -> nn.Module:
+    """`package.module:factory`, called with `args`, and with num_classes where the spec has it."""
+    module_name, _, attribute = settings.model.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"backbone {settings.name}: cannot import {attribute} from {module_name}: {error}"
+        ) from error
+    arguments = dict(settings.args) | ({"num_classes": num_classes} if num_classes else {})
+    try:
+        model = factory(**arguments)
+    except TypeError as error:
+        raise _wrong_arguments(settings, error) from error
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"backbone {settings.name}: {settings.model} gave a {type(model).__name__}, not a "
+            "torch.nn.Module"
+        )
+    return model
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def _preparation(
+    size: tuple[int, int] | None,
+    resize: int | None,
+    interpolation: str,
+    mean: Any,
+    std: Any,
+) -> dict[str, Any]:
+    """In the terms of timm's configurations. resize: of the shorter side, before the crop."""
+    size = size or (224, 224)
+    return {
+        "input_size": (3, *size),
+        "crop_pct": min(size) / resize if resize else 1.0,
+        "crop_mode": "center" if resize else "squash",
+        "interpolation": interpolation,
+        "mean": tuple(mean),
+        "std": tuple(std),
+    }
+
+
+def _wrong_arguments(settings: spec.Backbone, error: Exception) -> UserError:
+    return UserError(f"backbone {settings.name}: wrong `args` for its model: {error}")
+
+
+def _no_weights(settings: spec.Backbone, error: Exception) -> UserError:
+    return UserError(
+        f"backbone {settings.name}: the pretrained weights of {settings.model} cannot be had "
+        f"({' '.join(str(error).split())[:200]}); go online once, fill the hub cache (HF_HOME, "
+        "TORCH_HOME), or give a local `checkpoint`"
+    )
