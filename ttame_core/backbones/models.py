@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -263,6 +265,8 @@ def _factory(
 ) -> nn.Module:
     """`package.module:factory`, called with `args`, and with num_classes where the spec has it."""
     module_name, _, attribute = settings.model.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # where a user keeps it
+        sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
