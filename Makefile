@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test zoo lint
+.PHONY: install demo test bench zoo lint
 
 install: $(BIN)/.installed
 
@@ -18,6 +18,9 @@ demo: install ## audit the embedded data set with the classifiers in examples/zo
 
 test: install
 	$(BIN)/python -m pytest
+
+bench: install ## what an explanation costs beside plain inference
+	$(BIN)/python -m benchmarks
 
 lint: install
 	$(BIN)/ruff check .

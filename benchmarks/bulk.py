@@ -1,0 +1,68 @@
+"""The whole path shard → decode → explain → Parquet, beside plain inference through its loader."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import torch
+from rich.table import Table
+
+from benchmarks.measure import ratio, seconds
+from ttame_core import spec
+from ttame_core.attention import AttentionHead
+from ttame_core.coverage import random_backbone
+from ttame_core.data.loader import load_batches
+from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.explainers.ttame import TTame
+from ttame_core.explaining import explain_shard
+from ttame_core.lake import Lake
+
+MODELS = ("test_resnet", "resnet18", "resnet50")  # from where decoding is the bottleneck to where
+IMAGES = 256
+SHARD = "test-000000"
+
+
+def compare(device: str) -> Table:
+    """Images per second of both, for models of rising cost."""
+    compute = spec.Compute(device=device, batch_size=32)
+    source = {"kind": "shapes", "train": 0, "val": 0, "test": IMAGES, "size": 384}
+    dataset = spec.Dataset(name="bulk", source=source)  # type: ignore[arg-type]
+    table = Table(title=f"{IMAGES} images of a shard, batches of {compute.batch_size}")
+    for name in ("", "plain images/s", "explained images/s", "share of plain"):
+        table.add_column(name, justify="left" if not name else "right")
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(folder)
+        plan = plan_shards(dataset, lake)
+        for shard in plan.shards:
+            write_shard(dataset, lake, plan, shard)
+        finish_dataset(dataset, lake, plan)
+        for model in MODELS:
+            table.add_row(model, *_row(lake, model, compute))
+    return table
+
+
+def _row(lake: Lake, model: str, compute: spec.Compute) -> tuple[str, str, str]:
+    backbone = random_backbone(model).to(compute.device)
+    channels = [tap.channels for tap in backbone.taps]
+    head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
+    explainers = {"ttame": TTame(backbone, head)}
+    rounds = 0
+
+    @torch.inference_mode()
+    def plain() -> None:
+        for batch in load_batches(
+            lake, "bulk", [SHARD], backbone.preprocessing, compute.batch_size, compute.workers
+        ):
+            images = batch.float_images(backbone.device)
+            backbone(backbone.normalise(images)).argmax(dim=1).cpu()
+
+    def explained() -> None:
+        nonlocal rounds
+        rounds += 1
+        made_from = {"ttame": {"round": rounds, "process": os.getpid()}}
+        explain_shard(lake, "bulk", SHARD, backbone, explainers, made_from, "predicted", compute)
+
+    times = seconds({"plain": plain, "explained": explained}, 5)
+    speeds = [IMAGES / sorted(taken)[len(taken) // 2] for taken in times.values()]
+    return f"{speeds[0]:.1f}", f"{speeds[1]:.1f}", f"{1 / ratio(times, 'explained', 'plain'):.3f}"

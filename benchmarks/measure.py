@@ -1,0 +1,76 @@
+"""Contestants take turns in one process for time, and have one each for memory."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Contestants = Mapping[str, Callable[[], object]]
+
+
+def seconds(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
+    """Times of each contestant, one per round; the rounds are interleaved, the first is dropped."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds + 1):
+        for name, run in contestants.items():
+            _wait()
+            start = time.perf_counter()
+            run()
+            _wait()
+            times[name].append(time.perf_counter() - start)
+    return {name: taken[1:] for name, taken in times.items()}
+
+
+def ratio(times: Mapping[str, list[float]], name: str, base: str) -> float:
+    """Median over the rounds of the ratio to `base` within the round."""
+    pairs = zip(times[name], times[base], strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def peak_mib(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> float:
+    """Peak memory of one run above what was in use before it, in a process of its own; MiB."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_peak, args=(send, prepare, arguments, name))
+    child.start()
+    send.close()
+    try:
+        found = receive.recv()
+    except EOFError:
+        found = float("nan")  # it ran out of memory, or failed and has said why
+    child.join()
+    return found
+
+
+def _peak(send: object, prepare: Callable[..., Contestants], arguments: tuple, name: str) -> None:
+    run = prepare(*arguments)[name]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        before = _resident()
+        run()
+        scale = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before
+    send.send(max(peak, 0) / 2**20)  # type: ignore[attr-defined]
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds now."""
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
