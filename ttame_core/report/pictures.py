@@ -139,9 +139,9 @@ def show_samples(samples: Sequence[Sample]) -> Image.Image:
         for backbone in sorted({name for name, _ in sample.maps}):
             view, boxed = _boxed(sample, backbone)
             first = next(row for (name, _), row in sample.maps.items() if name == backbone)
-            right = "✓" if first["label"] == first["predicted"] else "✗"
+            verdict = "right" if first["label"] == first["predicted"] else "wrong"
             probability = first["probability"]
-            title = f"{sample.label} · {backbone} {right} {probability:.2f}"
+            title = f"{sample.label} · {backbone} {verdict} {probability:.2f}"
             tiles = [(boxed, title)]
             for explainer in _explainers(sample, backbone):
                 heat = _heat(sample.maps[backbone, explainer])
