@@ -100,6 +100,10 @@ def test_it_is_said_where_ad_and_ic_rank_nothing(board: pa.Table) -> None:
     assert "bare is not known" in unknown
     assert "AD and IC rank nothing on blind" in blind
     assert "7.5 points apart (at least 30" in blind
+    assert "cannot recognise an object" in blind
+    *_, robust = warnings(board, 95)
+    assert "rank nothing on net" in robust
+    assert "recognises these images by whatever" in robust
     assert len(warnings(board, 5)) == 1
 
 

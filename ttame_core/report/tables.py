@@ -112,7 +112,9 @@ def _cell(row: dict[str, Any], metric: str, winners: dict[str, dict[str, float]]
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
     """A sentence for each backbone on which AD and IC rank nothing, or might not."""
     sentences = []
-    for row in _one_each(wide(board)[1]):
+    rows = wide(board)[1]
+    oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["explainer"] == "oracle"}
+    for row in _one_each(rows):
         found = row["discrimination"]
         if found is None:
             sentences.append(
@@ -120,11 +122,17 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
                 "AD@15 of the explainers random and oracle on annotated images."
             )
         elif found["value"] < minimum_discrimination:
+            drop = oracle.get(row["backbone"])
+            reason = (
+                "It recognises these images by whatever random maps leave of them."
+                if drop and drop["value"] < minimum_discrimination
+                else "It cannot recognise an object whose surroundings are black; train it with "
+                "occlusion."
+            )
             sentences.append(
                 f"AD and IC rank nothing on {row['backbone']}: in AD@15 random maps and the "
                 f"annotated objects are only {found['value']:.1f} points apart (at least "
-                f"{minimum_discrimination:g} are asked for). It cannot recognise an object whose "
-                "surroundings are black; train it with occlusion."
+                f"{minimum_discrimination:g} are asked for). {reason}"
             )
     return sentences
 
