@@ -112,7 +112,6 @@ def test_the_smallest_of_every_module_runs(module: str) -> None:
     check(backbone)
     wide = wider(backbone)
     if wide is not None:
-        assert wide.map_size[0] < wide.map_size[1]
         check(wide)
 
 
