@@ -1,105 +1,20 @@
-"""What an explanation and a training step cost beside plain inference, with 1,000 classes."""
+"""`make bench`: speed and memory, as ratios within one run."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 import warnings
-from collections.abc import Callable
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import bulk
-from benchmarks.measure import Contestants, peak_mib, ratio, seconds
-from benchmarks.textbook import rise, textbook_maps, textbook_step
-from ttame_core import spec
-from ttame_core.attention import AttentionHead
-from ttame_core.coverage import random_backbone
-from ttame_core.masking import min_max
-from ttame_core.training import optimiser, training_losses
-
-MODELS = (
-    "resnet50",
-    "convnext_tiny",
-    "swin_tiny_patch4_window7_224",
-    "vit_base_patch16_224",
-)
-RISE_MASKS, RISE_TIMED = 4000, 16
-PLAIN = "plain inference"
-OURS, TEXTBOOK = "ttame", "textbook head"
-STEP, TEXTBOOK_STEP = "training step", "textbook training step"
-
-
-def contestants(model: str, batch_size: int, device: str) -> Contestants:
-    """Everything that is compared on one backbone, each as a function of nothing."""
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    backbone = random_backbone(model).to(device)
-    channels = [tap.channels for tap in backbone.taps]
-    head = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device)
-    trained = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device).eval()
-    folded = trained.fold()
-    settings = spec.Training()
-    update = optimiser(head, settings)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch_size, 3, *backbone.preprocessing.input_size, generator=generator)
-    images = images.to(device)
-    last = backbone.taps[-1]
-    layer = backbone.model.get_submodule(last.module)
-    layer = getattr(layer, "norm1", layer) if last.layout == "tokens" else layer
-    cam = GradCAM(backbone, [layer], reshape_transform=last.feature_map)
-    cam.compute_input_gradient = True
-
-    @torch.inference_mode()
-    def plain() -> torch.Tensor:
-        return backbone(backbone.normalise(images))
-
-    @torch.inference_mode()
-    def explain(maps: Callable[..., torch.Tensor]) -> torch.Tensor:
-        logits, features = backbone.features(backbone.normalise(images))
-        return min_max(maps(features, logits.argmax(dim=1)))
-
-    def gradcam() -> object:
-        inputs = backbone.normalise(images)
-        return cam(inputs, [ClassifierOutputTarget(int(t)) for t in plain().argmax(dim=1)])
-
-    def train(loss: Callable[[], torch.Tensor]) -> None:
-        update.zero_grad(set_to_none=True)
-        loss().backward()
-        update.step()
-
-    return {
-        PLAIN: plain,
-        OURS: lambda: explain(folded),
-        TEXTBOOK: lambda: explain(lambda f, t: textbook_maps(trained, f, t)),
-        "Grad-CAM (grad-cam)": gradcam,
-        f"RISE, {RISE_MASKS:,} masks": lambda: rise(backbone, images, RISE_TIMED, batch_size),
-        STEP: lambda: train(lambda: training_losses(backbone, head, images, settings).loss),
-        TEXTBOOK_STEP: lambda: train(lambda: textbook_step(backbone, head, images, settings)),
-    }
-
-
-def compare(model: str, batch_size: int, rounds: int, device: str, memory: bool) -> Table:
-    """One backbone's table."""
-    times = seconds(contestants(model, batch_size, device), rounds)
-    table = Table(title=f"{model}, batches of {batch_size}")
-    for name in ("", "images/s", "times plain", "peak MiB"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, taken in times.items():
-        scale = RISE_MASKS / RISE_TIMED if name.startswith("RISE") else 1
-        speed = batch_size / sorted(taken)[len(taken) // 2] / scale
-        peak = peak_mib(contestants, (model, batch_size, device), name) if memory else float("nan")
-        of_plain = ratio(times, name, PLAIN) * scale
-        table.add_row(name, f"{speed:.3g}", f"{of_plain:.3f}", f"{peak:.0f}")
-    return table
+from benchmarks import bulk, cost
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=MODELS, help="timm names")
+    parser.add_argument("models", nargs="*", default=cost.MODELS, help="timm names")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
@@ -111,11 +26,13 @@ def main() -> None:
     console = Console(width=100)
     console.print(
         f"torch {torch.__version__}, {device}, {platform.machine()}. RISE is timed on "
-        f"{RISE_TIMED} masks and extrapolated. Medians of {options.rounds} interleaved rounds."
+        f"{cost.RISE_TIMED} masks and extrapolated. Medians of {options.rounds} interleaved rounds."
     )
     for model in options.models:
         where = "cuda" if cuda else "cpu"
-        console.print(compare(model, options.batch_size, options.rounds, where, options.memory))
+        console.print(
+            cost.compare(model, options.batch_size, options.rounds, where, options.memory)
+        )
     if options.bulk:
         console.print(bulk.compare(where))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.models import device
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.compute import device_of
 from ttame_core.fitting import fit_backbone
 from ttame_core.lake import Lake, fitted_folder
 from ttame_core.provenance import Provenance
@@ -28,7 +28,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
             backbone,
             len(provenance.classes),
             audit.compute,
-            device(audit.compute),
+            device_of(audit.compute),
             fitted_folder(provenance.dataset, backbone.name),
             provenance.fit(backbone),
             report,

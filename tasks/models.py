@@ -5,10 +5,9 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any
 
-import torch
-
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
+from ttame_core.compute import place
 from ttame_core.errors import UserError
 from ttame_core.explaining import check_labels
 from ttame_core.lake import fingerprint
@@ -18,17 +17,6 @@ _loading = Lock()
 _loaded: dict[str, Any] = {}
 
 
-def device(compute: spec.Compute) -> torch.device:
-    """The device that `compute.device` names; `auto` is CUDA where there is one."""
-    if compute.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if compute.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"compute.device is {compute.device}, but PyTorch finds no CUDA device here"
-        )
-    return torch.device(compute.device)
-
-
 def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
     """The frozen classifier of an audit, on its device."""
     if settings.fit is not None and not provenance.is_fitted(settings):
@@ -36,12 +24,12 @@ def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
             f"backbone {settings.name} has not been trained yet: run `ttame fit-backbone`"
         )
     identity = fingerprint([provenance.backbone(settings), settings.taps, provenance.lake.url])
-    where = device(provenance.audit.compute)
+    compute = provenance.audit.compute
     with _loading:
-        if _loaded.get("identity") != (identity, where):
+        if _loaded.get("identity") != (identity, compute):
             _loaded.clear()  # frees the last one first
-            _loaded["backbone"] = _load(provenance, settings).to(where)
-            _loaded["identity"] = (identity, where)
+            _loaded["backbone"] = place(_load(provenance, settings), compute)
+            _loaded["identity"] = (identity, compute)
         backbone: Backbone = _loaded["backbone"]
     check_labels(len(provenance.classes) - 1, backbone.num_classes, backbone.name)
     return backbone

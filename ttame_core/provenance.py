@@ -136,6 +136,7 @@ class Provenance:
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
             "training": self.audit.training.model_dump(exclude={"checkpoint_steps"}),
+            "precision": self.audit.compute.precision,
             "train": self._split_content("train"),
             "val": self._split_content("val"),
         }
@@ -149,6 +150,7 @@ class Provenance:
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
             "targets": self.audit.maps.targets,
+            "precision": self.audit.compute.precision,
             "shard": self._content[shard],
         }
 

@@ -292,6 +292,13 @@ class Evaluation(Section):
 class Compute(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     batch_size: int = Field(32, ge=1, description="images per forward pass of maps and metrics")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="of training and maps, as automatic mixed precision; metrics are always "
+        "float32. auto: bfloat16 where the device multiplies matrices in it (docs/cost.md)",
+    )
+    channels_last: bool = Field(True, description="memory layout of convolutional networks")
+    compile: bool = Field(False, description="torch.compile the backbone")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,

@@ -171,8 +171,8 @@ class _Run:
         self.head.to(backbone.device).train()
         self.optimizer = optimiser(self.head, settings)
         self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
-        self.half = _half_precision(backbone.device)
-        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=self.half is torch.float16)
+        scaled = backbone.precision is torch.float16
+        self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
         self.step = 0
         self.history: list[dict[str, Any]] = []
         self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
@@ -180,9 +180,7 @@ class _Run:
 
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
-        with torch.autocast(
-            self.backbone.device.type, self.half or torch.bfloat16, enabled=self.half is not None
-        ):
+        with self.backbone.autocast():
             losses = training_losses(self.backbone, self.head, images, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses.loss).backward()
@@ -271,13 +269,6 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.history = state["step"], state["history"]
         self.sums, self.summed = state["sums"], state["summed"]
-
-
-def _half_precision(device: torch.device) -> torch.dtype | None:
-    """Type of mixed precision: none on the CPU."""
-    if device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _write(lake: Lake, folder: str, run: _Run, made_from: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ttame_core import spec
-from ttame_core.backbones import file_hash, load_backbone
+from ttame_core.backbones import create_model, file_hash, load_backbone
 from ttame_core.errors import UserError
 
 ARGS = {"channels": (8, 16, 24, 32), "stem_width": 8}
@@ -37,9 +37,9 @@ def test_a_checkpoint_gives_its_weights_and_classes(checkpoint: Path, suffix: st
     path = checkpoint.with_suffix(f".{suffix}")
     if suffix == "pth":
         torch.save({"state_dict": state}, path)
-    backbone = load_backbone(_settings(checkpoint=str(path)))
-    assert backbone.num_classes == 7
-    loaded = backbone.model.state_dict()
+    settings = _settings(checkpoint=str(path))
+    assert load_backbone(settings).num_classes == 7
+    loaded = create_model(settings, settings.checkpoint, None).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 

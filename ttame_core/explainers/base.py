@@ -22,7 +22,8 @@ class NotApplicable(Exception):
 class ForwardPass:
     """One ordinary forward pass over a batch, made once and shared by all explainers.
 
-    images: (B, 3, H, W) float32 in [0, 1]. logits: (B, K). features: (B, C, h, w) per tap.
+    images: (B, 3, H, W) float32 in [0, 1]. logits: (B, K) float32. features: (B, C, h, w) per tap,
+    of the backbone's precision.
     """
 
     batch: Batch
@@ -34,8 +35,9 @@ class ForwardPass:
 @torch.inference_mode()
 def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
     images = batch.float_images(backbone.device)
-    logits, features = backbone.features(backbone.normalise(images))
-    return ForwardPass(batch, images, logits, features)
+    with backbone.autocast():
+        logits, features = backbone.features(backbone.normalise(images))
+    return ForwardPass(batch, images, logits.float(), features)
 
 
 class Explainer(ABC):

@@ -27,4 +27,5 @@ class TTame(Explainer):
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
-        return self.head(forward.features, targets).float()
+        with self.backbone.autocast():
+            return self.head(forward.features, targets).float()
