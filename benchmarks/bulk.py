@@ -11,6 +11,7 @@ from rich.table import Table
 from benchmarks.measure import ratio, seconds
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
+from ttame_core.compute import place
 from ttame_core.coverage import random_backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
@@ -43,7 +44,7 @@ def compare(device: str) -> Table:
 
 
 def _row(lake: Lake, model: str, compute: spec.Compute) -> tuple[str, str, str]:
-    backbone = random_backbone(model).to(compute.device)
+    backbone = place(random_backbone(model).fold(), compute)
     channels = [tap.channels for tap in backbone.taps]
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
     explainers = {"ttame": TTame(backbone, head)}

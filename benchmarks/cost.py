@@ -11,6 +11,8 @@ from benchmarks.measure import Contestants, peak_mib, ratio, seconds
 from benchmarks.textbook import rise, textbook_maps, textbook_step
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.compute import place, precision_of
 from ttame_core.coverage import random_backbone
 from ttame_core.masking import min_max
 from ttame_core.training import optimiser, training_losses
@@ -24,6 +26,7 @@ MODELS = (
 RISE_MASKS, RISE_TIMED = 4000, 16
 PLAIN = "plain inference"
 OURS, TEXTBOOK = "ttame", "textbook head"
+LOW = "bfloat16"
 STEP, TEXTBOOK_STEP = "training step", "textbook training step"
 
 
@@ -32,13 +35,15 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    backbone = random_backbone(model).to(device)
+    backbone = random_backbone(model).to(device)  # as timm makes it
+    ours = place(random_backbone(model).fold(), spec.Compute(device=device))
     channels = [tap.channels for tap in backbone.taps]
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device)
     trained = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device).eval()
     folded = trained.fold()
     settings = spec.Training()
     update = optimiser(head, settings)
+    low = precision_of(spec.Compute(precision="auto"), torch.device(device))
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, 3, *backbone.preprocessing.input_size, generator=generator)
     images = images.to(device)
@@ -53,8 +58,8 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
         return backbone(backbone.normalise(images))
 
     @torch.inference_mode()
-    def explain(maps: Callable[..., torch.Tensor]) -> torch.Tensor:
-        logits, features = backbone.features(backbone.normalise(images))
+    def explain(network: Backbone, maps: Callable[..., torch.Tensor]) -> torch.Tensor:
+        logits, features = network.features(network.normalise(images))
         return min_max(maps(features, logits.argmax(dim=1)))
 
     def gradcam() -> object:
@@ -66,14 +71,27 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
         loss().backward()
         update.step()
 
+    def ours_step() -> torch.Tensor:
+        return training_losses(ours, head, images, settings).loss
+
+    def in_low(run: Callable[[], object]) -> object:
+        with torch.autocast(device, low):
+            return run()
+
+    lower: Contestants = {
+        f"{PLAIN}, {LOW}": lambda: in_low(plain),
+        f"{OURS}, {LOW}": lambda: in_low(lambda: explain(ours, folded)),
+        f"{STEP}, {LOW}": lambda: train(lambda: in_low(ours_step)),
+    }
     return {
         PLAIN: plain,
-        OURS: lambda: explain(folded),
-        TEXTBOOK: lambda: explain(lambda f, t: textbook_maps(trained, f, t)),
+        OURS: lambda: explain(ours, folded),
+        TEXTBOOK: lambda: explain(backbone, lambda f, t: textbook_maps(trained, f, t)),
         "Grad-CAM (grad-cam)": gradcam,
         f"RISE, {RISE_MASKS:,} masks": lambda: rise(backbone, images, RISE_TIMED, batch_size),
-        STEP: lambda: train(lambda: training_losses(backbone, head, images, settings).loss),
+        STEP: lambda: train(ours_step),
         TEXTBOOK_STEP: lambda: train(lambda: textbook_step(backbone, head, images, settings)),
+        **(lower if low is torch.bfloat16 else {}),
     }
 
 

@@ -151,6 +151,57 @@ def backbones(
         raise typer.Exit(2)
 
 
+@app.command("import-head")
+def import_head(
+    file: Annotated[str, typer.Argument(help="published T-TAME checkpoint (PyTorch Lightning)")],
+    backbone: Annotated[str, typer.Option(help="its classifier, such as torchvision/vgg16")],
+    output: Annotated[str, typer.Option(help="safetensors to write")] = "head.safetensors",
+    tap: Annotated[
+        list[str] | None, typer.Option(help="module it reads; may be repeated; default: published")
+    ] = None,
+) -> None:
+    """Make a published T-TAME checkpoint a head of ours. Nothing pickled in it is run."""
+    import json
+
+    from ttame_core import published
+    from ttame_core.spec import Backbone
+
+    taps: list[int | str] | None = list(tap) if tap else None
+    settings = published.import_head(
+        file, Backbone(model=backbone, pretrained=True, taps=taps), output
+    )
+    err.print(f"wrote {output}; in a spec:")
+    entry = {"model": backbone, "pretrained": True, "head": output, "taps": settings.taps}
+    print(json.dumps({k: v for k, v in entry.items() if v}))
+
+
+@app.command("export-head")
+def export_head(
+    spec: Spec,
+    backbone: Annotated[str, typer.Option(help="name of one of the spec's backbones")],
+    output: Annotated[str, typer.Option(help="file to write: .onnx, .pt2 or .pt (TorchScript)")],
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Write a backbone and its trained head as one graph: images in, logits and maps out."""
+    from tasks.models import backbone_of
+    from ttame_core.errors import nearest
+    from ttame_core.exporting import export
+    from ttame_core.lake import head_folder
+    from ttame_core.provenance import Provenance
+    from ttame_core.training import load_head
+
+    provenance = Provenance(_load(spec, var), Lake(workspace))
+    provenance.check()
+    named = {b.name: b for b in provenance.audit.backbones}
+    if backbone not in named:
+        raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
+    model = backbone_of(provenance, named[backbone])
+    folder = head_folder(provenance.dataset, backbone, "ttame")
+    export(model, load_head(provenance.lake, folder, model), output)
+    err.print(f"wrote {output}")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2."""
     try:

@@ -12,15 +12,21 @@ from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.lake import Lake, head_folder
 from ttame_core.provenance import Provenance
-from ttame_core.training import few_steps, train_head
+from ttame_core.training import adopt_head, few_steps, train_head
 
 
 @unit("train {explainer} on {backbone.name}")
 def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: str) -> Any:
-    """Train one head on one frozen backbone."""
+    """Train one head on one frozen backbone, or take the one that the spec gives."""
     provenance = Provenance(audit, Lake(workspace))
     if provenance.head_is_current(backbone, explainer):
         return skipped()
+    folder = head_folder(provenance.dataset, backbone.name, explainer)
+    made_from = provenance.head(backbone, explainer)
+    if backbone.head:
+        model = backbone_of(provenance, backbone)
+        adopt_head(provenance.lake, backbone.head, model, folder, made_from)
+        return None
     shards = provenance.shards("train")
     if warning := few_steps(audit.training, shards):
         get_run_logger().warning(warning)
@@ -33,7 +39,8 @@ def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explai
             backbone_of(provenance, backbone),
             audit.training,
             audit.compute,
-            head_folder(provenance.dataset, backbone.name, explainer),
-            provenance.head(backbone, explainer),
+            folder,
+            made_from,
             report,
         )
+    return None

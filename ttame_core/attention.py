@@ -108,7 +108,7 @@ def _fuse(
         ]
         offset = bias.view(1, -1, 1, 1)
     else:
-        targets = targets.view(len(targets), -1)
+        targets = targets.view(targets.shape[0], -1)  # len() would fix the batch in exports
         rows = weight.flatten(1)[targets].split(channels, dim=2)  # (B, T, C) per tap
         parts = [
             torch.bmm(row.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])

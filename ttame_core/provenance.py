@@ -130,11 +130,16 @@ class Provenance:
     # ---- heads, maps, scores -----------------------------------------------------------------
 
     def head(self, backbone: spec.Backbone, explainer: str) -> dict[str, Any]:
-        return {
+        origin = {
             "format": HEAD,
             "explainer": [explainer, REGISTRY[explainer].version],
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
+        }
+        if backbone.head:
+            return {**origin, "given": file_hash(backbone.head)}
+        return {
+            **origin,
             "training": self.audit.training.model_dump(exclude={"checkpoint_steps"}),
             "precision": self.audit.compute.precision,
             "train": self._split_content("train"),

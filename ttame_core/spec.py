@@ -177,6 +177,9 @@ class Backbone(Section):
     taps: list[int | str] | None = Field(
         None, description="indices into the model's feature_info, or module names; default: last 3"
     )
+    head: str | None = Field(
+        None, description="safetensors of a trained T-TAME head, in place of training one"
+    )
     preprocessing: Preprocessing = Preprocessing()
 
     @model_validator(mode="before")

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -157,7 +158,7 @@ def train_head(
             )
         run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
         run.save(lake, checkpoint, made_from)
-    _write(lake, folder, run, made_from)
+    _write(lake, folder, run.head, run.history, made_from)
     lake.remove(checkpoint)
 
 
@@ -271,13 +272,28 @@ class _Run:
         self.sums, self.summed = state["sums"], state["summed"]
 
 
-def _write(lake: Lake, folder: str, run: _Run, made_from: Any) -> None:
+def adopt_head(lake: Lake, path: str, backbone: Backbone, folder: str, made_from: Any) -> None:
+    """Write the trained head in the file `path` to `folder`, as one without a history.
+
+    Raises UserError where it cannot be read or does not fit.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the head {path}: {error.strerror}") from error
+    hint = "give `head` another file, or leave it out to train one"
+    _write(lake, folder, _head_of(content, backbone, path, hint), [], made_from)
+
+
+def _write(
+    lake: Lake, folder: str, head: AttentionHead, history: list[dict[str, Any]], made_from: Any
+) -> None:
     """The history comes last: with its fingerprint it says that the head is whole."""
-    state = {k: v.contiguous().cpu() for k, v in run.head.state_dict().items()}
+    state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
     with lake.create(f"{folder}/head.safetensors") as temporary:
         temporary.write_bytes(save(state, {"fingerprint": fingerprint(made_from)}))
     lake.write_json(f"{folder}/spec.json", made_from)
-    lake.write_parquet(f"{folder}/history.parquet", run.history, HISTORY, made_from)
+    lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, made_from)
 
 
 def load_head(lake: Lake, folder: str, backbone: Backbone) -> AttentionHead:
@@ -285,14 +301,19 @@ def load_head(lake: Lake, folder: str, backbone: Backbone) -> AttentionHead:
     path = f"{folder}/head.safetensors"
     if not lake.exists(path):
         raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
+    with lake.open(path) as stream:
+        content = stream.read()
+    return _head_of(content, backbone, lake.path(path), "delete it and run `ttame train`")
+
+
+def _head_of(content: bytes, backbone: Backbone, path: str, hint: str) -> AttentionHead:
     channels = [tap.channels for tap in backbone.taps]
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
     try:
-        with lake.open(path) as stream:
-            head.load_state_dict(load(stream.read()))
+        head.load_state_dict(load(content))
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
-            f"the head at {lake.path(path)} does not fit backbone {backbone.name} "
-            f"({json.dumps(channels)} channels): delete it and run `ttame train`"
+            f"the head at {path} does not fit backbone {backbone.name} "
+            f"({json.dumps(channels)} channels, {backbone.num_classes} classes): {hint}"
         ) from error
     return head.to(backbone.device).eval()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -109,3 +111,29 @@ def test_dry_run_says_what_is_to_do_and_does_nothing(
     lines = {line.split()[0]: line for line in after.stdout.splitlines() if line.strip()}
     assert "net" in lines["train"]
     assert before.stdout != after.stdout
+
+
+def test_a_given_head_is_taken_and_a_head_is_exported(
+    ttame: Run, edit_spec: Callable[..., Path], spec_file: Path, tmp_path: Path
+) -> None:
+    for stage in ("shard", "train"):
+        assert ttame(stage, spec_file, "--workspace", "first").returncode == 0
+    (trained,) = (tmp_path / "first/heads").rglob("head.safetensors")
+    (tmp_path / "given.safetensors").write_bytes(trained.read_bytes())
+    export = ["export-head", spec_file, "--backbone", "net", "--output", "net.onnx"]
+    assert ttame(*export, "--workspace", "first").returncode == 0
+    assert (tmp_path / "net.onnx").stat().st_size > 10_000
+
+    edit_spec(lambda s: s["backbones"][0].update(head="${here}/given.safetensors"))
+    for stage in ("shard", "train"):
+        result = ttame(stage, spec_file)
+        assert result.returncode == 0, result.stderr
+    (taken,) = (tmp_path / "workspace/heads").rglob("head.safetensors")
+    tensors, expected = load_file(taken), load_file(trained)
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
+    assert ttame("query", "SELECT * FROM heads").returncode == 0
+
+    (tmp_path / "given.safetensors").write_bytes(b"nothing")
+    result = ttame("train", spec_file)
+    assert result.returncode == 2
+    assert "given.safetensors does not fit backbone net" in result.stderr

@@ -68,3 +68,12 @@ def test_workspace_that_cannot_be_written(ttame: Run, spec_file: Path, tmp_path:
 def test_workspace_that_is_a_file(ttame: Run, spec_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _assert_says(ttame("shard", spec_file, "--workspace", tmp_path / "file"), "file")
+
+
+def test_heads_to_import_and_to_export(ttame: Run, spec_file: Path) -> None:
+    _assert_says(ttame("import-head", "none.ckpt", "--backbone", "resnet18"), "none.ckpt")
+    export = ["export-head", spec_file, "--output", "net.onnx"]
+    _assert_says(ttame(*export, "--backbone", "net"), "ttame shard")
+    assert ttame("shard", spec_file).returncode == 0
+    _assert_says(ttame(*export, "--backbone", "ned"), "no backbone ned", "Did you mean net")
+    _assert_says(ttame(*export, "--backbone", "net"), "ttame train")
