@@ -28,14 +28,15 @@ def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
     with _loading:
         if _loaded.get("identity") != (identity, compute):
             _loaded.clear()  # frees the last one first
-            _loaded["backbone"] = place(_load(provenance, settings), compute)
+            _loaded["backbone"] = place(load(provenance, settings), compute)
             _loaded["identity"] = (identity, compute)
         backbone: Backbone = _loaded["backbone"]
     check_labels(len(provenance.classes) - 1, backbone.num_classes, backbone.name)
     return backbone
 
 
-def _load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
+def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
+    """The frozen classifier of an audit, on the CPU."""
     weights = provenance.fitted_weights(settings)
     if weights is None:
         return load_backbone(settings)

@@ -8,11 +8,12 @@ from prefect import get_run_logger
 
 from tasks.models import backbone_of
 from tasks.progress import progress
+from tasks.together import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.lake import Lake, head_folder
 from ttame_core.provenance import Provenance
-from ttame_core.training import adopt_head, few_steps, train_head
+from ttame_core.training import adopt_head, few_steps
 
 
 @unit("train {explainer} on {backbone.name}")
@@ -31,16 +32,5 @@ def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explai
     if warning := few_steps(audit.training, shards):
         get_run_logger().warning(warning)
     with progress(f"train {explainer} on {backbone.name}") as report:
-        train_head(
-            provenance.lake,
-            provenance.dataset,
-            shards,
-            provenance.shards("val"),
-            backbone_of(provenance, backbone),
-            audit.training,
-            audit.compute,
-            folder,
-            made_from,
-            report,
-        )
+        train_one(provenance, backbone, explainer, report)
     return None

@@ -76,6 +76,13 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
         ("name: a\n", "name: a\nmaps: {targets: bottom}\n", 2, ["maps.targets", "top-K"]),
         ("name: a\n", "name: a\nevaluation: {keep: [0]}\n", 2, ["evaluation.keep", "above 0"]),
         ("    checkpoint: ${here}/vit.safetensors\n", "", 7, ["no weights", "fit:"]),
+        ("name: a\n", "name: a\ncompute: {devices: 3}\n", 1, ["batch_size, 32", "3 compute"]),
+        (
+            "name: a\n",
+            "name: a\ncompute: {device: cuda:1, devices: 2}\n",
+            2,
+            ["compute", "2 devices cannot all be cuda:1"],
+        ),
         ("  - model", "  - resnet50.a1_in1k\n  - model", 5, ["resnet50.a1_in1k", "another"]),
         ("name: d\n", "name: d\n  splits: {train: 0.5}\n", 4, ["dataset.splits", "add up to 1"]),
     ],

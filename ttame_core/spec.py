@@ -294,6 +294,9 @@ class Evaluation(Section):
 
 class Compute(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    devices: int = Field(
+        1, ge=1, description="GPUs, or processes on the CPU, that train one head together"
+    )
     batch_size: int = Field(32, ge=1, description="images per forward pass of maps and metrics")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32",
@@ -307,6 +310,12 @@ class Compute(Section):
         ge=1,
         description="threads that decode images, and shards written at once",
     )
+
+    @model_validator(mode="after")
+    def _all_devices(self) -> Compute:
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(f"{self.devices} devices cannot all be {self.device}: say cuda")
+        return self
 
 
 class AuditSpec(Section):
@@ -342,6 +351,15 @@ class AuditSpec(Section):
                     f"unknown explainer {name}; allowed: {allowed}." + nearest(name, REGISTRY)
                 )
         return list(dict.fromkeys(explainers))
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> AuditSpec:
+        batch, devices = self.training.batch_size, self.compute.devices
+        if batch % devices:
+            raise ValueError(
+                f"training.batch_size, {batch}, does not divide among {devices} compute.devices"
+            )
+        return self
 
 
 def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> AuditSpec:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
 
 
 def training_losses(
-    backbone: Backbone, head: AttentionHead, images: Tensor, settings: spec.Training
+    backbone: Backbone, head: nn.Module, images: Tensor, settings: spec.Training
 ) -> Losses:
     """One forward without gradient for model truth and features, one with, of the masked images.
 
@@ -113,13 +114,16 @@ def train_head(
     folder: str,
     made_from: Any,
     progress: Progress | None = None,
+    accelerator: Accelerator | None = None,
 ) -> None:
     """Train a head and write it to `folder`: head.safetensors, spec.json, history.parquet.
 
     train, val: names and sample counts of the shards. The state is saved every
     `checkpoint_steps` and after each epoch; an interrupted training goes on from there, with the
-    batch that would have come next, to the same result. Raises UserError where there is too little
-    data, or where the loss is no longer finite.
+    batch that would have come next, to the same result. accelerator: in each of several processes
+    that train together, each with its share of every batch; the first of them writes. The head's
+    batch norm sees whole batches on GPUs, and each process's share on the CPU. Raises UserError
+    where there is too little data, or where the loss is no longer finite.
     """
     batches = sum(samples for _, samples in train) // settings.batch_size
     if batches == 0:
@@ -127,8 +131,11 @@ def train_head(
             f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
             f"batch of {settings.batch_size}: lower training.batch_size or give it more"
         )
+    rank, world = 0, 1
+    if accelerator is not None:
+        rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(settings.seed)
-    run = _Run(backbone, settings, settings.epochs * batches)
+    run = _Run(backbone, settings, settings.epochs * batches, accelerator)
     checkpoint = f"{folder}/checkpoint.pt"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
@@ -144,9 +151,10 @@ def train_head(
             shuffle=(settings.seed, epoch),
             skip=done,
             drop_last=True,
+            part=(rank, world),
         ):
             losses = run.advance(batch.float_images(backbone.device), epoch)
-            if run.step % settings.checkpoint_steps == 0 and run.step % batches:
+            if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
                 run.save(lake, checkpoint, made_from)
             if progress and losses is not None:
                 text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
@@ -156,8 +164,11 @@ def train_head(
                 f"the training shards of data set {dataset} hold fewer samples than its index "
                 "says: run `ttame shard` again"
             )
-        run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
-        run.save(lake, checkpoint, made_from)
+        if rank == 0:
+            run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
+            run.save(lake, checkpoint, made_from)
+    if rank:
+        return
     _write(lake, folder, run.head, run.history, made_from)
     lake.remove(checkpoint)
 
@@ -165,11 +176,23 @@ def train_head(
 class _Run:
     """What changes in a training: the head, its optimiser and schedule, the step, the history."""
 
-    def __init__(self, backbone: Backbone, settings: spec.Training, total: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: spec.Training,
+        total: int,
+        accelerator: Accelerator | None,
+    ) -> None:
         self.backbone, self.settings, self.total = backbone, settings, total
+        self.accelerator = accelerator
         channels = [tap.channels for tap in backbone.taps]
         self.head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
         self.head.to(backbone.device).train()
+        self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
+        if accelerator is not None:
+            if backbone.device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.head)
+            self.learner = accelerator.prepare_model(self.head)
         self.optimizer = optimiser(self.head, settings)
         self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
         scaled = backbone.precision is torch.float16
@@ -182,7 +205,7 @@ class _Run:
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
         with self.backbone.autocast():
-            losses = training_losses(self.backbone, self.head, images, self.settings)
+            losses = training_losses(self.backbone, self.learner, images, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses.loss).backward()
         self.scaler.step(self.optimizer)
@@ -193,7 +216,10 @@ class _Run:
         self.summed += 1
         if self.step % -(-self.total // RECORDS) and self.step != self.total:
             return None
-        means = dict(zip(TERMS, (self.sums / self.summed).tolist(), strict=True))
+        sums = self.sums.clone()
+        if self.accelerator is not None:
+            sums = self.accelerator.reduce(sums, "mean")
+        means = dict(zip(TERMS, (sums / self.summed).tolist(), strict=True))
         self.sums.zero_()
         self.summed = 0
         if means["loss"] != means["loss"] or means["loss"] == float("inf"):

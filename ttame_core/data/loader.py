@@ -88,11 +88,13 @@ def load_batches(
     shuffle: tuple[int, int] | None = None,
     skip: int = 0,
     drop_last: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Batches of the samples of `shards`.
 
     shuffle: (seed, epoch) of the order, None for the stored one. skip: batches to pass over
-    without decoding. Memory holds a few batches and the shuffle buffer, whatever the data's size.
+    without decoding. part: (i, n) for the i-th of n equal shares of every batch. Memory holds a
+    few batches and the shuffle buffer, whatever the data's size.
     """
     samples = chain.from_iterable(
         read_shard(lake, dataset, shard) for shard in _order(shards, shuffle)
@@ -109,7 +111,7 @@ def load_batches(
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         pending: deque[list[Any]] = deque()
         for group in islice(groups, skip, None):
-            pending.append([pool.submit(decode, sample) for sample in group])
+            pending.append([pool.submit(decode, sample) for sample in group[part[0] :: part[1]]])
             if len(pending) > ahead:
                 yield _collate([future.result() for future in pending.popleft()])
         while pending:
