@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import multiprocessing
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -20,6 +19,9 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, head_folder
 from ttame_core.provenance import Provenance
 from ttame_core.training import train_head
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def train_one(
@@ -60,6 +62,8 @@ def _pass_on(messages: Any, report: Report) -> None:
 
 def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any, ...]) -> None:
     """One of the processes. It dies with the one that started it."""
+    from accelerate import Accelerator  # slow to import
+
     audit, workspace, settings, explainer = order
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

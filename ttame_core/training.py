@@ -7,10 +7,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -27,6 +26,9 @@ from ttame_core.lake.schemas import HISTORY
 from ttame_core.losses import area_loss, variation_loss
 from ttame_core.masking import masked, min_max
 from ttame_core.metrics import drop, increase, masked_probabilities
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # slow to import
 
 RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
