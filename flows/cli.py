@@ -83,6 +83,35 @@ def train(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> Non
 
 
 @app.command()
+def sweep(
+    spec: Spec,
+    trials: Annotated[int, typer.Option(min=1, help="heads trained for each backbone")] = 20,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Search for better training settings than the spec's, and say how far those are from them."""
+    from functools import partial
+
+    from flows.sweep_training import sweep_training
+    from ttame_core.explainers import REGISTRY
+    from ttame_core.report.tables import sweep_table
+    from ttame_core.sweeping import read_trials, shortfall
+
+    failed = _run(partial(sweep_training, trials=trials), spec, workspace, var)
+    audit = _load(spec, var)
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    for backbone in audit.backbones:
+        for explainer in audit.explainers:
+            if not REGISTRY[explainer].needs_head:
+                continue
+            tried = read_trials(Lake(workspace), audit.dataset.name, backbone.name, explainer)
+            if tried:
+                title = f"{explainer} on {backbone.name}"
+                out.print(sweep_table(title, tried, shortfall(tried)))
+    _finish(failed)
+
+
+@app.command()
 def explain(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
     """Write the explanation maps."""
     from flows.explain_dataset import explain_dataset

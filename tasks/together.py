@@ -16,7 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.compute import device_of, place
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, head_folder
+from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
 from ttame_core.training import train_head
 
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 
 def train_one(
-    provenance: Provenance, backbone: spec.Backbone, explainer: str, report: Report
+    provenance: Provenance, backbone: spec.Backbone, explainer: str, folder: str, report: Report
 ) -> None:
-    """Train the head of an explainer on a backbone, with as many processes as the spec says."""
+    """Train the head of an explainer on a backbone into a folder of the lake, with as many
+    processes as the spec says."""
     devices = provenance.audit.compute.devices
     if devices == 1:
-        _train(provenance, backbone, explainer, backbone_of(provenance, backbone), report)
+        _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)
         return
     found = torch.cuda.device_count()
     if device_of(provenance.audit.compute).type == "cuda" and devices > found:
         raise UserError(f"compute.devices is {devices}, but PyTorch finds {found} CUDA devices")
     messages = multiprocessing.get_context("spawn").SimpleQueue()
-    order = (provenance.audit, provenance.lake.url, backbone, explainer)
+    order = (provenance.audit, provenance.lake.url, backbone, explainer, folder)
     members = multiprocessing.spawn(
         _member, (devices, get_free_port(), messages, order), nprocs=devices, join=False
     )
@@ -64,7 +65,7 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
     """One of the processes. It dies with the one that started it."""
     from accelerate import Accelerator  # slow to import
 
-    audit, workspace, settings, explainer = order
+    audit, workspace, settings, explainer, folder = order
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     on_cpu = device_of(audit.compute).type == "cpu"
@@ -78,7 +79,7 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
         compute = audit.compute.model_copy(update={"device": str(accelerator.device)})
         backbone = place(load(provenance, settings), compute)
         report = (lambda *progress: messages.put(progress)) if rank == 0 else None
-        _train(provenance, settings, explainer, backbone, report, accelerator)
+        _train(provenance, settings, explainer, folder, backbone, report, accelerator)
         accelerator.end_training()
     except UserError as error:
         messages.put(error)
@@ -89,6 +90,7 @@ def _train(
     provenance: Provenance,
     settings: spec.Backbone,
     explainer: str,
+    folder: str,
     backbone: Backbone,
     report: Report | None,
     accelerator: Accelerator | None = None,
@@ -102,7 +104,7 @@ def _train(
         backbone,
         audit.training,
         audit.compute,
-        head_folder(provenance.dataset, settings.name, explainer),
+        folder,
         provenance.head(settings, explainer),
         report,
         accelerator,

@@ -32,5 +32,5 @@ def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explai
     if warning := few_steps(audit.training, shards):
         get_run_logger().warning(warning)
     with progress(f"train {explainer} on {backbone.name}") as report:
-        train_one(provenance, backbone, explainer, report)
+        train_one(provenance, backbone, explainer, folder, report)
     return None

@@ -35,7 +35,7 @@ from ttame_core.spec import load_spec
 if __name__ == "__main__":
     audit = load_spec(sys.argv[1])
     provenance = Provenance(audit, Lake(sys.argv[2]))
-    train_one(provenance, audit.backbones[0], "ttame", lambda *progress: None)
+    train_one(provenance, audit.backbones[0], "ttame", "head", lambda *progress: None)
 """
 
 
@@ -58,7 +58,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
     provenance = _two(spec_file, epochs=1, batch_size=16, optimizer="sgd", learning_rate=0.05)
     told: list[tuple[int, int, str]] = []
     backbone = provenance.audit.backbones[0]
-    train_one(provenance, backbone, "ttame", lambda *progress: told.append(progress))
+    train_one(provenance, backbone, "ttame", "head", lambda *progress: told.append(progress))
     assert [(done, total) for done, total, _ in told] == [(1, 2), (2, 2)]
 
     net = load(provenance, backbone)
@@ -91,7 +91,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
 def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> None:
     provenance = _two(spec_file, epochs=12)
     backbone = provenance.audit.backbones[0]
-    train_one(provenance, backbone, "ttame", lambda *progress: None)
+    train_one(provenance, backbone, "ttame", "head", lambda *progress: None)
     whole = _head_file(provenance).read_bytes()
     for path in _head_file(provenance).parent.iterdir():
         path.unlink()
@@ -128,4 +128,6 @@ def _alive(session: int) -> bool:
 def test_a_mistake_found_by_a_member_is_told_in_one_sentence(spec_file: Path) -> None:
     provenance = _two(spec_file, batch_size=64)
     with pytest.raises(UserError, match="has 32 training samples, less than one batch of 64"):
-        train_one(provenance, provenance.audit.backbones[0], "ttame", lambda *progress: None)
+        train_one(
+            provenance, provenance.audit.backbones[0], "ttame", "head", lambda *progress: None
+        )

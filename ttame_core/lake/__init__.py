@@ -10,6 +10,7 @@ from ttame_core.lake.store import (
     maps_file,
     scores_file,
     shard_tar,
+    trial_file,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "maps_file",
     "scores_file",
     "shard_tar",
+    "trial_file",
 ]

@@ -30,6 +30,7 @@ from ttame_core.lake.schemas import (
     LOCALIZATION,
     REJECTED,
     SHARDS,
+    SWEEPS,
     maps_schema,
 )
 from ttame_core.lake.store import Lake
@@ -53,6 +54,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
         ("metric", *PARTITIONS),
     ),
     "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
+    "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
 }
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

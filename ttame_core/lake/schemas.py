@@ -109,6 +109,19 @@ HISTORY = pa.schema(
     ]
 )
 
+# A row per metric of one trial of a sweep, and the training settings that were swept.
+SWEEPS = pa.schema(
+    [
+        ("learning_rate", pa.float64()),
+        ("lambda_variation", pa.float64()),
+        ("lambda_area", pa.float64()),
+        ("lambda_cross_entropy", pa.float64()),
+        ("epochs", pa.int32()),
+        ("metric", pa.string()),
+        ("value", pa.float32()),
+    ]
+)
+
 # A row per metric of a backbone and an explainer, in percent, with its 95 % interval.
 LEADERBOARD = pa.schema(
     [

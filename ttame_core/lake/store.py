@@ -247,6 +247,12 @@ def head_folder(dataset: str, backbone: str, explainer: str) -> str:
     return f"heads/dataset={dataset}/backbone={backbone}/explainer={explainer}"
 
 
+def trial_file(dataset: str, backbone: str, explainer: str, number: int | None) -> str:
+    """Of one trial of a sweep, or the pattern of all."""
+    trial = "*" if number is None else f"{number:03d}"
+    return f"sweeps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{trial}.parquet"
+
+
 def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
     return f"maps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{shard}.parquet"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -164,3 +164,25 @@ def coverage_line(found: Coverage) -> str:
         f"{found.model:<44} {size:>9}  {taps}  maps {maps}  "
         f"head {found.head_parameters / 1e6:.1f} of {found.parameters / 1e6:.1f} M"
     )
+
+
+def sweep_table(
+    title: str, trials: Sequence[Mapping[str, float]], shortfall: Mapping[str, float]
+) -> Table:
+    """Trials of a sweep, best first, and how far the spec's own settings are from the best."""
+    names = [*trials[0]]
+    behind = " and ".join(f"{points:.1f} points of {name}" for name, points in shortfall.items())
+    table = Table(
+        title=title,
+        caption=f"The spec's own settings are trial 0, {behind} behind the best found.",
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+    )
+    for name in ("trial", *names):
+        table.add_column(name.replace("lambda_", "λ "), justify="right", no_wrap=True)
+    ranked = sorted(enumerate(trials), key=lambda item: item[1]["AD@15"] - item[1]["IC@15"])
+    for number, trial in ranked:
+        style = "bold" if number == 0 else None
+        values = [f"{trial[n]:.1f}" if "@" in n else f"{trial[n]:.3g}" for n in names]
+        table.add_row(str(number), *values, style=style)
+    return table

@@ -44,6 +44,12 @@ CREATE VIEW heads AS
 SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename)
 FROM files_heads;
 
+-- What `ttame sweep` tried: a row per trial and metric of the validation split.
+CREATE VIEW sweeps AS
+SELECT dataset, backbone, explainer, regexp_extract(filename, '([^/]+)\.parquet$', 1) AS trial,
+       * EXCLUDE (dataset, backbone, explainer, filename)
+FROM files_sweeps;
+
 -- The leaderboards that audits left.
 CREATE VIEW audits AS
 SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,

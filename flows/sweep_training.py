@@ -1,0 +1,31 @@
+"""Shards and frozen backbones → how good other training settings would be."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from prefect import flow
+
+from flows.each_backbone import run_units
+from flows.opening import named, open_audit
+from tasks.sweep import try_settings
+from ttame_core.explainers import REGISTRY
+from ttame_core.spec import AuditSpec
+
+
+@flow(name="sweep_training", flow_run_name=named("sweep"))
+def sweep_training(spec: AuditSpec | str, workspace: str, trials: int = 20) -> None:
+    """Train the head of each backbone `trials` times, the first time with the spec's settings."""
+    audit = open_audit(spec, workspace).audit
+    explainers = [e for e in audit.explainers if REGISTRY[e].needs_head]
+    run_units(
+        "try training settings",
+        {
+            b.name: [
+                partial(try_settings, audit, workspace, b, e, number, return_state=True)
+                for e in explainers
+                for number in range(trials)
+            ]
+            for b in audit.backbones
+        },
+    )

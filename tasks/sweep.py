@@ -1,0 +1,44 @@
+"""Task of the flow sweep_training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.progress import progress
+from tasks.together import train_one
+from tasks.unit import skipped, unit
+from ttame_core import spec
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, trial_file
+from ttame_core.provenance import Provenance
+from ttame_core.sweeping import propose, read_trials, write_trial
+
+
+@unit("trial {number} of {explainer} on {backbone.name}")
+def try_settings(
+    audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: str, number: int
+) -> Any:
+    """Train a head with the settings that follow from the trials before, and keep its scores."""
+    lake = Lake(workspace)
+    of = (audit.dataset.name, backbone.name, explainer)
+    settings = propose(audit.training, read_trials(lake, *of)[:number])
+    provenance = Provenance(audit.model_copy(update={"training": settings}), lake)
+    made_from = provenance.head(backbone, explainer)
+    path = trial_file(*of, number)
+    if lake.is_current(path, made_from):
+        return skipped()
+    if not provenance.shards("val") or not settings.validation_samples:
+        raise UserError(
+            f"a sweep compares heads on the split val, and data set {provenance.dataset} has none, "
+            "or training.validation_samples is 0: give `dataset.splits` one"
+        )
+    folder = path.removesuffix(".parquet")
+    with progress(f"trial {number} of {explainer} on {backbone.name}") as report:
+        train_one(provenance, backbone, explainer, folder, report)
+    history = lake.read_table(f"{folder}/history.parquet").to_pylist()
+    for stale in lake.glob(trial_file(*of, None))[number:]:
+        lake.remove(stale)  # what followed from another trial in this place
+    write_trial(lake, path, settings, history, made_from)
+    for scratch in lake.glob(f"{folder}/*"):
+        lake.remove(scratch)
+    return None

@@ -1,0 +1,90 @@
+"""Search for better training settings than the spec's: Optuna proposes, the lake remembers.
+
+A proposal follows from the trials before it and the seed alone. So a sweep that was cut off, or is
+asked for more trials, goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from ttame_core import spec
+from ttame_core.lake import Lake, trial_file
+from ttame_core.lake.schemas import SWEEPS
+
+OBJECTIVES = {"AD@15": "minimize", "IC@15": "maximize"}
+AT_RANDOM = 8  # trials before the sampler learns from them
+
+Trial = dict[str, float]  # what was swept, by name, and each objective
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def space(settings: spec.Training) -> dict[str, BaseDistribution]:
+    """What is swept, around the spec's own: learning rate, λ1 to λ3 (log-uniform), and epochs."""
+    own = settings.model_dump()
+    factors = {"learning_rate": 10.0} | dict.fromkeys(
+        ("lambda_variation", "lambda_area", "lambda_cross_entropy"), 4.0
+    )
+    around: dict[str, BaseDistribution] = {
+        name: FloatDistribution(own[name] / factor, own[name] * factor, log=True)
+        for name, factor in factors.items()
+        if own[name] > 0  # what is switched off stays off
+    }
+    return around | {"epochs": IntDistribution(1, 2 * settings.epochs)}
+
+
+def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
+    """Settings of the next trial. The first are the spec's own."""
+    if not trials:
+        return settings
+    around = space(settings)
+    sampler = optuna.samplers.TPESampler(
+        seed=settings.seed + len(trials), n_startup_trials=AT_RANDOM, multivariate=True
+    )
+    study = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=sampler)
+    study.add_trials(
+        [
+            optuna.create_trial(
+                params={name: trial[name] for name in around},
+                distributions=around,
+                values=[trial[name] for name in OBJECTIVES],
+            )
+            for trial in trials
+        ]
+    )
+    return settings.model_copy(update=study.ask(around).params)
+
+
+def write_trial(
+    lake: Lake, path: str, settings: spec.Training, history: list[dict[str, Any]], made_from: Any
+) -> None:
+    """A row per metric of the last validation in a head's history."""
+    swept = {name: getattr(settings, name) for name in SWEEPS.names if hasattr(settings, name)}
+    values = {row["metric"]: row["value"] for row in history if row["metric"]}
+    rows = [{**swept, "metric": metric, "value": value} for metric, value in values.items()]
+    lake.write_parquet(path, rows, SWEEPS, made_from)
+
+
+def read_trial(lake: Lake, path: str) -> Trial:
+    rows = lake.read_table(path).to_pylist()
+    swept = {name: rows[0][name] for name in SWEEPS.names[:-2]}
+    return swept | {row["metric"]: row["value"] for row in rows}
+
+
+def read_trials(lake: Lake, dataset: str, backbone: str, explainer: str) -> list[Trial]:
+    """The trials that are in the lake, in order, the spec's own settings first."""
+    found = lake.glob(trial_file(dataset, backbone, explainer, None))
+    return [read_trial(lake, path) for path in found]
+
+
+def shortfall(trials: Sequence[Trial]) -> dict[str, float]:
+    """How far, in points, the first trial is from the best value found of each objective."""
+    return {
+        name: max(sign * (trial[name] - trials[0][name]) for trial in trials)
+        for name, sign in (("AD@15", -1), ("IC@15", 1))
+    }
