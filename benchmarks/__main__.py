@@ -28,8 +28,8 @@ def main() -> None:
         f"torch {torch.__version__}, {device}, {platform.machine()}. RISE is timed on "
         f"{cost.RISE_TIMED} masks and extrapolated. Medians of {options.rounds} interleaved rounds."
     )
+    where = "cuda" if cuda else "cpu"
     for model in options.models:
-        where = "cuda" if cuda else "cpu"
         console.print(
             cost.compare(model, options.batch_size, options.rounds, where, options.memory)
         )

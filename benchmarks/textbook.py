@@ -38,7 +38,7 @@ def textbook_step(
     return (
         settings.lambda_variation * variation_loss(attention[:, 0])
         + settings.lambda_area * area_loss(attention[:, 0], settings.area_exponent)
-        + settings.lambda_cross_entropy * F.cross_entropy(masked_logits, truth)
+        + settings.lambda_confidence * F.cross_entropy(masked_logits, truth)
     )
 
 

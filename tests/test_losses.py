@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ttame_core.losses import area_loss, variation_loss
+from ttame_core.losses import area_loss, confidence_loss, log_odds, variation_loss
 
 
 def test_area_is_the_mean_of_a_power() -> None:
@@ -33,3 +33,30 @@ def test_area_has_a_finite_gradient_at_zero() -> None:
     maps = torch.zeros(1, 4, 4, requires_grad=True)
     area_loss(maps).backward()
     assert torch.isfinite(maps.grad).all()
+
+
+def test_confidence_by_hand() -> None:
+    whole = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    masked = torch.tensor([[0.0, 2.0, 0.0], [0.0, 5.0, 0.0]])
+    targets = torch.tensor([0, 1])
+    odds = [np.exp(2) / 2, 0.5], [1 / (np.exp(2) + 1), np.exp(5) / 2]
+    expected = np.mean([np.log(1 + a / b) for a, b in zip(*odds, strict=True)])
+    assert np.isclose(float(confidence_loss(masked, whole, targets)), expected)
+
+
+def test_confidence_is_lost_by_what_drops_alone() -> None:
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    targets = logits.argmax(dim=1)
+    same = float(confidence_loss(logits, logits, targets))
+    assert np.isclose(same, np.log(2))
+    surer = logits.scatter_add(1, targets[:, None], torch.full((50, 1), 9.0))
+    assert float(confidence_loss(surer, logits, targets)) < 1e-3
+    assert np.isclose(float(confidence_loss(logits, surer, targets)), 9, atol=1e-3)
+
+
+def test_log_odds_where_the_softmax_is_saturated() -> None:
+    logits = torch.tensor([[300.0, 0.0, 0.0]], requires_grad=True)
+    found = log_odds(logits, torch.tensor([0]))
+    assert np.isclose(found.item(), 300 - np.log(2))
+    found.sum().backward()
+    assert torch.equal(logits.grad, torch.tensor([[1.0, -0.5, -0.5]]))

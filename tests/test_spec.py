@@ -41,22 +41,23 @@ def test_defaults_and_variables(write, tmp_path: Path) -> None:
     assert audit.evaluation.keep == [100, 50, 15]
 
 
-def test_the_defaults_are_the_published_constants() -> None:
-    training = Training()
-    assert training.recipe == "paper"
+def test_the_published_constants() -> None:
+    training = Training(recipe="paper")
+    assert (training.objective, training.map) == ("cross_entropy", "class")
     assert (training.lambda_variation, training.lambda_area) == (0.01, 2)
-    assert (training.lambda_cross_entropy, training.area_exponent) == (1.5, 0.3)
+    assert (training.lambda_confidence, training.area_exponent) == (1.5, 0.3)
     assert (training.optimizer, training.learning_rate, training.momentum) == ("sgd", 1e-3, 0.9)
     assert (training.weight_decay, training.batch_size, training.epochs) == (5e-4, 32, 8)
 
 
 def test_a_recipe_fills_what_the_user_leaves_out() -> None:
-    short = Training(recipe="short", epochs=3)
-    assert short.epochs == 3
-    for key, value in RECIPES["short"].items():
+    paper = Training(recipe="paper", epochs=3)
+    assert paper.epochs == 3
+    for key, value in RECIPES["paper"].items():
         if key != "epochs":
-            assert getattr(short, key) == value
-    assert RECIPES["short"]
+            assert getattr(paper, key) == value
+            assert getattr(Training(), key) != value
+    assert Training() == Training(recipe="tuned")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from ttame_core import spec
 from ttame_core.sweeping import Trial, propose, shortfall, space
 
-OWN = spec.Training(recipe="short")
+OWN = spec.Training()
 
 
 def _score(settings: spec.Training) -> Trial:

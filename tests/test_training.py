@@ -19,6 +19,7 @@ from ttame_core.explainers import REGISTRY
 from ttame_core.fitting import augment, fit_backbone, occlude
 from ttame_core.lake import Lake
 from ttame_core.training import (
+    epochs,
     few_steps,
     load_head,
     masking_mode,
@@ -28,7 +29,9 @@ from ttame_core.training import (
 )
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
-SETTINGS = spec.Training(epochs=2, batch_size=8, checkpoint_steps=2, learning_rate=0.05)
+SETTINGS = spec.Training(
+    recipe="paper", epochs=2, batch_size=8, checkpoint_steps=2, learning_rate=0.05
+)
 
 
 class _Killed(Exception):
@@ -112,11 +115,12 @@ def test_only_the_head_learns(drawn: tuple[Lake, str]) -> None:
     assert all(torch.equal(before[n], v) for n, v in backbone.state_dict().items())
     moved = [n for n, v in head.state_dict().items() if not torch.equal(start[n], v)]
     assert {"convs.0.weight", "bns.2.weight", "fuser.weight", "fuser.bias"} <= set(moved)
-    parts = (0.01 * losses.variation, 2 * losses.area, 1.5 * losses.cross_entropy)
+    parts = (0.01 * losses.variation, 2 * losses.area, 1.5 * losses.confidence)
     assert torch.isclose(losses.loss, sum(parts))
 
 
-def test_gradients_equal_those_of_the_textbook_step(drawn: tuple[Lake, str]) -> None:
+@pytest.mark.parametrize("objective", ["cross_entropy", "confidence"])
+def test_gradients_equal_those_of_the_textbook_step(objective: str) -> None:
     """All classes computed, the model truth's channel taken, masked, and forwarded again."""
     from torch.nn import functional as F
 
@@ -124,7 +128,8 @@ def test_gradients_equal_those_of_the_textbook_step(drawn: tuple[Lake, str]) -> 
     torch.manual_seed(2)
     head = AttentionHead([t.channels for t in backbone.taps], 10, backbone.map_size).train()
     images = torch.rand(8, 3, 64, 64)
-    training_losses(backbone, head, images, SETTINGS).loss.backward()
+    settings = SETTINGS.model_copy(update={"objective": objective})
+    training_losses(backbone, head, images, settings).loss.backward()
     found = [p.grad.clone() for p in head.parameters()]
     head.zero_grad()
     logits, features = backbone.features((images - 0.5) / 0.25)
@@ -144,7 +149,13 @@ def test_gradients_equal_those_of_the_textbook_step(drawn: tuple[Lake, str]) -> 
         + 0.3 * sum(e.pow(2).sum() for e in edges)
     ) / 16
     area = (a + 0.0005).pow(0.3).mean()
-    (0.01 * variation + 2 * area + 1.5 * F.cross_entropy(masked, truth)).backward()
+    if objective == "cross_entropy":
+        confidence = F.cross_entropy(masked, truth)
+    else:
+        p, q = (x.double().softmax(1)[torch.arange(8), truth] for x in (logits, masked))
+        ratio = p / (1 - p) * (1 - q) / q  # of the odds
+        confidence = (1 + ratio).log().mean().float()
+    (0.01 * variation + 2 * area + 1.5 * confidence).backward()
     for ours, parameter in zip(found, head.parameters(), strict=True):
         assert torch.allclose(ours, parameter.grad, atol=1e-5, rtol=1e-4)
 
@@ -178,6 +189,13 @@ def test_a_trained_head_can_be_used(drawn: tuple[Lake, str]) -> None:
     backbone = tiny_backbone()
     head = load_head(lake, "used", backbone)
     assert not head.training
+    assert head.shown == "class"
+    _train(drawn, "shows attention", SETTINGS.model_copy(update={"map": "attention"}))
+    shows = load_head(lake, "shows attention", backbone)
+    features = [torch.rand(2, t.channels, t.height, t.width) for t in backbone.taps]
+    targets = torch.tensor([3, 4])
+    expected = torch.sigmoid(head.fold()(features, targets))
+    torch.testing.assert_close(shows.fold()(features, targets), expected)
     REGISTRY["ttame"](backbone, head)
     with pytest.raises(UserError, match="ttame train"):
         load_head(lake, "nowhere", backbone)
@@ -187,9 +205,18 @@ def test_a_trained_head_can_be_used(drawn: tuple[Lake, str]) -> None:
 
 def test_a_warning_where_the_published_recipe_has_too_few_steps() -> None:
     shards = [("train-000000", 3000)]
-    assert "recipe: short" in (few_steps(spec.Training(), shards) or "")
-    assert few_steps(spec.Training(recipe="short"), shards) is None
-    assert few_steps(spec.Training(), [("train-000000", 1_281_167)]) is None
+    paper = spec.Training(recipe="paper")
+    assert "has 744 steps" in (few_steps(paper, shards) or "")
+    assert few_steps(spec.Training(), shards) is None
+    assert few_steps(paper, [("train-000000", 1_281_167)]) is None
+
+
+def test_small_data_sets_get_more_epochs() -> None:
+    settings = spec.Training(epochs=4, min_steps=400)
+    assert epochs(settings, 1000) == epochs(settings, 100) == 4
+    assert epochs(settings, 99) == 5
+    assert epochs(settings, 23) == 18
+    assert epochs(spec.Training(recipe="paper"), 1) == 8
 
 
 FIT = spec.Backbone(

@@ -24,14 +24,19 @@ MAP_SIDE = 56  # attention maps are at most this high and wide
 class AttentionHead(nn.Module):
     """Trainable head over the taps of one backbone.
 
-    channels: of each tap. map_size: (height, width) of the attention maps.
+    channels: of each tap. map_size: (height, width) of the attention maps. shown: which maps the
+    folded head gives, `class` (T-TAME, section III-E) or `attention`, their sigmoid.
     """
 
     def __init__(
-        self, channels: Sequence[int], num_classes: int, map_size: tuple[int, int]
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        map_size: tuple[int, int],
+        shown: str = "class",
     ) -> None:
         super().__init__()
-        self.map_size = map_size
+        self.map_size, self.shown = map_size, shown
         self.convs = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels)
         self.bns = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
         self.fuser = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
@@ -62,11 +67,12 @@ class AttentionHead(nn.Module):
             skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
             weights.append(conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None])
             biases.append((conv.bias - bn.running_mean) * scale + bn.bias)
-        return FoldedHead(weights, biases, self.fuser.weight, self.fuser.bias, self.map_size)
+        fuser = self.fuser
+        return FoldedHead(weights, biases, fuser.weight, fuser.bias, self.map_size, self.shown)
 
 
 class FoldedHead(nn.Module):
-    """Inference form of AttentionHead: the same class maps, one convolution per branch."""
+    """Inference form of AttentionHead: the maps that are shown, one convolution per branch."""
 
     def __init__(
         self,
@@ -75,9 +81,10 @@ class FoldedHead(nn.Module):
         fusion_weight: Tensor,
         fusion_bias: Tensor,
         map_size: tuple[int, int],
+        shown: str,
     ) -> None:
         super().__init__()
-        self.map_size = map_size
+        self.map_size, self.shown = map_size, shown
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             self.register_buffer(f"weight{i}", weight.clone())
             self.register_buffer(f"bias{i}", bias.clone())
@@ -85,12 +92,13 @@ class FoldedHead(nn.Module):
         self.register_buffer("fusion_bias", fusion_bias.clone())
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """As AttentionHead.forward in evaluation mode."""
+        """As AttentionHead.forward in evaluation mode, through a sigmoid where that is shown."""
         branches = [
             F.relu(F.conv2d(x, getattr(self, f"weight{i}"), getattr(self, f"bias{i}")))
             for i, x in enumerate(features)
         ]
-        return _fuse(branches, self.fusion_weight, self.fusion_bias, targets, self.map_size)
+        maps = _fuse(branches, self.fusion_weight, self.fusion_bias, targets, self.map_size)
+        return torch.sigmoid(maps) if self.shown == "attention" else maps
 
 
 def _fuse(

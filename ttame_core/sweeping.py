@@ -28,7 +28,7 @@ def space(settings: spec.Training) -> dict[str, BaseDistribution]:
     """What is swept, around the spec's own: learning rate, λ1 to λ3 (log-uniform), and epochs."""
     own = settings.model_dump()
     factors = {"learning_rate": 10.0} | dict.fromkeys(
-        ("lambda_variation", "lambda_area", "lambda_cross_entropy"), 4.0
+        ("lambda_variation", "lambda_area", "lambda_confidence"), 4.0
     )
     around: dict[str, BaseDistribution] = {
         name: FloatDistribution(own[name] / factor, own[name] * factor, log=True)

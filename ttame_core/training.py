@@ -23,7 +23,7 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
-from ttame_core.losses import area_loss, variation_loss
+from ttame_core.losses import area_loss, confidence_loss, variation_loss
 from ttame_core.masking import masked, min_max
 from ttame_core.metrics import drop, increase, masked_probabilities
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
-TERMS = ("loss", "variation", "area", "cross_entropy")
+TERMS = ("loss", "variation", "area", "confidence")
 
 PAPER_STEPS = 320_000  # 8 epochs of ImageNet in batches of 32
 FEW_STEPS = 20_000
@@ -42,23 +42,32 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: the weighted sum that is minimised, and its terms before weighting."""
+    """Scalars: the weighted sum that is minimised, and its terms before weighting.
+
+    confidence: what `training.objective` says.
+    """
 
     loss: Tensor
     variation: Tensor
     area: Tensor
-    cross_entropy: Tensor
+    confidence: Tensor
 
 
 def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str | None:
     """A warning where the published recipe has too few steps to work; None where all is well."""
-    steps = settings.epochs * (sum(samples for _, samples in train) // settings.batch_size)
+    batches = sum(samples for _, samples in train) // settings.batch_size
+    steps = epochs(settings, batches) * batches
     if settings.recipe != "paper" or steps >= FEW_STEPS:
         return None
     return (
         f"this training has {steps} steps; the published recipe is for {PAPER_STEPS} and leaves a "
-        "head half trained within a few thousand: set `training: {recipe: short}`"
+        "head half trained within a few thousand: leave `recipe: paper` out"
     )
+
+
+def epochs(settings: spec.Training, batches: int) -> int:
+    """How often the data is gone through, at `batches` a time."""
+    return max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
@@ -81,13 +90,16 @@ def training_losses(
     masked_logits = backbone(masked(images, attention, mode, backbone.normalise))
     variation = variation_loss(attention[:, 0])
     area = area_loss(attention[:, 0], settings.area_exponent)
-    cross_entropy = F.cross_entropy(masked_logits.float(), truth)
+    if settings.objective == "confidence":
+        confidence = confidence_loss(masked_logits.float(), logits.float(), truth)
+    else:
+        confidence = F.cross_entropy(masked_logits.float(), truth)
     loss = (
         settings.lambda_variation * variation
         + settings.lambda_area * area
-        + settings.lambda_cross_entropy * cross_entropy
+        + settings.lambda_confidence * confidence
     )
-    return Losses(loss, variation, area, cross_entropy)
+    return Losses(loss, variation, area, confidence)
 
 
 def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
@@ -137,7 +149,8 @@ def train_head(
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(settings.seed)
-    run = _Run(backbone, settings, settings.epochs * batches, accelerator)
+    turns = epochs(settings, batches)
+    run = _Run(backbone, settings, turns * batches, accelerator)
     checkpoint = f"{folder}/checkpoint.pt"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
@@ -160,7 +173,7 @@ def train_head(
                 run.save(lake, checkpoint, made_from)
             if progress and losses is not None:
                 text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
-                progress(run.step, run.total, f"epoch {epoch + 1}/{settings.epochs} {text}")
+                progress(run.step, run.total, f"epoch {epoch + 1}/{turns} {text}")
         if run.step != (epoch + 1) * batches:
             raise UserError(
                 f"the training shards of data set {dataset} hold fewer samples than its index "
@@ -188,7 +201,8 @@ class _Run:
         self.backbone, self.settings, self.total = backbone, settings, total
         self.accelerator = accelerator
         channels = [tap.channels for tap in backbone.taps]
-        self.head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
+        size = backbone.map_size
+        self.head = AttentionHead(channels, backbone.num_classes, size, settings.map)
         self.head.to(backbone.device).train()
         self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
         if accelerator is not None:
@@ -319,7 +333,9 @@ def _write(
     """The history comes last: with its fingerprint it says that the head is whole."""
     state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
     with lake.create(f"{folder}/head.safetensors") as temporary:
-        temporary.write_bytes(save(state, {"fingerprint": fingerprint(made_from)}))
+        about = {"fingerprint": fingerprint(made_from), "shown": head.shown}
+        # One entry: several are written in any order, and the file would not be reproducible.
+        temporary.write_bytes(save(state, {"ttame": json.dumps(about)}))
     lake.write_json(f"{folder}/spec.json", made_from)
     lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, made_from)
 
@@ -336,12 +352,20 @@ def load_head(lake: Lake, folder: str, backbone: Backbone) -> AttentionHead:
 
 def _head_of(content: bytes, backbone: Backbone, path: str, hint: str) -> AttentionHead:
     channels = [tap.channels for tap in backbone.taps]
-    head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
     try:
-        head.load_state_dict(load(content))
+        state = load(content)
+        shown = _about(content).get("shown", "class")  # imported heads do not say
+        head = AttentionHead(channels, backbone.num_classes, backbone.map_size, shown)
+        head.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
             f"the head at {path} does not fit backbone {backbone.name} "
             f"({json.dumps(channels)} channels, {backbone.num_classes} classes): {hint}"
         ) from error
     return head.to(backbone.device).eval()
+
+
+def _about(content: bytes) -> dict[str, str]:
+    """What `_write` says of a head; the library reads metadata from files only."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header.get("__metadata__", {}).get("ttame", "{}"))

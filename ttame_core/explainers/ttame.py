@@ -11,9 +11,11 @@ from ttame_core.explainers.base import Explainer, ForwardPass
 
 
 class TTame(Explainer):
-    """The target's class map from the trained head: no pass beyond the classifier's own.
+    """The target's map from the trained head: no pass beyond the classifier's own.
 
-    Section III-E: the class map before the sigmoid, min–max normalised per image.
+    Section III-E: the class map before the sigmoid, min–max normalised per image. So it is with
+    `recipe: paper` and imported heads; others show the attention map, which is what they were
+    trained to mask with (docs/training.md).
     """
 
     name = "ttame"

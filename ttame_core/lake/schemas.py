@@ -103,7 +103,7 @@ HISTORY = pa.schema(
         ("loss", pa.float32()),
         ("variation", pa.float32()),
         ("area", pa.float32()),
-        ("cross_entropy", pa.float32()),
+        ("confidence", pa.float32()),
         ("metric", pa.string()),
         ("value", pa.float32()),
     ]
@@ -115,7 +115,7 @@ SWEEPS = pa.schema(
         ("learning_rate", pa.float64()),
         ("lambda_variation", pa.float64()),
         ("lambda_area", pa.float64()),
-        ("lambda_cross_entropy", pa.float64()),
+        ("lambda_confidence", pa.float64()),
         ("epochs", pa.int32()),
         ("metric", pa.string()),
         ("value", pa.float32()),
