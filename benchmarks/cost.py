@@ -41,7 +41,7 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device)
     trained = AttentionHead(channels, backbone.num_classes, backbone.map_size).to(device).eval()
     folded = trained.fold()
-    settings = spec.Training()
+    settings = spec.Training(recipe="paper")
     update = optimiser(head, settings)
     low = precision_of(spec.Compute(precision="auto"), torch.device(device))
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny import PLAIN
 
-from ttame_core.masking import keep_most_relevant, masked, min_max
+from ttame_core.masking import keep_most_relevant, masked, masked_both_ways, min_max
 
 maps = hnp.arrays(np.float32, (2, 5, 7), elements=st.floats(-4, 4, width=32, allow_subnormal=False))
 
@@ -50,3 +50,24 @@ def test_masking_before_and_after_normalisation() -> None:
     assert torch.allclose(raw, (images * mask - 0.5) / 0.25, atol=1e-6)
     after = masked(images, attention, "normalised", PLAIN.normalise)
     assert torch.allclose(after, (images - 0.5) / 0.25 * mask, atol=1e-6)
+
+
+def test_half_of_a_batch_is_masked_as_the_metrics_do() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(5, 3, 64, 64)
+    class_maps = torch.randn(5, 1, 16, 16, requires_grad=True)
+    found = masked_both_ways(images, class_maps, PLAIN.normalise)
+    attention = torch.sigmoid(class_maps[:2])
+    assert torch.allclose(found[:2], masked(images[:2], attention, "raw", PLAIN.normalise))
+    maps = torch.nn.functional.interpolate(min_max(class_maps[2:]), size=64, mode="bilinear")
+    share = [0.1 + 0.4 * place for place in (1 / 6, 3 / 6, 5 / 6)]
+    weights = ((found[2:] * 0.25 + 0.5) / images[2:]).mean(dim=1).detach()
+    for one, weight, kept in zip(maps[:, 0].detach(), weights, share, strict=True):
+        level = one.flatten().quantile(1 - kept)
+        inside, outside = one > level + 0.2, one < level - 0.2
+        assert inside.any()
+        assert (weight[inside] / one[inside] > 0.95).all()
+        assert (weight[outside] < 0.02).all()
+        assert abs((weight > one / 2).float().mean() - kept) < 0.06
+    found.square().sum().backward()
+    assert (class_maps.grad.flatten(1).abs().sum(dim=1) > 0).all()

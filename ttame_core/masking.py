@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ttame_core.attention import resize
 
+MEASURED_SHARES = (0.1, 0.5)  # of the pixels, kept in training
+FADE = 0.05  # of the map's range: how soon pixels under the threshold are gone
+
 
 def min_max(maps: Tensor) -> Tensor:
     """Each (h, w) map of (…, h, w) min–max normalised to [0, 1].
@@ -34,6 +37,30 @@ def masked(
     """
     mask = resize(attention, tuple(images.shape[-2:]))
     return normalise(images * mask) if mode == "raw" else normalise(images) * mask
+
+
+def masked_both_ways(
+    images: Tensor, class_maps: Tensor, normalise: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The network's input for images, half of them under attention maps, half as metrics mask.
+
+    images: (B, 3, H, W) in [0, 1]. class_maps: (B, 1, h, w) before the sigmoid. Those of the second
+    half are min–max normalised, and all but their most relevant pixels fade out: each keeps another
+    share, spread evenly over MEASURED_SHARES. All are masked before normalisation, as all metrics
+    do, whatever the family.
+    """
+    half = len(images) // 2
+    size = tuple(images.shape[-2:])
+    attention = resize(torch.sigmoid(class_maps[:half]), size)
+    maps = resize(min_max(class_maps[half:]), size)
+    low, high = MEASURED_SHARES
+    places = torch.arange(len(maps), device=maps.device).add(0.5) / len(maps)
+    some = maps.detach()[..., ::3, ::3].flatten(1)  # enough to tell the thresholds from
+    ordered = some.sort(dim=1).values
+    ranks = (1 - low - (high - low) * places) * (ordered.shape[1] - 1)
+    thresholds = ordered.gather(1, ranks.long()[:, None])[..., None, None]
+    kept = maps * torch.sigmoid((maps - thresholds) / FADE)
+    return normalise(images * torch.cat([attention, kept]))
 
 
 def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:

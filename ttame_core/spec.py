@@ -232,6 +232,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "objective": "cross_entropy",
         "map": "class",
+        "masking": "auto",
     },
 }
 
@@ -256,10 +257,12 @@ class Training(Section):
         description="cross_entropy: of the masked image, as published; confidence: what it lost",
     )
     map: Literal["attention", "class"] = Field(
-        "attention", description="what is shown: class maps, as published, or their sigmoid"
+        "attention", description="what is shown: class maps, as published, or attention maps"
     )
-    masking: Literal["auto", "raw", "normalised"] = Field(
-        "auto", description="auto: raw for CNNs, normalised for transformers"
+    masking: Literal["both", "auto", "raw", "normalised"] = Field(
+        "both",
+        description="both: half of a batch by attention, half as metrics mask; published: raw "
+        "(before normalisation) for CNNs and normalised for transformers, which is auto",
     )
     validation_samples: int = Field(200, ge=0, description="of split val, after each epoch")
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")

@@ -24,7 +24,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.losses import area_loss, confidence_loss, variation_loss
-from ttame_core.masking import masked, min_max
+from ttame_core.masking import masked, masked_both_ways, min_max
 from ttame_core.metrics import drop, increase, masked_probabilities
 
 if TYPE_CHECKING:
@@ -85,9 +85,14 @@ def training_losses(
     with torch.no_grad():
         logits, features = backbone.features(backbone.normalise(images))
         truth = logits.argmax(dim=1)
-    attention = torch.sigmoid(head(features, truth).float())
+    class_maps = head(features, truth).float()
+    attention = torch.sigmoid(class_maps)
     mode = masking_mode(backbone, settings)
-    masked_logits = backbone(masked(images, attention, mode, backbone.normalise))
+    if mode == "both":
+        inputs = masked_both_ways(images, class_maps, backbone.normalise)
+    else:
+        inputs = masked(images, attention, mode, backbone.normalise)
+    masked_logits = backbone(inputs)
     variation = variation_loss(attention[:, 0])
     area = area_loss(attention[:, 0], settings.area_exponent)
     if settings.objective == "confidence":

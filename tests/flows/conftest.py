@@ -87,7 +87,7 @@ def spec_file(tmp_path: Path) -> Path:
             "source": {"kind": "shapes", "train": 32, "val": 8, "test": 16, "size": 64},
         },
         "backbones": [{"name": "net", "checkpoint": "${here}/net.safetensors", **MODEL}],
-        "training": {"epochs": 2, "batch_size": 8, "checkpoint_steps": 2},
+        "training": {"epochs": 2, "min_steps": 0, "batch_size": 8, "checkpoint_steps": 2},
         "compute": {"batch_size": 4, "workers": 2},
     }
     path = tmp_path / "small.yaml"

@@ -32,7 +32,7 @@ def test_a_sweep_is_gone_on_with(
     sql = "SELECT trial, learning_rate, value FROM sweeps WHERE metric = 'AD@15' ORDER BY trial"
     rows = json.loads(ttame("query", sql, "--format", "json").stdout)
     assert [row["trial"] for row in rows] == ["000", "001", "002"]
-    assert rows[0]["learning_rate"] == 0.001
+    assert rows[0]["learning_rate"] == 0.005
     assert all(0 <= row["value"] <= 100 for row in rows)
 
     edit_spec(lambda spec: spec["training"].update(seed=1))  # all that followed is out of date
