@@ -12,6 +12,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, trial_file
 from ttame_core.provenance import Provenance
 from ttame_core.sweeping import propose, read_trials, write_trial
+from ttame_core.training import with_enough_epochs
 
 
 @unit("trial {number} of {explainer} on {backbone.name}")
@@ -21,7 +22,8 @@ def try_settings(
     """Train a head with the settings that follow from the trials before, and keep its scores."""
     lake = Lake(workspace)
     of = (audit.dataset.name, backbone.name, explainer)
-    settings = propose(audit.training, read_trials(lake, *of)[:number])
+    own, _ = with_enough_epochs(audit.training, Provenance(audit, lake).shards("train"))
+    settings = propose(own, read_trials(lake, *of)[:number])
     provenance = Provenance(audit.model_copy(update={"training": settings}), lake)
     made_from = provenance.head(backbone, explainer)
     path = trial_file(*of, number)

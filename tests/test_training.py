@@ -19,13 +19,13 @@ from ttame_core.explainers import REGISTRY
 from ttame_core.fitting import augment, fit_backbone, occlude
 from ttame_core.lake import Lake
 from ttame_core.training import (
-    epochs,
     few_steps,
     load_head,
     masking_mode,
     optimiser,
     train_head,
     training_losses,
+    with_enough_epochs,
 )
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
@@ -215,10 +215,12 @@ def test_a_warning_where_the_published_recipe_has_too_few_steps() -> None:
 
 def test_small_data_sets_get_more_epochs() -> None:
     settings = spec.Training(epochs=4, min_steps=400)
-    assert epochs(settings, 1000) == epochs(settings, 100) == 4
-    assert epochs(settings, 99) == 5
-    assert epochs(settings, 23) == 18
-    assert epochs(spec.Training(recipe="paper"), 1) == 8
+    for samples, epochs in ((32_000, 4), (3_200, 4), (3_199, 5), (740, 18), (0, 400)):
+        scaled, batches = with_enough_epochs(settings, [("train-000000", samples)])
+        assert (scaled.epochs, batches) == (epochs, samples // 32)
+        assert with_enough_epochs(scaled, [("train-000000", samples)]) == (scaled, batches)
+    paper, _ = with_enough_epochs(spec.Training(recipe="paper"), [("train-000000", 32)])
+    assert paper.epochs == 8
 
 
 FIT = spec.Backbone(

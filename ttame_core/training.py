@@ -55,8 +55,8 @@ class Losses:
 
 def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str | None:
     """A warning where the published recipe has too few steps to work; None where all is well."""
-    batches = sum(samples for _, samples in train) // settings.batch_size
-    steps = epochs(settings, batches) * batches
+    settings, batches = with_enough_epochs(settings, train)
+    steps = settings.epochs * batches
     if settings.recipe != "paper" or steps >= FEW_STEPS:
         return None
     return (
@@ -65,9 +65,13 @@ def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str 
     )
 
 
-def epochs(settings: spec.Training, batches: int) -> int:
-    """How often the data is gone through, at `batches` a time."""
-    return max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
+def with_enough_epochs(
+    settings: spec.Training, train: Sequence[tuple[str, int]]
+) -> tuple[spec.Training, int]:
+    """The settings with the epochs that `min_steps` makes of them, and the batches of an epoch."""
+    batches = sum(samples for _, samples in train) // settings.batch_size
+    enough = max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
+    return settings.model_copy(update={"epochs": enough, "min_steps": 0}), batches
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
@@ -144,7 +148,7 @@ def train_head(
     batch norm sees whole batches on GPUs, and each process's share on the CPU. Raises UserError
     where there is too little data, or where the loss is no longer finite.
     """
-    batches = sum(samples for _, samples in train) // settings.batch_size
+    settings, batches = with_enough_epochs(settings, train)
     if batches == 0:
         raise UserError(
             f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
@@ -154,8 +158,7 @@ def train_head(
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(settings.seed)
-    turns = epochs(settings, batches)
-    run = _Run(backbone, settings, turns * batches, accelerator)
+    run = _Run(backbone, settings, settings.epochs * batches, accelerator)
     checkpoint = f"{folder}/checkpoint.pt"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
@@ -178,7 +181,7 @@ def train_head(
                 run.save(lake, checkpoint, made_from)
             if progress and losses is not None:
                 text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
-                progress(run.step, run.total, f"epoch {epoch + 1}/{turns} {text}")
+                progress(run.step, run.total, f"epoch {epoch + 1}/{settings.epochs} {text}")
         if run.step != (epoch + 1) * batches:
             raise UserError(
                 f"the training shards of data set {dataset} hold fewer samples than its index "
