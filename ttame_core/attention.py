@@ -19,15 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MAP_SIDE = 56  # attention maps are at most this high and wide
-SOFTENED = 2  # class maps are divided by this before the sigmoid, where attention is shown
 
 
 class AttentionHead(nn.Module):
     """Trainable head over the taps of one backbone.
 
     channels: of each tap. map_size: (height, width) of the attention maps. shown: which maps the
-    folded head gives, `class` (T-TAME, section III-E) or `attention`, their sigmoid, softened so
-    that the most relevant pixels do not all look the same.
+    folded head gives, `class` (T-TAME, section III-E) or `attention`, their sigmoid.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class FoldedHead(nn.Module):
             for i, x in enumerate(features)
         ]
         maps = _fuse(branches, self.fusion_weight, self.fusion_bias, targets, self.map_size)
-        return torch.sigmoid(maps / SOFTENED) if self.shown == "attention" else maps
+        return torch.sigmoid(maps) if self.shown == "attention" else maps
 
 
 def _fuse(
