@@ -213,6 +213,14 @@ def test_a_warning_where_the_published_recipe_has_too_few_steps() -> None:
     assert few_steps(paper, [("train-000000", 1_281_167)]) is None
 
 
+def test_validations_are_spread_over_the_epochs(drawn: tuple[Lake, str]) -> None:
+    lake, _ = drawn
+    _train(drawn, "long", SETTINGS.model_copy(update={"epochs": 19}))
+    rows = lake.read_table("long/history.parquet").to_pylist()
+    found = [row["epoch"] for row in rows if row["metric"] == "AD@15"]
+    assert found == [2, 5, 8, 11, 14, 17, 18]
+
+
 def test_small_data_sets_get_more_epochs() -> None:
     settings = spec.Training(epochs=4, min_steps=400)
     for samples, epochs in ((32_000, 4), (3_200, 4), (3_199, 5), (740, 18), (0, 400)):

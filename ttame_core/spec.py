@@ -264,7 +264,7 @@ class Training(Section):
         description="both: half of a batch by attention, half as metrics mask; published: raw "
         "(before normalisation) for CNNs and normalised for transformers, which is auto",
     )
-    validation_samples: int = Field(200, ge=0, description="of split val, after each epoch")
+    validation_samples: int = Field(200, ge=0, description="of split val, up to 8 times")
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
     seed: int = 0
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
 
 RECORDS = 500  # rows of loss history a training leaves, whatever its length
+VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
 TERMS = ("loss", "variation", "area", "confidence")
 
@@ -187,13 +188,19 @@ def train_head(
                 f"the training shards of data set {dataset} hold fewer samples than its index "
                 "says: run `ttame shard` again"
             )
-        if rank == 0:
+        if rank == 0 and _is_validated(epoch + 1, settings.epochs):
             run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
+        if rank == 0:
             run.save(lake, checkpoint, made_from)
     if rank:
         return
     _write(lake, folder, run.head, run.history, made_from)
     lake.remove(checkpoint)
+
+
+def _is_validated(epoch: int, epochs: int) -> bool:
+    """Whether the validation split is looked at after this epoch, counted from 1."""
+    return epoch == epochs or epoch % -(-epochs // VALIDATIONS) == 0
 
 
 class _Run:
