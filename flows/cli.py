@@ -102,11 +102,11 @@ def sweep(
     out = Console(width=None if sys.stdout.isatty() else 160)
     for backbone in audit.backbones:
         for explainer in audit.explainers:
-            if not REGISTRY[explainer].needs_head:
+            if not REGISTRY[explainer.method].needs_head:
                 continue
-            tried = read_trials(Lake(workspace), audit.dataset.name, backbone.name, explainer)
+            tried = read_trials(Lake(workspace), audit.dataset.name, backbone.name, explainer.name)
             if tried:
-                title = f"{explainer} on {backbone.name}"
+                title = f"{explainer.name} on {backbone.name}"
                 out.print(sweep_table(title, tried, shortfall(tried)))
     _finish(failed)
 

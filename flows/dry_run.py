@@ -50,8 +50,8 @@ def _everything(audit: AuditSpec, shards: int) -> Iterator[Line]:
         if backbone.fit:
             yield "fit", backbone.name, "", 1, 0
         for explainer in audit.explainers:
-            if REGISTRY[explainer].needs_head:
-                yield "train", backbone.name, explainer, 1, 0
+            if REGISTRY[explainer.method].needs_head:
+                yield "train", backbone.name, explainer.name, 1, 0
         for stage in ("explain", "evaluate"):
             for explainer in audit.explainers:
-                yield stage, backbone.name, explainer, shards, 0
+                yield stage, backbone.name, explainer.name, shards, 0

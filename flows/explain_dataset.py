@@ -17,10 +17,14 @@ def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
     """Write the maps of every shard of the audit's split, for each backbone and explainer."""
     provenance = open_audit(spec, workspace)
     audit = provenance.audit
-    for explainer in set(audit.explainers) - set(provenance.explainers()):
-        get_run_logger().warning(
-            "%s is left out: data set %s has no annotations", explainer, audit.dataset.name
-        )
+    allowed = provenance.explainers()
+    for explainer in audit.explainers:
+        if explainer not in allowed:
+            get_run_logger().warning(
+                "%s is left out: data set %s has no annotations",
+                explainer.name,
+                audit.dataset.name,
+            )
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
     run_units(
         "explain",

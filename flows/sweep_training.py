@@ -17,7 +17,7 @@ from ttame_core.spec import AuditSpec
 def sweep_training(spec: AuditSpec | str, workspace: str, trials: int = 20) -> None:
     """Train the head of each backbone `trials` times, the first time with the spec's settings."""
     audit = open_audit(spec, workspace).audit
-    explainers = [e for e in audit.explainers if REGISTRY[e].needs_head]
+    explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
     run_units(
         "try training settings",
         {

@@ -17,7 +17,7 @@ from ttame_core.spec import AuditSpec
 def train_heads(spec: AuditSpec | str, workspace: str) -> None:
     """Train the head of each backbone and each explainer that has one."""
     audit = open_audit(spec, workspace).audit
-    explainers = [e for e in audit.explainers if REGISTRY[e].needs_head]
+    explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
     run_units(
         "train heads",
         {

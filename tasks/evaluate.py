@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of
+from tasks.models import backbone_of, explainer_of
 from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.evaluation import evaluate_shard
+from ttame_core.backbones import Backbone
+from ttame_core.evaluation import Scores, evaluate_shard
+from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, maps_file
+from ttame_core.metrics import REGISTRY
 from ttame_core.provenance import Provenance
 
 
 @unit("evaluate {shard} of {backbone.name}")
 def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shard: str) -> Any:
-    """Write the scores of one shard's maps, for each explainer whose scores are not there yet."""
+    """Write the scores of one shard's maps that are not there yet."""
     provenance = Provenance(audit, Lake(workspace))
-    without_maps = set(provenance.missing_maps(backbone, shard))
-    missing = [e for e in provenance.missing_scores(backbone, shard) if e not in without_maps]
-    for explainer in sorted(without_maps):
-        path = maps_file(provenance.dataset, backbone.name, explainer, shard)
+    without_maps = provenance.missing_maps(backbone, shard)
+    missing = provenance.missing_scores(backbone, shard)
+    missing = [(e, metric) for e, metric in missing if e not in without_maps]
+    for explainer in without_maps:
+        path = maps_file(provenance.dataset, backbone.name, explainer.name, shard)
         get_run_logger().warning("no maps to evaluate at %s: run `ttame explain` first", path)
     if not missing:
         return skipped()
+    families = {
+        m.family: REGISTRY[m.family](m.settings) for m in provenance.audit.evaluation.metrics
+    }
+    wanted = [
+        Scores(
+            e.name,
+            families[metric.family],
+            provenance.scores(backbone, e, metric, shard),
+            provenance.share(shard, metric.images),
+        )
+        for e, metric in missing
+    ]
+
+    def make(settings: spec.Explainer, model: Backbone) -> Explainer:
+        return explainer_of(provenance, model, backbone, settings)
+
     with images_bar(f"evaluate {shard}", provenance.samples(shard)) as done:
         evaluate_shard(
             provenance.lake,
             provenance.dataset,
             shard,
             backbone_of(provenance, backbone),
-            {e: provenance.scores(backbone, e, shard) for e in missing},
-            audit.evaluation.keep,
+            wanted,
+            {e.name: partial(make, e) for e, _ in missing},
             audit.compute,
             done,
         )
+    return None

@@ -6,16 +6,15 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of
+from tasks.models import backbone_of, explainer_of
 from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.explainers import REGISTRY, Explainer, NotApplicable
-from ttame_core.explaining import explain_shard
-from ttame_core.lake import Lake, head_folder
+from ttame_core.explainers import NotApplicable
+from ttame_core.explaining import Maps, explain_shard, write_refusal
+from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
-from ttame_core.training import load_head
 
 
 @unit("explain {shard} of {backbone.name}")
@@ -26,33 +25,43 @@ def explain(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shar
     if not missing:
         return skipped()
     model = backbone_of(provenance, backbone)
-    explainers = _explainers(provenance, model, backbone, missing)
+    wanted = _wanted(provenance, model, backbone, missing, shard)
+    if not wanted:
+        return None
     with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
         explain_shard(
             provenance.lake,
             provenance.dataset,
             shard,
             model,
-            explainers,
-            {e: provenance.maps(backbone, e, shard) for e in explainers},
+            wanted,
             audit.maps.targets,
             audit.compute,
             done,
         )
+    return None
 
 
-def _explainers(
-    provenance: Provenance, model: Backbone, backbone: spec.Backbone, names: list[str]
-) -> dict[str, Explainer]:
-    """Those of the named explainers that apply to this backbone."""
-    made: dict[str, Explainer] = {}
-    for name in names:
-        head = None
-        if REGISTRY[name].needs_head:
-            folder = head_folder(provenance.dataset, backbone.name, name)
-            head = load_head(provenance.lake, folder, model)
+def _wanted(
+    provenance: Provenance,
+    model: Backbone,
+    backbone: spec.Backbone,
+    explainers: list[spec.Explainer],
+    shard: str,
+) -> list[Maps]:
+    """What is to be made; explainers that do not apply to this backbone leave their refusal."""
+    wanted = []
+    for settings in explainers:
+        made_from = provenance.maps(backbone, settings, shard)
         try:
-            made[name] = REGISTRY[name](model, head)
+            explainer = explainer_of(provenance, model, backbone, settings)
         except NotApplicable as reason:
-            get_run_logger().warning("%s does not apply to %s: %s", name, backbone.name, reason)
-    return made
+            get_run_logger().warning(
+                "%s does not apply to %s: %s", settings.name, backbone.name, reason
+            )
+            names = provenance.dataset, shard, backbone.name, settings.name
+            write_refusal(provenance.lake, *names, made_from, str(reason))
+            continue
+        share = provenance.share(shard, settings.images)
+        wanted.append(Maps(settings.name, explainer, made_from, share))
+    return wanted

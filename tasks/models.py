@@ -1,4 +1,4 @@
-"""Loaded backbones: the last one used is kept, since its shards come one after another."""
+"""Loaded backbones and explainers. The last backbone used is kept: its shards follow each other."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.compute import place
 from ttame_core.errors import UserError
+from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.explaining import check_labels
-from ttame_core.lake import fingerprint
+from ttame_core.lake import fingerprint, head_folder
 from ttame_core.provenance import Provenance
+from ttame_core.training import load_head
 
 _loading = Lock()
 _loaded: dict[str, Any] = {}
@@ -42,3 +44,15 @@ def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
         return load_backbone(settings)
     with provenance.lake.local_copy(weights) as path:
         return load_backbone(settings, path, len(provenance.classes))
+
+
+def explainer_of(
+    provenance: Provenance, model: Backbone, backbone: spec.Backbone, settings: spec.Explainer
+) -> Explainer:
+    """An explainer of an audit on a loaded backbone. Raises NotApplicable where it is none."""
+    method = REGISTRY[settings.method]
+    head = None
+    if method.needs_head:
+        folder = head_folder(provenance.dataset, backbone.name, settings.name)
+        head = load_head(provenance.lake, folder, model)
+    return method(model, settings.settings, head)

@@ -15,13 +15,17 @@ from ttame_core.sweeping import propose, read_trials, write_trial
 from ttame_core.training import with_enough_epochs
 
 
-@unit("trial {number} of {explainer} on {backbone.name}")
+@unit("trial {number} of {explainer.name} on {backbone.name}")
 def try_settings(
-    audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: str, number: int
+    audit: spec.AuditSpec,
+    workspace: str,
+    backbone: spec.Backbone,
+    explainer: spec.Explainer,
+    number: int,
 ) -> Any:
     """Train a head with the settings that follow from the trials before, and keep its scores."""
     lake = Lake(workspace)
-    of = (audit.dataset.name, backbone.name, explainer)
+    of = (audit.dataset.name, backbone.name, explainer.name)
     own, _ = with_enough_epochs(audit.training, Provenance(audit, lake).shards("train"))
     settings = propose(own, read_trials(lake, *of)[:number])
     provenance = Provenance(audit.model_copy(update={"training": settings}), lake)
@@ -35,7 +39,7 @@ def try_settings(
             "or training.validation_samples is 0: give `dataset.splits` one"
         )
     folder = path.removesuffix(".parquet")
-    with progress(f"trial {number} of {explainer} on {backbone.name}") as report:
+    with progress(f"trial {number} of {explainer.name} on {backbone.name}") as report:
         train_one(provenance, backbone, explainer, folder, report)
     history = lake.read_table(f"{folder}/history.parquet").to_pylist()
     for stale in lake.glob(trial_file(*of, None))[number:]:

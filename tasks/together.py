@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 def train_one(
-    provenance: Provenance, backbone: spec.Backbone, explainer: str, folder: str, report: Report
+    provenance: Provenance,
+    backbone: spec.Backbone,
+    explainer: spec.Explainer,
+    folder: str,
+    report: Report,
 ) -> None:
     """Train the head of an explainer on a backbone into a folder of the lake, with as many
     processes as the spec says."""
@@ -89,7 +93,7 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
 def _train(
     provenance: Provenance,
     settings: spec.Backbone,
-    explainer: str,
+    explainer: spec.Explainer,
     folder: str,
     backbone: Backbone,
     report: Report | None,

@@ -16,13 +16,15 @@ from ttame_core.provenance import Provenance
 from ttame_core.training import adopt_head, few_steps
 
 
-@unit("train {explainer} on {backbone.name}")
-def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: str) -> Any:
+@unit("train {explainer.name} on {backbone.name}")
+def train(
+    audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: spec.Explainer
+) -> Any:
     """Train one head on one frozen backbone, or take the one that the spec gives."""
     provenance = Provenance(audit, Lake(workspace))
     if provenance.head_is_current(backbone, explainer):
         return skipped()
-    folder = head_folder(provenance.dataset, backbone.name, explainer)
+    folder = head_folder(provenance.dataset, backbone.name, explainer.name)
     made_from = provenance.head(backbone, explainer)
     if backbone.head:
         model = backbone_of(provenance, backbone)
@@ -31,6 +33,6 @@ def train(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explai
     shards = provenance.shards("train")
     if warning := few_steps(audit.training, shards):
         get_run_logger().warning(warning)
-    with progress(f"train {explainer} on {backbone.name}") as report:
+    with progress(f"train {explainer.name} on {backbone.name}") as report:
         train_one(provenance, backbone, explainer, folder, report)
     return None

@@ -1,81 +1,98 @@
-"""Scores of maps: one shard, one backbone, all explainers, from the lake back into the lake."""
+"""Scores in bulk: one shard, one backbone, all explainers, from the lake back into the lake."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from ttame_core import spec
-from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
-from ttame_core.explaining import Progress, read_maps
+from ttame_core.explainers import Explainer
+from ttame_core.explaining import ALL, Progress, read_maps
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.schemas import CONFIDENCE, LOCALIZATION
+from ttame_core.lake.schemas import SCORES
 from ttame_core.lake.store import RowGroups
-from ttame_core.metrics import box_iou, energy_in_box, masked_probabilities, pointing_game
-
-FAMILIES = {"confidence": CONFIDENCE, "localization": LOCALIZATION}
-Row = dict[str, Any]
+from ttame_core.metrics import Family, MappedImages, Row
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Scores:
+    """One file that is wanted: of one explainer's maps, by one family of metrics.
+
+    made_from: what fingerprints it. images: the first so many of the shard.
+    """
+
+    explainer: str
+    family: Family
+    made_from: Any
+    images: int = ALL
+
+
 def evaluate_shard(
     lake: Lake,
     dataset: str,
     shard: str,
     backbone: Backbone,
-    made_from: Mapping[str, Any],
-    keep: Sequence[float],
+    wanted: Sequence[Scores],
+    makers: Mapping[str, Callable[[Backbone], Explainer]],
     compute: spec.Compute,
     progress: Progress | None = None,
 ) -> None:
-    """Write the scores of one shard's maps: one file per explainer and family of metrics.
+    """Write scores of one shard's maps. Images are decoded once for all of them.
 
-    made_from: what fingerprints each explainer's files; its keys say which explainers' maps are
-    read. Images are decoded once, and forwarded whole once, for all of them.
+    makers: by name of an explainer, what makes it on a backbone, for the families that explain
+    again.
     """
     batches = load_batches(
         lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
     )
+    names = dict.fromkeys(scores.explainer for scores in wanted)
+    most = max(scores.images for scores in wanted)
     with ExitStack() as files:
-        writers = {
-            (family, explainer): files.enter_context(
-                lake.create_parquet(
-                    scores_file(family, dataset, backbone.name, explainer, shard), schema, origin
-                )
-            )
-            for family, schema in FAMILIES.items()
-            for explainer, origin in made_from.items()
-        }
-        maps = {
-            explainer: _MapReader(lake, maps_file(dataset, backbone.name, explainer, shard))
-            for explainer in made_from
+        writers = [files.enter_context(_writer(lake, dataset, shard, backbone, s)) for s in wanted]
+        readers = {
+            name: _MapReader(lake, maps_file(dataset, backbone.name, name, shard)) for name in names
         }
         done = 0
-        for batch in batches:
+        for batch in batches if most else ():
             images = batch.float_images(backbone.device)
-            probabilities = backbone(backbone.normalise(images)).float().softmax(dim=1)
-            for explainer, reader in maps.items():
-                rows, positions, stack = reader.of(batch)
+            for name, reader in readers.items():
+                rows, positions, maps = reader.of(batch)
                 if not rows:
                     continue
-                confidence = _confidence(
-                    rows, positions, stack, images, probabilities, backbone, keep, compute
+                mapped = MappedImages(
+                    rows,
+                    positions,
+                    maps.to(backbone.device),
+                    batch,
+                    images,
+                    backbone,
+                    compute.batch_size,
+                    makers[name],
                 )
-                _write(writers["confidence", explainer], confidence)
-                _write(
-                    writers["localization", explainer],
-                    _localization(rows, positions, stack, batch),
-                )
+                for scores, writer in zip(wanted, writers, strict=True):
+                    if scores.explainer == name and done < scores.images:
+                        within = (positions < scores.images - done).tolist()
+                        part = mapped if all(within) else mapped.where(within)
+                        with torch.set_grad_enabled(scores.family.reexplains):
+                            _write(writer, scores.family.rows(part))
             done += len(batch)
             if progress:
                 progress(done)
+            if done >= most:
+                break
+
+
+def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Scores) -> Any:
+    family = scores.family.name
+    path = scores_file(family, dataset, backbone.name, scores.explainer, shard)
+    return lake.create_parquet(path, SCORES[family], scores.made_from)
 
 
 class _MapReader:
@@ -85,11 +102,11 @@ class _MapReader:
         self._rows = read_maps(lake, path)
         self._next = next(self._rows, None)
 
-    def of(self, batch: Batch) -> tuple[list[Row], Tensor, Tensor]:
+    def of(self, batch: Batch) -> tuple[list[Row], torch.Tensor, torch.Tensor]:
         """Rows of the batch's images, their positions (R,) in it, and their maps (R, h, w)."""
         position = {key: i for i, key in enumerate(batch.keys)}
         rows: list[Row] = []
-        maps: list[Tensor] = []
+        maps: list[torch.Tensor] = []
         while self._next is not None and self._next[0]["key"] in position:
             rows.append(self._next[0])
             maps.append(self._next[1])
@@ -98,45 +115,7 @@ class _MapReader:
         return rows, positions, torch.stack(maps) if maps else torch.empty(0)
 
 
-def _confidence(
-    rows: list[Row],
-    positions: Tensor,
-    maps: Tensor,
-    images: Tensor,
-    probabilities: Tensor,
-    backbone: Backbone,
-    keep: Sequence[float],
-    compute: spec.Compute,
-) -> Iterator[Row]:
-    targets = torch.tensor([row["target"] for row in rows], device=images.device)
-    positions = positions.to(images.device)
-    masked = masked_probabilities(
-        backbone, images[positions], maps.to(images.device), targets, keep, compute.batch_size
-    ).tolist()
-    whole = probabilities[positions, targets].tolist()
-    for row, p, values in zip(rows, whole, masked, strict=True):
-        for percentage, p_masked in zip(keep, values, strict=True):
-            yield {**row, "keep": percentage, "p": p, "p_masked": p_masked}
-
-
-def _localization(rows: list[Row], positions: Tensor, maps: Tensor, batch: Batch) -> Iterator[Row]:
-    boxed = [i for i, p in enumerate(positions.tolist()) if len(batch.boxes[p])]
-    if not boxed:
-        return
-    boxes = [batch.boxes[int(positions[i])] for i in boxed]
-    size = tuple(batch.images.shape[-2:])
-    large = resize(maps[boxed][:, None], size)[:, 0]
-    scores = zip(
-        pointing_game(large, boxes).tolist(),
-        energy_in_box(large, boxes).tolist(),
-        box_iou(large, boxes).tolist(),
-        strict=True,
-    )
-    for i, (hit, energy, overlaps) in zip(boxed, scores, strict=True):
-        yield {**rows[i], "pointing_game": hit, "energy_in_box": energy, "box_iou": overlaps}
-
-
-def _write(writer: RowGroups, rows: Iterator[Row]) -> None:
+def _write(writer: RowGroups, rows: Iterable[Row]) -> None:
     chosen = [{name: row[name] for name in writer.schema.names} for row in rows]
     if chosen:
         writer.write(pa.RecordBatch.from_pylist(chosen, schema=writer.schema))

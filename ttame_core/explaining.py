@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,28 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
-from ttame_core.explainers import Explainer, ForwardPass, forward_pass
-from ttame_core.lake import Lake, maps_file
-from ttame_core.lake.schemas import maps_schema
+from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
+from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.schemas import PREDICTION, SCORES, maps_schema
 from ttame_core.lake.store import RowGroups
 from ttame_core.masking import min_max
 
 Progress = Callable[[int], None]  # told how many images are done
+ALL = 2**62  # more images than any shard holds
+REFUSED = "ttame.not_applicable"  # metadata of a maps file without rows: why there are none
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One file that is wanted: of one explainer, under its name in the lake.
+
+    made_from: what fingerprints it. images: the first so many of the shard.
+    """
+
+    name: str
+    explainer: Explainer
+    made_from: Any
+    images: int = ALL
 
 
 def explain_shard(
@@ -33,46 +48,76 @@ def explain_shard(
     dataset: str,
     shard: str,
     backbone: Backbone,
-    explainers: Mapping[str, Explainer],
-    made_from: Mapping[str, Any],
+    wanted: Sequence[Maps],
     targets: str | list[int],
     compute: spec.Compute,
     progress: Progress | None = None,
 ) -> None:
-    """Write the maps of one shard, one file per explainer, a row per image and target class.
+    """Write maps of one shard, one file per explainer, a row per image and target class.
 
     One forward pass per batch serves the model truth, the probabilities and every explainer.
-    Decoding runs ahead in threads and writing behind in another, while the device computes.
-    made_from: what fingerprints each explainer's file.
+    Decoding runs ahead in threads and writing behind in another, while the device computes. What
+    each explainer costs is written beside its maps, as scores of the family `cost`.
     """
     batches = load_batches(
         lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
     )
     view = json.dumps(asdict(backbone.preprocessing))
+    most = max(maps.images for maps in wanted)
     with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
-        writers: dict[str, RowGroups] = {}
+        opened: dict[str, tuple[RowGroups, RowGroups]] = {}
         pending: list[Future[None]] = []
+
+        def writers(order: Maps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
+            if order.name not in opened:
+                # Last in, first closed: maps are in the lake only when their costs are.
+                names = dataset, backbone.name, order.name, shard
+                schema, made_from = maps_schema(height, width), order.made_from
+                create = lake.create_parquet
+                maps = create(maps_file(*names), schema, made_from, preprocessing=view)
+                costs = create(scores_file("cost", *names), SCORES["cost"], made_from)
+                opened[order.name] = files.enter_context(maps), files.enter_context(costs)
+            return opened[order.name]
+
         done = 0
-        for batch in batches:
-            forward = forward_pass(backbone, batch)
-            wanted = choose_targets(forward.logits, batch.labels, targets, backbone.name)
-            for name, explainer in explainers.items():
-                maps = min_max(explainer.attribute(forward, wanted)).cpu()
-                if name not in writers:
-                    path = maps_file(dataset, backbone.name, name, shard)
-                    schema = maps_schema(*maps.shape[-2:])
-                    writers[name] = files.enter_context(
-                        lake.create_parquet(path, schema, made_from[name], preprocessing=view)
-                    )
-                rows = _rows(forward, wanted.cpu(), maps, writers[name].schema)
-                pending.append(writing.submit(writers[name].write, rows))
-            while len(pending) > 2 * len(explainers):
+        for batch in batches if most else ():
+            with measure(backbone) as shared:
+                forward = forward_pass(backbone, batch)
+            everything = choose_targets(forward.logits, batch.labels, targets, backbone.name)
+            for order in wanted:
+                if done >= order.images:
+                    continue
+                part = forward.first(order.images - done)
+                chosen = everything[: len(part.batch)]
+                with measure(backbone) as own:
+                    maps = min_max(order.explainer.attribute(part, chosen)).cpu()
+                to_maps, to_costs = writers(order, *maps.shape[-2:])
+                rows = _rows(part, chosen.cpu(), maps, to_maps.schema)
+                costs = _costs(rows, shared, len(batch), own, chosen.numel())
+                pending += [writing.submit(to_maps.write, rows)]
+                pending += [writing.submit(to_costs.write, costs)]
+            while len(pending) > 4 * len(wanted):
                 pending.pop(0).result()
             done += len(batch)
             if progress:
                 progress(done)
+            if done >= most:
+                break
         for future in pending:
             future.result()
+        for order in wanted:
+            writers(order, 1, 1)  # no image, no row, but a file that says so
+
+
+def write_refusal(
+    lake: Lake, dataset: str, shard: str, backbone: str, explainer: str, made_from: Any, reason: str
+) -> None:
+    """Write the maps file of an explainer that does not apply: no rows, and the reason."""
+    for path, schema in (
+        (scores_file("cost", dataset, backbone, explainer, shard), SCORES["cost"]),
+        (maps_file(dataset, backbone, explainer, shard), maps_schema(1, 1)),
+    ):
+        lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
 
 
 def choose_targets(
@@ -129,6 +174,20 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
         ],
         schema=schema,
     )
+
+
+def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int) -> pa.RecordBatch:
+    """Rows of what each map cost: its image's share of the shared pass, and its own of the rest."""
+    values = (
+        np.full(rows.num_rows, theirs / images + its / maps, np.float32)
+        for theirs, its in (
+            (shared.seconds, own.seconds),
+            (shared.forward, own.forward),
+            (shared.backward, own.backward),
+        )
+    )
+    identity = [rows.column(name) for name, _ in PREDICTION]
+    return pa.record_batch([*identity, *map(pa.array, values)], schema=SCORES["cost"])
 
 
 def read_maps(lake: Lake, path: str) -> Iterator[tuple[dict[str, Any], Tensor]]:

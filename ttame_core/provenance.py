@@ -14,8 +14,8 @@ from typing import Any
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
 from ttame_core.data.sharding import load_classes, load_shards
-from ttame_core.evaluation import FAMILIES
 from ttame_core.explainers import REGISTRY
+from ttame_core.explaining import ALL
 from ttame_core.lake import (
     Lake,
     dataset_file,
@@ -25,6 +25,7 @@ from ttame_core.lake import (
     maps_file,
     scores_file,
 )
+from ttame_core.metrics import REGISTRY as FAMILIES
 
 # Raised when the code makes other content from the same inputs.
 FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
@@ -32,13 +33,12 @@ FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
 
 @dataclass(frozen=True)
 class Unit:
-    """One file of an audit. stage: fit, train, explain or evaluate; done: it is there, current."""
+    """What an audit makes. stage: fit, train, explain or evaluate; done: it is there, current."""
 
     stage: str
     backbone: str
     explainer: str
     shard: str
-    path: str
     done: bool
 
 
@@ -83,13 +83,24 @@ class Provenance:
         path = dataset_file(self.dataset, "annotations.parquet")
         return self.lake.exists(path) and self.lake.parquet_rows(path) > 0
 
-    def explainers(self) -> list[str]:
+    def explainers(self) -> list[spec.Explainer]:
         """The audit's explainers that this data set allows."""
         return [
-            name
-            for name in self.audit.explainers
-            if self.annotated or not REGISTRY[name].needs_annotations
+            explainer
+            for explainer in self.audit.explainers
+            if self.annotated or not REGISTRY[explainer.method].needs_annotations
         ]
+
+    def share(self, shard: str, images: int | None) -> int:
+        """How many images of a shard are among the first `images` of the split; ALL for all."""
+        if images is None:
+            return ALL
+        before = 0
+        for name, samples in self.shards(self.audit.maps.split):
+            if name == shard:
+                return ALL if before + samples <= images else max(0, images - before)
+            before += samples
+        return 0
 
     # ---- backbones ---------------------------------------------------------------------------
 
@@ -129,10 +140,10 @@ class Provenance:
 
     # ---- heads, maps, scores -----------------------------------------------------------------
 
-    def head(self, backbone: spec.Backbone, explainer: str) -> dict[str, Any]:
+    def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
         origin = {
             "format": HEAD,
-            "explainer": [explainer, REGISTRY[explainer].version],
+            "explainer": _method(explainer),
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
         }
@@ -146,76 +157,84 @@ class Provenance:
             "val": self._split_content("val"),
         }
 
-    def maps(self, backbone: spec.Backbone, explainer: str, shard: str) -> dict[str, Any]:
-        needs_head = REGISTRY[explainer].needs_head
+    def maps(
+        self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str
+    ) -> dict[str, Any]:
+        needs_head = REGISTRY[explainer.method].needs_head
         return {
             "format": MAPS,
-            "explainer": [explainer, REGISTRY[explainer].version],
+            "explainer": _method(explainer),
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
             "targets": self.audit.maps.targets,
             "precision": self.audit.compute.precision,
             "shard": self._content[shard],
+            "images": self.share(shard, explainer.images),
         }
 
-    def scores(self, backbone: spec.Backbone, explainer: str, shard: str) -> dict[str, Any]:
+    def scores(
+        self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str
+    ) -> dict[str, Any]:
         return {
             "format": SCORES,
             "maps": fingerprint(self.maps(backbone, explainer, shard)),
-            "keep": self.audit.evaluation.keep,
+            "metric": [metric.family, FAMILIES[metric.family].version, metric.settings],
+            "images": self.share(shard, metric.images),
         }
 
-    def head_is_current(self, backbone: spec.Backbone, explainer: str) -> bool:
-        folder = head_folder(self.dataset, backbone.name, explainer)
+    def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
+        folder = head_folder(self.dataset, backbone.name, explainer.name)
         return self.lake.exists(f"{folder}/head.safetensors") and self.lake.is_current(
             f"{folder}/history.parquet", self.head(backbone, explainer)
         )
 
-    def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[str]:
+    def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
         """Explainers whose maps of this shard are not there."""
         return [
             e
             for e in self.explainers()
             if not self.lake.is_current(
-                maps_file(self.dataset, backbone.name, e, shard), self.maps(backbone, e, shard)
+                maps_file(self.dataset, backbone.name, e.name, shard), self.maps(backbone, e, shard)
             )
         ]
 
-    def missing_scores(self, backbone: spec.Backbone, shard: str) -> list[str]:
-        """Explainers of which a score of this shard is not there."""
+    def missing_scores(
+        self, backbone: spec.Backbone, shard: str
+    ) -> list[tuple[spec.Explainer, spec.Metric]]:
+        """Explainers and metrics whose scores of this shard are not there."""
         return [
-            e
+            (e, metric)
             for e in self.explainers()
-            if not all(
-                self.lake.is_current(
-                    scores_file(family, self.dataset, backbone.name, e, shard),
-                    self.scores(backbone, e, shard),
-                )
-                for family in FAMILIES
+            for metric in self.audit.evaluation.metrics
+            if not self.lake.is_current(
+                scores_file(metric.family, self.dataset, backbone.name, e.name, shard),
+                self.scores(backbone, e, metric, shard),
             )
         ]
 
     def units(self) -> Iterator[Unit]:
-        """Every file the audit makes from its shards, in order, and whether it is there."""
+        """All that the audit makes from its shards, in order, and whether it is there."""
         shards = [name for name, _ in self.shards(self.audit.maps.split)]
         for backbone in self.audit.backbones:
             name = backbone.name
-            if weights := self.fitted_weights(backbone):
-                yield Unit("fit", name, "", "", weights, self.is_fitted(backbone))
+            if self.fitted_weights(backbone):
+                yield Unit("fit", name, "", "", self.is_fitted(backbone))
             for e in self.explainers():
-                if REGISTRY[e].needs_head:
-                    path = f"{head_folder(self.dataset, name, e)}/head.safetensors"
-                    yield Unit("train", name, e, "", path, self.head_is_current(backbone, e))
+                if REGISTRY[e.method].needs_head:
+                    yield Unit("train", name, e.name, "", self.head_is_current(backbone, e))
             for shard in shards:
                 missing = self.missing_maps(backbone, shard)
                 for e in self.explainers():
-                    path = maps_file(self.dataset, name, e, shard)
-                    yield Unit("explain", name, e, shard, path, e not in missing)
-                missing = self.missing_scores(backbone, shard)
+                    yield Unit("explain", name, e.name, shard, e not in missing)
+                unscored = [e for e, _ in self.missing_scores(backbone, shard)]
                 for e in self.explainers():
-                    path = scores_file("*", self.dataset, name, e, shard)
-                    yield Unit("evaluate", name, e, shard, path, e not in missing)
+                    yield Unit("evaluate", name, e.name, shard, e not in unscored)
+
+
+def _method(explainer: spec.Explainer) -> list[Any]:
+    """What tells an explainer's maps from another's; its name in the lake does not."""
+    return [explainer.method, REGISTRY[explainer.method].version, explainer.settings]
 
 
 def _architecture(backbone: spec.Backbone) -> dict[str, Any]:

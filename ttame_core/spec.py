@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -294,20 +295,107 @@ class Maps(Section):
         return targets
 
 
+class Explainer(Section):
+    """One explainer of an audit: its name, or `- rise: {masks: 8000, images: 200}`.
+
+    Beside `name` and `images`, the keys are the method's own (`ttame explainers` lists them).
+    """
+
+    method: str
+    name: Name = Field("", description="in the lake; default: the method", validate_default=False)
+    images: int | None = Field(
+        None, ge=1, description="explain the first so many of the split; default: all"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        value = _unfolded(value, "method")
+        if isinstance(value, dict) and isinstance(value.get("method"), str):
+            return {"name": value["method"], **value}
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ttame_core.explainers import REGISTRY  # slow to import, and itself reads specs
+
+        return _checked("explainer", info.data.get("method", ""), settings, REGISTRY)
+
+
+class Metric(Section):
+    """One family of metrics: its name, or `- confidence: {keep: [50, 15], images: 200}`."""
+
+    family: str
+    images: int | None = Field(
+        None, ge=1, description="score the first so many of the split; default: all"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the family's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return _unfolded(value, "family")
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ttame_core.metrics import REGISTRY
+
+        return _checked("metric", info.data.get("family", ""), settings, REGISTRY)
+
+
+def _unfolded(value: Any, key: str) -> Any:
+    """`name` and `{name: {images: …, setting: …}}` as the mapping they stand for."""
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, dict) or key in value or len(value) != 1:
+        return value
+    ((chosen, about),) = value.items()
+    if not isinstance(about, dict | None):
+        return value
+    own = dict(about or {})
+    common = {k: own.pop(k) for k in ("name", "images") if k in own}
+    return {key: chosen, **common, "settings": own}
+
+
+def _checked(
+    kind: str, name: str, settings: dict[str, Any], registry: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of one entry of a registry, with their defaults."""
+    if name not in registry:
+        allowed = ", ".join(sorted(registry))
+        raise ValueError(f"unknown {kind} {name}; allowed: {allowed}." + nearest(name, registry))
+    own: type[BaseModel] = registry[name].Settings
+    try:
+        return own.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = sorted({"images", *own.model_fields})
+            raise ValueError(
+                f"{name} has no setting {key}; allowed: {', '.join(allowed)}."
+                + nearest(key, allowed)
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key} of {name}: {message} (got {first['input']!r})") from None
+
+
 class Evaluation(Section):
-    keep: list[float] = Field(
-        default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
+    metrics: list[Metric] = Field(
+        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization")],
+        min_length=1,
     )
     minimum_discrimination: float = Field(
         30.0, description="points of AD@15 between random and oracle under which AD/IC rank nothing"
     )
 
-    @field_validator("keep")
+    @field_validator("metrics")
     @classmethod
-    def _percentages(cls, keep: list[float]) -> list[float]:
-        if not keep or not all(0 < k <= 100 for k in keep) or len(set(keep)) != len(keep):
-            raise ValueError("percentages must be distinct, above 0 and at most 100")
-        return keep
+    def _distinct(cls, metrics: list[Metric]) -> list[Metric]:
+        return _distinct("metrics", metrics, [m.family for m in metrics])
 
 
 class Compute(Section):
@@ -336,39 +424,32 @@ class Compute(Section):
         return self
 
 
+def _distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two {kind} are called {twice[0]}: give one another `name`")
+    return chosen
+
+
 class AuditSpec(Section):
     name: Name
     dataset: Dataset
     backbones: list[Backbone] = Field(min_length=1)
-    explainers: list[str] = Field(
-        default_factory=lambda: ["ttame", "gradcam", "random", "oracle"], min_length=1
+    explainers: list[Explainer] = Field(
+        default_factory=lambda: [
+            Explainer(method=method) for method in ("ttame", "gradcam", "random", "oracle")
+        ],
+        min_length=1,
     )
     training: Training = Training()
     maps: Maps = Maps()
     evaluation: Evaluation = Evaluation()
     compute: Compute = Field(default_factory=Compute)
 
-    @field_validator("backbones")
+    @field_validator("backbones", "explainers")
     @classmethod
-    def _distinct(cls, backbones: list[Backbone]) -> list[Backbone]:
-        names = [b.name for b in backbones]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"two backbones are called {twice[0]}: give one another `name`")
-        return backbones
-
-    @field_validator("explainers")
-    @classmethod
-    def _known(cls, explainers: list[str]) -> list[str]:
-        from ttame_core.explainers import REGISTRY  # slow to import, and itself reads specs
-
-        for name in explainers:
-            if name not in REGISTRY:
-                allowed = ", ".join(sorted(REGISTRY))
-                raise ValueError(
-                    f"unknown explainer {name}; allowed: {allowed}." + nearest(name, REGISTRY)
-                )
-        return list(dict.fromkeys(explainers))
+    def _distinct(cls, chosen: list[Any], info: ValidationInfo) -> list[Any]:
+        return _distinct(str(info.field_name), chosen, [c.name for c in chosen])
 
     @model_validator(mode="after")
     def _equal_shares(self) -> AuditSpec:

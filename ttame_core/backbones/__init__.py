@@ -4,7 +4,7 @@ from ttame_core.backbones.backbone import Backbone, load_backbone, preprocessing
 from ttame_core.backbones.checkpoints import file_hash
 from ttame_core.backbones.models import create_model, own_weights
 from ttame_core.backbones.preprocessing import Preprocessing
-from ttame_core.backbones.taps import Tap
+from ttame_core.backbones.taps import Tap, logits_of
 
 __all__ = [
     "Backbone",
@@ -13,6 +13,7 @@ __all__ = [
     "create_model",
     "file_hash",
     "load_backbone",
+    "logits_of",
     "own_weights",
     "preprocessing_of",
 ]

@@ -51,6 +51,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def first(self, count: int) -> Batch:
+        """The first `count` samples."""
+        return Batch(
+            self.keys[:count],
+            self.images[:count],
+            self.labels[:count],
+            self.boxes[:count],
+            self.masks[:count],
+        )
+
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
         """(B, 3, H, W) float32 images in [0, 1] on `device`."""
         return self.images.to(device, non_blocking=True).float().div_(255)

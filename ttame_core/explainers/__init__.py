@@ -3,14 +3,40 @@
 To add one, put a module with a subclass of Explainer into this package.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, forward_pass
+from ttame_core.explainers.base import (
+    Cost,
+    Explainer,
+    ForwardPass,
+    NotApplicable,
+    forward_pass,
+    measure,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-REGISTRY: dict[str, type[Explainer]] = {cls.name: cls for cls in Explainer.__subclasses__()}
 
-__all__ = ["REGISTRY", "Explainer", "ForwardPass", "NotApplicable", "forward_pass"]
+def _subclasses(cls: type[Explainer]) -> Iterator[type[Explainer]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+# A class without a name is what several share.
+REGISTRY: dict[str, type[Explainer]] = {
+    cls.name: cls for cls in _subclasses(Explainer) if "name" in vars(cls)
+}
+
+__all__ = [
+    "REGISTRY",
+    "Cost",
+    "Explainer",
+    "ForwardPass",
+    "NotApplicable",
+    "forward_pass",
+    "measure",
+]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ttame_core import spec
 from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone
+from ttame_core.backbones import Backbone, logits_of
 from ttame_core.data.loader import Batch
 
 
@@ -31,6 +35,15 @@ class ForwardPass:
     logits: Tensor
     features: list[Tensor]
 
+    def first(self, count: int) -> ForwardPass:
+        """Of the first `count` images."""
+        if count >= len(self.batch):
+            return self
+        features = [f[:count] for f in self.features]
+        return ForwardPass(
+            self.batch.first(count), self.images[:count], self.logits[:count], features
+        )
+
 
 @torch.inference_mode()
 def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
@@ -43,17 +56,35 @@ def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
 class Explainer(ABC):
     """Gives explanation maps. A subclass in a module of this package is in the registry.
 
-    name: in specs and in the lake. version: raised when its maps change, so that they are redone.
-    needs_head: trained once per backbone. needs_annotations: reads boxes or masks.
+    name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
+    change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
+    boxes or masks. forwards, backwards: passes through the classifier per map, beyond the forward
+    pass that all share, as a formula of settings and of C, the channels of its tap. applies_to:
+    what it can explain, in words. Settings: its own keys in a spec.
+
+    `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
+    The constructor raises NotApplicable where the backbone cannot be explained.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False
+    forwards: ClassVar[str] = "0"
+    backwards: ClassVar[str] = "0"
+    applies_to: ClassVar[str] = "every backbone"
 
-    def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
+    class Settings(spec.Section):
+        pass
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
         self.backbone = backbone
+        self.settings: Any = self.Settings.model_validate(settings or {})
 
     @abstractmethod
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
@@ -61,3 +92,42 @@ class Explainer(ABC):
 
         The caller min–max normalises them. An image that cannot be explained has a map of NaN.
         """
+
+
+@dataclass
+class Cost:
+    """Seconds, and images that went through the classifier forward and backward."""
+
+    seconds: float = 0.0
+    forward: int = 0
+    backward: int = 0
+
+
+@contextmanager
+def measure(backbone: Backbone) -> Iterator[Cost]:
+    """Give the cost of what is done in the block with the backbone; complete when it ends."""
+    cost = Cost()
+
+    def back(gradient: Tensor) -> None:
+        cost.backward += len(gradient)
+
+    def forth(module: nn.Module, args: Any, output: Any) -> None:
+        logits = logits_of(output)
+        cost.forward += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(back)
+
+    _wait(backbone.device)
+    start = time.perf_counter()
+    hook = backbone.model.register_forward_hook(forth)
+    try:
+        yield cost
+    finally:
+        hook.remove()
+        _wait(backbone.device)
+        cost.seconds = time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

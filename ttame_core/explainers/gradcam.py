@@ -32,8 +32,16 @@ class GradCam(Explainer):
 
     name = "gradcam"
 
-    def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
-        super().__init__(backbone)
+    forwards, backwards = "1", "1"
+    applies_to = "taps whose spatial features have a gradient"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
         self.layer, self.tap = _layer(backbone)
         self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
         self.cam = _AtTapSize(backbone, [self.spot], reshape_transform=self.tap.feature_map)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,13 @@ class TTame(Explainer):
     name = "ttame"
     needs_head = True
 
-    def __init__(self, backbone: Backbone, head: AttentionHead | None = None) -> None:
-        super().__init__(backbone)
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
         if head is None:
             raise ValueError("T-TAME needs a trained head")
         self.head = head.eval().fold().to(backbone.device)

@@ -23,12 +23,11 @@ from rich.text import Text
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
-    CONFIDENCE,
     HISTORY,
     INDEX,
     LEADERBOARD,
-    LOCALIZATION,
     REJECTED,
+    SCORES,
     SHARDS,
     SWEEPS,
     maps_schema,
@@ -43,20 +42,15 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
     "maps": ("maps/*/*/*/*.parquet", maps_schema(1, 1), PARTITIONS),
-    "confidence": (
-        "scores/metric=confidence/*/*/*/*.parquet",
-        CONFIDENCE,
-        ("metric", *PARTITIONS),
-    ),
-    "localization": (
-        "scores/metric=localization/*/*/*/*.parquet",
-        LOCALIZATION,
-        ("metric", *PARTITIONS),
-    ),
+    **{
+        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
+        for family, schema in SCORES.items()
+    },
     "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
 }
+OF_BACKBONES = ("accuracy", "discrimination")  # metrics that belong to no explainer
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "csv", "json", "parquet")
 WIDEST_LIST = 6  # elements of a list that a table shows
@@ -79,9 +73,34 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
             extra = [(column, pa.string()) for column in ("filename", *partitions)]
             files = db.from_arrow(_readable(pa.schema([*schema, *extra])).empty_table())
             files.create_view(f"files_{name}")
-    for script in ("macros", "views", "leaderboard"):
-        db.execute(resources.files("ttame_core.lake").joinpath(f"sql/{script}.sql").read_text())
+    _add_metadata(db, lake)
+    for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
+        db.execute(script)
+    values = [_sql(f"metrics/{name}") for name in sorted((*SCORES, *OF_BACKBONES))]
+    db.execute("CREATE VIEW metric_values AS\n" + "\nUNION ALL\n".join(values))
+    db.execute(_sql("leaderboard"))
     return db
+
+
+def _add_metadata(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    """The table of all maps files' metadata."""
+    pattern = FILES["maps"][0]
+    if lake.glob(pattern):
+        place = f"{_literally(_address(lake))}/{pattern}".replace("'", "''")
+        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
+    else:
+        db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
+
+
+def _sql(script: str) -> str:
+    return resources.files("ttame_core.lake").joinpath(f"sql/{script}.sql").read_text()
+
+
+def _scores_view(family: str) -> str:
+    return (
+        f"CREATE VIEW {family} AS SELECT dataset, backbone, explainer, "
+        f"* EXCLUDE (dataset, backbone, explainer, filename, metric) FROM files_{family}"
+    )
 
 
 def _address(lake: Lake) -> str:

@@ -79,21 +79,37 @@ def maps_schema(height: int, width: int) -> pa.Schema:
     )
 
 
-# A row per map and kept percentage. p, p_masked: softmax of the target on the whole and on the
-# masked image.
-CONFIDENCE = pa.schema(
-    [*PREDICTION, ("keep", pa.float32()), ("p", pa.float32()), ("p_masked", pa.float32())]
-)
-
-# A row per map of an annotated image. box_iou: at each of metrics.localization.THRESHOLDS.
-LOCALIZATION = pa.schema(
-    [
-        *PREDICTION,
-        ("pointing_game", pa.bool_()),
-        ("energy_in_box", pa.float32()),
-        ("box_iou", pa.list_(pa.float32())),
-    ]
-)
+# Families of scores. In confidence, a row per map, kept percentage and fill: p, p_masked: softmax
+# of the target on the whole and on the masked image. In localization, a row per map of an annotated
+# image; box_iou: at each of metrics.localization.THRESHOLDS. In cost, a row per map: seconds, and
+# passes through the classifier, of the batch by its maps, the shared forward pass included.
+SCORES = {
+    "confidence": pa.schema(
+        [
+            *PREDICTION,
+            ("keep", pa.float32()),
+            ("fill", pa.string()),
+            ("p", pa.float32()),
+            ("p_masked", pa.float32()),
+        ]
+    ),
+    "localization": pa.schema(
+        [
+            *PREDICTION,
+            ("pointing_game", pa.bool_()),
+            ("energy_in_box", pa.float32()),
+            ("box_iou", pa.list_(pa.float32())),
+        ]
+    ),
+    "cost": pa.schema(
+        [
+            *PREDICTION,
+            ("seconds", pa.float32()),
+            ("forward_passes", pa.float32()),
+            ("backward_passes", pa.float32()),
+        ]
+    ),
+}
 
 # A row per training step of a head, and one per validation (loss columns null).
 HISTORY = pa.schema(

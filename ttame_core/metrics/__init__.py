@@ -1,10 +1,27 @@
-"""Metrics: one pure function each, on batched tensors, a value per image."""
+"""Metrics: pure functions on batched tensors, and in families what makes the lake's rows of them.
 
+To add a family, put a module with a subclass of Family into this package, its schema into
+`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, gain, increase, masked_probabilities
 from ttame_core.metrics.localization import THRESHOLDS, box_iou, energy_in_box, pointing_game
 
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+REGISTRY: dict[str, type[Family]] = {cls.name: cls for cls in Family.__subclasses__()}
+
 __all__ = [
+    "REGISTRY",
     "THRESHOLDS",
+    "Family",
+    "MappedImages",
+    "Row",
     "box_iou",
     "drop",
     "energy_in_box",

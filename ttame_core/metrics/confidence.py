@@ -7,14 +7,17 @@ is their mean. The same three stand in `lake/sql/macros.sql` for any slice of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.masking import keep_most_relevant
+from ttame_core.metrics.base import Family, MappedImages, Row
 
 
 def drop(p: Tensor, p_masked: Tensor) -> Tensor:
@@ -57,3 +60,31 @@ def masked_probabilities(
     logits = torch.cat([backbone(chunk) for chunk in inputs.split(batch_size)])
     probabilities = logits.float().softmax(dim=1).unflatten(0, variants.shape[:2])
     return probabilities.gather(2, targets[:, None, None].expand(-1, len(keep), 1))[..., 0]
+
+
+class Confidence(Family):
+    """AD, IC and AG: a row per map and kept percentage."""
+
+    name = "confidence"
+
+    class Settings(spec.Section):
+        keep: list[float] = Field(
+            default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
+        )
+
+        @field_validator("keep")
+        @classmethod
+        def _percentages(cls, keep: list[float]) -> list[float]:
+            if not keep or not all(0 < k <= 100 for k in keep) or len(set(keep)) != len(keep):
+                raise ValueError("percentages must be distinct, above 0 and at most 100")
+            return keep
+
+    def rows(self, mapped: MappedImages) -> Iterator[Row]:
+        keep = self.settings.keep
+        masked = masked_probabilities(
+            mapped.backbone, mapped.images, mapped.maps, mapped.targets, keep, mapped.batch_size
+        )
+        whole = mapped.probabilities.tolist()
+        for row, p, values in zip(mapped.rows, whole, masked.tolist(), strict=True):
+            for percentage, p_masked in zip(keep, values, strict=True):
+                yield {**row, "keep": percentage, "fill": "zero", "p": p, "p_masked": p_masked}

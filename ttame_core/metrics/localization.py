@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from ttame_core.metrics.base import Family, MappedImages, Row
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
@@ -88,3 +90,24 @@ def _component_box(array: np.ndarray, threshold: float) -> tuple[float, float, f
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
     return (high - low).clamp(min=0).prod(dim=-1)
+
+
+class Localization(Family):
+    """Agreement with annotated boxes: a row per map of an annotated image."""
+
+    name = "localization"
+
+    def rows(self, mapped: MappedImages) -> Iterator[Row]:
+        boxed = mapped.where([len(boxes) > 0 for boxes in mapped.boxes])
+        if not boxed.rows:
+            return
+        large, boxes = boxed.large_maps, boxed.boxes
+        scores = zip(
+            boxed.rows,
+            pointing_game(large, boxes).tolist(),
+            energy_in_box(large, boxes).tolist(),
+            box_iou(large, boxes).tolist(),
+            strict=True,
+        )
+        for row, hit, energy, overlaps in scores:
+            yield {**row, "pointing_game": hit, "energy_in_box": energy, "box_iou": overlaps}

@@ -28,7 +28,7 @@ def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
     """The leaderboard of an audit's data set, backbones and explainers."""
     board = leaderboard(lake, audit.dataset.name)
     backbones = pa.array([b.name for b in audit.backbones])
-    explainers = pa.array([*audit.explainers, "-"])
+    explainers = pa.array([*(e.name for e in audit.explainers), "-"])
     chosen = pc.and_(
         pc.is_in(board["backbone"], backbones), pc.is_in(board["explainer"], explainers)
     )
@@ -58,7 +58,9 @@ def write_record(
     keys = _pictured(lake, audit, whole)
     sheet = None
     if keys:
-        samples = find_samples(lake, keys, audit.dataset.name, whole, audit.explainers)
+        samples = find_samples(
+            lake, keys, audit.dataset.name, whole, [e.name for e in audit.explainers]
+        )
         sheet = contact_sheet(samples)
         with lake.create(f"{folder}/contact-sheet.png") as path:
             sheet.save(path, "PNG")

@@ -1,87 +1,50 @@
--- Every metric of every dataset, backbone and explainer, in percent, with its 95 % interval and the
--- number of images behind it. Only maps of the model truth count (target = predicted).
--- What is a backbone's own (accuracy, discrimination) has the explainer '-'.
+-- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
+-- number of images behind it. Only maps of the model truth count (target = predicted). What is a
+-- backbone's own (accuracy, discrimination) has the explainer '-'.
+-- In: metric_values (a row per image and metric; sql/metrics/).
+
+-- Images fall into 256 groups by their keys' hash, and a replicate counts each group a Poisson(1)
+-- number of times: one pass over the images, then sums of 256 numbers, whatever the data's size.
+CREATE TABLE bootstrap AS
+SELECT
+    replicate,
+    list(CASE
+        WHEN u < 0.36788 THEN 0 WHEN u < 0.73576 THEN 1 WHEN u < 0.91970 THEN 2
+        WHEN u < 0.98101 THEN 3 WHEN u < 0.99634 THEN 4 WHEN u < 0.99941 THEN 5 ELSE 6
+    END ORDER BY bucket)::DOUBLE[256] AS weights
+FROM (
+    SELECT replicate, bucket, md5_number_lower(replicate || '/' || bucket) / 2.0 ^ 64 AS u
+    FROM range(500) AS r(replicate), range(256) AS b(bucket)
+)
+GROUP BY replicate;
 
 CREATE VIEW leaderboard AS
-WITH of_confidence AS (
+WITH sums AS (
+    SELECT dataset, backbone, explainer, metric, hash(key) % 256 AS bucket,
+           sum(value) AS total, count(*) AS n
+    FROM metric_values GROUP BY ALL
+),
+groups AS (
+    SELECT dataset, backbone, explainer, metric, sum(total) / sum(n) AS value, sum(n) AS images,
+           map(list(bucket), list(total)) AS totals, map(list(bucket), list(n)) AS counts
+    FROM sums GROUP BY ALL
+),
+dense AS (
     SELECT
-        dataset, backbone, explainer, keep, count(*) AS n,
-        AD(p, p_masked) AS ad, stddev_samp(confidence_drop(p, p_masked)) AS ad_deviation,
-        IC(p, p_masked) AS ic,
-        AG(p, p_masked) AS ag, stddev_samp(confidence_gain(p, p_masked)) AS ag_deviation
-    FROM confidence WHERE target = predicted GROUP BY ALL
+        * EXCLUDE (totals, counts),
+        list_transform(range(256), lambda b: coalesce(totals[b], 0))::DOUBLE[256] AS totals,
+        list_transform(range(256), lambda b: coalesce(counts[b], 0))::DOUBLE[256] AS counts
+    FROM groups
 ),
-of_places AS (
-    SELECT
-        dataset, backbone, explainer, count(*) AS n,
-        100.0 * avg(pointing_game::INT) AS hits,
-        100 * avg(energy_in_box) AS energy, 100 * stddev_samp(energy_in_box) AS energy_deviation
-    FROM localization WHERE target = predicted GROUP BY ALL
-),
--- One threshold for a whole data set, backbone and explainer: the one that serves it best.
-at_thresholds AS (
-    SELECT
-        dataset, backbone, explainer, place, count(*) AS n,
-        100 * avg(overlap) AS iou, 100 * stddev_samp(overlap) AS deviation
-    FROM (
-        SELECT dataset, backbone, explainer, unnest(box_iou) AS overlap,
-               generate_subscripts(box_iou, 1) AS place
-        FROM localization WHERE target = predicted
-    )
-    GROUP BY dataset, backbone, explainer, place
-    QUALIFY row_number() OVER (
-        PARTITION BY dataset, backbone, explainer ORDER BY iou DESC, place
-    ) = 1
-),
-of_predictions AS (
-    SELECT dataset, backbone, count(*) AS n, 100.0 * avg((label = predicted)::INT) AS accuracy
-    FROM predictions GROUP BY ALL
-),
--- How far apart random maps and the annotated objects are in AD@15: where it is little, the
--- classifier cannot read masked images, and AD and IC rank nothing.
-ends AS (
-    SELECT
-        dataset, backbone, key,
-        max(confidence_drop(p, p_masked)) FILTER (explainer = 'random')
-        - max(confidence_drop(p, p_masked)) FILTER (explainer = 'oracle') AS distance
-    FROM confidence
-    WHERE target = predicted AND keep = 15 AND explainer IN ('random', 'oracle')
-    GROUP BY ALL
-),
-of_ends AS (
-    SELECT dataset, backbone, count(*) AS n, avg(distance) AS mean,
-           stddev_samp(distance) AS deviation
-    FROM ends WHERE distance IS NOT NULL GROUP BY ALL
+replicates AS (
+    SELECT dataset, backbone, explainer, metric, any_value(value) AS value,
+           any_value(images) AS images,
+           quantile_cont(
+               array_inner_product(weights, totals) / nullif(array_inner_product(weights, counts), 0),
+               [0.025, 0.975]
+           ) AS ends
+    FROM dense, bootstrap GROUP BY dataset, backbone, explainer, metric
 )
-SELECT dataset, backbone, explainer, 'AD@' || printf('%g', keep) AS metric, ad AS value,
-       mean_low(ad, ad_deviation, n, 0.0) AS ci_low, mean_high(ad, ad_deviation, n) AS ci_high,
-       n AS images
-FROM of_confidence
-UNION ALL
-SELECT dataset, backbone, explainer, 'IC@' || printf('%g', keep), ic,
-       wilson(ic, n, -1), wilson(ic, n, 1), n
-FROM of_confidence
-UNION ALL
-SELECT dataset, backbone, explainer, 'AG@' || printf('%g', keep), ag,
-       mean_low(ag, ag_deviation, n, 0.0), mean_high(ag, ag_deviation, n), n
-FROM of_confidence
-UNION ALL
-SELECT dataset, backbone, explainer, 'pointing_game', hits,
-       wilson(hits, n, -1), wilson(hits, n, 1), n
-FROM of_places
-UNION ALL
-SELECT dataset, backbone, explainer, 'energy_in_box', energy,
-       mean_low(energy, energy_deviation, n, 0.0), mean_high(energy, energy_deviation, n), n
-FROM of_places
-UNION ALL
-SELECT dataset, backbone, explainer, 'box_iou', iou,
-       mean_low(iou, deviation, n, 0.0), mean_high(iou, deviation, n), n
-FROM at_thresholds
-UNION ALL
-SELECT dataset, backbone, '-', 'accuracy', accuracy,
-       wilson(accuracy, n, -1), wilson(accuracy, n, 1), n
-FROM of_predictions
-UNION ALL
-SELECT dataset, backbone, '-', 'discrimination', mean,
-       mean_low(mean, deviation, n, -100.0), mean_high(mean, deviation, n), n
-FROM of_ends;
+SELECT dataset, backbone, explainer, metric, value, ends[1] AS ci_low, ends[2] AS ci_high,
+       images::BIGINT AS images
+FROM replicates;

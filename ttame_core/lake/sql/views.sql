@@ -23,15 +23,14 @@ SELECT dataset, backbone, explainer, regexp_extract(filename, '([^/]+)\.parquet$
        * EXCLUDE (dataset, backbone, explainer, filename)
 FROM files_maps;
 
--- A row per map and kept percentage: p on the whole image, p_masked on the masked one.
-CREATE VIEW confidence AS
-SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename, metric)
-FROM files_confidence;
-
--- A row per map of an annotated image.
-CREATE VIEW localization AS
-SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename, metric)
-FROM files_localization;
+-- Explainers that do not apply to a backbone, and why.
+CREATE VIEW refusals AS
+SELECT DISTINCT
+    regexp_extract(file_name, 'dataset=([^/]+)', 1) AS dataset,
+    regexp_extract(file_name, 'backbone=([^/]+)', 1) AS backbone,
+    regexp_extract(file_name, 'explainer=([^/]+)', 1) AS explainer,
+    decode(value) AS reason
+FROM files_metadata WHERE decode(key) = 'ttame.not_applicable';
 
 -- What each classifier says of each image.
 CREATE VIEW predictions AS

@@ -1,0 +1,116 @@
+"""What every family of metrics is: one class that turns maps and their images into rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.attention import resize
+from ttame_core.backbones import Backbone
+from ttame_core.data.loader import Batch
+
+if TYPE_CHECKING:
+    from ttame_core.explainers import Explainer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MappedImages:
+    """R maps of one explainer, and the images of one batch that they explain.
+
+    rows: what the lake says of each map (key, label, predicted, target, probability, …).
+    positions: (R,) int64, of each map's image in the batch. maps: (R, h, w) float32 in [0, 1].
+    batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch. explainer: makes this very
+    explainer on a backbone, this one or another.
+    """
+
+    rows: Sequence[Row]
+    positions: Tensor
+    maps: Tensor
+    batch: Batch
+    batch_images: Tensor
+    backbone: Backbone
+    batch_size: int
+    explainer: Callable[[Backbone], Explainer]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(R, 3, H, W) float32 in [0, 1], the image of each map."""
+        return self.batch_images[self.positions.to(self.batch_images.device)]
+
+    @cached_property
+    def large_maps(self) -> Tensor:
+        """(R, H, W): the maps upsampled bilinearly to the images."""
+        return resize(self.maps[:, None], tuple(self.batch_images.shape[-2:]))[:, 0]
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """(R,) int64 target classes."""
+        return torch.tensor([row["target"] for row in self.rows], device=self.backbone.device)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(R,) float32 softmax of the target on the whole image, always of a float32 pass.
+
+        Where the maps were made in float32, it stands in the lake already.
+        """
+        if self.backbone.precision is torch.float32:
+            found = [row["probability"] for row in self.rows]
+            return torch.tensor(found, dtype=torch.float32, device=self.backbone.device)
+        logits = self.backbone(self.backbone.normalise(self.images))
+        return logits.float().softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+
+    @property
+    def boxes(self) -> list[Tensor]:
+        """Per map: its image's boxes (N, 4), pixels of the view."""
+        return [self.batch.boxes[p] for p in self.positions.tolist()]
+
+    @property
+    def masks(self) -> list[Tensor | None]:
+        """Per map: its image's mask (H, W) of object numbers, or None."""
+        return [self.batch.masks[p] for p in self.positions.tolist()]
+
+    def where(self, chosen: Sequence[bool]) -> MappedImages:
+        """Of the maps that are chosen."""
+        places = [i for i, wanted in enumerate(chosen) if wanted]
+        return MappedImages(
+            [self.rows[i] for i in places],
+            self.positions[places],
+            self.maps[places],
+            self.batch,
+            self.batch_images,
+            self.backbone,
+            self.batch_size,
+            self.explainer,
+        )
+
+
+class Family(ABC):
+    """Scores of one kind. A subclass in a module of this package is in the registry.
+
+    name: in specs and in the lake. version: raised when its rows change, so that they are redone.
+    reexplains: runs the explainer again, where others read its maps alone. Settings: its own keys
+    in a spec. The columns of its rows stand in `lake.schemas.SCORES`.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    reexplains: ClassVar[bool] = False
+
+    class Settings(spec.Section):
+        pass
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        self.settings: Any = self.Settings.model_validate(settings or {})
+
+    @abstractmethod
+    def rows(self, mapped: MappedImages) -> Iterator[Row]:
+        """Rows of scores: any number per map, each with the map's own columns and the family's."""
