@@ -16,7 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # test processes run side by side
 
 
 @pytest.fixture(scope="session")

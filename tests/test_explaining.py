@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -14,32 +16,63 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
-from ttame_core.evaluation import evaluate_shard
+from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
-from ttame_core.explaining import choose_targets, explain_shard, read_maps
+from ttame_core.explaining import (
+    ALL,
+    Maps,
+    choose_targets,
+    explain_shard,
+    read_maps,
+    write_refusal,
+)
 from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.catalogue import connect
 from ttame_core.masking import min_max
+from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import box_iou, energy_in_box, pointing_game
 
 COMPUTE = spec.Compute(device="cpu", batch_size=5, workers=2)
 SHARD = "test-000000"
 
 
+SOME = ("ttame", "gradcam", "random", "oracle")
+
+
 def _explainers(backbone: Backbone) -> dict[str, Explainer]:
     torch.manual_seed(4)
     head = AttentionHead([t.channels for t in backbone.taps], 10, backbone.map_size)
-    return {name: cls(backbone, head) for name, cls in REGISTRY.items()}
+    return {name: REGISTRY[name](backbone, None, head) for name in SOME}
+
+
+def _maps(explainers: dict[str, Explainer], **images: int) -> list[Maps]:
+    return [Maps(e, explainers[e], {"explainer": e}, images.get(e, ALL)) for e in explainers]
+
+
+def _scores(explainers: Iterable[str], keep: list[float], **images: int) -> list[Scores]:
+    families = [FAMILIES["confidence"]({"keep": keep}), FAMILIES["localization"]()]
+    return [
+        Scores(e, family, {"scores": e}, images.get(family.name, ALL))
+        for e in explainers
+        for family in families
+    ]
 
 
 def _explain(drawn: tuple[Lake, str], name: str, targets: object) -> tuple[Backbone, dict]:
     backbone = tiny_backbone()
     backbone.name = name
     explainers = _explainers(backbone)
-    made_from = {e: {"explainer": e} for e in explainers}
     counted: list[int] = []
-    explain_shard(*drawn, SHARD, backbone, explainers, made_from, targets, COMPUTE, counted.append)
+    explain_shard(*drawn, SHARD, backbone, _maps(explainers), targets, COMPUTE, counted.append)
     assert counted == [5, 10, 12]
     return backbone, explainers
+
+
+def _evaluate(
+    lake: Lake, dataset: str, shard: str, backbone: Backbone, wanted: list[Scores]
+) -> None:
+    makers = {s.explainer: lambda model: None for s in wanted}
+    evaluate_shard(lake, dataset, shard, backbone, wanted, makers, COMPUTE)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +106,7 @@ def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:
     lake, dataset = drawn
     backbone, explainers = _explain(drawn, "scored", "predicted")
     keep = [100.0, 15.0]
-    made_from = {e: {"scores": e} for e in explainers}
-    evaluate_shard(*drawn, SHARD, backbone, made_from, keep, COMPUTE)
+    _evaluate(*drawn, SHARD, backbone, _scores(explainers, keep))
     batch = next(load_batches(*drawn, [SHARD], PLAIN, 12, 2))
     for name in explainers:
         maps = {row["key"]: (row, heat) for row, heat in read_maps(
@@ -114,9 +146,8 @@ def test_images_without_boxes_have_no_place(tmp_path, folder) -> None:
     (shard,) = [s.shard for s in load_shards(lake, "d") if s.samples]
     backbone = tiny_backbone()
     explainers = _explainers(backbone)
-    made_from = {e: {} for e in explainers}
-    explain_shard(lake, "d", shard, backbone, explainers, made_from, "predicted", COMPUTE)
-    evaluate_shard(lake, "d", shard, backbone, made_from, [15.0], COMPUTE)
+    explain_shard(lake, "d", shard, backbone, _maps(explainers), "predicted", COMPUTE)
+    _evaluate(lake, "d", shard, backbone, _scores(explainers, [15.0]))
     rows = {
         (family, e): lake.parquet_rows(scores_file(family, "d", backbone.name, e, shard))
         for family in ("confidence", "localization")
@@ -132,9 +163,59 @@ def test_the_same_run_twice_gives_the_same_files(drawn: tuple[Lake, str]) -> Non
     contents = []
     for _ in range(2):
         _explain(drawn, "twice", "predicted")
-        paths = [maps_file(dataset, "twice", e, SHARD) for e in REGISTRY]
+        paths = [maps_file(dataset, "twice", e, SHARD) for e in SOME]
         contents.append([lake.read_table(path).to_pylist() for path in paths])
     assert contents[0] == contents[1]
+
+
+def test_only_the_first_images_are_explained_and_scored(drawn: tuple[Lake, str]) -> None:
+    lake, dataset = drawn
+    whole, explainers = _explain(drawn, "whole", "top-3")
+    backbone = tiny_backbone()
+    backbone.name = "limited"
+    counted: list[int] = []
+    some = _maps({e: explainers[e] for e in ("gradcam", "random")}, gradcam=7, random=0)
+    explain_shard(*drawn, SHARD, backbone, some, "top-3", COMPUTE, counted.append)
+    assert counted == [5, 10]  # no image beyond is decoded
+    every = list(read_maps(lake, maps_file(dataset, whole.name, "gradcam", SHARD)))
+    found = list(read_maps(lake, maps_file(dataset, "limited", "gradcam", SHARD)))
+    assert [row for row, _ in found] == [row for row, _ in every[: 7 * 3]]
+    assert lake.parquet_rows(maps_file(dataset, "limited", "random", SHARD)) == 0
+    _evaluate(*drawn, SHARD, backbone, _scores(["gradcam", "random"], [15.0, 50.0], confidence=4))
+
+    def rows(family: str, explainer: str) -> int:
+        return lake.parquet_rows(scores_file(family, dataset, "limited", explainer, SHARD))
+
+    assert rows("confidence", "gradcam") == 4 * 3 * 2
+    assert rows("localization", "gradcam") == 7 * 3
+    assert rows("confidence", "random") == 0
+
+
+def test_what_a_map_costs(drawn: tuple[Lake, str]) -> None:
+    lake, dataset = drawn
+    _explain(drawn, "costs", "top-3")
+    passes = {}
+    for e in SOME:
+        rows = lake.read_table(scores_file("cost", dataset, "costs", e, SHARD)).to_pylist()
+        assert len(rows) == 12 * 3
+        assert all(row["seconds"] > 0 for row in rows)
+        passes[e] = {(row["forward_passes"], row["backward_passes"]) for row in rows}
+    assert passes == {
+        "ttame": {(1, 0)},
+        "gradcam": {(2, 1)},
+        "random": {(1, 0)},
+        "oracle": {(1, 0)},
+    }
+
+
+def test_a_refusal_is_a_file_without_rows_and_with_the_reason(drawn: tuple[Lake, str]) -> None:
+    lake, dataset = drawn
+    reason = "no `tap` of “net” has a gradient"
+    write_refusal(lake, dataset, SHARD, "refusing", "gradcam", {"a": 1}, reason)
+    assert lake.is_current(maps_file(dataset, "refusing", "gradcam", SHARD), {"a": 1})
+    with connect(lake) as db:
+        found = db.sql("FROM refusals WHERE backbone = 'refusing'").fetchall()
+    assert found == [(dataset, "refusing", "gradcam", reason)]
 
 
 def test_wrong_classes() -> None:

@@ -37,8 +37,34 @@ def test_defaults_and_variables(write, tmp_path: Path) -> None:
     first, second = audit.backbones
     assert (first.model, first.name, first.pretrained) == ("resnet50.a1_in1k",) * 2 + (True,)
     assert second.checkpoint == f"{tmp_path}/vit.safetensors"
-    assert audit.explainers == ["ttame", "gradcam", "random", "oracle"]
-    assert audit.evaluation.keep == [100, 50, 15]
+    assert [e.name for e in audit.explainers] == ["ttame", "gradcam", "random", "oracle"]
+    confidence = audit.evaluation.metrics[0]
+    assert (confidence.family, confidence.settings["keep"]) == ("confidence", [100, 50, 15])
+
+
+def test_explainers_and_metrics_are_names_or_names_with_settings(write) -> None:
+    audit = load_spec(
+        write(
+            GOOD
+            + """
+explainers:
+  - random
+  - gradcam: {images: 20, name: few}
+evaluation:
+  metrics:
+    - localization
+    - confidence: {keep: [15], images: 50}
+"""
+        ),
+        {"DATA": "/data"},
+    )
+    first, second = audit.explainers
+    assert (first.method, first.name, first.images) == ("random", "random", None)
+    assert (second.method, second.name, second.images) == ("gradcam", "few", 20)
+    places, confidence = audit.evaluation.metrics
+    assert (places.family, places.settings) == ("localization", {})
+    assert (confidence.settings["keep"], confidence.images) == ([15.0], 50)
+    assert AuditSpec.model_validate(audit.model_dump(mode="json")) == audit  # as Prefect passes it
 
 
 def test_the_published_constants() -> None:
@@ -75,7 +101,26 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
         ("  name: d\n", "  name: d/e\n", 3, ["dataset.name"]),
         ("name: a\n", "name: a\nexplainers: [gradcan]\n", 2, ["explainers", "gradcam", "oracle"]),
         ("name: a\n", "name: a\nmaps: {targets: bottom}\n", 2, ["maps.targets", "top-K"]),
-        ("name: a\n", "name: a\nevaluation: {keep: [0]}\n", 2, ["evaluation.keep", "above 0"]),
+        (
+            "name: a\n",
+            "name: a\nexplainers: [random, gradcam: {image: 3}]\n",
+            2,
+            ["explainers[1]", "gradcam has no setting image", "Did you mean images"],
+        ),
+        ("name: a\n", "name: a\nexplainers: [random: {images: 0}]\n", 2, ["explainers[0]", "1"]),
+        ("name: a\n", "name: a\nexplainers: [random, random]\n", 2, ["two explainers", "random"]),
+        (
+            "name: a\n",
+            "name: a\nevaluation: {metrics: [confidence: {keep: [0]}]}\n",
+            2,
+            ["evaluation.metrics[0]", "keep of confidence", "above 0"],
+        ),
+        (
+            "name: a\n",
+            "name: a\nevaluation: {metrics: [confidance]}\n",
+            2,
+            ["unknown metric confidance", "Did you mean confidence"],
+        ),
         ("    checkpoint: ${here}/vit.safetensors\n", "", 7, ["no weights", "fit:"]),
         ("name: a\n", "name: a\ncompute: {devices: 3}\n", 1, ["batch_size, 32", "3 compute"]),
         (

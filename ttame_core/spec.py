@@ -306,7 +306,9 @@ class Explainer(Section):
     images: int | None = Field(
         None, ge=1, description="explain the first so many of the split; default: all"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="the method's own"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -331,7 +333,9 @@ class Metric(Section):
     images: int | None = Field(
         None, ge=1, description="score the first so many of the split; default: all"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the family's own")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="the family's own"
+    )
 
     @model_validator(mode="before")
     @classmethod

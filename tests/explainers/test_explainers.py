@@ -24,7 +24,7 @@ def batch(drawn: tuple[Lake, str]) -> Batch:
 
 
 def test_registry() -> None:
-    assert set(REGISTRY) == {"ttame", "gradcam", "random", "oracle"}
+    assert {"ttame", "gradcam", "random", "oracle"} <= set(REGISTRY)
     assert REGISTRY["ttame"].needs_head
     assert REGISTRY["oracle"].needs_annotations
 
@@ -96,7 +96,7 @@ def test_ttame_is_the_heads_class_map(batch: Batch) -> None:
         torch.nn.init.normal_(bn.running_mean)
     forward = forward_pass(backbone, batch)
     targets = torch.tensor([[0, 3], [1, 3], [2, 3], [9, 3]])
-    found = REGISTRY["ttame"](backbone, head).attribute(forward, targets)
+    found = REGISTRY["ttame"](backbone, head=head).attribute(forward, targets)
     with torch.no_grad():
         every = head.eval()(forward.features)
     expected = torch.stack([every[i, row] for i, row in enumerate(targets)])
