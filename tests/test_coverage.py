@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
+import pickle
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
 from multiprocessing import get_context
 
 import pytest
 import timm
 import torch
+from filelock import FileLock
 from timm.models import list_modules
 
 from ttame_core.backbones import Backbone
@@ -66,16 +68,26 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@cache
-def all_described() -> dict[str, Coverage | str]:
-    names = timm.list_models()
-    with ProcessPoolExecutor(2, get_context("spawn"), one_thread) as pool:
-        return dict(zip(names, pool.map(describe_or_error, names, chunksize=16), strict=True))
+Described = dict[str, Coverage | str]
+
+
+@pytest.fixture(scope="session")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
+    """All architectures, or why they cannot be; made once for all processes that test."""
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "described"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            names = timm.list_models()
+            with ProcessPoolExecutor(2, get_context("spawn"), one_thread) as pool:
+                made = pool.map(describe_or_error, names, chunksize=16)
+                path.write_bytes(pickle.dumps(dict(zip(names, made, strict=True))))
+        return pickle.loads(path.read_bytes())
 
 
 @pytest.mark.slow
-def test_every_architecture_has_taps_and_a_head() -> None:
-    found = all_described()
+def test_every_architecture_has_taps_and_a_head(described: Described) -> None:
+    found = described
     assert len(found) >= 1371 or timm.__version__ != "1.0.31"
     refused = {name: what for name, what in found.items() if isinstance(what, str)}
     assert refused == {name: f"{name} {reason}" for name, reason in REFUSED.items()}
@@ -89,9 +101,8 @@ def test_every_architecture_has_taps_and_a_head() -> None:
             assert coverage.head_parameters > 0
 
 
-def smallest(module: str) -> str | None:
+def smallest(module: str, found: Described) -> str | None:
     """The architecture of a timm module with the fewest parameters."""
-    found = all_described()
     sizes = {
         name: coverage.parameters
         for name in timm.list_models(module=module)
@@ -102,9 +113,9 @@ def smallest(module: str) -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(list_modules()))
-def test_the_smallest_of_every_module_runs(module: str) -> None:
+def test_the_smallest_of_every_module_runs(module: str, described: Described) -> None:
     """With random weights, at its own size, and at one that is not square where it takes that."""
-    model = smallest(module)
+    model = smallest(module, described)
     if model is None:
         pytest.skip("defines no architecture")
     gc.collect()
