@@ -62,6 +62,6 @@ def _wanted(
             names = provenance.dataset, shard, backbone.name, settings.name
             write_refusal(provenance.lake, *names, made_from, str(reason))
             continue
-        share = provenance.share(shard, settings.images)
-        wanted.append(Maps(settings.name, explainer, made_from, share))
+        images = provenance.explained(shard, settings)
+        wanted.append(Maps(settings.name, explainer, made_from, images))
     return wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,19 @@ def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:
     (100 − v)th percentile of their map (linear interpolation between order statistics) are 0, the
     rest as they are.
     """
-    shares = maps.new_tensor([1 - v / 100 for v in keep])
-    thresholds = torch.quantile(maps.flatten(1), shares, dim=1).T  # (B, V)
+    thresholds = percentiles(maps, [100 - v for v in keep])
     kept = maps[:, None]
     return torch.where(kept >= thresholds[..., None, None], kept, 0.0)
+
+
+def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
+    """(B, V) the percentiles of each of (B, H, W) maps, linear between order statistics."""
+    flat = maps.flatten(1)
+    places = [percentage / 100 * (flat.shape[1] - 1) for percentage in percentages]
+    ranks = [min(int(place) + up, flat.shape[1] - 1) for up in (0, 1) for place in places]
+    if flat.device.type == "cpu":  # selection in linear time; torch can only sort
+        found = torch.from_numpy(np.partition(flat.numpy(), sorted(set(ranks)), axis=1))[:, ranks]
+    else:
+        found = flat.sort(dim=1).values[:, ranks]
+    low, high = found.split(len(places), dim=1)
+    return torch.lerp(low, high, maps.new_tensor([place % 1 for place in places]))

@@ -91,6 +91,10 @@ class Provenance:
             if self.annotated or not REGISTRY[explainer.method].needs_annotations
         ]
 
+    def explained(self, shard: str, explainer: spec.Explainer) -> int:
+        """How many images of a shard an explainer explains; ALL for all."""
+        return self.share(shard, explainer.images or self.audit.maps.images)
+
     def share(self, shard: str, images: int | None) -> int:
         """How many images of a shard are among the first `images` of the split; ALL for all."""
         if images is None:
@@ -170,7 +174,7 @@ class Provenance:
             "targets": self.audit.maps.targets,
             "precision": self.audit.compute.precision,
             "shard": self._content[shard],
-            "images": self.share(shard, explainer.images),
+            "images": self.explained(shard, explainer),
         }
 
     def scores(

@@ -281,6 +281,11 @@ class Maps(Section):
     """What is explained."""
 
     split: Split = "test"
+    images: int | None = Field(
+        None,
+        ge=1,
+        description="the first so many of the split, which are in no order; default: all",
+    )
     targets: str | list[int] = Field(
         "predicted", description="predicted, label, top-K, or a list of class indices"
     )
@@ -304,7 +309,7 @@ class Explainer(Section):
     method: str
     name: Name = Field("", description="in the lake; default: the method", validate_default=False)
     images: int | None = Field(
-        None, ge=1, description="explain the first so many of the split; default: all"
+        None, ge=1, description="explain the first so many of the split; default: as `maps`"
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the method's own"
@@ -331,7 +336,7 @@ class Metric(Section):
 
     family: str
     images: int | None = Field(
-        None, ge=1, description="score the first so many of the split; default: all"
+        None, ge=1, description="score the first so many of the split; default: all that have maps"
     )
     settings: dict[str, Any] = Field(
         default_factory=dict, validate_default=True, description="the family's own"
