@@ -11,3 +11,8 @@ CREATE MACRO confidence_gain(p, p_masked) AS
 CREATE MACRO AD(p, p_masked) AS avg(confidence_drop(p, p_masked));
 CREATE MACRO IC(p, p_masked) AS avg(confidence_rise(p, p_masked));
 CREATE MACRO AG(p, p_masked) AS avg(confidence_gain(p, p_masked));
+
+-- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
+CREATE MACRO metric_name(measure, metric, level, fill) AS
+    coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
+    || CASE WHEN fill IS NULL OR fill = 'zero' THEN '' ELSE '/' || fill END;

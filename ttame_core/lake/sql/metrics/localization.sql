@@ -1,11 +1,10 @@
 -- Agreement with the annotated boxes of each image. box_iou is at one threshold for a whole data set,
 -- backbone and explainer: the one that serves it best.
 SELECT
-    dataset, backbone, explainer, key, unnest(['pointing_game', 'energy_in_box']) AS metric,
-    100.0 * unnest([pointing_game::INT, energy_in_box]) AS value
-FROM localization WHERE target = predicted
-UNION ALL
-SELECT dataset, backbone, explainer, key, 'box_iou', 100.0 * box_iou[place]
+    dataset, backbone, explainer, key,
+    100.0 * pointing_game::INT AS pointing_game,
+    100.0 * energy_in_box AS energy_in_box,
+    100.0 * box_iou[place] AS box_iou
 FROM localization JOIN (
     SELECT dataset, backbone, explainer, place FROM (
         SELECT dataset, backbone, explainer, unnest(box_iou) AS overlap,
