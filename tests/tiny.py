@@ -41,3 +41,20 @@ def tiny_backbone(model: str = "resnet10t", **arguments: object) -> Backbone:
 
 
 TINY_VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+
+
+def tiny_vit() -> Backbone:
+    """A vision transformer that classifies from its class token."""
+    return tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)
+
+
+def tiny_swin() -> Backbone:
+    """A hierarchical transformer whose features lie as (B, h, w, C)."""
+    return tiny_backbone(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        window_size=4,
+        embed_dim=8,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
+    )
