@@ -119,6 +119,14 @@ def _wrong_length(folder: Path, keys: list[str]) -> str:
     return path
 
 
+def _two_sizes(folder: Path, keys: list[str]) -> str:
+    path = _parquet(folder / "m.parquet", keys, _maps(4, 2, 3))
+    turned = pq.read_table(path).rename_columns(["key", "map", "width", "height"])
+    both = [pq.read_table(path)[:3], turned.select(["key", "map", "height", "width"])[3:]]
+    pq.write_table(pa.concat_tables(both), path)
+    return path
+
+
 def _words(folder: Path, keys: list[str]) -> str:
     maps = _maps(4, 2, 2).astype(str)
     return _parquet(folder / "m.parquet", keys, maps, kind=pa.list_(pa.string()))
@@ -146,6 +154,7 @@ BAD = {
     "no key": (_without("key"), "no column key; it has map, height, width"),
     "no width": (_without("width"), "no column width"),
     "no rows": (lambda f, k: _parquet(f / "m.parquet", [], _maps(0, 2, 2)), "holds no maps"),
+    "two sizes in a file": (_two_sizes, "is 3×2, another is 2×3: bring all to one size"),
     "words": (_words, "must be a list of numbers"),
     "length": (_wrong_length, r"has 4 values, which are not 3×2"),
     "empty folder": (lambda folder, keys: str(folder), "holds no maps: they are called <key>"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -36,7 +39,8 @@ class Imported(Explainer):
     the backbone has it), all of one size; of more than 224 a side, they are averaged down to that.
     A sample without a map is left out. Keys are in the view `samples`.
 
-    One batch's maps are read at a time. A Parquet file that is sorted by key is read faster.
+    One batch's maps are in memory at a time. Parquet is unpacked once to float32 in the temporary
+    folder (12 GB for a million maps of 56×56), where each map can be found by itself.
     """
 
     name = "imported"
@@ -63,14 +67,7 @@ class Imported(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         keys = forward.batch.keys
         found = self.source.read(keys)
-        size = self.source.size
-        for (key, _), values in found.items():
-            if values.shape != size:
-                raise UserError(
-                    f"the map of {key} in {self.settings.path} is {_text(values.shape)}, another "
-                    f"is {_text(size)}: bring all to one size"
-                )
-        none = np.full(size, np.nan, np.float32)
+        none = np.full(self.source.size, np.nan, np.float32)
         maps = np.stack(
             [
                 [found.get((key, target), found.get((key, None), none)) for target in row]
@@ -93,6 +90,7 @@ class _Parquet:
         self.path = path
         try:
             schema = pq.read_schema(path)
+            about = os.stat(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{path} is no Parquet file of maps: {error}") from error
         for column in COLUMNS:
@@ -105,41 +103,82 @@ class _Parquet:
         numbers = getattr(kind, "value_type", None)
         if numbers is None or not (pa.types.is_floating(numbers) or pa.types.is_integer(numbers)):
             raise UserError(f"the column map of {path} is {kind}: it must be a list of numbers")
-        self._target = "target" if "target" in schema.names else "NULL AS target"
+        self._target = "target" if "target" in schema.names else "NULL"
+        self._unpacked = _Unpacked.of(path, about.st_size, about.st_mtime_ns)
+        self.size = self._unpacked.size
         self._db = duckdb.connect()
-        first = self._rows("SELECT height, width FROM read_parquet(?) LIMIT 1")
-        if not first.num_rows:
-            raise UserError(f"{path} holds no maps")
-        self.size: Size = (first["height"][0].as_py(), first["width"][0].as_py())
 
     def read(self, keys: Sequence[str]) -> Found:
-        marks = ", ".join("?" * len(keys))
-        rows = self._rows(
-            f"SELECT key, {self._target}, height, width, map FROM read_parquet(?) "
-            f"WHERE key IN ({marks})",
-            *keys,
-        )
-        found: Found = {}
-        for place in range(rows.num_rows):
-            key, target, height, width = (
-                rows[name][place].as_py() for name in ("key", "target", "height", "width")
-            )
-            listed = rows["map"][place].values
-            values = np.zeros(0) if listed is None else listed.to_numpy(zero_copy_only=False)
-            if not height or not width or len(values) != height * width:
-                raise UserError(
-                    f"the map of {key} in {self.path} has {len(values)} values, which are not "
-                    f"{height}×{width}: correct its height and width"
-                )
-            found[key, target] = values.astype(np.float32).reshape(height, width)
-        return found
-
-    def _rows(self, sql: str, *values: str) -> pa.Table:
         literally = re.sub(r"([*?\[])", r"[\1]", self.path)  # no character is a pattern's
         try:
-            return self._db.sql(sql, params=[literally, *values]).to_arrow_table()
+            rows = self._db.execute(
+                f"SELECT key, {self._target}, file_row_number "
+                "FROM read_parquet(?, file_row_number = true) "
+                f"WHERE key IN ({', '.join('?' * len(keys))})",
+                [literally, *keys],
+            ).fetchall()
         except duckdb.Error as error:
             raise UserError(f"the maps {self.path} cannot be read: {error}") from error
+        return {(key, target): self._unpacked.maps[row] for key, target, row in rows}
+
+
+class _Unpacked:
+    """The maps of a Parquet file, row by row in a temporary file.
+
+    Parquet gives no single row without a thousand others, and samples come in an order of their
+    own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ttame-maps-")
+        target, rows, self.size = Path(self._folder.name) / "maps", 0, (0, 0)
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file, target.open("wb") as stream:
+                for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+                    if not rows and batch.num_rows:
+                        self.size = batch["height"][0].as_py() or 0, batch["width"][0].as_py() or 0
+                    _check_sizes(batch, self.size, path)
+                    values = batch["map"].flatten().to_numpy(zero_copy_only=False)
+                    stream.write(values.astype(np.float32).tobytes())
+                    rows += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            where = tempfile.gettempdir()
+            raise UserError(f"the maps {path} cannot be unpacked in {where}: {error}") from error
+        if not rows:
+            raise UserError(f"{path} holds no maps")
+        self.maps = np.memmap(target, np.float32, "r", shape=(rows, *self.size))
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def of(path: str, size: int, mtime: int) -> _Unpacked:
+        """Once for each state of a file."""
+        return _Unpacked(path)
+
+
+def _check_sizes(batch: pa.RecordBatch, size: Size, path: str) -> None:
+    counts = pc.fill_null(pc.list_value_length(batch["map"]), 0).to_pylist()
+    given = zip(
+        batch["key"].to_pylist(),
+        batch["height"].to_pylist(),
+        batch["width"].to_pylist(),
+        counts,
+        strict=True,
+    )
+    for key, height, width, count in given:
+        if not height or not width or count != height * width:
+            raise UserError(
+                f"the map of {key} in {path} has {count} values, which are not {height}×{width}: "
+                "correct its height and width"
+            )
+        _check_size(key, (height, width), size, path)
+
+
+def _check_size(key: str, found: Size, size: Size, path: str) -> None:
+    if found != size:
+        raise UserError(
+            f"the map of {key} in {path} is {_text(found)}, another is {_text(size)}: bring all to "
+            "one size"
+        )
 
 
 class _Folder:
@@ -153,11 +192,13 @@ class _Folder:
         self.size: Size = (height, width)
 
     def read(self, keys: Sequence[str]) -> Found:
-        return {
-            (key, None): self._load(f"{key}.npy").astype(np.float32)
-            for key in keys
-            if (self.path / f"{key}.npy").exists()
-        }
+        found: Found = {}
+        for key in keys:
+            if (self.path / f"{key}.npy").exists():
+                values = self._load(f"{key}.npy")
+                _check_size(key, values.shape, self.size, str(self.path))
+                found[key, None] = values.astype(np.float32)
+        return found
 
     def _load(self, name: str) -> np.ndarray:
         path = self.path / name
