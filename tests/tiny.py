@@ -67,3 +67,20 @@ def small_vit() -> nn.Module:
     net = VisionTransformer(**size, hidden_dim=48, mlp_dim=96, num_classes=10)
     nn.init.normal_(net.heads.head.weight, std=0.1)  # torchvision's starts at 0
     return net
+
+
+def tiny_vit() -> Backbone:
+    """A vision transformer that classifies from its class token."""
+    return tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)
+
+
+def tiny_swin() -> Backbone:
+    """A hierarchical transformer whose features lie as (B, h, w, C)."""
+    return tiny_backbone(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        window_size=4,
+        embed_dim=8,
+        depths=(1, 1, 1, 1),
+        num_heads=(1, 1, 2, 2),
+    )

@@ -91,6 +91,11 @@ class Provenance:
             if self.annotated or not REGISTRY[explainer.method].needs_annotations
         ]
 
+    @cached_property
+    def _methods(self) -> dict[str, list[Any]]:
+        """By explainer: what tells its maps from another's; its name in the lake does not."""
+        return {e.name: _method(e) for e in self.audit.explainers}
+
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
         """How many images of a shard an explainer explains; ALL for all."""
         return self.share(shard, explainer.images or self.audit.maps.images)
@@ -147,7 +152,7 @@ class Provenance:
     def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
         origin = {
             "format": HEAD,
-            "explainer": _method(explainer),
+            "explainer": self._methods[explainer.name],
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
         }
@@ -167,7 +172,7 @@ class Provenance:
         needs_head = REGISTRY[explainer.method].needs_head
         return {
             "format": MAPS,
-            "explainer": _method(explainer),
+            "explainer": self._methods[explainer.name],
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
@@ -237,8 +242,8 @@ class Provenance:
 
 
 def _method(explainer: spec.Explainer) -> list[Any]:
-    """What tells an explainer's maps from another's; its name in the lake does not."""
-    return [explainer.method, REGISTRY[explainer.method].version, explainer.settings]
+    method = REGISTRY[explainer.method]
+    return [explainer.method, method.version, method.identity(explainer.settings)]
 
 
 def _architecture(backbone: spec.Backbone) -> dict[str, Any]:

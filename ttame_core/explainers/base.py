@@ -53,6 +53,19 @@ def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
     return ForwardPass(batch, images, logits.float(), features)
 
 
+LARGEST = 224  # pixels, side of a map that is kept
+
+
+def bounded(maps: Tensor) -> Tensor:
+    """Maps (…, h, w), those of more than 224 a side averaged over areas down to that."""
+    height, width = maps.shape[-2:]
+    if max(height, width) <= LARGEST:
+        return maps
+    size = min(height, LARGEST), min(width, LARGEST)
+    shrunk = nn.functional.adaptive_avg_pool2d(maps.reshape(-1, 1, height, width), size)
+    return shrunk.reshape(*maps.shape[:-2], *size)
+
+
 class Explainer(ABC):
     """Gives explanation maps. A subclass in a module of this package is in the registry.
 
@@ -60,7 +73,8 @@ class Explainer(ABC):
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
     boxes or masks. forwards, backwards: passes through the classifier per map, beyond the forward
     pass that all share, as a formula of settings and of C, the channels of its tap. applies_to:
-    what it can explain, in words. Settings: its own keys in a spec.
+    what it can explain, in words. rival: False for the ends of the scale, floors and ceiling, which
+    win and lose nothing. Settings: its own keys in a spec.
 
     `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
     The constructor raises NotApplicable where the backbone cannot be explained.
@@ -73,6 +87,7 @@ class Explainer(ABC):
     forwards: ClassVar[str] = "0"
     backwards: ClassVar[str] = "0"
     applies_to: ClassVar[str] = "every backbone"
+    rival: ClassVar[bool] = True
 
     class Settings(spec.Section):
         pass
@@ -85,6 +100,11 @@ class Explainer(ABC):
     ) -> None:
         self.backbone = backbone
         self.settings: Any = self.Settings.model_validate(settings or {})
+
+    @classmethod
+    def identity(cls, settings: dict[str, Any]) -> Any:
+        """What tells maps of these settings from others: content, where they name a file."""
+        return settings
 
     @abstractmethod
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

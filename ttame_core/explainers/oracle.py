@@ -20,6 +20,7 @@ class Oracle(Explainer):
 
     name = "oracle"
     needs_annotations = True
+    rival = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]

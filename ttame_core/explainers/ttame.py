@@ -1,4 +1,4 @@
-"""T-TAME (Ntrougkas, Gkalelis, Mezaris 2024, arXiv 2403.04523)."""
+"""The trained attention head."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ttame_core.explainers.base import Explainer, ForwardPass
 
 
 class TTame(Explainer):
-    """The target's map from the trained head: no pass beyond the classifier's own.
+    """T-TAME (Ntrougkas, Gkalelis, Mezaris 2024, arXiv 2403.04523, section III-E).
 
-    Section III-E: the class map before the sigmoid, min–max normalised per image. So it is with
-    `recipe: paper` and imported heads; others show the attention map, which is what they were
-    trained to mask with (docs/training.md).
+    The target's map from the trained head: no pass beyond the classifier's own. The class map
+    before the sigmoid, min–max normalised per image: so it is with `recipe: paper` and imported
+    heads; others show the attention map, which is what they were trained to mask with
+    (docs/training.md).
     """
 
     name = "ttame"

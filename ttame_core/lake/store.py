@@ -23,7 +23,8 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
-ROW_GROUP = 1024  # rows; 6 MB of 56×56 float16 maps
+ROW_GROUP = 1024  # rows, 6 MB of 56×56 float16 maps
+ROW_GROUP_BYTES = 2**24  # reached sooner by larger maps; a row group is read at once
 
 
 def fingerprint(made_from: Any) -> str:
@@ -42,7 +43,8 @@ class RowGroups:
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        if sum(b.num_rows for b in self._batches) >= ROW_GROUP:
+        rows, size = (sum(getattr(b, n) for b in self._batches) for n in ("num_rows", "nbytes"))
+        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
             self.flush()
 
     def flush(self) -> None:

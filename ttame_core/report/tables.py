@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ttame_core.coverage import Coverage
+from ttame_core.explainers import REGISTRY, Explainer
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
 LOWER_IS_BETTER = "AD@"
-NOT_RIVALS = ("oracle", "random")  # the ends of the scale win and lose nothing
+# The ends of the scale win and lose nothing.
+NOT_RIVALS = tuple(sorted(name for name, explainer in REGISTRY.items() if not explainer.rival))
 PLACES = ("pointing_game", "energy_in_box", "box_iou")
 
 Rows = list[dict[str, Any]]
@@ -186,3 +188,34 @@ def sweep_table(
         values = [f"{trial[n]:.1f}" if "@" in n else f"{trial[n]:.3g}" for n in names]
         table.add_row(str(number), *values, style=style)
     return table
+
+
+def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
+    """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("explainer", no_wrap=True)
+    for name in ("forward", "backward", "needs", "applies to", "settings", "what it is"):
+        table.add_column(name)
+    for explainer in sorted(explainers.values(), key=lambda e: (not e.rival, e.name)):
+        cells = (
+            explainer.name,
+            explainer.forwards,
+            explainer.backwards,
+            _needs(explainer),
+            explainer.applies_to,
+            _settings(explainer),
+            (explainer.__doc__ or "").strip().splitlines()[0],
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _needs(explainer: type[Explainer]) -> str:
+    needs = {"head": explainer.needs_head, "annotations": explainer.needs_annotations}
+    return ", ".join(name for name, needed in needs.items() if needed)
+
+
+def _settings(explainer: type[Explainer]) -> str:
+    """Names and defaults: `samples: 20`, and `path` where there is no default."""
+    fields = explainer.Settings.model_fields.items()
+    return ", ".join(n if f.is_required() else f"{n}: {f.default}" for n, f in fields)
