@@ -176,7 +176,9 @@ class Backbone(Section):
     num_classes: int | None = Field(None, ge=2)
     args: dict[str, Any] = Field(default_factory=dict, description="of the model")
     taps: list[int | str] | None = Field(
-        None, description="indices into the model's feature_info, or module names; default: last 3"
+        None,
+        description="indices into the model's feature_info, or module names; default: last 3; []: "
+        "a black box, only its logits are looked at",
     )
     head: str | None = Field(
         None, description="safetensors of a trained T-TAME head, in place of training one"
