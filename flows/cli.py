@@ -250,6 +250,7 @@ def export_head(
     """Write a backbone and its trained head as one graph: images in, logits and maps out."""
     from tasks.models import backbone_of
     from ttame_core.errors import nearest
+    from ttame_core.explainers import REGISTRY
     from ttame_core.exporting import export
     from ttame_core.lake import head_folder
     from ttame_core.provenance import Provenance
@@ -262,7 +263,7 @@ def export_head(
         raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
     model = backbone_of(provenance, named[backbone])
     folder = head_folder(provenance.dataset, backbone, "ttame")
-    export(model, load_head(provenance.lake, folder, model), output)
+    export(model, load_head(provenance.lake, folder, REGISTRY["ttame"](model)), output)
     err.print(f"wrote {output}")
 
 

@@ -41,7 +41,7 @@ def test_ttame_is_the_heads_class_map(batch: Batch) -> None:
     expected = torch.stack([every[i, row] for i, row in enumerate(targets)])
     assert torch.allclose(found, expected, atol=1e-5)
     with pytest.raises(ValueError, match="trained head"):
-        REGISTRY["ttame"](backbone)
+        REGISTRY["ttame"](backbone).attribute(forward, targets)
 
 
 def test_random_is_the_same_for_the_same_key_and_target(batch: Batch, tiny: Backbone) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
+
 BOX = pa.struct(
     [
         ("name", pa.string()),
