@@ -9,7 +9,17 @@ from pkgutil import iter_modules
 
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, gain, increase, masked_probabilities
-from ttame_core.metrics.localization import THRESHOLDS, box_iou, energy_in_box, pointing_game
+from ttame_core.metrics.localization import (
+    THRESHOLDS,
+    average_precision,
+    box_iou,
+    energy_in_box,
+    pixel_iou,
+    pointing_game,
+    weighting_game,
+)
+from ttame_core.metrics.shape import complexity, sparseness, thumbnails
+from ttame_core.metrics.similarity import pearson, spearman, ssim
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -22,11 +32,20 @@ __all__ = [
     "Family",
     "MappedImages",
     "Row",
+    "average_precision",
     "box_iou",
+    "complexity",
     "drop",
     "energy_in_box",
     "gain",
     "increase",
     "masked_probabilities",
+    "pearson",
+    "pixel_iou",
     "pointing_game",
+    "sparseness",
+    "spearman",
+    "ssim",
+    "thumbnails",
+    "weighting_game",
 ]
