@@ -7,6 +7,7 @@ To add a family, put a module with a subclass of Family into this package, its s
 from importlib import import_module
 from pkgutil import iter_modules
 
+from ttame_core.metrics.adcc import coherency
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, gain, increase, masked_probabilities
 from ttame_core.metrics.localization import (
@@ -34,6 +35,7 @@ __all__ = [
     "Row",
     "average_precision",
     "box_iou",
+    "coherency",
     "complexity",
     "drop",
     "energy_in_box",
