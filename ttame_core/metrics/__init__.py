@@ -19,6 +19,7 @@ from ttame_core.metrics.localization import (
     pointing_game,
     weighting_game,
 )
+from ttame_core.metrics.robustness import relative_change
 from ttame_core.metrics.shape import complexity, sparseness, thumbnails
 from ttame_core.metrics.similarity import pearson, spearman, ssim
 
@@ -45,6 +46,7 @@ __all__ = [
     "pearson",
     "pixel_iou",
     "pointing_game",
+    "relative_change",
     "sparseness",
     "spearman",
     "ssim",
