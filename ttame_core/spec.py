@@ -429,7 +429,7 @@ def _checked(
 
 class Evaluation(Section):
     metrics: list[Metric] = Field(
-        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization")],
+        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization", "shape")],
         min_length=1,
     )
     minimum_discrimination: float = Field(
@@ -487,7 +487,7 @@ class AuditSpec(Section):
     )
     training: Training = Training()
     maps: Maps = Maps()
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(default_factory=Evaluation)
     compute: Compute = Field(default_factory=Compute)
 
     @field_validator("backbones", "explainers")

@@ -46,8 +46,10 @@ class ForwardPass:
 
 
 @torch.inference_mode()
-def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
-    images = batch.float_images(backbone.device)
+def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None) -> ForwardPass:
+    """images: (B, 3, H, W) float32 in [0, 1], in place of the batch's own."""
+    if images is None:
+        images = batch.float_images(backbone.device)
     with backbone.autocast():
         logits, features = backbone.features(backbone.normalise(images))
     return ForwardPass(batch, images, logits.float(), features)
@@ -71,10 +73,11 @@ class Explainer(ABC):
 
     name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
-    boxes or masks. forwards, backwards: passes through the classifier per map, beyond the forward
-    pass that all share, as a formula of settings and of C, the channels of its tap. applies_to:
-    what it can explain, in words. rival: False for the ends of the scale, floors and ceiling, which
-    win and lose nothing. Settings: its own keys in a spec.
+    boxes or masks. reads_image: its maps depend on the image and the classifier. forwards,
+    backwards: passes through the classifier per map, beyond the forward pass that all share, as a
+    formula of settings and of C, the channels of its tap. applies_to: what it can explain, in
+    words. rival: False for the ends of the scale, floors and ceiling, which win and lose nothing.
+    Settings: its own keys in a spec.
 
     `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
     The constructor raises NotApplicable where the backbone cannot be explained.
@@ -84,6 +87,7 @@ class Explainer(ABC):
     version: ClassVar[int] = 1
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False
+    reads_image: ClassVar[bool] = True
     forwards: ClassVar[str] = "0"
     backwards: ClassVar[str] = "0"
     applies_to: ClassVar[str] = "every backbone"

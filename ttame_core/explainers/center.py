@@ -18,6 +18,7 @@ class Center(Explainer):
 
     name = "center"
     rival = False
+    reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         down, across = (

@@ -44,6 +44,7 @@ class Imported(Explainer):
     """
 
     name = "imported"
+    reads_image = False
 
     class Settings(spec.Section):
         path: str

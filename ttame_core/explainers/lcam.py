@@ -17,13 +17,14 @@ from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
 class LCamImg(Trained):
     """L-CAM-Img (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
 
-    The class map of one 1×1 convolution on the last tap, trained by masking the image: attention is the sigmoid of a convolution from the last feature maps to the classes;
-    the model truth's is upsampled bilinearly and multiplied onto the image before normalisation;
-    the loss is T-TAME's. The published networks read ResNet-50's last stage and VGG-16's last
-    convolution; here it is the last of the backbone's taps, so for VGG-16 by default the pooling
-    after it, which is the authors' variant with 7×7 maps. With `recipe: paper`: SGD at 1e-4, 8
-    epochs of batches of 64 (11 epochs for ResNet-50). Not taken over from their code: a rate that
-    falls by 5 % an epoch (here one-cycle), and twice the rate for biases.
+    The class map of one 1×1 convolution on the last tap, trained by masking the image: attention is
+    the sigmoid of a convolution from the last feature maps to the classes; the model truth's is
+    upsampled bilinearly and multiplied onto the image before normalisation; the loss is T-TAME's.
+    The published networks read ResNet-50's last stage and VGG-16's last convolution; here it is the
+    last of the backbone's taps, so for VGG-16 by default the pooling after it, which is the
+    authors' variant with 7×7 maps. With `recipe: paper`: SGD at 1e-4, 8 epochs of batches of 64 (11
+    epochs for ResNet-50). Not taken over from their code: a rate that falls by 5 % an epoch (here
+    one-cycle), and twice the rate for biases.
     """
 
     name = "lcam_img"
@@ -41,10 +42,11 @@ class LCamImg(Trained):
 class LCamFm(LCamImg):
     """L-CAM-Fm (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
 
-    As L-CAM-Img, trained by masking the last tap's feature maps in place of the image: the feature maps are multiplied by the model truth's attention, and the rest of the
-    network goes on from them. Of a transformer the patches' tokens are multiplied, and others left.
-    Where the logits come from a class token, nothing after the last block depends on the patches:
-    there it does not apply, unless the backbone's last tap is before its last attention.
+    As L-CAM-Img, trained by masking the last tap's feature maps in place of the image: the feature
+    maps are multiplied by the model truth's attention, and the rest of the network goes on from
+    them. Of a transformer the patches' tokens are multiplied, and others left. Where the logits
+    come from a class token, nothing after the last block depends on the patches: there it does not
+    apply, unless the backbone's last tap is before its last attention.
     """
 
     name = "lcam_fm"

@@ -26,13 +26,14 @@ RESNET18 = spec.Backbone(
 class PTame(Trained):
     """P-TAME (Ntrougkas, Mezaris, Patras 2025, OJSP, arXiv 2501.17813, section III).
 
-    The class map of a head that reads another, auxiliary classifier: T-TAME's attention mechanism on the features of a small classifier, trained so that
-    the image under its maps is still classified as it was. Of the classifier that is explained only
-    the logits are looked at, so that `taps: []` is enough; they must be differentiable with respect
-    to the image, which masks are trained through. Images are masked before normalisation, for every
-    family. They reach the auxiliary as the classifier sees them (its crop), resized to the
-    auxiliary's input and normalised its way. A map costs a forward pass of the auxiliary, which is
-    in its seconds, not in its passes.
+    The class map of a head that reads another, auxiliary classifier: T-TAME's attention mechanism
+    on the features of a small classifier, trained so that the image under its maps is still
+    classified as it was. Of the classifier that is explained only the logits are looked at, so that
+    `taps: []` is enough; they must be differentiable with respect to the image, which masks are
+    trained through. Images are masked before normalisation, for every family. They reach the
+    auxiliary as the classifier sees them (its crop), resized to the auxiliary's input and
+    normalised its way. A map costs a forward pass of the auxiliary, which is in its seconds, not in
+    its passes.
 
     With `recipe: paper`: AdamW at 1e-4, one epoch, and the loss weights found for ResNet-50 (for
     VGG-16 and ViT-B/16 the authors' code has others). Not taken over: a fusion without bias, and

@@ -16,6 +16,7 @@ class Random(Explainer):
 
     name = "random"
     rival = False
+    reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         maps = [

@@ -76,9 +76,10 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     _add_metadata(db, lake)
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
-    values = [_sql(f"metrics/{name}") for name in sorted((*SCORES, *OF_BACKBONES))]
+    values = [f"FROM (\n{_sql(f'metrics/{name}')})" for name in sorted((*SCORES, *OF_BACKBONES))]
     db.execute("CREATE VIEW metric_values AS\n" + "\nUNION ALL\n".join(values))
-    db.execute(_sql("leaderboard"))
+    for script in ("leaderboard", "object_sizes"):
+        db.execute(_sql(script))
     return db
 
 
