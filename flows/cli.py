@@ -141,6 +141,32 @@ def query(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="an explainer, a backbone, or an audit", metavar="A")],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="another one; audits are NAME@latest, NAME@previous or NAME/TIME", metavar="B"
+        ),
+    ],
+    workspace: Workspace = HERE,
+    dataset: Annotated[str | None, typer.Option(help="default: all")] = None,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
+) -> None:
+    """Say which of two is better at what: paired by image, with intervals and p-values."""
+    from ttame_core import comparison
+    from ttame_core.lake.catalogue import write_result
+    from ttame_core.report.tables import comparison_table
+
+    found = comparison.compare(Lake(workspace), a, b, dataset)
+    if format == "table" and output is None:
+        Console(width=None if sys.stdout.isatty() else 160).print(comparison_table(found))
+    else:
+        write_result(found.rows, format, output)
+
+
+@app.command()
 def show(
     keys: Annotated[list[str], typer.Argument(help="keys of samples (see the view `samples`)")],
     workspace: Workspace = HERE,
@@ -316,14 +342,17 @@ def _finish(failed: BackbonesFailed | None) -> None:
 
 def _print_outcome(audit: AuditSpec, workspace: str) -> None:
     """The leaderboard, what to think of it, and where the report lies."""
-    from ttame_core.report.record import audit_board
-    from ttame_core.report.tables import backbones_table, leaderboard_table, warnings
+    from ttame_core.report.record import audit_board, audit_refusals
+    from ttame_core.report.tables import backbones_table, leaderboard_tables, refusals, warnings
 
     lake = Lake(workspace)
     board = audit_board(lake, audit)
     out = Console(width=None if sys.stdout.isatty() else 160)
     out.print(backbones_table(board))
-    out.print(leaderboard_table(board))
+    for table in leaderboard_tables(board, out.width):
+        out.print(table)
+    for note in refusals(audit_refusals(lake, audit)):
+        err.print(note, markup=False)
     for note in warnings(board, audit.evaluation.minimum_discrimination):
         err.print(note, style="yellow", markup=False)
     if records := lake.glob(f"audits/{audit.name}/*/report.html"):

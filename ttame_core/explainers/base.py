@@ -76,8 +76,7 @@ class Explainer(ABC):
     boxes or masks. reads_image: its maps depend on the image and the classifier. forwards,
     backwards: passes through the classifier per map, beyond the forward pass that all share, as a
     formula of settings and of C, the channels of its tap. applies_to: what it can explain, in
-    words. rival: False for the ends of the scale, floors and ceiling, which win and lose nothing.
-    Settings: its own keys in a spec.
+    words. Settings: its own keys in a spec.
 
     `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
     The constructor raises NotApplicable where the backbone cannot be explained.
@@ -91,7 +90,6 @@ class Explainer(ABC):
     forwards: ClassVar[str] = "0"
     backwards: ClassVar[str] = "0"
     applies_to: ClassVar[str] = "every backbone"
-    rival: ClassVar[bool] = True
 
     class Settings(spec.Section):
         pass

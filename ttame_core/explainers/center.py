@@ -17,7 +17,6 @@ class Center(Explainer):
     """
 
     name = "center"
-    rival = False
     reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ class Edges(Explainer):
     """
 
     name = "edges"
-    rival = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]

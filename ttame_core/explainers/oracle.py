@@ -19,7 +19,6 @@ class Oracle(Explainer):
 
     name = "oracle"
     needs_annotations = True
-    rival = False
     reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ class Random(Explainer):
     """Uniform noise at the head's resolution, the same for the same key and target."""
 
     name = "random"
-    rival = False
     reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

@@ -176,7 +176,8 @@ SWEEPS = pa.schema(
     ]
 )
 
-# A row per metric of a backbone and an explainer, in percent, with its 95 % interval.
+# A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
+# sql/directions.sql gives.
 LEADERBOARD = pa.schema(
     [
         ("dataset", pa.string()),
@@ -187,5 +188,17 @@ LEADERBOARD = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("images", pa.int64()),
+    ]
+)
+
+# A row per image and metric, of at most report.record.RECORDED images.
+AUDIT_VALUES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("metric", pa.string()),
+        ("key", pa.string()),
+        ("value", pa.float32()),
     ]
 )

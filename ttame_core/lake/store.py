@@ -23,8 +23,7 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
-ROW_GROUP = 1024  # rows, 6 MB of 56×56 float16 maps
-ROW_GROUP_BYTES = 2**24  # reached sooner by larger maps; a row group is read at once
+ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
 def fingerprint(made_from: Any) -> str:
@@ -40,17 +39,18 @@ class RowGroups:
         self.schema = schema
         self._writer = writer
         self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        rows, size = (sum(getattr(b, n) for b in self._batches) for n in ("num_rows", "nbytes"))
-        if rows >= ROW_GROUP or size >= ROW_GROUP_BYTES:
+        self._bytes += batch.nbytes
+        if self._bytes >= ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches, self.schema))
-            self._batches = []
+            self._batches, self._bytes = [], 0
 
 
 class Lake:

@@ -24,3 +24,8 @@ CREATE MACRO object_size(share) AS
 
 -- The first place, from 1, of a list's highest value.
 CREATE MACRO first_best(list) AS list_position(list, list_max(list));
+
+-- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
+CREATE MACRO metric_name(measure, metric, level, fill) AS
+    coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
+    || CASE WHEN fill IS NULL OR fill = 'zero' THEN '' ELSE '/' || fill END;

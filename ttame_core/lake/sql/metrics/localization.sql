@@ -30,22 +30,22 @@ best AS (
            first_best(list(best5 ORDER BY place)) AS best5,
            first_best(list(best7 ORDER BY place)) AS best7
     FROM thresholds GROUP BY ALL
-),
-measured AS (
-    SELECT
-        dataset, backbone, explainer, key,
-        unnest([
-            'pointing_game', 'energy_in_box', 'weighting_game', 'average_precision',
-            'box_iou', 'box_iou@0.2', 'box_iou@0.5', 'pixel_iou', 'pixel_iou@0.2', 'pixel_iou@0.5',
-            'max_box_acc@0.3', 'max_box_acc@0.5', 'max_box_acc@0.7', 'max_box_acc_v2'
-        ]) AS metric,
-        100.0 * unnest([
-            pointing_game::INT, energy_in_box, weighting_game, average_precision,
-            box_iou[box], box_iou[4], box_iou[10], pixel_iou[pixel], pixel_iou[4], pixel_iou[10],
-            (box_iou[box3] >= 0.3)::INT, (box_iou[box5] >= 0.5)::INT, (box_iou[box7] >= 0.7)::INT,
-            ((best_box_iou[best3] >= 0.3)::INT + (best_box_iou[best5] >= 0.5)::INT
-                + (best_box_iou[best7] >= 0.7)::INT) / 3
-        ]) AS value
-    FROM located JOIN best USING (dataset, backbone, explainer)
 )
-FROM measured WHERE value IS NOT NULL
+SELECT
+    dataset, backbone, explainer, key,
+    1e2 * pointing_game::INT AS pointing_game,
+    1e2 * energy_in_box AS energy_in_box,
+    1e2 * weighting_game AS weighting_game,
+    1e2 * average_precision AS average_precision,
+    1e2 * box_iou[box] AS box_iou,
+    1e2 * box_iou[4] AS "box_iou@0.2",
+    1e2 * box_iou[10] AS "box_iou@0.5",
+    1e2 * pixel_iou[pixel] AS pixel_iou,
+    1e2 * pixel_iou[4] AS "pixel_iou@0.2",
+    1e2 * pixel_iou[10] AS "pixel_iou@0.5",
+    1e2 * (box_iou[box3] >= 0.3)::INT AS "max_box_acc@0.3",
+    1e2 * (box_iou[box5] >= 0.5)::INT AS "max_box_acc@0.5",
+    1e2 * (box_iou[box7] >= 0.7)::INT AS "max_box_acc@0.7",
+    1e2 / 3 * ((best_box_iou[best3] >= 0.3)::INT + (best_box_iou[best5] >= 0.5)::INT
+               + (best_box_iou[best7] >= 0.7)::INT) AS max_box_acc_v2
+FROM located JOIN best USING (dataset, backbone, explainer)

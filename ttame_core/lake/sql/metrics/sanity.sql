@@ -3,7 +3,7 @@
 -- were, from the logits down, 0 being the last alone; …/head: the explainer's trained head was.
 SELECT
     dataset, backbone, explainer, key,
-    'sanity_' || unnest(['correlation', 'ssim'])
-        || CASE randomised WHEN 'head' THEN '/head' ELSE '@' || round(100 * depth)::INT END AS metric,
-    unnest([rank_correlation, ssim])::DOUBLE AS value
+    CASE WHEN randomised <> 'head' THEN round(100 * depth) END AS level,
+    CASE WHEN randomised = 'head' THEN 'head' END AS fill,
+    rank_correlation AS sanity_correlation, ssim AS sanity_ssim
 FROM sanity WHERE target = predicted
