@@ -83,6 +83,9 @@ def maps_schema(height: int, width: int) -> pa.Schema:
 # of the target on the whole and on the masked image. In localization, a row per map of an annotated
 # image; box_iou: at each of metrics.localization.THRESHOLDS. In cost, a row per map: seconds, and
 # passes through the classifier, of the batch by its maps, the shared forward pass included.
+# In road, a row per map, order and percentage of removed pixels: p: softmax of the target, kept:
+# whether it is still predicted. In curves, a row per map, curve and fill: probabilities: softmax of
+# the target after each step, the first before any; auc: the area under them, in [0, 1].
 SCORES = {
     "confidence": pa.schema(
         [
@@ -107,6 +110,24 @@ SCORES = {
             ("seconds", pa.float32()),
             ("forward_passes", pa.float32()),
             ("backward_passes", pa.float32()),
+        ]
+    ),
+    "road": pa.schema(
+        [
+            *PREDICTION,
+            ("order", pa.string()),
+            ("removed", pa.float32()),
+            ("p", pa.float32()),
+            ("kept", pa.bool_()),
+        ]
+    ),
+    "curves": pa.schema(
+        [
+            *PREDICTION,
+            ("curve", pa.string()),
+            ("fill", pa.string()),
+            ("auc", pa.float32()),
+            ("probabilities", pa.list_(pa.float32())),
         ]
     ),
 }
