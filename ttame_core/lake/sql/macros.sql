@@ -28,4 +28,4 @@ CREATE MACRO first_best(list) AS list_position(list, list_max(list));
 -- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
 CREATE MACRO metric_name(measure, metric, level, fill) AS
     coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
-    || CASE WHEN fill IS NULL OR fill = 'zero' THEN '' ELSE '/' || fill END;
+    || coalesce('/' || fill, '');
