@@ -206,6 +206,41 @@ def backbones(
         raise typer.Exit(2)
 
 
+@app.command()
+def explainers() -> None:
+    """List the explainers: what a map costs in passes, what they need, and their settings.
+
+    Passes are those through the classifier beyond the one that all share; C is the number of
+    channels of the tap.
+    """
+    from ttame_core.explainers import REGISTRY
+    from ttame_core.report.tables import explainers_table
+
+    Console(width=None if sys.stdout.isatty() else 200).print(explainers_table(REGISTRY))
+
+
+@app.command("import-maps")
+def import_maps(
+    place: Annotated[str, typer.Argument(help="Parquet file, or folder of <key>.npy")],
+    spec: Spec,
+    name: Annotated[str, typer.Option(help="of the explainer that made them")],
+    backbone: Annotated[str | None, typer.Option(help="whose maps they are; default: all")] = None,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Bring in someone else's maps, by the samples' keys, and score them like any other."""
+    from functools import partial
+
+    from flows.import_maps import import_maps, only_imported
+
+    flow = partial(import_maps, place=place, name=name, backbone=backbone)
+    failed = _run(flow, spec, workspace, var)
+    audit = _load(spec, var)
+    added = only_imported(audit, place, name, backbone).explainers
+    _print_outcome(audit.model_copy(update={"explainers": [*audit.explainers, *added]}), workspace)
+    _finish(failed)
+
+
 @app.command("import-head")
 def import_head(
     file: Annotated[str, typer.Argument(help="published T-TAME checkpoint (PyTorch Lightning)")],
@@ -241,6 +276,7 @@ def export_head(
     """Write a backbone and its trained head as one graph: images in, logits and maps out."""
     from tasks.models import backbone_of
     from ttame_core.errors import nearest
+    from ttame_core.explainers import REGISTRY
     from ttame_core.exporting import export
     from ttame_core.lake import head_folder
     from ttame_core.provenance import Provenance
@@ -253,7 +289,7 @@ def export_head(
         raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
     model = backbone_of(provenance, named[backbone])
     folder = head_folder(provenance.dataset, backbone, "ttame")
-    export(model, load_head(provenance.lake, folder, model), output)
+    export(model, load_head(provenance.lake, folder, REGISTRY["ttame"](model)), output)
     err.print(f"wrote {output}")
 
 

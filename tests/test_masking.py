@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tiny import PLAIN
 
-from ttame_core.masking import keep_most_relevant, masked, masked_both_ways, min_max
+from ttame_core.masking import (
+    BLUR_SIGMA,
+    fill,
+    filled,
+    keep_most_relevant,
+    masked,
+    masked_both_ways,
+    min_max,
+    ranks,
+)
 
 maps = hnp.arrays(np.float32, (2, 5, 7), elements=st.floats(-4, 4, width=32, allow_subnormal=False))
 
@@ -71,3 +81,42 @@ def test_half_of_a_batch_is_masked_as_the_metrics_do() -> None:
         assert abs((weight > one / 2).float().mean() - kept) < 0.06
     found.square().sum().backward()
     assert (class_maps.grad.flatten(1).abs().sum(dim=1) > 0).all()
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, (2, 4, 5), elements=st.sampled_from([0.0, 0.5, 1.0, 2.0])))
+def test_ranks_are_places_in_descending_order(array: np.ndarray) -> None:
+    found = ranks(torch.from_numpy(array)).numpy()
+    for image, places in zip(array, found, strict=True):
+        order = sorted(range(20), key=lambda pixel: (-image.flat[pixel], pixel))
+        assert [places.flat[pixel] for pixel in order] == list(range(20))
+
+
+def test_fills_by_hand() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 40, 24)
+    assert not fill(images, "zero").any()
+    mean = fill(images, "mean")
+    assert torch.allclose(mean[1, 2], images[1, 2].mean().expand(40, 24))
+    blurred = fill(images, "blur")
+    assert blurred.shape == images.shape
+    assert images.amin() <= blurred.amin() < blurred.amax() <= images.amax()
+    flat = torch.full((1, 3, 40, 24), 0.3)
+    assert torch.allclose(fill(flat, "blur"), flat)
+    rows, columns = np.indices((40, 24))
+    weights = np.exp(
+        -(((rows - 7) / (BLUR_SIGMA * 40)) ** 2 + ((columns - 20) / (BLUR_SIGMA * 24)) ** 2) / 2
+    )
+    expected = (images[0, 1].numpy() * weights).sum() / weights.sum()
+    assert np.isclose(blurred[0, 1, 7, 20], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "blur"])
+def test_the_fill_shows_where_the_map_does_not(kind: str) -> None:
+    images, maps = torch.rand(2, 3, 16, 16), torch.rand(2, 4, 16, 16)
+    maps[:, 0], maps[:, 1] = 1, 0
+    found = filled(images, maps, kind)
+    assert torch.allclose(found[:, 0], images)
+    assert torch.allclose(found[:, 1], fill(images, kind))
+    m = maps[0, 2]
+    assert torch.allclose(found[0, 2], images[0] * m + fill(images, kind)[0] * (1 - m), atol=1e-6)

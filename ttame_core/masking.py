@@ -1,8 +1,9 @@
-"""Maps onto images: normalisation, upsampling, kept percentages, masked images."""
+"""Maps onto images: normalisation, upsampling, kept percentages, masked images, fills."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from ttame_core.attention import resize
 
 MEASURED_SHARES = (0.1, 0.5)  # of the pixels, kept in training
 FADE = 0.05  # of the map's range: how soon pixels under the threshold are gone
+BLUR_SIGMA = 5 / 224  # of the image's side: that of RISE's code at 224 pixels (Petsiuk et al. 2018)
+
+Fill = Literal["zero", "mean", "blur"]
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -87,3 +91,45 @@ def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
         found = flat.sort(dim=1).values[:, ranks]
     low, high = found.split(len(places), dim=1)
     return torch.lerp(low, high, maps.new_tensor([place % 1 for place in places]))
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Places of the pixels of (B, H, W) maps, the most relevant one first: (B, H, W) int64 from 0.
+
+    Ties are broken by the pixels' order, row by row.
+    """
+    order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
+    places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
+
+
+def fill(images: Tensor, kind: Fill) -> Tensor:
+    """What masked-out pixels become: (B, 3, H, W) in [0, 1], as the images.
+
+    `zero` is black, `mean` each image's own mean colour, `blur` the image under a Gaussian whose σ
+    is BLUR_SIGMA of its side, and whose weights are those that lie inside the image.
+    """
+    if kind == "zero":
+        return torch.zeros_like(images)
+    if kind == "mean":
+        return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    down, across = (_gaussian(side, images) for side in images.shape[-2:])
+    return down @ images @ across.T
+
+
+def filled(images: Tensor, maps: Tensor, kind: Fill) -> Tensor:
+    """Images where maps in [0, 1] let them through, and the fill where not: x·m + fill·(1 − m).
+
+    images: (B, 3, H, W) in [0, 1]. maps: (B, V, H, W), V for each image. Returns (B, V, 3, H, W).
+    """
+    shown = images[:, None] * maps[:, :, None]
+    if kind == "zero":
+        return shown
+    return shown + fill(images, kind)[:, None] * (1 - maps[:, :, None])
+
+
+def _gaussian(side: int, like: Tensor) -> Tensor:
+    """(side, side): the matrix that blurs a line."""
+    places = torch.arange(side, dtype=like.dtype, device=like.device)
+    distances = places[:, None] - places
+    return (distances / (BLUR_SIGMA * side)).square().div(-2).softmax(dim=1)

@@ -6,12 +6,14 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from ttame_core.explainers import REGISTRY
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.report.page import render_page
 from ttame_core.report.tables import (
     Best,
     backbones_table,
     best,
+    explainers_table,
     leaderboard_tables,
     principal,
     records,
@@ -98,6 +100,22 @@ def test_tables_show_every_value(board: pa.Table) -> None:
         "IC@15": "9.0",
         "pointing_game": "70.0",
     }
+
+
+def test_explainers_are_listed_with_cost_needs_settings_and_paper() -> None:
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(explainers_table(REGISTRY))
+    lines = {line.split()[0]: line for line in console.export_text().splitlines() if line.strip()}
+    assert set(REGISTRY) <= set(lines)
+    assert "head" in lines["ttame"]
+    assert "arXiv 2403.04523" in lines["ttame"]
+    assert "annotations" in lines["oracle"]
+    assert "steps: 50" in lines["integrated_gradients"]
+    assert "arXiv 1703.01365" in lines["integrated_gradients"]
+    assert " path " in lines["imported"]
+    assert "C + 1" in lines["ablationcam"]
+    names = [*lines]
+    assert names.index("oracle") > names.index("ttame")  # the ends of the scale come last
 
 
 def _of_metrics(values: dict[str, float]) -> pa.Table:

@@ -84,10 +84,8 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
-    for script in ("leaderboard", "directions", "ranks"):
+    for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
         db.execute(_sql(script))
-    if "shape" in SCORES:
-        db.execute(_sql("disagreement"))
     return db
 
 

@@ -2,7 +2,7 @@
 
 Each sql/metrics/<name>.sql is one SELECT with a row per image (or image and setting): dataset,
 backbone, explainer, key, and a numeric column per metric, called as the metric is. What completes
-the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text other than zero:
+the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
 AD@15/blur). Where names are data, a column `metric` holds them beside one column `value`.
 """
 

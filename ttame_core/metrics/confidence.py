@@ -16,7 +16,7 @@ from torch import Tensor
 from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
-from ttame_core.masking import keep_most_relevant
+from ttame_core.masking import Fill, filled, keep_most_relevant
 from ttame_core.metrics.base import Family, MappedImages, Row
 
 
@@ -46,30 +46,36 @@ def masked_probabilities(
     targets: Tensor,
     keep: Sequence[float],
     batch_size: int,
+    fill: Fill = "zero",
 ) -> Tensor:
     """Softmax of the target on the masked images.
 
     images: (B, 3, H, W) in [0, 1]. maps: (B, h, w) in [0, 1]. targets: (B,). keep: V percentages.
     Returns (B, V) float32. Each map is upsampled bilinearly, its pixels below the (100 − v)th
     percentile set to 0, the rest left as they are, and multiplied onto the image before
-    normalisation, whatever the backbone's family.
+    normalisation, whatever the backbone's family; the fill shows through where the map does not.
     """
     size = tuple(images.shape[-2:])
     variants = keep_most_relevant(resize(maps[:, None], size)[:, 0], keep)
-    inputs = backbone.normalise((images[:, None] * variants[:, :, None]).flatten(0, 1))
+    inputs = backbone.normalise(filled(images, variants, fill).flatten(0, 1))
     logits = torch.cat([backbone(chunk) for chunk in inputs.split(batch_size)])
     probabilities = logits.float().softmax(dim=1).unflatten(0, variants.shape[:2])
     return probabilities.gather(2, targets[:, None, None].expand(-1, len(keep), 1))[..., 0]
 
 
 class Confidence(Family):
-    """AD, IC and AG: a row per map and kept percentage."""
+    """AD, IC and AG: a row per map, kept percentage and fill."""
 
     name = "confidence"
 
     class Settings(spec.Section):
         keep: list[float] = Field(
             default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
+        )
+        fills: list[Fill] = Field(
+            default_factory=lambda: ["zero"],
+            min_length=1,
+            description="what masked-out pixels become; only zero is as published",
         )
 
         @field_validator("keep")
@@ -79,12 +85,23 @@ class Confidence(Family):
                 raise ValueError("percentages must be distinct, above 0 and at most 100")
             return keep
 
+        @field_validator("fills")
+        @classmethod
+        def _distinct(cls, fills: list[Fill]) -> list[Fill]:
+            return list(dict.fromkeys(fills))
+
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
-        keep = self.settings.keep
-        masked = masked_probabilities(
-            mapped.backbone, mapped.images, mapped.maps, mapped.targets, keep, mapped.batch_size
-        )
         whole = mapped.probabilities.tolist()
-        for row, p, values in zip(mapped.rows, whole, masked.tolist(), strict=True):
-            for percentage, p_masked in zip(keep, values, strict=True):
-                yield {**row, "keep": percentage, "fill": "zero", "p": p, "p_masked": p_masked}
+        for fill in self.settings.fills:
+            masked = masked_probabilities(
+                mapped.backbone,
+                mapped.images,
+                mapped.maps,
+                mapped.targets,
+                self.settings.keep,
+                mapped.batch_size,
+                fill,
+            )
+            for row, p, values in zip(mapped.rows, whole, masked.tolist(), strict=True):
+                for keep, p_masked in zip(self.settings.keep, values, strict=True):
+                    yield {**row, "keep": keep, "fill": fill, "p": p, "p_masked": p_masked}

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ttame_core.comparison import SIGNIFICANT, Comparison
 from ttame_core.coverage import Coverage
+from ttame_core.explainers import Explainer
 from ttame_core.lake.directions import direction, is_yardstick
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
@@ -332,3 +333,34 @@ def sweep_table(
         values = [f"{trial[n]:.1f}" if "@" in n else f"{trial[n]:.3g}" for n in names]
         table.add_row(str(number), *values, style=style)
     return table
+
+
+def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
+    """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("explainer", no_wrap=True)
+    for name in ("forward", "backward", "needs", "applies to", "settings", "what it is"):
+        table.add_column(name)
+    for explainer in sorted(explainers.values(), key=lambda e: (is_yardstick(e.name), e.name)):
+        cells = (
+            explainer.name,
+            explainer.forwards,
+            explainer.backwards,
+            _needs(explainer),
+            explainer.applies_to,
+            _settings(explainer),
+            (explainer.__doc__ or "").strip().splitlines()[0],
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _needs(explainer: type[Explainer]) -> str:
+    needs = {"head": explainer.needs_head, "annotations": explainer.needs_annotations}
+    return ", ".join(name for name, needed in needs.items() if needed)
+
+
+def _settings(explainer: type[Explainer]) -> str:
+    """Names and defaults: `samples: 20`, and `path` where there is no default."""
+    fields = explainer.Settings.model_fields.items()
+    return ", ".join(n if f.is_required() else f"{n}: {f.default}" for n, f in fields)

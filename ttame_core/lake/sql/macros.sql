@@ -12,7 +12,20 @@ CREATE MACRO AD(p, p_masked) AS avg(confidence_drop(p, p_masked));
 CREATE MACRO IC(p, p_masked) AS avg(confidence_rise(p, p_masked));
 CREATE MACRO AG(p, p_masked) AS avg(confidence_gain(p, p_masked));
 
+-- The harmonic mean of coherency, 1 - complexity and 1 - drop (ttame_core/metrics/adcc.py), in [0, 1]:
+--   SELECT explainer, ADCC(avg(coherency), avg(complexity), avg("drop")) FROM adcc GROUP BY ALL
+CREATE MACRO ADCC(coherency, complexity, lost) AS
+    CASE WHEN coherency > 0 AND complexity < 1 AND lost < 1
+    THEN 3 / (1 / coherency::DOUBLE + 1 / (1 - complexity::DOUBLE) + 1 / (1 - lost::DOUBLE)) ELSE 0 END;
+
+-- Objects by the share of the view that they cover (object_share of `localization`).
+CREATE MACRO object_size(share) AS
+    CASE WHEN share < 0.1 THEN 'small' WHEN share < 0.3 THEN 'medium' ELSE 'large' END;
+
+-- The first place, from 1, of a list's highest value.
+CREATE MACRO first_best(list) AS list_position(list, list_max(list));
+
 -- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
 CREATE MACRO metric_name(measure, metric, level, fill) AS
     coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
-    || CASE WHEN fill IS NULL OR fill = 'zero' THEN '' ELSE '/' || fill END;
+    || coalesce('/' || fill, '');

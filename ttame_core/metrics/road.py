@@ -1,0 +1,110 @@
+"""ROAD, remove and debias (Rong et al. 2022, arXiv 2202.00449).
+
+The most (MoRF) or least (LeRF) relevant pixels are removed and imputed linearly from the others,
+so that the shape of the hole tells the classifier nothing. A good map loses the target soon under
+MoRF and late under LeRF.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.imputation import impute
+from ttame_core.masking import ranks
+from ttame_core.metrics.base import Family, MappedImages, Row
+
+ORDERS = ("MoRF", "LeRF")
+
+
+@torch.inference_mode()
+def imputed_probabilities(
+    backbone: Backbone,
+    images: Tensor,
+    relevance: Tensor,
+    targets: Tensor,
+    percentages: Sequence[float],
+    batch_size: int,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax of the target on imputed images, and whether it is still predicted.
+
+    images: (B, 3, H, W) in [0, 1]. relevance: (B, H, W) int64, `masking.ranks` of the maps at the
+    images' size. targets: (B,). percentages: V, of removed pixels. noise: (B, 3, H, W), added to
+    what is imputed. Returns (B, 2, V) float32 and bool, MoRF before LeRF.
+    """
+    pixels = relevance[0].numel()
+    counts = torch.tensor([round(p / 100 * pixels) for p in percentages], device=images.device)
+    first = torch.cat([torch.zeros_like(counts), pixels - counts])
+    last = first + counts.repeat(2)
+    found, kept = [], []
+    for chunk in torch.arange(len(images) * len(first), device=images.device).split(batch_size):
+        image = chunk.div(len(first), rounding_mode="floor")
+        variant = (chunk % len(first))[:, None, None]
+        removed = (relevance[image] >= first[variant]) & (relevance[image] < last[variant])
+        inputs = impute(images[image], removed)
+        if noise is not None:
+            inputs += noise[image] * removed[:, None]
+        probabilities = backbone(backbone.normalise(inputs)).float().softmax(dim=1)
+        found.append(probabilities.gather(1, targets[image, None])[:, 0])
+        kept.append(probabilities.argmax(dim=1) == targets[image])
+    shape = len(images), len(ORDERS), len(percentages)
+    return torch.cat(found).view(shape), torch.cat(kept).view(shape)
+
+
+def keyed_noise(keys: Sequence[str], size: tuple[int, int], sigma: float) -> Tensor:
+    """(B, 3, H, W) float32 Gaussian noise, always the same for the same key."""
+    fields = []
+    for key in keys:
+        digest = hashlib.sha256(f"{key}/road".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        fields.append(torch.randn(3, *size, generator=generator))
+    return sigma * torch.stack(fields)
+
+
+class Road(Family):
+    """ROAD: a row per map, order of removal and percentage of removed pixels."""
+
+    name = "road"
+
+    class Settings(spec.Section):
+        removed: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
+            default_factory=lambda: [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0],
+            min_length=1,
+            description="percentages of pixels removed",
+        )
+        noise: float = Field(
+            0.01, ge=0, description="standard deviation of what is added to imputed pixels"
+        )
+
+    def rows(self, mapped: MappedImages) -> Iterator[Row]:
+        images = mapped.images
+        noise = None
+        if self.settings.noise:
+            keys = [row["key"] for row in mapped.rows]
+            noise = keyed_noise(keys, tuple(images.shape[-2:]), self.settings.noise)
+            noise = noise.to(images.device)
+        found = imputed_probabilities(
+            mapped.backbone,
+            images,
+            ranks(mapped.large_maps),
+            mapped.targets,
+            self.settings.removed,
+            mapped.batch_size,
+            noise,
+        )
+        for row, of_row, kept_of_row in zip(
+            mapped.rows, *(values.tolist() for values in found), strict=True
+        ):
+            for order, of_order, kept_of_order in zip(ORDERS, of_row, kept_of_row, strict=True):
+                for removed, p, kept in zip(
+                    self.settings.removed, of_order, kept_of_order, strict=True
+                ):
+                    yield {**row, "order": order, "removed": removed, "p": p, "kept": kept}
