@@ -12,6 +12,7 @@ from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.catalogue import connect, leaderboard, run_query
 from ttame_core.lake.directions import direction
 from ttame_core.lake.schemas import SCORES
+from ttame_core.lake.values import IDENTITY, SETTINGS
 
 
 def write_costs(lake: Lake, explainer: str, values: np.ndarray, backbone: str = "net") -> None:
@@ -126,25 +127,23 @@ def test_directions_of_sql_and_of_python_are_the_same_and_disjoint(tmp_path: Pat
     assert direction("new").lower_is_better is None
 
 
-def test_disagreement_is_the_correlation_of_thumbnails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pyarrow as pa
+def test_every_metric_has_one_direction(tmp_path: Path) -> None:
+    with connect(Lake(tmp_path)) as db:
+        views = db.sql("SELECT view_name FROM duckdb_views() WHERE view_name GLOB 'values_*'")
+        names = {
+            column + ("@1" if "level" in columns else "")
+            for (view,) in views.fetchall()
+            for columns in [db.sql(f"FROM {view} LIMIT 0").columns]
+            for column in columns
+            if column not in (*IDENTITY, *SETTINGS, "value")
+        }
+        assert {"AD@1", "accuracy", "seconds", "max_box_acc_v2"} <= names
+        for name in (*names, "insertion", "deletion/blur"):
+            found = db.execute("SELECT * FROM metrics WHERE ? GLOB pattern", [name]).fetchall()
+            assert len(found) == 1, name
 
-    from ttame_core.lake import catalogue
-    from ttame_core.lake.schemas import PREDICTION
 
-    shape = pa.schema(
-        [
-            *PREDICTION,
-            ("complexity", pa.float32()),
-            ("sparseness", pa.float32()),
-            ("thumbnail", pa.list_(pa.float32())),
-        ]
-    )
-    monkeypatch.setitem(catalogue.SCORES, "shape", shape)
-    where = ("scores/metric=shape/*/*/*/*.parquet", shape, ("metric", *catalogue.PARTITIONS))
-    monkeypatch.setitem(catalogue.FILES, "shape", where)
+def test_disagreement_is_the_correlation_of_thumbnails(tmp_path: Path) -> None:
     lake, rng = Lake(tmp_path), np.random.default_rng(0)
     maps = {name: rng.random((2, 196)) for name in ("a", "b")}
     for name, arrays in maps.items():
@@ -154,7 +153,7 @@ def test_disagreement_is_the_correlation_of_thumbnails(
             row = {"key": f"k{i}", "label": 0, "predicted": 0, "target": 0}
             rows.append(row | {"thumbnail": centred / np.linalg.norm(centred)})
         path = scores_file("shape", "d", "net", name, "test-000000")
-        lake.write_parquet(path, rows, shape, "x")
+        lake.write_parquet(path, rows, SCORES["shape"], "x")
     found = run_query(lake, "FROM disagreement ORDER BY key").to_pylist()
     assert [(r["key"], r["explainer_a"], r["explainer_b"]) for r in found] == [
         ("k0", "a", "b"),

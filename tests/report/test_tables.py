@@ -135,10 +135,11 @@ MANY = {
     "AD@10": 4.0,
     "AD@15/blur": 5.0,
     "IC@15": 6.0,
-    "ROAD": 0.123456,
-    "insertion": 0.7,
-    "deletion": 0.1,
+    "ROAD": 12.3456,
+    "insertion": 71.23,
+    "deletion": 9.99,
     "pointing_game": 70.0,
+    "max_sensitivity": 0.1,
     "seconds": 0.0123,
     "forward_passes": 4001.0,
     "strange": 1234.5,
@@ -160,7 +161,7 @@ def test_a_terminal_shows_what_is_principal_and_what_fits() -> None:
         console.print(part)
     text = console.export_text()
     assert "…" not in text
-    for value in ("0.123", "0.0123", "0.100", "4001", "70.0"):
+    for value in ("12.3", "71.2", "0.0123", "0.100", "4001", "70.0"):
         assert text.split().count(value) == 2
 
 
@@ -169,7 +170,7 @@ def test_values_have_their_units() -> None:
     assert shown(0.01234, "seconds") == "0.0123"
     assert shown(4000.4, "forward_passes") == "4000"
     assert shown(1.03, "forward_passes") == "1.03"
-    assert shown(0.4567, "insertion") == "0.457"
+    assert shown(0.4567, "complexity") == "0.457"
     assert shown(0.5, "unheard_of") == "0.500"
     assert shown(0.00012, "unheard_of") == "0.00012"
 
@@ -216,7 +217,7 @@ def test_page_carries_everything_and_escapes_it(board: pa.Table) -> None:
 
 def test_page_has_every_metric_in_its_unit() -> None:
     page = render_page("t", "now", "d", _of_metrics(MANY), [], {}, [], None, "", {"ttame": "0"})
-    assert "All 13 metrics" in page
+    assert "All 14 metrics" in page
     for metric in MANY:
         assert f'title="{metric}"' in page
     assert page.count(">4001<") == 4  # of two explainers, among the principal and in the family
