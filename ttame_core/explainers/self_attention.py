@@ -161,7 +161,9 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
     """
     tap = backbone.taps[-1]
     if tap.layout != "tokens" or tap.order:
-        raise NotApplicable(f"{backbone.name} is no plain vision transformer: it has no patch tokens")
+        raise NotApplicable(
+            f"{backbone.name} is no plain vision transformer: it has no patch tokens"
+        )
     tokens = tap.prefix + tap.height * tap.width
     images = noise(backbone)
     with torch.enable_grad(), eager(), Explicit() as attention:
@@ -179,9 +181,7 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
         read = [*(token for token in read if token < tap.prefix), *patches]
     if not read:
         raise NotApplicable(f"the logits of {backbone.name} do not depend on its last attention")
-    return PlainTransformer(
-        len(attention.matrices), tap.prefix, tap.height, tap.width, tuple(read)
-    )
+    return PlainTransformer(len(attention.matrices), tap.prefix, tap.height, tap.width, tuple(read))
 
 
 def noise(backbone: Backbone) -> Tensor:
