@@ -160,7 +160,7 @@ def test_a_terminal_shows_what_is_principal_and_what_fits() -> None:
         console.print(part)
     text = console.export_text()
     assert "…" not in text
-    for value in ("0.123", "0.0123", "4001", "70.0"):
+    for value in ("0.123", "0.0123", "0.100", "4001", "70.0"):
         assert text.split().count(value) == 2
 
 
@@ -170,7 +170,8 @@ def test_values_have_their_units() -> None:
     assert shown(4000.4, "forward_passes") == "4000"
     assert shown(1.03, "forward_passes") == "1.03"
     assert shown(0.4567, "insertion") == "0.457"
-    assert shown(0.4567, "unheard_of") == "0.457"
+    assert shown(0.5, "unheard_of") == "0.500"
+    assert shown(0.00012, "unheard_of") == "0.00012"
 
 
 def test_refusals_are_a_sentence_each() -> None:
@@ -219,4 +220,4 @@ def test_page_has_every_metric_in_its_unit() -> None:
     for metric in MANY:
         assert f'title="{metric}"' in page
     assert page.count(">4001<") == 4  # of two explainers, among the principal and in the family
-    assert page.count(">1.23e+03<") == 2
+    assert page.count(">1234.5<") == 2

@@ -1,7 +1,8 @@
 """Metrics: pure functions on batched tensors, and in families what makes the lake's rows of them.
 
 To add a family, put a module with a subclass of Family into this package, its schema into
-`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows.
+`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows, a
+column per metric (`lake/values.py`). A line in `lake/sql/directions.sql` says which way is better.
 """
 
 from importlib import import_module
