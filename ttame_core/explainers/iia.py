@@ -12,7 +12,7 @@ from ttame_core import spec
 from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
-from ttame_core.explainers.gradcam import _layer
+from ttame_core.explainers.cams import deepest_with_gradient
 from ttame_core.explainers.gradients import target_gradients
 from ttame_core.explainers.self_attention import Explicit, eager, plain_transformer
 
@@ -58,7 +58,7 @@ class Iia(Explainer):
             self.transformer = plain_transformer(backbone)
         except NotApplicable:
             self.transformer = None
-            self.layer, self.tap = _layer(backbone)
+            self.layer, self.tap = deepest_with_gradient(backbone)
         steps = self.settings.steps or (TRANSFORMER_STEPS if self.transformer else STEPS)
         self.points = [step / steps for step in range(steps + 1)]
 
