@@ -228,7 +228,11 @@ def import_maps(
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:
-    """Bring in someone else's maps, by the samples' keys, and score them like any other."""
+    """Bring in someone else's maps, by the samples' keys, and score them like any other.
+
+    The spec's own explainers are not run again. To keep the maps in the audit's own report, name
+    them in the spec: `- imported: {name: NAME, path: PLACE}`.
+    """
     from functools import partial
 
     from flows.import_maps import import_maps, only_imported

@@ -15,7 +15,9 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.loader import Batch
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.explainers import ForwardPass, forward_pass
 from ttame_core.lake import Lake
 
 PLAIN = Preprocessing((64, 64), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -45,6 +47,13 @@ def tiny_backbone(model: str = "resnet10t", **arguments: object) -> Backbone:
 
 
 TINY_VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+TINY_SWIN = {
+    "img_size": 64,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (1, 1, 1, 1),
+    "num_heads": (1, 2, 4, 4),
+}
 
 
 def small_vgg() -> nn.Module:
@@ -76,11 +85,27 @@ def tiny_vit() -> Backbone:
 
 def tiny_swin() -> Backbone:
     """A hierarchical transformer whose features lie as (B, h, w, C)."""
-    return tiny_backbone(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        window_size=4,
-        embed_dim=8,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 1, 2, 2),
+    return tiny_backbone("swin_tiny_patch4_window7_224", **TINY_SWIN)
+
+
+def lively(backbone: Backbone) -> Backbone:
+    """With weights so large that tokens attend to some more than to others."""
+    torch.manual_seed(1)
+    for name, parameter in backbone.model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.2)
+        elif "norm" not in name and "ln" not in name:
+            parameter.normal_(std=0.1)
+    return backbone
+
+
+def noise_pass(backbone: Backbone, count: int = 3) -> ForwardPass:
+    """The forward pass over images of coloured noise."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (count, 3, *backbone.preprocessing.input_size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    keys = [str(i) for i in range(count)]
+    nothing = Batch(
+        keys, images, torch.zeros(count).long(), [torch.zeros(0, 4)] * count, [None] * count
     )
+    return forward_pass(backbone, nothing)

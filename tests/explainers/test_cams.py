@@ -12,9 +12,10 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tiny import PLAIN, tiny_backbone, tiny_swin, tiny_vit
 
-from ttame_core.backbones import Backbone
+from ttame_core.backbones import Backbone, Tap
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, NotApplicable, forward_pass, measure
+from ttame_core.explainers.cams import _Ablated
 from ttame_core.lake import Lake
 from ttame_core.masking import min_max
 
@@ -114,6 +115,27 @@ def test_ablationcam_is_the_papers_equation(family: str, first: int, batch: Batc
         expected = (weights[:, target, None, None] * features).sum(dim=0).clamp(min=0)
         assert torch.allclose(ours[0, column], expected, atol=1e-4)
         assert expected.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("tap", "shape"),
+    [
+        (Tap("m", "NCHW", 5, 2, 3), (3, 5, 2, 3)),
+        (Tap("m", "NHWC", 5, 2, 3), (3, 2, 3, 5)),
+        (Tap("m", "tokens", 5, 2, 3, prefix=2), (3, 8, 5)),
+        (Tap("m", "tokens", 5, 2, 3, order=(5, 3, 1, 0, 2, 4)), (3, 6, 5)),
+    ],
+    ids=["NCHW", "NHWC", "prefix", "order"],
+)
+def test_a_channel_is_ablated_on_the_map_and_nowhere_else(tap: Tap, shape: tuple) -> None:
+    given = torch.rand(shape) + 1
+    found = _Ablated(tap, torch.tensor([4, 0, 2]))(given)
+    expected = tap.feature_map(given).clone()
+    for copy, channel in enumerate([4, 0, 2]):
+        expected[copy, channel] = 0
+    assert torch.equal(tap.feature_map(found), expected)
+    assert (found == 0).sum() == 3 * 6
+    assert given.min() >= 1
 
 
 @pytest.mark.parametrize("family", BY_HAND)

@@ -40,7 +40,7 @@ class GradientCam(Explainer):
         head: AttentionHead | None = None,
     ) -> None:
         super().__init__(backbone, settings)
-        self.layer, self.tap = _layer(backbone)
+        self.layer, self.tap = deepest_with_gradient(backbone)
         self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
         self.cam = self.method(backbone, [self.spot], reshape_transform=self.tap.feature_map)
         self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
@@ -199,7 +199,7 @@ class AblationCam(Explainer):
         head: AttentionHead | None = None,
     ) -> None:
         super().__init__(backbone, settings)
-        self.layer, self.tap = _layer(backbone)
+        self.layer, self.tap = deepest_with_gradient(backbone)
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
@@ -280,7 +280,7 @@ def _deepest_spatial(backbone: Backbone) -> int:
     raise NotApplicable(f"no tap of {backbone.name} has more than one place; name other taps")
 
 
-def _layer(backbone: Backbone) -> tuple[nn.Module, Tap]:
+def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:
     """The deepest module at a spatial tap, or norm within it, that a logit has a gradient at."""
     for tap in reversed(backbone.taps):
         if tap.height * tap.width == 1:

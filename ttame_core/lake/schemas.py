@@ -88,7 +88,7 @@ def maps_schema(height: int, width: int) -> pa.Schema:
 # component and best_box_iou of the one that fits best. In shape, a row per map; thumbnail: 14×14,
 # row by row, centred, of unit norm. In adcc and robustness, a row per map. In sanity, a row per map
 # and step; randomised: `classifier` or `head`; depth: of the classifier's layers, from 0, the last
-# alone, to 1, all. In road, a row per map, order and percentage of removed pixels; p: softmax of the
+# alone, to 1, all. In road, a row per map, order and percentage of removed pixels; p: of the
 # target; kept: whether it is still predicted. In curves, a row per map, curve and fill;
 # probabilities: softmax of the target after each step, the first before any; auc: the area under
 # them, in [0, 1]. In cost, a row per map: seconds, and passes through the classifier, of the batch

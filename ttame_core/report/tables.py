@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pydantic.fields import FieldInfo
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -361,6 +362,10 @@ def _needs(explainer: type[Explainer]) -> str:
 
 
 def _settings(explainer: type[Explainer]) -> str:
-    """Names and defaults: `samples: 20`, and `path` where there is no default."""
-    fields = explainer.Settings.model_fields.items()
-    return ", ".join(n if f.is_required() else f"{n}: {f.default}" for n, f in fields)
+    """Names and defaults: `samples: 20`; a name alone where there is none, or it is a section."""
+
+    def text(name: str, field: FieldInfo) -> str:
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        return f"{name}: {default}" if isinstance(default, int | float | str) else name
+
+    return ", ".join(text(*item) for item in explainer.Settings.model_fields.items())
