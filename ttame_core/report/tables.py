@@ -14,9 +14,10 @@ from rich.text import Text
 from ttame_core.coverage import Coverage
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
-LOWER_IS_BETTER = "AD@"
+LOWER_IS_BETTER = ("AD@", "complexity", "max_sensitivity", "sanity_")
 NOT_RIVALS = ("oracle", "random")  # the ends of the scale win and lose nothing
 PLACES = ("pointing_game", "energy_in_box", "box_iou")
+ON_TERMINALS = re.compile(rf"(AD|IC|AG)@[^/]+|{'|'.join(PLACES)}")  # there is room for these
 
 Rows = list[dict[str, Any]]
 
@@ -59,8 +60,9 @@ def best(rows: Rows, metric: str) -> dict[str, float]:
 
 
 def leaderboard_table(board: pa.Table) -> Table:
-    """The leaderboard on a terminal, in percent; the best rival of each backbone in bold."""
+    """Its main metrics on a terminal, in percent; the best rival of each backbone in bold."""
     metrics, rows = wide(board)
+    metrics = [metric for metric in metrics if ON_TERMINALS.fullmatch(metric)]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
     for name in ("backbone", "explainer"):
         table.add_column(name, no_wrap=True)
