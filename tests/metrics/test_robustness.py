@@ -9,7 +9,7 @@ from tiny import PLAIN
 
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
-from ttame_core.explainers import ForwardPass
+from ttame_core.explainers import Explainer, ForwardPass
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import run_query
 from ttame_core.masking import min_max
@@ -67,7 +67,13 @@ def test_rows_and_their_sql(drawn: tuple[Lake, str], tiny: Backbone) -> None:
 
 def test_batches_make_no_difference(drawn: tuple[Lake, str], tiny: Backbone) -> None:
     family = REGISTRY["robustness"]({"samples": 2})
-    makers = {"gradcam": maker("gradcam", tiny)}
+    made: list[Backbone] = []
+
+    def gradcam(model: Backbone) -> Explainer:
+        made.append(model)
+        return maker("gradcam", tiny)(model)
+
+    makers = {"gradcam": gradcam}
     found = [
         [row["max_sensitivity"] for row in score(drawn, tiny, makers, [family], size, targets)[
             "robustness", "gradcam"]]
@@ -76,3 +82,4 @@ def test_batches_make_no_difference(drawn: tuple[Lake, str], tiny: Backbone) -> 
     assert len(found[0]) == 24
     assert found[0] == pytest.approx(found[1], abs=5e-3)
     assert max(found[0]) > 0
+    assert len(made) == 4  # for maps and for scores, not for each batch
