@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead, LinearHead, map_size
@@ -65,6 +65,7 @@ class Trained(Explainer):
     ) -> None:
         super().__init__(backbone, settings)
         self.taps = self.find_taps()
+        self.head: nn.Module | None = None
         if head is not None:
             self.use(head)
 
@@ -127,7 +128,7 @@ class Trained(Explainer):
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
-        if not hasattr(self, "head"):
+        if self.head is None:
             raise ValueError(f"{self.name} needs a trained head")
         with self.backbone.autocast():
             return self.head(self.read(forward.images, forward.features), targets).float()
