@@ -14,6 +14,7 @@ from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
 from ttame_core.compute import place, precision_of
 from ttame_core.coverage import random_backbone
+from ttame_core.explainers.ttame import TTame
 from ttame_core.masking import min_max
 from ttame_core.training import optimiser, training_losses
 
@@ -72,7 +73,7 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
         update.step()
 
     def ours_step() -> torch.Tensor:
-        return training_losses(ours, head, images, settings).loss
+        return training_losses(TTame(ours), head, images, settings).loss
 
     def in_low(run: Callable[[], object]) -> object:
         with torch.autocast(device, low):

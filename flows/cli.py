@@ -141,6 +141,32 @@ def query(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="an explainer, a backbone, or an audit", metavar="A")],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="another one; audits are NAME@latest, NAME@previous or NAME/TIME", metavar="B"
+        ),
+    ],
+    workspace: Workspace = HERE,
+    dataset: Annotated[str | None, typer.Option(help="default: all")] = None,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
+) -> None:
+    """Say which of two is better at what: paired by image, with intervals and p-values."""
+    from ttame_core import comparison
+    from ttame_core.lake.catalogue import write_result
+    from ttame_core.report.tables import comparison_table
+
+    found = comparison.compare(Lake(workspace), a, b, dataset)
+    if format == "table" and output is None:
+        Console(width=None if sys.stdout.isatty() else 160).print(comparison_table(found))
+    else:
+        write_result(found.rows, format, output)
+
+
+@app.command()
 def show(
     keys: Annotated[list[str], typer.Argument(help="keys of samples (see the view `samples`)")],
     workspace: Workspace = HERE,
@@ -180,6 +206,45 @@ def backbones(
         raise typer.Exit(2)
 
 
+@app.command()
+def explainers() -> None:
+    """List the explainers: what a map costs in passes, what they need, and their settings.
+
+    Passes are those through the classifier beyond the one that all share; C is the number of
+    channels of the tap.
+    """
+    from ttame_core.explainers import REGISTRY
+    from ttame_core.report.tables import explainers_table
+
+    Console(width=None if sys.stdout.isatty() else 200).print(explainers_table(REGISTRY))
+
+
+@app.command("import-maps")
+def import_maps(
+    place: Annotated[str, typer.Argument(help="Parquet file, or folder of <key>.npy")],
+    spec: Spec,
+    name: Annotated[str, typer.Option(help="of the explainer that made them")],
+    backbone: Annotated[str | None, typer.Option(help="whose maps they are; default: all")] = None,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Bring in someone else's maps, by the samples' keys, and score them like any other.
+
+    The spec's own explainers are not run again. To keep the maps in the audit's own report, name
+    them in the spec: `- imported: {name: NAME, path: PLACE}`.
+    """
+    from functools import partial
+
+    from flows.import_maps import import_maps, only_imported
+
+    flow = partial(import_maps, place=place, name=name, backbone=backbone)
+    failed = _run(flow, spec, workspace, var)
+    audit = _load(spec, var)
+    added = only_imported(audit, place, name, backbone).explainers
+    _print_outcome(audit.model_copy(update={"explainers": [*audit.explainers, *added]}), workspace)
+    _finish(failed)
+
+
 @app.command("import-head")
 def import_head(
     file: Annotated[str, typer.Argument(help="published T-TAME checkpoint (PyTorch Lightning)")],
@@ -215,6 +280,7 @@ def export_head(
     """Write a backbone and its trained head as one graph: images in, logits and maps out."""
     from tasks.models import backbone_of
     from ttame_core.errors import nearest
+    from ttame_core.explainers import REGISTRY
     from ttame_core.exporting import export
     from ttame_core.lake import head_folder
     from ttame_core.provenance import Provenance
@@ -227,7 +293,7 @@ def export_head(
         raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
     model = backbone_of(provenance, named[backbone])
     folder = head_folder(provenance.dataset, backbone, "ttame")
-    export(model, load_head(provenance.lake, folder, model), output)
+    export(model, load_head(provenance.lake, folder, REGISTRY["ttame"](model)), output)
     err.print(f"wrote {output}")
 
 
@@ -280,14 +346,17 @@ def _finish(failed: BackbonesFailed | None) -> None:
 
 def _print_outcome(audit: AuditSpec, workspace: str) -> None:
     """The leaderboard, what to think of it, and where the report lies."""
-    from ttame_core.report.record import audit_board
-    from ttame_core.report.tables import backbones_table, leaderboard_table, warnings
+    from ttame_core.report.record import audit_board, audit_refusals
+    from ttame_core.report.tables import backbones_table, leaderboard_tables, refusals, warnings
 
     lake = Lake(workspace)
     board = audit_board(lake, audit)
     out = Console(width=None if sys.stdout.isatty() else 160)
     out.print(backbones_table(board))
-    out.print(leaderboard_table(board))
+    for table in leaderboard_tables(board, out.width):
+        out.print(table)
+    for note in refusals(audit_refusals(lake, audit)):
+        err.print(note, markup=False)
     for note in warnings(board, audit.evaluation.minimum_discrimination):
         err.print(note, style="yellow", markup=False)
     if records := lake.glob(f"audits/{audit.name}/*/report.html"):

@@ -9,7 +9,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.compute import place
 from ttame_core.errors import UserError
-from ttame_core.explainers import REGISTRY, Explainer
+from ttame_core.explainers import REGISTRY, Explainer, Trained
 from ttame_core.explaining import check_labels
 from ttame_core.lake import fingerprint, head_folder
 from ttame_core.provenance import Provenance
@@ -50,9 +50,8 @@ def explainer_of(
     provenance: Provenance, model: Backbone, backbone: spec.Backbone, settings: spec.Explainer
 ) -> Explainer:
     """An explainer of an audit on a loaded backbone. Raises NotApplicable where it is none."""
-    method = REGISTRY[settings.method]
-    head = None
-    if method.needs_head:
+    explainer = REGISTRY[settings.method](model, settings.settings)
+    if isinstance(explainer, Trained):
         folder = head_folder(provenance.dataset, backbone.name, settings.name)
-        head = load_head(provenance.lake, folder, model)
-    return method(model, settings.settings, head)
+        explainer.use(load_head(provenance.lake, folder, explainer))
+    return explainer

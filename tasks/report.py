@@ -11,8 +11,8 @@ from prefect.artifacts import create_table_artifact
 from tasks.unit import unit
 from ttame_core import spec
 from ttame_core.lake import Lake
-from ttame_core.report.record import audit_board, write_record
-from ttame_core.report.tables import records, warnings
+from ttame_core.report.record import audit_board, audit_refusals, write_record
+from ttame_core.report.tables import records, refusals, warnings
 
 
 @unit("report {audit.name}")
@@ -24,10 +24,13 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
     notes = warnings(board, audit.evaluation.minimum_discrimination)
     for note in notes:
         get_run_logger().warning(note)
+    refused = refusals(audit_refusals(lake, audit))
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
     create_table_artifact(
         key="leaderboard",
         table=records(board),
-        description="\n\n".join([f"Audit {audit.name}: {lake.path(folder)}", *failed, *notes]),
+        description="\n\n".join(
+            [f"Audit {audit.name}: {lake.path(folder)}", *failed, *refused, *notes]
+        ),
     )
     return folder

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefect import get_run_logger
+
 from tasks.progress import progress
 from tasks.together import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.errors import UserError
+from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake, trial_file
 from ttame_core.provenance import Provenance
 from ttame_core.sweeping import propose, read_trials, write_trial
@@ -26,9 +29,11 @@ def try_settings(
     """Train a head with the settings that follow from the trials before, and keep its scores."""
     lake = Lake(workspace)
     of = (audit.dataset.name, backbone.name, explainer.name)
-    own, _ = with_enough_epochs(audit.training, Provenance(audit, lake).shards("train"))
+    provenance = Provenance(audit, lake)
+    own, _ = with_enough_epochs(audit.training_of(explainer), provenance.shards("train"))
     settings = propose(own, read_trials(lake, *of)[:number])
-    provenance = Provenance(audit.model_copy(update={"training": settings}), lake)
+    tried = {**explainer.settings, "training": settings.model_dump()}
+    explainer = explainer.model_copy(update={"settings": tried})
     made_from = provenance.head(backbone, explainer)
     path = trial_file(*of, number)
     if lake.is_current(path, made_from):
@@ -39,8 +44,14 @@ def try_settings(
             "or training.validation_samples is 0: give `dataset.splits` one"
         )
     folder = path.removesuffix(".parquet")
-    with progress(f"trial {number} of {explainer.name} on {backbone.name}") as report:
-        train_one(provenance, backbone, explainer, folder, report)
+    try:
+        with progress(f"trial {number} of {explainer.name} on {backbone.name}") as report:
+            train_one(provenance, backbone, explainer, folder, report)
+    except NotApplicable as reason:
+        get_run_logger().warning(
+            "%s does not apply to %s: %s", explainer.name, backbone.name, reason
+        )
+        return None
     history = lake.read_table(f"{folder}/history.parquet").to_pylist()
     for stale in lake.glob(trial_file(*of, None))[number:]:
         lake.remove(stale)  # what followed from another trial in this place

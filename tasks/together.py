@@ -16,6 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.compute import device_of, place
 from ttame_core.errors import UserError
+from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
 from ttame_core.training import train_head
@@ -32,7 +33,7 @@ def train_one(
     report: Report,
 ) -> None:
     """Train the head of an explainer on a backbone into a folder of the lake, with as many
-    processes as the spec says."""
+    processes as the spec says. Raises NotApplicable where there is none to train."""
     devices = provenance.audit.compute.devices
     if devices == 1:
         _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)
@@ -60,7 +61,7 @@ def train_one(
 def _pass_on(messages: Any, report: Report) -> None:
     while not messages.empty():
         message = messages.get()
-        if isinstance(message, UserError):
+        if isinstance(message, Exception):
             raise message
         report(*message)
 
@@ -85,7 +86,7 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
         report = (lambda *progress: messages.put(progress)) if rank == 0 else None
         _train(provenance, settings, explainer, folder, backbone, report, accelerator)
         accelerator.end_training()
-    except UserError as error:
+    except (UserError, NotApplicable) as error:
         messages.put(error)
         raise SystemExit(2) from error
 
@@ -105,8 +106,8 @@ def _train(
         provenance.dataset,
         provenance.shards("train"),
         provenance.shards("val"),
-        backbone,
-        audit.training,
+        REGISTRY[explainer.method](backbone, explainer.settings),
+        audit.training_of(explainer),
         audit.compute,
         folder,
         provenance.head(settings, explainer),

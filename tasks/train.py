@@ -11,9 +11,10 @@ from tasks.progress import progress
 from tasks.together import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.lake import Lake, head_folder
-from ttame_core.provenance import Provenance
-from ttame_core.training import adopt_head, few_steps
+from ttame_core.provenance import Provenance, given_head
+from ttame_core.training import adopt_head, few_steps, refuse_head
 
 
 @unit("train {explainer.name} on {backbone.name}")
@@ -26,13 +27,19 @@ def train(
         return skipped()
     folder = head_folder(provenance.dataset, backbone.name, explainer.name)
     made_from = provenance.head(backbone, explainer)
-    if backbone.head:
-        model = backbone_of(provenance, backbone)
-        adopt_head(provenance.lake, backbone.head, model, folder, made_from)
-        return None
-    shards = provenance.shards("train")
-    if warning := few_steps(audit.training, shards):
-        get_run_logger().warning(warning)
-    with progress(f"train {explainer.name} on {backbone.name}") as report:
-        train_one(provenance, backbone, explainer, folder, report)
+    try:
+        if given := given_head(backbone, explainer):
+            model = backbone_of(provenance, backbone)
+            untrained = REGISTRY[explainer.method](model, explainer.settings)
+            adopt_head(provenance.lake, given, untrained, folder, made_from)
+            return None
+        if warning := few_steps(audit.training_of(explainer), provenance.shards("train")):
+            get_run_logger().warning("%s: %s", explainer.name, warning)
+        with progress(f"train {explainer.name} on {backbone.name}") as report:
+            train_one(provenance, backbone, explainer, folder, report)
+    except NotApplicable as reason:
+        refuse_head(provenance.lake, folder, made_from, str(reason))
+        get_run_logger().warning(
+            "%s does not apply to %s: %s", explainer.name, backbone.name, reason
+        )
     return None

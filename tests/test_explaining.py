@@ -133,7 +133,9 @@ def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:
                 assert np.isclose(scores[key, percentage]["p"], p, atol=1e-5)
                 assert np.isclose(scores[key, percentage]["p_masked"], p_masked, atol=1e-3)
             view, boxes = torch.from_numpy(large)[None].float(), [batch.boxes[i]]
-            assert located[key]["pointing_game"] == bool(pointing_game(view, boxes))
+            objects = batch.masks[i][None] > 0
+            hit = pointing_game(view, objects, 15 * 64 / 224)
+            assert located[key]["pointing_game"] == bool(hit)
             assert np.isclose(located[key]["energy_in_box"], energy_in_box(view, boxes), atol=1e-4)
             assert np.allclose(located[key]["box_iou"], box_iou(view, boxes)[0], atol=0.2)
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ttame_core import spec
 from ttame_core.backbones import load_backbone
 from ttame_core.errors import UserError
+from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake
 from ttame_core.published import import_head, read_published
 from ttame_core.training import adopt_head, load_head
@@ -100,8 +101,8 @@ def test_a_published_head_gives_the_textbooks_maps(
 
     backbone = load_backbone(settings)
     assert settings.head is not None
-    adopt_head(Lake(tmp_path), settings.head, backbone, "heads", {"of": "test"})
-    head = load_head(Lake(tmp_path), "heads", backbone).fold()
+    adopt_head(Lake(tmp_path), settings.head, TTame(backbone), "heads", {"of": "test"})
+    head = load_head(Lake(tmp_path), "heads", TTame(backbone)).fold()
     images = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
         _, features = backbone.features(backbone.normalise(images))

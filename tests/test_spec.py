@@ -62,7 +62,7 @@ evaluation:
     assert (first.method, first.name, first.images) == ("random", "random", None)
     assert (second.method, second.name, second.images) == ("gradcam", "few", 20)
     places, confidence = audit.evaluation.metrics
-    assert (places.family, places.settings) == ("localization", {})
+    assert (places.family, places.settings) == ("localization", {"tolerance": 15.0})
     assert (confidence.settings["keep"], confidence.images) == ([15.0], 50)
     assert AuditSpec.model_validate(audit.model_dump(mode="json")) == audit  # as Prefect passes it
 

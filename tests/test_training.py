@@ -15,7 +15,7 @@ from ttame_core.attention import AttentionHead
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
-from ttame_core.explainers import REGISTRY
+from ttame_core.explainers.ttame import TTame
 from ttame_core.fitting import augment, fit_backbone, occlude
 from ttame_core.lake import Lake
 from ttame_core.training import (
@@ -52,7 +52,16 @@ def _train(
     lake, dataset = drawn
     backbone = tiny_backbone()
     train_head(
-        lake, dataset, train, val, backbone, settings, COMPUTE, folder, {"of": "test"}, progress
+        lake,
+        dataset,
+        train,
+        val,
+        TTame(backbone),
+        settings,
+        COMPUTE,
+        folder,
+        {"of": "test"},
+        progress,
     )
 
 
@@ -95,7 +104,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(drawn: tuple[Lake, str]) 
         _train(drawn, "other", progress=_die_at(5))
     train = _shards(drawn, "train")
     backbone = tiny_backbone()
-    args = (*drawn, train, [], backbone, SETTINGS, COMPUTE)
+    args = (*drawn, train, [], TTame(backbone), SETTINGS, COMPUTE)
     train_head(*args, "other", {"of": "something else"})
     train_head(*args, "fresh", {"of": "something else"})
     assert _content(lake, "other") == _content(lake, "fresh")
@@ -108,7 +117,7 @@ def test_only_the_head_learns(drawn: tuple[Lake, str]) -> None:
     optimizer = optimiser(head, SETTINGS)
     start = {name: value.clone() for name, value in head.state_dict().items()}
     batch = next(load_batches(*drawn, ["train-000000"], backbone.preprocessing, 8, 2))
-    losses = training_losses(backbone, head, batch.float_images(), SETTINGS)
+    losses = training_losses(TTame(backbone), head, batch.float_images(), SETTINGS)
     losses.loss.backward()
     optimizer.step()
     assert all(p.grad is None for p in backbone.parameters())
@@ -129,7 +138,7 @@ def test_gradients_equal_those_of_the_textbook_step(objective: str) -> None:
     head = AttentionHead([t.channels for t in backbone.taps], 10, backbone.map_size).train()
     images = torch.rand(8, 3, 64, 64)
     settings = SETTINGS.model_copy(update={"objective": objective})
-    training_losses(backbone, head, images, settings).loss.backward()
+    training_losses(TTame(backbone), head, images, settings).loss.backward()
     found = [p.grad.clone() for p in head.parameters()]
     head.zero_grad()
     logits, features = backbone.features((images - 0.5) / 0.25)
@@ -189,20 +198,20 @@ def test_a_trained_head_can_be_used(drawn: tuple[Lake, str]) -> None:
     lake, _ = drawn
     _train(drawn, "used")
     backbone = tiny_backbone()
-    head = load_head(lake, "used", backbone)
+    head = load_head(lake, "used", TTame(backbone))
     assert not head.training
     assert head.shown == "class"
     _train(drawn, "shows attention", SETTINGS.model_copy(update={"map": "attention"}))
-    shows = load_head(lake, "shows attention", backbone)
+    shows = load_head(lake, "shows attention", TTame(backbone))
     features = [torch.rand(2, t.channels, t.height, t.width) for t in backbone.taps]
     targets = torch.tensor([3, 4])
     expected = torch.sigmoid(head.fold()(features, targets))
     torch.testing.assert_close(shows.fold()(features, targets), expected)
-    REGISTRY["ttame"](backbone, head)
+    TTame(backbone, None, head)
     with pytest.raises(UserError, match="ttame train"):
-        load_head(lake, "nowhere", backbone)
+        load_head(lake, "nowhere", TTame(backbone))
     with pytest.raises(UserError, match="does not fit"):
-        load_head(lake, "used", tiny_backbone("vit_tiny_patch16_224", **TINY_VIT))
+        load_head(lake, "used", TTame(tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)))
 
 
 def test_a_warning_where_the_published_recipe_has_too_few_steps() -> None:

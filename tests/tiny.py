@@ -7,11 +7,17 @@ import io
 import timm
 import torch
 from PIL import Image
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.vgg import VGG, make_layers
+from torchvision.models.vision_transformer import VisionTransformer
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.loader import Batch
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.explainers import ForwardPass, forward_pass
 from ttame_core.lake import Lake
 
 PLAIN = Preprocessing((64, 64), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -41,3 +47,65 @@ def tiny_backbone(model: str = "resnet10t", **arguments: object) -> Backbone:
 
 
 TINY_VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3}
+TINY_SWIN = {
+    "img_size": 64,
+    "window_size": 4,
+    "embed_dim": 16,
+    "depths": (1, 1, 1, 1),
+    "num_heads": (1, 2, 4, 4),
+}
+
+
+def small_vgg() -> nn.Module:
+    """As torchvision's VGG, with five pooling stages."""
+    torch.manual_seed(0)
+    layers = make_layers([8, "M", 16, "M", 24, "M", 32, "M", 32, "M"])
+    net = VGG(layers, num_classes=10, init_weights=False)
+    net.classifier = nn.Linear(32 * 7 * 7, 10)
+    return net
+
+
+def small_resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10, width_per_group=64)
+
+
+def small_vit() -> nn.Module:
+    torch.manual_seed(0)
+    size = {"image_size": 64, "patch_size": 8, "num_layers": 4, "num_heads": 3}
+    net = VisionTransformer(**size, hidden_dim=48, mlp_dim=96, num_classes=10)
+    nn.init.normal_(net.heads.head.weight, std=0.1)  # torchvision's starts at 0
+    return net
+
+
+def tiny_vit() -> Backbone:
+    """A vision transformer that classifies from its class token."""
+    return tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)
+
+
+def tiny_swin() -> Backbone:
+    """A hierarchical transformer whose features lie as (B, h, w, C)."""
+    return tiny_backbone("swin_tiny_patch4_window7_224", **TINY_SWIN)
+
+
+def lively(backbone: Backbone) -> Backbone:
+    """With weights so large that tokens attend to some more than to others."""
+    torch.manual_seed(1)
+    for name, parameter in backbone.model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.2)
+        elif "norm" not in name and "ln" not in name:
+            parameter.normal_(std=0.1)
+    return backbone
+
+
+def noise_pass(backbone: Backbone, count: int = 3) -> ForwardPass:
+    """The forward pass over images of coloured noise."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (count, 3, *backbone.preprocessing.input_size)
+    images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    keys = [str(i) for i in range(count)]
+    nothing = Batch(
+        keys, images, torch.zeros(count).long(), [torch.zeros(0, 4)] * count, [None] * count
+    )
+    return forward_pass(backbone, nothing)

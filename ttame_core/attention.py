@@ -1,4 +1,4 @@
-"""The attention mechanism of T-TAME ("the head") and its class-selective, folded form.
+"""The attention mechanism of T-TAME ("the head"), its class-selective, folded form, and L-CAM's.
 
 One feature branch per tap (1×1 convolution, batch norm, skip connection, ReLU), bilinear
 upsampling to the largest tap's size, concatenation, and the fusion module, a 1×1 convolution to
@@ -69,6 +69,43 @@ class AttentionHead(nn.Module):
             biases.append((conv.bias - bn.running_mean) * scale + bn.bias)
         fuser = self.fuser
         return FoldedHead(weights, biases, fuser.weight, fuser.bias, self.map_size, self.shown)
+
+
+class LinearHead(nn.Module):
+    """L-CAM's attention mechanism: a 1×1 convolution from one tap's channels to the classes.
+
+    Arguments as of AttentionHead; its maps have the tap's own size where `map_size` is that.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        map_size: tuple[int, int],
+        shown: str = "class",
+    ) -> None:
+        super().__init__()
+        self.map_size, self.shown = map_size, shown
+        (width,) = channels
+        self.fuser = nn.Conv2d(width, num_classes, kernel_size=1)
+
+    def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
+        """As AttentionHead.forward, for features of the one tap."""
+        return _fuse(features, self.fuser.weight, self.fuser.bias, targets, self.map_size)
+
+    def fold(self) -> nn.Module:
+        """The same head for inference: it gives the maps that are shown."""
+        return _Shown(self)
+
+
+class _Shown(nn.Module):
+    def __init__(self, head: LinearHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
+        maps = self.head(features, targets)
+        return torch.sigmoid(maps) if self.head.shown == "attention" else maps
 
 
 class FoldedHead(nn.Module):

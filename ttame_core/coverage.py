@@ -17,6 +17,7 @@ from ttame_core.attention import AttentionHead, map_size
 from ttame_core.backbones import Backbone, Preprocessing, Tap
 from ttame_core.backbones.taps import capture, resolve_taps
 from ttame_core.errors import UserError, nearest
+from ttame_core.explainers.ttame import TTame
 from ttame_core.training import training_losses
 
 MIXED = 1.05  # a change within this ratio of the mean is everywhere
@@ -113,7 +114,7 @@ def check(backbone: Backbone) -> None:
     image = torch.rand(
         1, 3, *backbone.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
     )
-    training_losses(backbone, head, image, spec.Training()).loss.backward()
+    training_losses(TTame(backbone), head, image, spec.Training()).loss.backward()
     gradients = [p.grad for p in head.parameters()]
     if any(g is None or not g.isfinite().all() for g in gradients):
         raise UserError(

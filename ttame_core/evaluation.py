@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +54,7 @@ def evaluate_shard(
         lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
     )
     names = dict.fromkeys(scores.explainer for scores in wanted)
+    once = {name: cache(makers[name]) for name in names}
     most = max(scores.images for scores in wanted)
     with ExitStack() as files:
         writers = [files.enter_context(_writer(lake, dataset, shard, backbone, s)) for s in wanted]
@@ -74,7 +76,7 @@ def evaluate_shard(
                     images,
                     backbone,
                     compute.batch_size,
-                    makers[name],
+                    once[name],
                 )
                 for scores, writer in zip(wanted, writers, strict=True):
                     if scores.explainer == name and done < scores.images:

@@ -21,13 +21,12 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.schemas import PREDICTION, SCORES, maps_schema
+from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, maps_schema
 from ttame_core.lake.store import RowGroups
 from ttame_core.masking import min_max
 
 Progress = Callable[[int], None]  # told how many images are done
 ALL = 2**62  # more images than any shard holds
-REFUSED = "ttame.not_applicable"  # metadata of a maps file without rows: why there are none
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ttame_core import spec
 from ttame_core.backbones import create_model, preprocessing_of
 from ttame_core.data.loader import Batch, load_batches
+from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.masking import keep_most_relevant, min_max
-from ttame_core.metrics.localization import inside_boxes
 
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
 OBJECT_SHARE = 0.75  # of the occluded images that have annotations: all but the object is hidden

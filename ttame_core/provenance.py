@@ -25,6 +25,7 @@ from ttame_core.lake import (
     maps_file,
     scores_file,
 )
+from ttame_core.lake.schemas import REFUSED
 from ttame_core.metrics import REGISTRY as FAMILIES
 
 # Raised when the code makes other content from the same inputs.
@@ -91,6 +92,11 @@ class Provenance:
             if self.annotated or not REGISTRY[explainer.method].needs_annotations
         ]
 
+    @cached_property
+    def _methods(self) -> dict[str, list[Any]]:
+        """By explainer: what tells its maps from another's; its name in the lake does not."""
+        return {e.name: _method(e) for e in self.audit.explainers}
+
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
         """How many images of a shard an explainer explains; ALL for all."""
         return self.share(shard, explainer.images or self.audit.maps.images)
@@ -147,15 +153,18 @@ class Provenance:
     def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
         origin = {
             "format": HEAD,
-            "explainer": _method(explainer),
+            "explainer": self._methods[explainer.name],
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
         }
-        if backbone.head:
-            return {**origin, "given": file_hash(backbone.head)}
+        if given := given_head(backbone, explainer):
+            return {**origin, "given": file_hash(given)}
+        if also := explainer.auxiliary:
+            origin["auxiliary"] = {**self.backbone(also), "taps": also.taps}
+        training = self.audit.training_of(explainer)
         return {
             **origin,
-            "training": self.audit.training.model_dump(exclude={"checkpoint_steps"}),
+            "training": training.model_dump(exclude={"checkpoint_steps"}),
             "precision": self.audit.compute.precision,
             "train": self._split_content("train"),
             "val": self._split_content("val"),
@@ -167,7 +176,7 @@ class Provenance:
         needs_head = REGISTRY[explainer.method].needs_head
         return {
             "format": MAPS,
-            "explainer": _method(explainer),
+            "explainer": self._methods[explainer.name],
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
@@ -188,9 +197,11 @@ class Provenance:
         }
 
     def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
+        """Whether the head is there, or stands there as refused."""
         folder = head_folder(self.dataset, backbone.name, explainer.name)
-        return self.lake.exists(f"{folder}/head.safetensors") and self.lake.is_current(
-            f"{folder}/history.parquet", self.head(backbone, explainer)
+        history = f"{folder}/history.parquet"
+        return self.lake.is_current(history, self.head(backbone, explainer)) and (
+            self.lake.exists(f"{folder}/head.safetensors") or REFUSED in self.lake.metadata(history)
         )
 
     def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
@@ -236,9 +247,15 @@ class Provenance:
                     yield Unit("evaluate", name, e.name, shard, e not in unscored)
 
 
+def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
+    """Path of the trained head that the spec gives this explainer on this backbone."""
+    return backbone.head if getattr(REGISTRY[explainer.method], "takes_given", False) else None
+
+
 def _method(explainer: spec.Explainer) -> list[Any]:
-    """What tells an explainer's maps from another's; its name in the lake does not."""
-    return [explainer.method, REGISTRY[explainer.method].version, explainer.settings]
+    """What tells an explainer's maps from another's, beside its head; its name does not."""
+    method = REGISTRY[explainer.method]
+    return [explainer.method, method.version, method.identity(explainer.settings)]
 
 
 def _architecture(backbone: spec.Backbone) -> dict[str, Any]:

@@ -176,7 +176,9 @@ class Backbone(Section):
     num_classes: int | None = Field(None, ge=2)
     args: dict[str, Any] = Field(default_factory=dict, description="of the model")
     taps: list[int | str] | None = Field(
-        None, description="indices into the model's feature_info, or module names; default: last 3"
+        None,
+        description="indices into the model's feature_info, or module names; default: last 3; []: "
+        "a black box, only its logits are looked at",
     )
     head: str | None = Field(
         None, description="safetensors of a trained T-TAME head, in place of training one"
@@ -277,6 +279,28 @@ class Training(Section):
         return value
 
 
+def recipe_keys(name: str) -> dict[str, Any]:
+    """All that any recipe sets, as this one has it."""
+    own = Training.model_validate({"recipe": name})
+    return {key: getattr(own, key) for recipe in RECIPES.values() for key in recipe}
+
+
+def training_keys(given: dict[str, Any]) -> dict[str, Any]:
+    """Some keys of a training section, checked. Raises ValueError in one line."""
+    try:
+        checked = Training.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = sorted(Training.model_fields)
+            raise ValueError(
+                f"unknown key {key}; allowed: {', '.join(allowed)}." + nearest(key, allowed)
+            ) from None
+        raise ValueError(f"{key}: {first['msg']} (got {first['input']!r})") from None
+    return {key: getattr(checked, key) for key in given}
+
+
 class Maps(Section):
     """What is explained."""
 
@@ -329,6 +353,17 @@ class Explainer(Section):
         from ttame_core.explainers import REGISTRY  # slow to import, and itself reads specs
 
         return _checked("explainer", info.data.get("method", ""), settings, REGISTRY)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Its own keys of the training section."""
+        return self.settings.get("training", {})
+
+    @property
+    def auxiliary(self) -> Backbone | None:
+        """Another classifier that it reads."""
+        found = self.settings.get("auxiliary")
+        return Backbone.model_validate(found) if found else None
 
 
 class Metric(Section):
@@ -394,7 +429,7 @@ def _checked(
 
 class Evaluation(Section):
     metrics: list[Metric] = Field(
-        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization")],
+        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization", "shape")],
         min_length=1,
     )
     minimum_discrimination: float = Field(
@@ -452,7 +487,7 @@ class AuditSpec(Section):
     )
     training: Training = Training()
     maps: Maps = Maps()
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(default_factory=Evaluation)
     compute: Compute = Field(default_factory=Compute)
 
     @field_validator("backbones", "explainers")
@@ -467,7 +502,20 @@ class AuditSpec(Section):
             raise ValueError(
                 f"training.batch_size, {batch}, does not divide among {devices} compute.devices"
             )
+        for explainer in self.explainers:
+            own = self.training_of(explainer).batch_size if explainer.training else batch
+            if own % devices:
+                raise ValueError(
+                    f"training.batch_size of {explainer.name}, {own}, does not divide among "
+                    f"{devices} compute.devices"
+                )
         return self
+
+    def training_of(self, explainer: Explainer) -> Training:
+        """How an explainer's heads are trained: `training`, and what is other for this one."""
+        from ttame_core.explainers import REGISTRY
+
+        return REGISTRY[explainer.method].training_of(self.training, explainer.training)
 
 
 def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> AuditSpec:

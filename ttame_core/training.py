@@ -1,4 +1,4 @@
-"""Training of an attention head on a frozen backbone (T-TAME, section III-C and III-D)."""
+"""Training of heads on a frozen backbone (T-TAME, section III-C and III-D, and its kin)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
-from ttame_core.lake.schemas import HISTORY
+from ttame_core.lake.schemas import HISTORY, REFUSED
 from ttame_core.losses import area_loss, confidence_loss, variation_loss
-from ttame_core.masking import masked, masked_both_ways, min_max
+from ttame_core.masking import min_max
 from ttame_core.metrics import drop, increase, masked_probabilities
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
+
+    from ttame_core.explainers.trained import Head, Trained
 
 RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
@@ -80,24 +81,23 @@ def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
 
 
 def training_losses(
-    backbone: Backbone, head: nn.Module, images: Tensor, settings: spec.Training
+    explainer: Trained, head: nn.Module, images: Tensor, settings: spec.Training
 ) -> Losses:
     """One forward without gradient for model truth and features, one with, of the masked images.
 
-    images: (B, 3, H, W) in [0, 1]. Gradients reach the head alone; through the backbone they pass
-    with respect to its input only.
+    explainer: says what its head reads and what is masked. images: (B, 3, H, W) in [0, 1].
+    Gradients reach the head alone; through the backbone they pass with respect to its input, or to
+    the features that are masked, only.
     """
+    backbone = explainer.backbone
     with torch.no_grad():
         logits, features = backbone.features(backbone.normalise(images))
         truth = logits.argmax(dim=1)
+        features = explainer.read(images, features)
     class_maps = head(features, truth).float()
     attention = torch.sigmoid(class_maps)
     mode = masking_mode(backbone, settings)
-    if mode == "both":
-        inputs = masked_both_ways(images, class_maps, backbone.normalise)
-    else:
-        inputs = masked(images, attention, mode, backbone.normalise)
-    masked_logits = backbone(inputs)
+    masked_logits = explainer.masked_logits(images, class_maps, attention, mode)
     variation = variation_loss(attention[:, 0])
     area = area_loss(attention[:, 0], settings.area_exponent)
     if settings.objective == "confidence":
@@ -132,7 +132,7 @@ def train_head(
     dataset: str,
     train: Sequence[tuple[str, int]],
     val: Sequence[tuple[str, int]],
-    backbone: Backbone,
+    explainer: Trained,
     settings: spec.Training,
     compute: spec.Compute,
     folder: str,
@@ -142,12 +142,12 @@ def train_head(
 ) -> None:
     """Train a head and write it to `folder`: head.safetensors, spec.json, history.parquet.
 
-    train, val: names and sample counts of the shards. The state is saved every
-    `checkpoint_steps` and after each epoch; an interrupted training goes on from there, with the
-    batch that would have come next, to the same result. accelerator: in each of several processes
-    that train together, each with its share of every batch; the first of them writes. The head's
-    batch norm sees whole batches on GPUs, and each process's share on the CPU. Raises UserError
-    where there is too little data, or where the loss is no longer finite.
+    train, val: names and sample counts of the shards. explainer: whose head it is. The state is
+    saved every `checkpoint_steps` and after each epoch; an interrupted training goes on from there,
+    with the batch that would have come next, to the same result. accelerator: in each of several
+    processes that train together, each with its share of every batch; the first of them writes. The
+    head's batch norm sees whole batches on GPUs, and each process's share on the CPU. Raises
+    UserError where there is too little data, or where the loss is no longer finite.
     """
     settings, batches = with_enough_epochs(settings, train)
     if batches == 0:
@@ -159,7 +159,8 @@ def train_head(
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(settings.seed)
-    run = _Run(backbone, settings, settings.epochs * batches, accelerator)
+    backbone = explainer.backbone
+    run = _Run(explainer, settings, settings.epochs * batches, accelerator)
     checkpoint = f"{folder}/checkpoint.pt"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
@@ -208,17 +209,15 @@ class _Run:
 
     def __init__(
         self,
-        backbone: Backbone,
+        explainer: Trained,
         settings: spec.Training,
         total: int,
         accelerator: Accelerator | None,
     ) -> None:
-        self.backbone, self.settings, self.total = backbone, settings, total
+        self.explainer, self.settings, self.total = explainer, settings, total
+        self.backbone = backbone = explainer.backbone
         self.accelerator = accelerator
-        channels = [tap.channels for tap in backbone.taps]
-        size = backbone.map_size
-        self.head = AttentionHead(channels, backbone.num_classes, size, settings.map)
-        self.head.to(backbone.device).train()
+        self.head = explainer.new_head(settings.map).train()
         self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
         if accelerator is not None:
             if backbone.device.type == "cuda":
@@ -236,7 +235,7 @@ class _Run:
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
         with self.backbone.autocast():
-            losses = training_losses(self.backbone, self.learner, images, self.settings)
+            losses = training_losses(self.explainer, self.learner, images, self.settings)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses.loss).backward()
         self.scaler.step(self.optimizer)
@@ -283,7 +282,8 @@ class _Run:
             left -= len(images)
             logits, features = self.backbone.features(self.backbone.normalise(images))
             p, truth = logits.float().softmax(dim=1).max(dim=1)
-            maps = min_max(folded(features, truth)[:, 0])
+            read = self.explainer.read(images, features)
+            maps = min_max(folded(read, truth)[:, 0])
             p_masked = masked_probabilities(
                 self.backbone, images, maps, truth, VALIDATED_KEEP, compute.batch_size
             )
@@ -329,7 +329,7 @@ class _Run:
         self.sums, self.summed = state["sums"], state["summed"]
 
 
-def adopt_head(lake: Lake, path: str, backbone: Backbone, folder: str, made_from: Any) -> None:
+def adopt_head(lake: Lake, path: str, explainer: Trained, folder: str, made_from: Any) -> None:
     """Write the trained head in the file `path` to `folder`, as one without a history.
 
     Raises UserError where it cannot be read or does not fit.
@@ -339,11 +339,17 @@ def adopt_head(lake: Lake, path: str, backbone: Backbone, folder: str, made_from
     except OSError as error:
         raise UserError(f"cannot read the head {path}: {error.strerror}") from error
     hint = "give `head` another file, or leave it out to train one"
-    _write(lake, folder, _head_of(content, backbone, path, hint), [], made_from)
+    _write(lake, folder, _head_of(content, explainer, path, hint), [], made_from)
+
+
+def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
+    """Write to `folder` that the explainer does not apply to the backbone, and why."""
+    lake.remove(f"{folder}/head.safetensors")
+    lake.write_parquet(f"{folder}/history.parquet", [], HISTORY, made_from, **{REFUSED: reason})
 
 
 def _write(
-    lake: Lake, folder: str, head: AttentionHead, history: list[dict[str, Any]], made_from: Any
+    lake: Lake, folder: str, head: Head, history: list[dict[str, Any]], made_from: Any
 ) -> None:
     """The history comes last: with its fingerprint it says that the head is whole."""
     state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
@@ -355,29 +361,29 @@ def _write(
     lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, made_from)
 
 
-def load_head(lake: Lake, folder: str, backbone: Backbone) -> AttentionHead:
-    """The trained head in `folder`, on the backbone's device, in evaluation mode."""
+def load_head(lake: Lake, folder: str, explainer: Trained) -> Head:
+    """The trained head of an explainer in `folder`, on its device, in evaluation mode."""
     path = f"{folder}/head.safetensors"
     if not lake.exists(path):
         raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
     with lake.open(path) as stream:
         content = stream.read()
-    return _head_of(content, backbone, lake.path(path), "delete it and run `ttame train`")
+    return _head_of(content, explainer, lake.path(path), "delete it and run `ttame train`")
 
 
-def _head_of(content: bytes, backbone: Backbone, path: str, hint: str) -> AttentionHead:
-    channels = [tap.channels for tap in backbone.taps]
+def _head_of(content: bytes, explainer: Trained, path: str, hint: str) -> Head:
+    backbone = explainer.backbone
     try:
         state = load(content)
-        shown = _about(content).get("shown", "class")  # imported heads do not say
-        head = AttentionHead(channels, backbone.num_classes, backbone.map_size, shown)
+        head = explainer.new_head(_about(content).get("shown", "class"))  # imported: says nothing
         head.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
             f"the head at {path} does not fit backbone {backbone.name} "
-            f"({json.dumps(channels)} channels, {backbone.num_classes} classes): {hint}"
+            f"({json.dumps([tap.channels for tap in explainer.taps])} channels, "
+            f"{backbone.num_classes} classes): {hint}"
         ) from error
-    return head.to(backbone.device).eval()
+    return head.eval()
 
 
 def _about(content: bytes) -> dict[str, str]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import timm
 import torch
-from pytorch_grad_cam import GradCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from tiny import PLAIN, TINY_VIT, tiny_backbone
+from scipy import ndimage
+from tiny import PLAIN, tiny_backbone
 
 from ttame_core.attention import AttentionHead, resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
-from ttame_core.explainers import REGISTRY, NotApplicable, forward_pass
+from ttame_core.explainers import REGISTRY, ForwardPass, forward_pass
 from ttame_core.lake import Lake
-from ttame_core.masking import min_max
 
 
 @pytest.fixture
@@ -25,67 +22,9 @@ def batch(drawn: tuple[Lake, str]) -> Batch:
 
 def test_registry() -> None:
     assert {"ttame", "gradcam", "random", "oracle"} <= set(REGISTRY)
+    assert all(cls.name == name for name, cls in REGISTRY.items())
     assert REGISTRY["ttame"].needs_head
     assert REGISTRY["oracle"].needs_annotations
-
-
-def _vit() -> Backbone:
-    torch.manual_seed(0)
-    net = timm.create_model("vit_tiny_patch16_224", num_classes=10, **TINY_VIT)
-    return Backbone(net, "vit", PLAIN)
-
-
-def _swin() -> Backbone:
-    torch.manual_seed(0)
-    net = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        num_classes=10,
-        img_size=64,
-        window_size=4,
-        embed_dim=16,
-        depths=(1, 1, 1, 1),
-        num_heads=(1, 2, 4, 4),
-    )
-    return Backbone(net, "swin", PLAIN)
-
-
-# What a user of the library has to know about each model.
-BY_HAND = {
-    "resnet": (tiny_backbone, lambda m: m.layer4, None),
-    "vit": (
-        _vit,
-        lambda m: m.blocks[-1].norm1,
-        lambda t: t[:, 1:].reshape(len(t), 8, 8, -1).permute(0, 3, 1, 2),
-    ),
-    "swin": (_swin, lambda m: m.layers[-1], lambda t: t.permute(0, 3, 1, 2)),
-}
-
-
-@pytest.mark.parametrize("family", BY_HAND)
-def test_gradcam_is_the_librarys_with_nothing_to_configure(family: str, batch: Batch) -> None:
-    make, layer, reshape = BY_HAND[family]
-    backbone = make()
-    targets = torch.arange(10).expand(4, 10)
-    ours = REGISTRY["gradcam"](backbone).attribute(forward_pass(backbone, batch), targets)
-    model = make().model.requires_grad_(True)
-    with GradCAM(model, [layer(model)], reshape_transform=reshape) as cam:
-        inputs = backbone.normalise(batch.float_images())
-        highest = 0.0
-        for column in range(10):
-            chosen = [ClassifierOutputTarget(int(t)) for t in targets[:, column]]
-            theirs = cam(inputs, chosen)  # upsampled and scaled by the library
-            large = min_max(resize(ours[:, column : column + 1], (64, 64)))[:, 0].numpy()
-            assert np.abs(large - theirs).max() < 0.02
-            highest = max(highest, theirs.max())
-    assert highest > 0
-
-
-def test_gradcam_says_where_it_does_not_apply() -> None:
-    torch.manual_seed(0)
-    backbone = Backbone(timm.create_model("vit_tiny_patch16_224", **TINY_VIT), "vit", PLAIN)
-    only = Backbone(backbone.model, "vit", PLAIN, ["blocks.3.mlp"])
-    with pytest.raises(NotApplicable, match="gradient"):
-        REGISTRY["gradcam"](only)
 
 
 def test_ttame_is_the_heads_class_map(batch: Batch) -> None:
@@ -102,7 +41,7 @@ def test_ttame_is_the_heads_class_map(batch: Batch) -> None:
     expected = torch.stack([every[i, row] for i, row in enumerate(targets)])
     assert torch.allclose(found, expected, atol=1e-5)
     with pytest.raises(ValueError, match="trained head"):
-        REGISTRY["ttame"](backbone)
+        REGISTRY["ttame"](backbone).attribute(forward, targets)
 
 
 def test_random_is_the_same_for_the_same_key_and_target(batch: Batch, tiny: Backbone) -> None:
@@ -126,3 +65,35 @@ def test_oracle_is_highest_on_the_objects(batch: Batch, tiny: Backbone) -> None:
     bare = Batch(batch.keys, batch.images, batch.labels, [torch.zeros(0, 4)] * 4, [None] * 4)
     none = REGISTRY["oracle"](tiny).attribute(forward_pass(tiny, bare), torch.zeros(4, 1).long())
     assert none.isnan().all()
+
+
+def test_center_is_a_gaussian_at_the_middle(batch: Batch, tiny: Backbone) -> None:
+    maps = REGISTRY["center"](tiny).attribute(forward_pass(tiny, batch), torch.zeros(4, 2).long())
+    height, width = tiny.map_size
+    rows, columns = np.mgrid[:height, :width]
+    across, down = (columns + 0.5) / width - 0.5, (rows + 0.5) / height - 0.5
+    expected = np.exp(-(across**2 + down**2) / (2 * 0.25**2))
+    assert maps.shape == (4, 2, height, width)
+    assert np.allclose(maps.numpy(), expected, atol=1e-6)
+
+
+def test_edges_are_scipys_sobel_of_the_luminance(batch: Batch, tiny: Backbone) -> None:
+    small = Batch(batch.keys, batch.images[..., :48, :40], batch.labels, batch.boxes, batch.masks)
+    forward = ForwardPass(small, small.float_images(), torch.zeros(4, 10), [])
+    maps = REGISTRY["edges"](tiny).attribute(forward, torch.zeros(4, 2).long())
+    assert maps.shape == (4, 2, 48, 40)
+    for image, heat in zip(small.float_images().numpy(), maps[:, 1].numpy(), strict=True):
+        luminance = np.tensordot([0.2989, 0.587, 0.114], image, axes=1)
+        slopes = [ndimage.sobel(luminance, axis=a, mode="mirror") for a in (0, 1)]
+        expected = ndimage.gaussian_filter(np.hypot(*slopes), 1, mode="mirror", radius=3)
+        assert np.allclose(heat, expected, atol=1e-4)
+        assert expected.max() > 0.1
+    whole = forward_pass(tiny, batch)
+    large = REGISTRY["edges"](tiny).attribute(whole, torch.zeros(4, 1).long())
+    assert large.shape == (4, 1, 56, 56)  # of 64×64 pixels
+
+
+def test_floors_and_ceiling_are_no_rivals() -> None:
+    ends = {name for name, explainer in REGISTRY.items() if not explainer.rival}
+    assert {"random", "center", "edges", "oracle"} <= ends
+    assert not {"ttame", "gradcam", "imported", "saliency"} & ends

@@ -22,10 +22,12 @@ from ttame_core import spec
 from ttame_core.attention import AttentionHead
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
+from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
 from ttame_core.training import optimiser, training_losses
 
+TTAME = spec.Explainer(method="ttame")
 ALONE = """
 import sys
 from tasks.together import train_one
@@ -35,7 +37,7 @@ from ttame_core.spec import load_spec
 if __name__ == "__main__":
     audit = load_spec(sys.argv[1])
     provenance = Provenance(audit, Lake(sys.argv[2]))
-    train_one(provenance, audit.backbones[0], "ttame", "head", lambda *progress: None)
+    train_one(provenance, audit.backbones[0], audit.explainers[0], "head", lambda *progress: None)
 """
 
 
@@ -58,7 +60,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
     provenance = _two(spec_file, epochs=1, batch_size=16, optimizer="sgd", learning_rate=0.05)
     told: list[tuple[int, int, str]] = []
     backbone = provenance.audit.backbones[0]
-    train_one(provenance, backbone, "ttame", "head", lambda *progress: told.append(progress))
+    train_one(provenance, backbone, TTAME, "head", lambda *progress: told.append(progress))
     assert [(done, total) for done, total, _ in told] == [(1, 2), (2, 2)]
 
     net = load(provenance, backbone)
@@ -76,7 +78,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
         optimizer.zero_grad()
         halves = ((head, images[::2]), (other, images[1::2]))
         for learner, half in halves:
-            (training_losses(net, learner, half, settings).loss / 2).backward()
+            (training_losses(TTame(net), learner, half, settings).loss / 2).backward()
         for mine, its in zip(head.parameters(), other.parameters(), strict=True):
             mine.grad += its.grad
         optimizer.step()
@@ -91,7 +93,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
 def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> None:
     provenance = _two(spec_file, epochs=12)
     backbone = provenance.audit.backbones[0]
-    train_one(provenance, backbone, "ttame", "head", lambda *progress: None)
+    train_one(provenance, backbone, TTAME, "head", lambda *progress: None)
     whole = _head_file(provenance).read_bytes()
     for path in _head_file(provenance).parent.iterdir():
         path.unlink()
@@ -128,6 +130,4 @@ def _alive(session: int) -> bool:
 def test_a_mistake_found_by_a_member_is_told_in_one_sentence(spec_file: Path) -> None:
     provenance = _two(spec_file, batch_size=64)
     with pytest.raises(UserError, match="has 32 training samples, less than one batch of 64"):
-        train_one(
-            provenance, provenance.audit.backbones[0], "ttame", "head", lambda *progress: None
-        )
+        train_one(provenance, provenance.audit.backbones[0], TTAME, "head", lambda *progress: None)

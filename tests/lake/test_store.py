@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ttame_core.errors import UserError
@@ -35,6 +36,18 @@ def test_a_parquet_file_knows_what_made_it(lake: Lake) -> None:
     lake.remove("some/file.parquet")
     assert not lake.exists("some/file.parquet")
     lake.remove("some/file.parquet")  # a second time is no error
+
+
+def test_row_groups_are_as_small_as_their_maps_are_large(lake: Lake) -> None:
+    schema = pa.schema([("map", pa.list_(pa.float16(), 2**16))])
+    rows = pa.record_batch([pa.nulls(32, schema.field(0).type)], schema=schema)
+    with lake.create_parquet("f.parquet", schema, "maps") as writer:
+        for _ in range(9):
+            writer.write(rows)
+    with lake.open("f.parquet") as stream:
+        file = pq.ParquetFile(stream)
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [128, 128, 32]
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_else(lake: Lake) -> None:

@@ -6,13 +6,19 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from ttame_core.explainers import REGISTRY
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.report.page import render_page
 from ttame_core.report.tables import (
+    Best,
     backbones_table,
     best,
-    leaderboard_table,
+    explainers_table,
+    leaderboard_tables,
+    principal,
     records,
+    refusals,
+    shown,
     warnings,
     wide,
 )
@@ -66,16 +72,17 @@ def test_wide_has_a_row_per_explainer_and_its_backbones_own_values(board: pa.Tab
     assert rows[0]["discrimination"] is None
 
 
-def test_the_ends_of_the_scale_never_win_and_equals_share(board: pa.Table) -> None:
+def test_yardsticks_never_win_equals_share_and_one_alone_beats_nobody(board: pa.Table) -> None:
     _, rows = wide(board)
-    assert best(rows, "AD@100") == {"net": 20.0, "blind": 50.0}
-    assert best(rows, "AD@15") == {"net": 40.0, "blind": 50.0, "bare": 50.0}
-    assert best(rows, "IC@15") == {"net": 10.0, "blind": 5.0}
+    assert best(rows, "AD@100") == {"net": Best("20.0", apart=True)}
+    assert best(rows, "AD@15") == {"net": Best("40.0", apart=False)}  # both are shown as 40.0
+    assert best(rows, "IC@15") == {"net": Best("10.0", apart=False)}  # within the intervals
 
 
 def test_tables_show_every_value(board: pa.Table) -> None:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(leaderboard_table(board))
+    (table,) = leaderboard_tables(board)
+    console.print(table)
     console.print(backbones_table(board))
     text = console.export_text()
     for metrics in VALUES.values():
@@ -93,6 +100,83 @@ def test_tables_show_every_value(board: pa.Table) -> None:
         "IC@15": "9.0",
         "pointing_game": "70.0",
     }
+
+
+def test_explainers_are_listed_with_cost_needs_settings_and_paper() -> None:
+    console = Console(width=300, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(explainers_table(REGISTRY))
+    lines = {line.split()[0]: line for line in console.export_text().splitlines() if line.strip()}
+    assert set(REGISTRY) <= set(lines)
+    assert "head" in lines["ttame"]
+    assert "arXiv 2403.04523" in lines["ttame"]
+    assert "annotations" in lines["oracle"]
+    assert "steps: 50" in lines["integrated_gradients"]
+    assert "arXiv 1703.01365" in lines["integrated_gradients"]
+    assert " path " in lines["imported"]
+    assert "C + 1" in lines["ablationcam"]
+    names = [*lines]
+    assert names.index("oracle") > names.index("ttame")  # the ends of the scale come last
+
+
+def _of_metrics(values: dict[str, float]) -> pa.Table:
+    rows = [
+        {"dataset": "d", "backbone": "net", "explainer": explainer, "metric": metric}
+        | {"value": value, "ci_low": value, "ci_high": value, "images": 9}
+        for explainer in ("ttame", "rise")
+        for metric, value in values.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=LEADERBOARD)
+
+
+MANY = {
+    "AD@100": 1.0,
+    "AD@50": 2.0,
+    "AD@15": 3.0,
+    "AD@10": 4.0,
+    "AD@15/blur": 5.0,
+    "IC@15": 6.0,
+    "ROAD": 0.123456,
+    "insertion": 0.7,
+    "deletion": 0.1,
+    "pointing_game": 70.0,
+    "seconds": 0.0123,
+    "forward_passes": 4001.0,
+    "strange": 1234.5,
+}
+
+
+def test_a_terminal_shows_what_is_principal_and_what_fits() -> None:
+    metrics, _ = wide(_of_metrics(MANY))
+    assert metrics == list(MANY)
+    chosen = principal(metrics)
+    assert chosen == [m for m in MANY if m not in ("AD@10", "AD@15/blur", "strange")]
+    (whole,) = leaderboard_tables(_of_metrics(MANY), 200)
+    assert len(whole.columns) == 2 + len(chosen)
+    assert "3 more metrics" in str(whole.caption)
+    parts = leaderboard_tables(_of_metrics(MANY), 70)
+    assert len(parts) > 1
+    console = Console(width=70, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for part in parts:
+        console.print(part)
+    text = console.export_text()
+    assert "…" not in text
+    for value in ("0.123", "0.0123", "0.100", "4001", "70.0"):
+        assert text.split().count(value) == 2
+
+
+def test_values_have_their_units() -> None:
+    assert shown(12.345, "AD@15") == "12.3"
+    assert shown(0.01234, "seconds") == "0.0123"
+    assert shown(4000.4, "forward_passes") == "4000"
+    assert shown(1.03, "forward_passes") == "1.03"
+    assert shown(0.4567, "insertion") == "0.457"
+    assert shown(0.5, "unheard_of") == "0.500"
+    assert shown(0.00012, "unheard_of") == "0.00012"
+
+
+def test_refusals_are_a_sentence_each() -> None:
+    rows = [{"backbone": "resnet", "explainer": "rollout", "reason": "it has no attention"}]
+    assert refusals(rows) == ["rollout does not apply to resnet: it has no attention"]
 
 
 def test_it_is_said_where_ad_and_ic_rank_nothing(board: pa.Table) -> None:
@@ -115,6 +199,7 @@ def test_page_carries_everything_and_escapes_it(board: pa.Table) -> None:
         board=board,
         warnings=["careful & slow"],
         failures={"vit": "no <weights>"},
+        refusals=["rollout does not apply to resnet: <reason>"],
         picture=None,
         spec="name: <a>",
         versions={"ttame": "0", "torch": "2"},
@@ -123,5 +208,16 @@ def test_page_carries_everything_and_escapes_it(board: pa.Table) -> None:
     assert "no &lt;weights&gt;" in page
     assert "careful &amp; slow" in page
     assert "95 %: 38.0 – 42.0, 50 images" in page
-    assert page.count('class="best"') == 5 + 3 + 1  # net's four columns, one of them twice
+    assert "resnet: &lt;reason&gt;" in page
+    assert page.count('class="best apart"') == 2  # AD@100, pointing
+    assert page.count('class="best"') == 3  # AD@15 of both, IC@15
     assert "http" not in page  # nothing is fetched
+
+
+def test_page_has_every_metric_in_its_unit() -> None:
+    page = render_page("t", "now", "d", _of_metrics(MANY), [], {}, [], None, "", {"ttame": "0"})
+    assert "All 13 metrics" in page
+    for metric in MANY:
+        assert f'title="{metric}"' in page
+    assert page.count(">4001<") == 4  # of two explainers, among the principal and in the family
+    assert page.count(">1234.5<") == 2

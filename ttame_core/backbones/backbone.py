@@ -13,13 +13,21 @@ from ttame_core.attention import map_size
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model
 from ttame_core.backbones.preprocessing import Preprocessing
-from ttame_core.backbones.taps import Tap, capture, logits_of, resolve_taps
+from ttame_core.backbones.taps import (
+    Tap,
+    capture,
+    continue_masked,
+    device_of,
+    logits_of,
+    resolve_taps,
+)
 
 
 class Backbone(nn.Module):
     """A classifier that never changes: evaluation mode, no gradients for its weights.
 
     Takes normalised images (B, 3, H, W) float32; `normalise` makes them from images in [0, 1].
+    With `taps` [] it is a black box: only its logits are looked at. A script of TorchScript is one.
     """
 
     def __init__(
@@ -30,12 +38,15 @@ class Backbone(nn.Module):
         taps: Sequence[int | str] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(model, torch.jit.ScriptModule):
+            model = _Wrapped(model)
         self.model = model.eval().requires_grad_(False)
         self.name = name
         self.preprocessing = preprocessing
         self.taps: tuple[Tap, ...]
         self.taps, self.num_classes = resolve_taps(model, name, preprocessing.input_size, taps)
-        self.map_size = map_size([(tap.height, tap.width) for tap in self.taps])
+        sizes = [(tap.height, tap.width) for tap in self.taps]
+        self.map_size = map_size(sizes or [preprocessing.input_size])
         self.precision = torch.float32
         self._capture = capture
 
@@ -73,12 +84,13 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     @property
     def masking(self) -> str:
         """Where T-TAME masks images of this family in training: `raw` or `normalised`."""
-        return "raw" if self.taps[-1].layout == "NCHW" else "normalised"
+        spatial = not self.taps or self.taps[-1].layout == "NCHW"
+        return "raw" if spatial else "normalised"
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to the network's input."""
@@ -91,6 +103,21 @@ class Backbone(nn.Module):
     def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, K) and the feature maps (B, C, h, w) of each tap, in one forward pass."""
         return self._capture(self.model, self.taps, inputs)
+
+    def masked_at(self, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:
+        """Logits (B, K) where the tap's features are multiplied by attention (B, 1, h, w)."""
+        return continue_masked(self.model, tap, attention, inputs)
+
+
+class _Wrapped(nn.Module):
+    """A script as a module like others: scripts themselves take no hooks."""
+
+    def __init__(self, script: nn.Module) -> None:
+        super().__init__()
+        self.script = script
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.script(inputs)
 
 
 def load_backbone(

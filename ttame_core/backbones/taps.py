@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ttame_core.backbones.tree import Place, find_places
 from ttame_core.errors import UserError, nearest
@@ -57,6 +59,26 @@ class Tap:
             patches = patches[:, :, list(self.order)]
         return patches.unflatten(2, (self.height, self.width))
 
+    def masked(self, given: Any, attention: Tensor) -> Any:
+        """What the module gives, this tap's places multiplied by attention (B, 1, h, w).
+
+        Prefix tokens stay as they are.
+        """
+        output = self.output(given)
+        if self.layout == "NCHW":
+            mask = attention
+        elif self.layout == "NHWC":
+            mask = attention.permute(0, 2, 3, 1)
+        else:
+            patches = attention.flatten(1)
+            if self.order:
+                patches = patches[:, torch.tensor(self.order).argsort()]
+            mask = F.pad(patches, (self.prefix, 0), value=1.0)[..., None]
+        product = output * mask.to(output.dtype)
+        if self.item is None:
+            return product
+        return type(given)(product if i == self.item else o for i, o in enumerate(given))
+
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     """One ordinary forward pass: its output, and the feature map of each tap."""
@@ -67,6 +89,24 @@ def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tens
             hooks.callback(hook.remove)
         logits = logits_of(model(inputs))
     return logits, [tap.feature_map(tap.output(outputs[tap.module])) for tap in taps]
+
+
+def continue_masked(model: nn.Module, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:
+    """Logits of a forward pass in which the tap's features are multiplied by attention."""
+
+    def mask(module: nn.Module, args: Any, output: Any) -> Any:
+        return tap.masked(output, attention)
+
+    with ExitStack() as hooks:
+        # A compiled model may have been traced without the hook, and would leave it out.
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
+        hooks.callback(model.get_submodule(tap.module).register_forward_hook(mask).remove)
+        return logits_of(model(inputs))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are; the CPU for one that shows none."""
+    return next(chain(model.parameters(), model.buffers(), [torch.empty(0)])).device
 
 
 def logits_of(output: Any) -> Tensor:
@@ -90,10 +130,10 @@ def resolve_taps(
     """Taps of a model, from shallow to deep, and how many classes it has.
 
     chosen: indices into the model's feature_info, or names of modules (`layer3`, or `blocks.2[1]`
-    for the second of several outputs). None for the last three of feature_info, which are the last
-    three stages of a hierarchical network and the last three blocks of an isotropic one, or, for a
-    model without it, for what its module tree shows. Raises UserError for a place the model does
-    not have, or whose output is no feature map.
+    for the second of several outputs); [] for no taps. None for the last three of feature_info,
+    which are the last three stages of a hierarchical network and the last three blocks of an
+    isotropic one, or, for a model without it, for what its module tree shows. Raises UserError for
+    a place the model does not have, or whose output is no feature map.
     """
     probe = _Probe(model, name, input_size)
     if chosen is not None:
@@ -129,9 +169,9 @@ class _Probe:
         height, width = self.input_size
         with ExitStack() as hooks, torch.no_grad():
             for name, module in self.modules.items():
-                if name:
+                if name and not isinstance(module, torch.jit.ScriptModule):  # those take none
                     hooks.callback(module.register_forward_hook(note(name)).remove)
-            blank = torch.zeros(1, 3, height, width, device=next(self.model.parameters()).device)
+            blank = torch.zeros(1, 3, height, width, device=device_of(self.model))
             try:
                 logits = logits_of(self.model(blank))
             except (AssertionError, RuntimeError, ValueError) as error:
@@ -198,7 +238,8 @@ class _Probe:
             raise UserError(
                 f"found no feature maps in backbone {self.name}: of {len(self.modules)} modules, "
                 f"none gives (1, C, h, w), (1, h, w, C) or (1, tokens, C) for an image of "
-                f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`"
+                f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`, or say "
+                "`taps: []` where only its logits can be seen"
             )
         return tuple(found[place.module, place.item] for place in chosen)
 

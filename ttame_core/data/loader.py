@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
+from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_tar
 
@@ -60,6 +62,21 @@ class Batch:
             self.boxes[:count],
             self.masks[:count],
         )
+
+    def at(self, positions: Sequence[int]) -> Batch:
+        """The samples at these positions, any of them any number of times."""
+        return Batch(
+            [self.keys[p] for p in positions],
+            self.images[positions],
+            self.labels[positions],
+            [self.boxes[p] for p in positions],
+            [self.masks[p] for p in positions],
+        )
+
+    @cached_property
+    def objects(self) -> Tensor:
+        """(B, H, W) bool: pixels of the image's mask, or of its boxes where it has none."""
+        return object_pixels(self.boxes, self.masks, tuple(self.images.shape[-2:]))
 
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
         """(B, 3, H, W) float32 images in [0, 1] on `device`."""

@@ -15,6 +15,7 @@ from ttame_core.explainers.base import (
     forward_pass,
     measure,
 )
+from ttame_core.explainers.trained import Trained
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -37,6 +38,7 @@ __all__ = [
     "Explainer",
     "ForwardPass",
     "NotApplicable",
+    "Trained",
     "forward_pass",
     "measure",
 ]

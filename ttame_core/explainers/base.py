@@ -46,11 +46,26 @@ class ForwardPass:
 
 
 @torch.inference_mode()
-def forward_pass(backbone: Backbone, batch: Batch) -> ForwardPass:
-    images = batch.float_images(backbone.device)
+def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None) -> ForwardPass:
+    """images: (B, 3, H, W) float32 in [0, 1], in place of the batch's own."""
+    if images is None:
+        images = batch.float_images(backbone.device)
     with backbone.autocast():
         logits, features = backbone.features(backbone.normalise(images))
     return ForwardPass(batch, images, logits.float(), features)
+
+
+LARGEST = 224  # pixels, side of a map that is kept
+
+
+def bounded(maps: Tensor) -> Tensor:
+    """Maps (…, h, w), those of more than 224 a side averaged over areas down to that."""
+    height, width = maps.shape[-2:]
+    if max(height, width) <= LARGEST:
+        return maps
+    size = min(height, LARGEST), min(width, LARGEST)
+    shrunk = nn.functional.adaptive_avg_pool2d(maps.reshape(-1, 1, height, width), size)
+    return shrunk.reshape(*maps.shape[:-2], *size)
 
 
 class Explainer(ABC):
@@ -58,9 +73,10 @@ class Explainer(ABC):
 
     name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
-    boxes or masks. forwards, backwards: passes through the classifier per map, beyond the forward
-    pass that all share, as a formula of settings and of C, the channels of its tap. applies_to:
-    what it can explain, in words. Settings: its own keys in a spec.
+    boxes or masks. reads_image: its maps depend on the image and the classifier. forwards,
+    backwards: passes through the classifier per map, beyond the forward pass that all share, as a
+    formula of settings and of C, the channels of its tap. applies_to: what it can explain, in
+    words. Settings: its own keys in a spec.
 
     `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
     The constructor raises NotApplicable where the backbone cannot be explained.
@@ -70,6 +86,7 @@ class Explainer(ABC):
     version: ClassVar[int] = 1
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False
+    reads_image: ClassVar[bool] = True
     forwards: ClassVar[str] = "0"
     backwards: ClassVar[str] = "0"
     applies_to: ClassVar[str] = "every backbone"
@@ -85,6 +102,11 @@ class Explainer(ABC):
     ) -> None:
         self.backbone = backbone
         self.settings: Any = self.Settings.model_validate(settings or {})
+
+    @classmethod
+    def identity(cls, settings: dict[str, Any]) -> Any:
+        """What tells maps of these settings from others: content, where they name a file."""
+        return settings
 
     @abstractmethod
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

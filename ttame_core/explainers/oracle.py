@@ -8,7 +8,6 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ttame_core.attention import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
-from ttame_core.metrics.localization import inside_boxes
 
 
 class Oracle(Explainer):
@@ -20,17 +19,12 @@ class Oracle(Explainer):
 
     name = "oracle"
     needs_annotations = True
+    reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]
         size = min(height, MAP_SIDE), min(width, MAP_SIDE)
-        boxed = inside_boxes(forward.batch.boxes, (height, width))
-        objects = torch.stack(
-            [
-                box if mask is None else mask > 0
-                for box, mask in zip(boxed, forward.batch.masks, strict=True)
-            ]
-        )
+        objects = forward.batch.objects
         coarse = torch.nn.functional.adaptive_avg_pool2d(objects[:, None].float(), size)
         maps = gaussian_blur(coarse, kernel_size=[7, 7], sigma=[1.0, 1.0])
         maps[~objects.flatten(1).any(dim=1)] = torch.nan

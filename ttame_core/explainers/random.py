@@ -15,6 +15,7 @@ class Random(Explainer):
     """Uniform noise at the head's resolution, the same for the same key and target."""
 
     name = "random"
+    reads_image = False
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         maps = [

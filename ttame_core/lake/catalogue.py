@@ -23,6 +23,7 @@ from rich.text import Text
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
+    AUDIT_VALUES,
     HISTORY,
     INDEX,
     LEADERBOARD,
@@ -33,6 +34,7 @@ from ttame_core.lake.schemas import (
     maps_schema,
 )
 from ttame_core.lake.store import Lake
+from ttame_core.lake.values import add_metrics
 
 PARTITIONS = ("dataset", "backbone", "explainer")
 # Files behind each table: where they lie, what is in them, which partitions their path tells.
@@ -49,8 +51,8 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
+    "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
 }
-OF_BACKBONES = ("accuracy", "discrimination")  # metrics that belong to no explainer
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "csv", "json", "parquet")
 WIDEST_LIST = 6  # elements of a list that a table shows
@@ -62,23 +64,28 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     if not lake.local:
         db.register_filesystem(lake.fs)
     for name, (pattern, schema, partitions) in FILES.items():
+        empty = db.from_arrow(_readable(schema).empty_table())
         if lake.glob(pattern):
             place = f"{_literally(_address(lake))}/{pattern}".replace("'", "''")
+            # The columns are known: not every file is opened to learn them.
+            columns = ", ".join(
+                f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
+                for column, type in zip(empty.columns, empty.types, strict=True)
+            )
             db.execute(
                 f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
-                f"union_by_name = true, hive_partitioning = {bool(partitions)}, "
+                f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
                 "hive_types_autocast = false)"
             )
         else:
-            extra = [(column, pa.string()) for column in ("filename", *partitions)]
-            files = db.from_arrow(_readable(pa.schema([*schema, *extra])).empty_table())
-            files.create_view(f"files_{name}")
+            extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+            db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
     _add_metadata(db, lake)
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
-    values = [_sql(f"metrics/{name}") for name in sorted((*SCORES, *OF_BACKBONES))]
-    db.execute("CREATE VIEW metric_values AS\n" + "\nUNION ALL\n".join(values))
-    db.execute(_sql("leaderboard"))
+    add_metrics(db)
+    for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
+        db.execute(_sql(script))
     return db
 
 

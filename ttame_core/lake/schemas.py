@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
+
 BOX = pa.struct(
     [
         ("name", pa.string()),
@@ -81,11 +83,16 @@ def maps_schema(height: int, width: int) -> pa.Schema:
 
 # Families of scores. In confidence, a row per map, kept percentage and fill: p, p_masked: softmax
 # of the target on the whole and on the masked image. In localization, a row per map of an annotated
-# image; box_iou: at each of metrics.localization.THRESHOLDS. In cost, a row per map: seconds, and
-# passes through the classifier, of the batch by its maps, the shared forward pass included.
-# In road, a row per map, order and percentage of removed pixels: p: softmax of the target, kept:
-# whether it is still predicted. In curves, a row per map, curve and fill: probabilities: softmax of
-# the target after each step, the first before any; auc: the area under them, in [0, 1].
+# image; object_share: of the view, under its objects; weighting_game and average_precision: null
+# without a mask; the lists: at each of metrics.localization.THRESHOLDS, box_iou of the largest
+# component and best_box_iou of the one that fits best. In shape, a row per map; thumbnail: 14×14,
+# row by row, centred, of unit norm. In adcc and robustness, a row per map. In sanity, a row per map
+# and step; randomised: `classifier` or `head`; depth: of the classifier's layers, from 0, the last
+# alone, to 1, all. In road, a row per map, order and percentage of removed pixels; p: of the
+# target; kept: whether it is still predicted. In curves, a row per map, curve and fill;
+# probabilities: softmax of the target after each step, the first before any; auc: the area under
+# them, in [0, 1]. In cost, a row per map: seconds, and passes through the classifier, of the batch
+# by its maps, the shared forward pass included.
 SCORES = {
     "confidence": pa.schema(
         [
@@ -99,9 +106,40 @@ SCORES = {
     "localization": pa.schema(
         [
             *PREDICTION,
+            ("object_share", pa.float32()),
             ("pointing_game", pa.bool_()),
             ("energy_in_box", pa.float32()),
+            ("weighting_game", pa.float32()),
+            ("average_precision", pa.float32()),
+            ("pixel_iou", pa.list_(pa.float32())),
             ("box_iou", pa.list_(pa.float32())),
+            ("best_box_iou", pa.list_(pa.float32())),
+        ]
+    ),
+    "shape": pa.schema(
+        [
+            *PREDICTION,
+            ("complexity", pa.float32()),
+            ("sparseness", pa.float32()),
+            ("thumbnail", pa.list_(pa.float32(), 196)),
+        ]
+    ),
+    "adcc": pa.schema(
+        [
+            *PREDICTION,
+            ("coherency", pa.float32()),
+            ("complexity", pa.float32()),
+            ("drop", pa.float32()),
+        ]
+    ),
+    "robustness": pa.schema([*PREDICTION, ("max_sensitivity", pa.float32())]),
+    "sanity": pa.schema(
+        [
+            *PREDICTION,
+            ("randomised", pa.string()),
+            ("depth", pa.float32()),
+            ("rank_correlation", pa.float32()),
+            ("ssim", pa.float32()),
         ]
     ),
     "cost": pa.schema(
@@ -159,7 +197,8 @@ SWEEPS = pa.schema(
     ]
 )
 
-# A row per metric of a backbone and an explainer, in percent, with its 95 % interval.
+# A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
+# sql/directions.sql gives.
 LEADERBOARD = pa.schema(
     [
         ("dataset", pa.string()),
@@ -170,5 +209,17 @@ LEADERBOARD = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("images", pa.int64()),
+    ]
+)
+
+# A row per image and metric, of at most report.record.RECORDED images.
+AUDIT_VALUES = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("metric", pa.string()),
+        ("key", pa.string()),
+        ("value", pa.float32()),
     ]
 )

@@ -23,7 +23,7 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
-ROW_GROUP = 1024  # rows; 6 MB of 56×56 float16 maps
+ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
 def fingerprint(made_from: Any) -> str:
@@ -39,16 +39,18 @@ class RowGroups:
         self.schema = schema
         self._writer = writer
         self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        if sum(b.num_rows for b in self._batches) >= ROW_GROUP:
+        self._bytes += batch.nbytes
+        if self._bytes >= ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches, self.schema))
-            self._batches = []
+            self._batches, self._bytes = [], 0
 
 
 class Lake:

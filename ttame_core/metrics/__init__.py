@@ -1,15 +1,28 @@
 """Metrics: pure functions on batched tensors, and in families what makes the lake's rows of them.
 
 To add a family, put a module with a subclass of Family into this package, its schema into
-`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows.
+`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows, a
+column per metric (`lake/values.py`). A line in `lake/sql/directions.sql` says which way is better.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
+from ttame_core.metrics.adcc import coherency
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, gain, increase, masked_probabilities
-from ttame_core.metrics.localization import THRESHOLDS, box_iou, energy_in_box, pointing_game
+from ttame_core.metrics.localization import (
+    THRESHOLDS,
+    average_precision,
+    box_iou,
+    energy_in_box,
+    pixel_iou,
+    pointing_game,
+    weighting_game,
+)
+from ttame_core.metrics.robustness import relative_change
+from ttame_core.metrics.shape import complexity, sparseness, thumbnails
+from ttame_core.metrics.similarity import pearson, spearman, ssim
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -22,11 +35,22 @@ __all__ = [
     "Family",
     "MappedImages",
     "Row",
+    "average_precision",
     "box_iou",
+    "coherency",
+    "complexity",
     "drop",
     "energy_in_box",
     "gain",
     "increase",
     "masked_probabilities",
+    "pearson",
+    "pixel_iou",
     "pointing_game",
+    "relative_change",
+    "sparseness",
+    "spearman",
+    "ssim",
+    "thumbnails",
+    "weighting_game",
 ]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,9 +15,8 @@ from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch
-
-if TYPE_CHECKING:
-    from ttame_core.explainers import Explainer
+from ttame_core.explainers.base import Explainer, forward_pass
+from ttame_core.masking import min_max
 
 Row = dict[str, Any]
 
@@ -28,8 +27,8 @@ class MappedImages:
 
     rows: what the lake says of each map (key, label, predicted, target, probability, …).
     positions: (R,) int64, of each map's image in the batch. maps: (R, h, w) float32 in [0, 1].
-    batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch. explainer: makes this very
-    explainer on a backbone, this one or another.
+    batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch. explainer: gives this very
+    explainer on a backbone, this one or another, made once for each.
     """
 
     rows: Sequence[Row]
@@ -77,6 +76,27 @@ class MappedImages:
     def masks(self) -> list[Tensor | None]:
         """Per map: its image's mask (H, W) of object numbers, or None."""
         return [self.batch.masks[p] for p in self.positions.tolist()]
+
+    @property
+    def objects(self) -> Tensor:
+        """(R, H, W) bool: pixels of the image's mask, or of its boxes where it has none."""
+        return self.batch.objects[self.positions].to(self.maps.device)
+
+    def explain(self, explainer: Explainer, images: Tensor) -> Tensor:
+        """(R, h, w) float32 in [0, 1]: maps of the same targets on other images (R, 3, H, W).
+
+        In half precision, as the lake stores them, so that what does not change is equal. NaN where
+        there is no map.
+        """
+        if not explainer.reads_image:
+            return self.maps
+        maps = []
+        for places in torch.arange(len(images)).split(self.batch_size):
+            batch = self.batch.at(self.positions[places].tolist())
+            forward = forward_pass(explainer.backbone, batch, images[places])
+            found = explainer.attribute(forward, self.targets[places][:, None])
+            maps.append(min_max(found)[:, 0].to(self.maps.device))
+        return torch.cat(maps).half().float()
 
     def where(self, chosen: Sequence[bool]) -> MappedImages:
         """Of the maps that are chosen."""

@@ -12,7 +12,18 @@ import jinja2
 import pyarrow as pa
 from PIL import Image
 
-from ttame_core.report.tables import LOWER_IS_BETTER, NOT_RIVALS, best, short, wide
+from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.report.tables import (
+    Best,
+    arrow,
+    best,
+    families,
+    principal,
+    short,
+    shown,
+    wide,
+    wins,
+)
 
 JPEG_QUALITY = 88
 
@@ -24,11 +35,16 @@ def render_page(
     board: pa.Table,
     warnings: Sequence[str],
     failures: Mapping[str, str],
+    refusals: Sequence[str],
     picture: Image.Image | None,
     spec: str,
     versions: Mapping[str, str],
 ) -> str:
-    """The page. board: of the audit's backbones. failures: reason by backbone. spec: YAML."""
+    """The page.
+
+    board: of the audit's backbones. failures: reason by backbone. refusals: a sentence for each
+    explainer that does not apply to a backbone. spec: YAML.
+    """
     template = resources.files("ttame_core.report").joinpath("page.html").read_text("utf-8")
     metrics, rows = wide(board)
     environment = jinja2.Environment(
@@ -39,13 +55,10 @@ def render_page(
         when=when,
         dataset=dataset,
         version=versions["ttame"],
-        metrics=[
-            {"short": short(m), "arrow": "↓" if m.startswith(LOWER_IS_BETTER) else "↑"}
-            for m in metrics
-        ],
         backbones=_backbones(metrics, rows),
         warnings=warnings,
         failures=[{"backbone": name, "reason": reason} for name, reason in failures.items()],
+        refusals=refusals,
         picture=_encoded(picture) if picture else "",
         spec=spec,
         versions="\n".join(f"{name} {version}" for name, version in versions.items()),
@@ -53,20 +66,56 @@ def render_page(
 
 
 def _backbones(metrics: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each backbone's own values, the table of principal metrics, and a table of each family."""
     winners = {metric: best(rows, metric) for metric in metrics}
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        name = row["backbone"]
-        own = {"accuracy": row["accuracy"], "discrimination": row["discrimination"]}
-        backbone = found.setdefault(name, {"name": name, "rows": [], **own})
-        end = row["explainer"] in NOT_RIVALS
-        cells = [
-            row[m]
-            and {**row[m], "best": not end and round(row[m]["value"], 1) == winners[m].get(name)}
-            for m in metrics
-        ]
-        backbone["rows"].append({"explainer": row["explainer"], "end": end, "cells": cells})
-    return list(found.values())
+    found = []
+    for name in dict.fromkeys(row["backbone"] for row in rows):
+        own = [row for row in rows if row["backbone"] == name]
+        there = [m for m in metrics if any(row[m] for row in own)]
+        found.append(
+            {
+                "name": name,
+                "accuracy": own[0]["accuracy"],
+                "discrimination": own[0]["discrimination"],
+                "principal": _table(principal(there), own, winners),
+                "families": [
+                    {"name": family, **_table(members, own, winners)}
+                    for family, members in families(there).items()
+                ],
+                "metrics": len(there),
+            }
+        )
+    return found
+
+
+def _table(
+    metrics: Sequence[str], rows: list[dict[str, Any]], winners: Mapping[str, Mapping[str, Best]]
+) -> dict[str, Any]:
+    return {
+        "head": [{"short": short(m), "name": m, "arrow": arrow(m)} for m in metrics],
+        "rows": [
+            {
+                "explainer": row["explainer"],
+                "end": is_yardstick(row["explainer"]),
+                "cells": [_cell(row, m, winners[m]) for m in metrics],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
+    """A value and its interval as text; bar: their places on 0–64, where they are percentages."""
+    found = row[metric]
+    if found is None:
+        return None
+    winner = wins(row, metric, winners)
+    texts = {name: shown(found[name], metric) for name in ("value", "ci_low", "ci_high")}
+    bar = None
+    if direction(metric).unit == "%":
+        bar = {name: 1 + 0.62 * min(max(found[name], 0), 100) for name in texts}
+    style = "best apart" if winner and winner.apart else "best" if winner else ""
+    return {**texts, "images": found["images"], "style": style, "bar": bar}
 
 
 def _encoded(picture: Image.Image) -> str:

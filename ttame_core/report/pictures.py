@@ -128,8 +128,9 @@ def _read(lake: Lake, row: dict[str, Any], maps: dict[tuple[str, str], Any]) -> 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
     """What a backbone sees, as the files of its maps say."""
-    file = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")[0]
-    return Preprocessing.from_config(json.loads(lake.metadata(file)["preprocessing"]))
+    files = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")
+    said = (lake.metadata(file).get("preprocessing") for file in files)  # refusals say nothing
+    return Preprocessing.from_config(json.loads(next(text for text in said if text)))
 
 
 def show_samples(samples: Sequence[Sample]) -> Image.Image:

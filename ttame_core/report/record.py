@@ -15,13 +15,15 @@ import yaml
 from ttame_core import spec
 from ttame_core.lake import Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
-from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.lake.schemas import AUDIT_VALUES, LEADERBOARD
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
-from ttame_core.report.tables import warnings
+from ttame_core.report.tables import BACKBONE, refusals, warnings
 
 PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
 PICTURED = 8  # samples on the contact sheet
+RECORDED = 10_000  # images whose single values are kept, for comparisons with later audits
+ROWS_AT_ONCE = 2**16
 
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
@@ -33,6 +35,19 @@ def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
         pc.is_in(board["backbone"], backbones), pc.is_in(board["explainer"], explainers)
     )
     return board.filter(chosen)
+
+
+def audit_refusals(lake: Lake, audit: spec.AuditSpec) -> list[dict[str, str]]:
+    """Rows of the view `refusals` of an audit: backbone, explainer, reason."""
+    names = [b.name for b in audit.backbones], [e.name for e in audit.explainers]
+    with connect(lake) as db:
+        found = db.sql(
+            "SELECT backbone, explainer, reason FROM refusals WHERE dataset = ? "
+            "AND list_contains(?, backbone) AND list_contains(?, explainer) "
+            "ORDER BY backbone, explainer",
+            params=[audit.dataset.name, *names],
+        )
+        return found.to_arrow_table().to_pylist()
 
 
 def write_record(
@@ -74,14 +89,37 @@ def write_record(
         board=board,
         warnings=warnings(board, audit.evaluation.minimum_discrimination),
         failures=failures,
+        refusals=refusals(audit_refusals(lake, audit)),
         picture=sheet,
         spec=frozen,
         versions=versions,
     )
     with lake.create(f"{folder}/report.html") as path:
         path.write_text(page, encoding="utf-8")
+    _write_values(lake, audit, f"{folder}/values.parquet", made_from)
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
+
+
+def _write_values(lake: Lake, audit: spec.AuditSpec, path: str, made_from: Any) -> None:
+    """Values of single images, of those with the lowest hash: the same ones in every audit."""
+    dataset, explainers = audit.dataset.name, [*(e.name for e in audit.explainers), BACKBONE]
+    with connect(lake) as db, lake.create_parquet(path, AUDIT_VALUES, made_from) as rows:
+        db.execute(
+            "CREATE TEMP TABLE recorded AS SELECT key FROM samples WHERE dataset = ? "
+            "AND split = ? ORDER BY md5(key), key LIMIT ?",
+            [dataset, audit.maps.split, RECORDED],
+        )
+        for backbone in sorted(b.name for b in audit.backbones):
+            for explainer in sorted(explainers):
+                found = db.sql(
+                    "SELECT dataset, backbone, explainer, metric, key, value::FLOAT AS value "
+                    "FROM metric_values WHERE dataset = ? AND backbone = ? AND explainer = ? "
+                    "AND key IN (FROM recorded) ORDER BY metric, key",
+                    params=[dataset, backbone, explainer],
+                ).to_arrow_reader(ROWS_AT_ONCE)
+                for batch in found:
+                    rows.write(batch.cast(AUDIT_VALUES))
 
 
 def _pictured(lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]) -> list[str]:

@@ -1,22 +1,29 @@
-"""The leaderboard for people: wide, and with the warnings that belong to it."""
+"""The leaderboard for people: wide, in its units, and with the warnings that belong to it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from pydantic.fields import FieldInfo
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ttame_core.comparison import SIGNIFICANT, Comparison
 from ttame_core.coverage import Coverage
+from ttame_core.explainers import Explainer
+from ttame_core.lake.directions import direction, is_yardstick
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
-LOWER_IS_BETTER = "AD@"
-NOT_RIVALS = ("oracle", "random")  # the ends of the scale win and lose nothing
-PLACES = ("pointing_game", "energy_in_box", "box_iou")
+LEVELS = 3  # settings of one metric that are shown where there is no room for all
+WIDTH = 160  # characters of a terminal that is none
+
+GAP = 3  # characters between columns
+_NAMES = ("backbone", "explainer")
 
 Rows = list[dict[str, Any]]
 
@@ -33,7 +40,7 @@ def wide(board: pa.Table) -> tuple[list[str], Rows]:
     table = []
     for backbone in sorted({r["backbone"] for r in rows}):
         explainers = {r["explainer"] for r in rows if r["backbone"] == backbone} - {BACKBONE}
-        for explainer in sorted(explainers, key=lambda e: (e in NOT_RIVALS, e != "ttame", e)):
+        for explainer in sorted(explainers, key=lambda e: (is_yardstick(e), e != "ttame", e)):
             row = {"backbone": backbone, "explainer": explainer}
             for own in ("accuracy", "discrimination"):
                 row[own] = values.get((backbone, BACKBONE, own))
@@ -41,38 +48,132 @@ def wide(board: pa.Table) -> tuple[list[str], Rows]:
     return metrics, table
 
 
-def _order(metric: str) -> tuple[int, float, str]:
-    name, _, keep = metric.partition("@")
-    families = ("AD", "IC", "AG", *PLACES)
-    return (families.index(name) if name in families else 99, -float(keep or 0), metric)
+def _order(metric: str) -> tuple[int, str, float, str]:
+    name, _, rest = metric.partition("@")
+    level, _, fill = rest.partition("/")
+    number = float(level) if re.fullmatch(r"[0-9.]+", level) else 0.0
+    return direction(metric).place, fill, -number, name
 
 
-def best(rows: Rows, metric: str) -> dict[str, float]:
-    """The best value of a metric among the rivals of each backbone, as it is shown."""
-    found: dict[str, float] = {}
-    for row in rows:
-        if row[metric] and row["explainer"] not in NOT_RIVALS:
-            value = round(row[metric]["value"], 1)
-            choose = min if metric.startswith(LOWER_IS_BETTER) else max
-            found[row["backbone"]] = choose(value, found.get(row["backbone"], value))
+def principal(metrics: Sequence[str]) -> list[str]:
+    """The metrics that stand for all where there is no room: some of each family, one fill."""
+    chosen: list[str] = []
+    for metric in metrics:
+        about = direction(metric)
+        shown = sum(direction(other) == about for other in chosen)
+        if about.principal and "/" not in metric and shown < LEVELS:
+            chosen.append(metric)
+    return chosen
+
+
+def families(metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Metrics by family, both in reading order; those that are not listed are `other`."""
+    found: dict[str, list[str]] = {}
+    for metric in metrics:
+        found.setdefault(direction(metric).family or "other", []).append(metric)
     return found
 
 
-def leaderboard_table(board: pa.Table) -> Table:
-    """The leaderboard on a terminal, in percent; the best rival of each backbone in bold."""
+def arrow(metric: str) -> str:
+    """Where better is: ↓, ↑, or nothing where that is not known."""
+    return {True: "↓", False: "↑", None: ""}[direction(metric).lower_is_better]
+
+
+def shown(value: float, metric: str) -> str:
+    """A value in its metric's unit: percent to a tenth, many passes whole, others by their size."""
+    unit = direction(metric).unit
+    if unit == "passes" and abs(value) >= 10:
+        return f"{value:.0f}"
+    if unit == "%" or abs(value) >= 100:
+        return f"{value:.1f}"
+    if unit == "" and abs(value) >= 0.01:
+        return f"{value:.3f}"
+    return f"{value:.3g}"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best value of a metric among the rivals of one backbone.
+
+    value: as it is shown; equals share it. apart: it is one explainer's, and its interval does not
+    meet that of the next: a difference beyond chance, on the safe side (`ttame compare` pairs).
+    """
+
+    value: str
+    apart: bool
+
+
+def best(rows: Rows, metric: str) -> dict[str, Best]:
+    """By backbone; none where a metric has no direction, or no rivals to be better than."""
+    lower = direction(metric).lower_is_better
+    rivals: dict[str, Rows] = {}
+    for row in rows:
+        if row[metric] and not is_yardstick(row["explainer"]) and lower is not None:
+            rivals.setdefault(row["backbone"], []).append(row[metric])
+    found = {}
+    for backbone, values in rivals.items():
+        if len(values) < 2:
+            continue
+        first, second = sorted(values, key=lambda r: r["value"] if lower else -r["value"])[:2]
+        one, other = (first, second) if lower else (second, first)
+        differ = shown(first["value"], metric) != shown(second["value"], metric)
+        apart = differ and bool(one["ci_high"] < other["ci_low"])
+        found[backbone] = Best(shown(first["value"], metric), apart)
+    return found
+
+
+def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best | None:
+    """The best value of the row's backbone where it is this row's too."""
+    winner = winners.get(row["backbone"])
+    if winner is None or row[metric] is None or is_yardstick(row["explainer"]):
+        return None
+    return winner if shown(row[metric]["value"], metric) == winner.value else None
+
+
+def leaderboard_tables(board: pa.Table, width: int = WIDTH) -> list[Table]:
+    """The principal metrics on a terminal, in as many tables as it takes, split between families.
+
+    The best rival of each backbone is green, and bold where it is apart from the next.
+    """
     metrics, rows = wide(board)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
-    for name in ("backbone", "explainer"):
+    chosen = principal(metrics)
+    room = width - sum(GAP + max(map(len, (c, *(r[c] for r in rows)))) for c in _NAMES)
+    parts: list[list[str]] = [[]]
+    for family in families(chosen).values():
+        if parts[-1] and sum(map(_width, [*parts[-1], *family])) > room:
+            parts.append([])
+        parts[-1] += family
+    tables = [_leaderboard_part(part, rows) for part in parts]
+    tables[
+        -1
+    ].caption = "Best in green; in bold where its 95 % interval is apart from the next one's."
+    if hidden := len(metrics) - len(chosen):
+        tables[-1].caption += f' {hidden} more metrics: ttame query "FROM leaderboard"'
+    return tables
+
+
+def _width(metric: str) -> int:
+    return GAP + max(6, len(short(metric)) + 1)
+
+
+def _leaderboard_part(metrics: Sequence[str], rows: Rows) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        caption_justify="left",
+    )
+    for name in _NAMES:
         table.add_column(name, no_wrap=True)
     for metric in metrics:
-        arrow = "↓" if metric.startswith(LOWER_IS_BETTER) else "↑"
-        table.add_column(f"{short(metric)}{arrow}", justify="right", no_wrap=True)
+        table.add_column(f"{short(metric)}{arrow(metric)}", justify="right", no_wrap=True)
     winners = {metric: best(rows, metric) for metric in metrics}
     last = None
     for row in rows:
         if last not in (None, row["backbone"]):
             table.add_section()
-        cells = [_cell(row, metric, winners) for metric in metrics]
+        cells = [_cell(row, metric, winners[metric]) for metric in metrics]
         name = row["backbone"] if row["backbone"] != last else ""
         table.add_row(Text(name), Text(row["explainer"]), *cells)
         last = row["backbone"]
@@ -97,16 +198,63 @@ def _one_each(rows: Rows) -> Iterable[dict[str, Any]]:
 
 def short(metric: str) -> str:
     """A header that leaves room for the others: pointing_game → pointing."""
-    return re.sub("_game|_in_box", "", metric)
+    return re.sub("_game|_in_box|_passes", "", metric)
 
 
-def _cell(row: dict[str, Any], metric: str, winners: dict[str, dict[str, float]]) -> Text:
+def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Text:
     if row[metric] is None:
         return Text("")
-    value = round(row[metric]["value"], 1)
-    rival = row["explainer"] not in NOT_RIVALS
-    wins = rival and value == winners[metric].get(row["backbone"])
-    return Text(f"{value:.1f}", style="bold green" if wins else "" if rival else "dim")
+    winner = wins(row, metric, winners)
+    style = "bold green" if winner and winner.apart else "green" if winner else ""
+    return Text(
+        shown(row[metric]["value"], metric),
+        style="dim" if is_yardstick(row["explainer"]) else style,
+    )
+
+
+def refusals(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """A sentence for each explainer that does not apply to a backbone: rows of `refusals`."""
+    return [f"{r['explainer']} does not apply to {r['backbone']}: {r['reason']}" for r in rows]
+
+
+def comparison_table(found: Comparison) -> Table:
+    """A paired comparison on a terminal, the better one named where that is beyond chance."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1),
+        caption_justify="left",
+        caption=(
+            f"Difference: {found.a} less {found.b}, over the same images, with its 95 % bootstrap "
+            f"interval. p: Wilcoxon's signed-rank test, corrected for all rows (Holm); better: "
+            f"p < {SIGNIFICANT:g} and the interval is clear of 0."
+        ),
+    )
+    rows = found.rows.to_pylist()
+    cell = found.rows.column_names[: found.rows.column_names.index("metric")]
+    cell = [name for name in cell if len({row[name] for row in rows}) > 1 or name != "dataset"]
+    for name in (*cell, "metric"):
+        table.add_column(name, no_wrap=True)
+    for name in (found.a, found.b, "difference", "95 %", "p", "pairs"):
+        table.add_column(Text(name), justify="right")
+    table.add_column("better")
+    last: list[str] = []
+    for row in rows:
+        names = [row[name] for name in cell]
+        if last and names != last:
+            table.add_section()
+        a, b, difference, low, high = (
+            shown(row[c], row["metric"]) for c in ("a", "b", "difference", "ci_low", "ci_high")
+        )
+        table.add_row(
+            *(Text(name) for name in (names if names != last else [""] * len(names))),
+            Text(row["metric"] + arrow(row["metric"])),
+            *(a, b, difference, f"{low} – {high}", f"{row['p_corrected']:.2g}", str(row["pairs"])),
+            Text(row["better"] or "", style="bold green"),
+        )
+        last = names
+    return table
 
 
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
@@ -142,7 +290,7 @@ def records(board: pa.Table) -> Rows:
     metrics, rows = wide(board)
 
     def text(found: dict[str, Any] | None) -> str:
-        return f"{found['value']:.1f}" if found else ""
+        return shown(found["value"], found["metric"]) if found else ""
 
     names = ("accuracy", "discrimination", *metrics)
     return [
@@ -186,3 +334,38 @@ def sweep_table(
         values = [f"{trial[n]:.1f}" if "@" in n else f"{trial[n]:.3g}" for n in names]
         table.add_row(str(number), *values, style=style)
     return table
+
+
+def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
+    """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("explainer", no_wrap=True)
+    for name in ("forward", "backward", "needs", "applies to", "settings", "what it is"):
+        table.add_column(name)
+    for explainer in sorted(explainers.values(), key=lambda e: (is_yardstick(e.name), e.name)):
+        cells = (
+            explainer.name,
+            explainer.forwards,
+            explainer.backwards,
+            _needs(explainer),
+            explainer.applies_to,
+            _settings(explainer),
+            (explainer.__doc__ or "").strip().splitlines()[0],
+        )
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _needs(explainer: type[Explainer]) -> str:
+    needs = {"head": explainer.needs_head, "annotations": explainer.needs_annotations}
+    return ", ".join(name for name, needed in needs.items() if needed)
+
+
+def _settings(explainer: type[Explainer]) -> str:
+    """Names and defaults: `samples: 20`; a name alone where there is none, or it is a section."""
+
+    def text(name: str, field: FieldInfo) -> str:
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        return f"{name}: {default}" if isinstance(default, int | float | str) else name
+
+    return ", ".join(text(*item) for item in explainer.Settings.model_fields.items())

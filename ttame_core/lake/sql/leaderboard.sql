@@ -1,11 +1,12 @@
 -- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
 -- number of images behind it. Only maps of the model truth count (target = predicted). What is a
 -- backbone's own (accuracy, discrimination) has the explainer '-'.
--- In: metric_values (a row per image and metric; sql/metrics/).
+-- In: metric_sums (a row per metric and group of images; ttame_core/lake/values.py).
 
 -- Images fall into 256 groups by their keys' hash, and a replicate counts each group a Poisson(1)
 -- number of times: one pass over the images, then sums of 256 numbers, whatever the data's size.
-CREATE TABLE bootstrap AS
+-- A view: nobody who does not ask for it waits for it.
+CREATE VIEW bootstrap AS
 SELECT
     replicate,
     list(CASE
@@ -13,28 +14,33 @@ SELECT
         WHEN u < 0.98101 THEN 3 WHEN u < 0.99634 THEN 4 WHEN u < 0.99941 THEN 5 ELSE 6
     END ORDER BY bucket)::DOUBLE[256] AS weights
 FROM (
-    SELECT replicate, bucket, md5_number_lower(replicate || '/' || bucket) / 2.0 ^ 64 AS u
+    SELECT replicate, bucket, hash(256 * replicate + bucket) / 2.0 ^ 64 AS u
     FROM range(500) AS r(replicate), range(256) AS b(bucket)
 )
 GROUP BY replicate;
 
 CREATE VIEW leaderboard AS
-WITH sums AS (
-    SELECT dataset, backbone, explainer, metric, hash(key) % 256 AS bucket,
-           sum(value) AS total, count(*) AS n
-    FROM metric_values GROUP BY ALL
+WITH sums AS MATERIALIZED (
+    SELECT dataset, backbone, explainer, metric_name(measure, metric, level, fill) AS metric, bucket,
+           total, n
+    FROM metric_sums
 ),
-groups AS (
-    SELECT dataset, backbone, explainer, metric, sum(total) / sum(n) AS value, sum(n) AS images,
-           map(list(bucket), list(total)) AS totals, map(list(bucket), list(n)) AS counts
-    FROM sums GROUP BY ALL
+-- Groups without images count as well: with nothing.
+complete AS (
+    SELECT dataset, backbone, explainer, metric, bucket, sum(total) AS total, sum(n)::DOUBLE AS n
+    FROM (
+        FROM sums UNION ALL
+        SELECT dataset, backbone, explainer, metric, empty.bucket, 0, 0
+        FROM (SELECT DISTINCT dataset, backbone, explainer, metric FROM sums),
+             range(256) AS empty(bucket)
+    )
+    GROUP BY dataset, backbone, explainer, metric, bucket
 ),
 dense AS (
-    SELECT
-        * EXCLUDE (totals, counts),
-        list_transform(range(256), lambda b: coalesce(totals[b], 0))::DOUBLE[256] AS totals,
-        list_transform(range(256), lambda b: coalesce(counts[b], 0))::DOUBLE[256] AS counts
-    FROM groups
+    SELECT dataset, backbone, explainer, metric, sum(total) / sum(n) AS value, sum(n) AS images,
+           list(total ORDER BY bucket)::DOUBLE[256] AS totals,
+           list(n ORDER BY bucket)::DOUBLE[256] AS counts
+    FROM complete GROUP BY dataset, backbone, explainer, metric
 ),
 replicates AS (
     SELECT dataset, backbone, explainer, metric, any_value(value) AS value,

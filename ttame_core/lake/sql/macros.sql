@@ -1,13 +1,31 @@
 -- Metrics over any slice of `confidence`, in percent (ttame_core/metrics/confidence.py):
 --   SELECT label, AD(p, p_masked) FROM confidence WHERE keep = 15 GROUP BY label
 
--- What one image loses, whether it rises, and what it gains.
+-- What one image loses, whether it rises, and what it gains. Doubles: sums of decimals are slow.
 CREATE MACRO confidence_drop(p, p_masked) AS
-    CASE WHEN p > 0 THEN 100 * greatest(0, p::DOUBLE - p_masked) / p ELSE 0 END;
-CREATE MACRO confidence_rise(p, p_masked) AS CASE WHEN p_masked > p THEN 100.0 ELSE 0.0 END;
+    CASE WHEN p > p_masked THEN 1e2 * (p::DOUBLE - p_masked) / p ELSE 0e0 END;
+CREATE MACRO confidence_rise(p, p_masked) AS CASE WHEN p_masked > p THEN 1e2 ELSE 0e0 END;
 CREATE MACRO confidence_gain(p, p_masked) AS
-    CASE WHEN p < 1 THEN 100 * greatest(0, p_masked::DOUBLE - p) / (1 - p) ELSE 0 END;
+    CASE WHEN p_masked > p THEN 1e2 * (p_masked::DOUBLE - p) / (1 - p) ELSE 0e0 END;
 
 CREATE MACRO AD(p, p_masked) AS avg(confidence_drop(p, p_masked));
 CREATE MACRO IC(p, p_masked) AS avg(confidence_rise(p, p_masked));
 CREATE MACRO AG(p, p_masked) AS avg(confidence_gain(p, p_masked));
+
+-- The harmonic mean of coherency, 1 - complexity and 1 - drop (ttame_core/metrics/adcc.py), in [0, 1]:
+--   SELECT explainer, ADCC(avg(coherency), avg(complexity), avg("drop")) FROM adcc GROUP BY ALL
+CREATE MACRO ADCC(coherency, complexity, lost) AS
+    CASE WHEN coherency > 0 AND complexity < 1 AND lost < 1
+    THEN 3 / (1 / coherency::DOUBLE + 1 / (1 - complexity::DOUBLE) + 1 / (1 - lost::DOUBLE)) ELSE 0 END;
+
+-- Objects by the share of the view that they cover (object_share of `localization`).
+CREATE MACRO object_size(share) AS
+    CASE WHEN share < 0.1 THEN 'small' WHEN share < 0.3 THEN 'medium' ELSE 'large' END;
+
+-- The first place, from 1, of a list's highest value.
+CREATE MACRO first_best(list) AS list_position(list, list_max(list));
+
+-- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
+CREATE MACRO metric_name(measure, metric, level, fill) AS
+    coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
+    || coalesce('/' || fill, '');

@@ -55,3 +55,10 @@ SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
        regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audits;
+
+-- The values of single images behind them, for comparisons: of the same images in every audit.
+CREATE VIEW audit_values AS
+SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
+       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+       * EXCLUDE (filename)
+FROM files_audit_values;

@@ -1,4 +1,4 @@
 -- Whether each classifier is right about each image.
-SELECT dataset, backbone, '-' AS explainer, key, 'accuracy' AS metric,
-       CASE WHEN label = predicted THEN 100.0 ELSE 0.0 END AS value
+SELECT dataset, backbone, '-' AS explainer, key,
+       CASE WHEN label = predicted THEN 100.0 ELSE 0.0 END AS accuracy
 FROM predictions

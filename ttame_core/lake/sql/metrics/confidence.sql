@@ -1,9 +1,7 @@
--- AD, IC and AG of each image at each kept percentage: AD@15, and AD@15/blur for other fills.
+-- AD, IC and AG of each image at each kept percentage and fill.
 SELECT
-    dataset, backbone, explainer, key,
-    unnest(['AD', 'IC', 'AG']) || '@' || printf('%g', keep)
-        || CASE fill WHEN 'zero' THEN '' ELSE '/' || fill END AS metric,
-    unnest([
-        confidence_drop(p, p_masked), confidence_rise(p, p_masked), confidence_gain(p, p_masked)
-    ]) AS value
+    dataset, backbone, explainer, key, keep AS level, nullif(fill, 'zero') AS fill,
+    confidence_drop(p, p_masked) AS AD,
+    confidence_rise(p, p_masked) AS IC,
+    confidence_gain(p, p_masked) AS AG
 FROM confidence WHERE target = predicted

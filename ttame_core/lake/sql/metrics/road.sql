@@ -1,13 +1,11 @@
--- ROAD of each image over all percentages of removed pixels: MoRF and LeRF are the target's mean
--- probability (for MoRF lower is better), and ROAD is half their difference. Their /accuracy is how
--- often the target is still predicted.
+-- ROAD of each image over all percentages of removed pixels, in percent: MoRF and LeRF are the
+-- target's mean probability (for MoRF lower is better), and ROAD is half their difference. Their
+-- /accuracy is how often the target is still predicted.
 SELECT
     dataset, backbone, explainer, key,
-    unnest(['MoRF', 'LeRF', 'ROAD', 'MoRF/accuracy', 'LeRF/accuracy', 'ROAD/accuracy']) AS metric,
-    100 * unnest([
-        morf, lerf, (lerf - morf) / 2,
-        morf_kept, lerf_kept, (lerf_kept - morf_kept) / 2
-    ]) AS value
+    1e2 * morf AS MoRF, 1e2 * lerf AS LeRF, 5e1 * (lerf - morf) AS ROAD,
+    1e2 * morf_kept AS "MoRF/accuracy", 1e2 * lerf_kept AS "LeRF/accuracy",
+    5e1 * (lerf_kept - morf_kept) AS "ROAD/accuracy"
 FROM (
     SELECT
         dataset, backbone, explainer, key,

@@ -1,0 +1,47 @@
+"""Someone else's maps → maps and scores of the lake, beside those of an audit."""
+
+from __future__ import annotations
+
+from prefect import flow
+from pydantic import ValidationError
+
+from flows.evaluate_maps import evaluate_maps
+from flows.explain_dataset import explain_dataset
+from flows.opening import named, open_spec
+from ttame_core.errors import UserError, nearest
+from ttame_core.spec import AuditSpec, Explainer
+
+
+@flow(name="import_maps", flow_run_name=named("import maps for"))
+def import_maps(
+    spec: AuditSpec | str, workspace: str, place: str, name: str, backbone: str | None = None
+) -> None:
+    """Bring in the maps at `place` as the explainer `name`, and score them as the audit's own.
+
+    place: a Parquet file or a folder of .npy (see the explainer `imported`). backbone: of which
+    these maps are; default: all of the spec. The audit's own explainers are left alone.
+    """
+    audit = only_imported(open_spec(spec), place, name, backbone)
+    explain_dataset(audit, workspace)
+    evaluate_maps(audit, workspace)
+
+
+def only_imported(audit: AuditSpec, place: str, name: str, backbone: str | None) -> AuditSpec:
+    """The audit with no explainer but the maps at `place`. Raises UserError for unfit names."""
+    if name in (e.name for e in audit.explainers):
+        raise UserError(
+            f"audit {audit.name} has an explainer called {name} already: give another --name"
+        )
+    backbones = [b for b in audit.backbones if backbone in (None, b.name)]
+    if not backbones:
+        known = [b.name for b in audit.backbones]
+        raise UserError(
+            f"audit {audit.name} has no backbone {backbone}." + nearest(backbone or "", known)
+        )
+    try:
+        imported = Explainer(method="imported", name=name, settings={"path": place})
+    except ValidationError as error:
+        raise UserError(
+            f"--name {name} cannot be a name in the lake: use letters, digits and . _ + -"
+        ) from error
+    return audit.model_copy(update={"explainers": [imported], "backbones": backbones})

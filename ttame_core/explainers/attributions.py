@@ -1,0 +1,232 @@
+"""Attributions of pixels, through captum: maps of the image's resolution.
+
+They are kept as large as the image, up to 224 a side; larger ones are averaged over areas, since
+every metric upsamples maps anyway. What a method says of the three channels of a pixel is added up:
+absolute values where it follows gradients, which tells how much a pixel matters, for or against.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import captum.attr
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ttame_core import spec
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, bounded
+
+# Share of the logit's difference that DeepLIFT may leave unexplained: where windows overlap,
+# captum's max pooling loses some 10 %; without a rule for a nonlinearity, all and more is amiss.
+INCOMPLETE = 0.25
+warnings.filterwarnings("ignore", "Setting forward, backward hooks")  # DeepLIFT says it each time
+
+
+class Attribution(Explainer):
+    """What captum's explainers share: one image tensor in, one map per pixel out."""
+
+    applies_to = "every backbone"
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
+        with torch.enable_grad():
+            maps = [self._maps(inputs, column, forward.batch.keys) for column in targets.T]
+        return bounded(torch.stack(maps, dim=1).detach())
+
+    @abstractmethod
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        """(B, H, W): of normalised images (B, 3, H, W), for one target (B,) each."""
+
+    def _black(self, inputs: Tensor) -> Tensor:
+        """(1, 3, H, W): the normalised black image."""
+        return self.backbone.normalise(torch.zeros_like(inputs[:1]))
+
+
+class Saliency(Attribution):
+    """Gradients (Simonyan et al. 2014, arXiv 1312.6034, section 3).
+
+    The absolute gradient of the target's logit, added up over the channels (the paper takes the
+    largest).
+    """
+
+    name = "saliency"
+    forwards, backwards = "1", "1"
+
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        found = captum.attr.Saliency(self.backbone).attribute(inputs, targets)
+        return found.sum(dim=1)
+
+
+class IntegratedGradients(Attribution):
+    """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, section 3).
+
+    The gradient along the straight line from the black image, by Gauss–Legendre quadrature of
+    `steps` points; absolute values added up over the channels.
+    """
+
+    name = "integrated_gradients"
+    forwards, backwards = "steps", "steps"
+
+    class Settings(spec.Section):
+        steps: int = Field(50, ge=1, description="points of the path")
+
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        found = captum.attr.IntegratedGradients(self.backbone).attribute(
+            inputs,
+            self._black(inputs).expand_as(inputs),
+            targets,
+            n_steps=self.settings.steps,
+            internal_batch_size=len(inputs),
+        )
+        return found.abs().sum(dim=1)
+
+
+class GradientShap(Attribution):
+    """Gradient SHAP (Lundberg and Lee 2017, arXiv 1705.07874; expected gradients).
+
+    The mean over `samples` of the gradient at a random point between the black or the white image
+    and the image with Gaussian noise, times their difference; absolute values added up over the
+    channels. The samples are the same for the same key and target.
+    """
+
+    name = "gradient_shap"
+    forwards, backwards = "samples", "samples"
+
+    class Settings(spec.Section):
+        samples: int = Field(20, ge=1, description="random points")
+        noise: float = Field(0.1, ge=0, description="standard deviation, of the normalised image")
+
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        ends = torch.cat([torch.zeros_like(inputs[:1]), torch.ones_like(inputs[:1])])
+        method = captum.attr.GradientShap(self.backbone)
+        maps = []
+        for image, target, key in zip(inputs, targets, keys, strict=True):
+            with _seeded(f"{key}/{int(target)}"):
+                found = method.attribute(
+                    image[None],
+                    self.backbone.normalise(ends),
+                    n_samples=self.settings.samples,
+                    stdevs=self.settings.noise,
+                    target=int(target),
+                )
+            maps.append(found[0].abs().sum(dim=0))
+        return torch.stack(maps)
+
+
+class Occlusion(Attribution):
+    """Occlusion (Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2).
+
+    What the target's logit loses where a square of the mean colour covers a place, averaged over
+    the squares that do; what it gains counts as nothing.
+    """
+
+    name = "occlusion"
+    forwards = "about (1 + (1 - window) / stride)² + 1"
+
+    class Settings(spec.Section):
+        window: float = Field(0.15, gt=0, le=1, description="share of the image's sides")
+        stride: float = Field(0.07, gt=0, le=1, description="share of the image's sides")
+
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        window, stride = (
+            tuple(max(1, round(share * side)) for side in inputs.shape[-2:])
+            for share in (self.settings.window, self.settings.stride)
+        )
+        found = captum.attr.Occlusion(self.backbone).attribute(
+            inputs.detach(),
+            (3, *window),
+            (3, *(min(step, side) for step, side in zip(stride, window, strict=True))),
+            baselines=0,  # the mean colour, once normalised
+            target=targets,
+        )
+        return found.mean(dim=1).clamp(min=0)
+
+
+class DeepLift(Attribution):
+    """DeepLIFT (Shrikumar et al. 2017, arXiv 1704.02685, section 3, rescale rule).
+
+    Contributions of the differences from the black image; absolute values added up over the
+    channels. captum knows the rule for ReLU, ELU, sigmoid, tanh, softplus, softmax and pooling
+    modules that are used once; where a network does anything else, contributions do not add up to
+    the logit's difference (a quarter of it is amiss), and the explainer does not apply.
+    """
+
+    name = "deeplift"
+    forwards, backwards = "2", "2"
+    applies_to = "networks whose nonlinearities are ReLU-like modules, each used once"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(1, 3, *backbone.preprocessing.input_size, generator=generator)
+        inputs = backbone.normalise(noise.to(backbone.device)).requires_grad_()
+        with torch.no_grad():
+            differences = backbone(inputs)[0] - backbone(self._black(inputs))[0]
+        target = differences.abs().argmax()
+        try:
+            with torch.enable_grad():
+                found = self._contributions(inputs, target[None]).detach()
+        except (AssertionError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise NotApplicable(
+                f"captum's DeepLIFT cannot run on {backbone.name}: {reason}"
+            ) from error
+        left = float((found.sum() - differences[target]).abs() / differences[target].abs())
+        if not left <= INCOMPLETE:
+            raise NotApplicable(
+                f"DeepLIFT's contributions do not add up on {backbone.name} ({left:.0%} of a "
+                "logit's difference is missing): it has nonlinearities that captum has no rule for"
+            )
+
+    def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
+        return self._contributions(inputs, targets).abs().sum(dim=1)
+
+    def _contributions(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with _out_of_place(self.backbone):
+            return captum.attr.DeepLift(self.backbone).attribute(
+                inputs, self._black(inputs).expand_as(inputs), targets
+            )
+
+
+@contextmanager
+def _seeded(name: str) -> Iterator[None]:
+    """Within the block, what torch and numpy draw depends on the name alone."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    state = np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
+@contextmanager
+def _out_of_place(model: nn.Module) -> Iterator[None]:
+    """Within the block, no module overwrites its input, which DeepLIFT compares with its output."""
+    inplace = [m for m in model.modules() if getattr(m, "inplace", False)]
+    for module in inplace:
+        module.inplace = False
+    try:
+        yield
+    finally:
+        for module in inplace:
+            module.inplace = True
+        for module in model.modules():  # where captum failed, it has left these behind
+            for name in ("input", "output", "input_ref"):
+                vars(module).pop(name, None)

@@ -1,0 +1,311 @@
+"""The CAM family: maps that are weighted sums of the channels of one tap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_grad_cam as grad_cam
+import torch
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone, Tap
+from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
+
+AT_ONCE = 32  # variants of one image in a forward pass
+
+
+class GradientCam(Explainer):
+    """A CAM of the grad-cam library, at the deepest tap whose places the logits depend on.
+
+    That is the last stage of a hierarchical network. In a transformer that classifies from its
+    class token, nothing after the last attention depends on the patch tokens: there it is the norm
+    before that attention, as is usual. Maps have the tap's own resolution.
+    """
+
+    method: ClassVar[type[BaseCAM]]
+    forwards, backwards = "1", "1"
+    applies_to = "taps whose spatial features have a gradient"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        self.layer, self.tap = deepest_with_gradient(backbone)
+        self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
+        self.cam = self.method(backbone, [self.spot], reshape_transform=self.tap.feature_map)
+        self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
+        self.cam.get_target_width_height = lambda inputs: None  # the map stays as large as it is
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        inputs = self.backbone.normalise(forward.images.clone())
+        with _changed(self.layer, self.tap, self.spot), torch.enable_grad():
+            maps = [
+                self.cam(inputs, [ClassifierOutputTarget(int(t)) for t in column])
+                for column in targets.T
+            ]
+        self.cam.activations_and_grads.clear()
+        del self.cam.outputs  # and the graph behind them
+        return torch.stack([torch.from_numpy(m) for m in maps], dim=1)
+
+
+class GradCam(GradientCam):
+    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, section 3, equations 1 and 2).
+
+    A channel's weight is the mean of the target logit's gradient over its places.
+    """
+
+    name = "gradcam"
+    method = grad_cam.GradCAM
+
+
+class GradCamPlusPlus(GradientCam):
+    """Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063, section 3, equation 19).
+
+    A channel's weight is the sum of its positive gradients, each weighted by what the second and
+    third derivatives say of its place.
+    """
+
+    name = "gradcam++"
+    method = grad_cam.GradCAMPlusPlus
+
+
+class LayerCam(GradientCam):
+    """LayerCAM (Jiang et al. 2021, IEEE Transactions on Image Processing 30, section III).
+
+    Each place of each channel is weighted by its own positive gradient.
+    """
+
+    name = "layercam"
+    method = grad_cam.LayerCAM
+
+
+class XGradCam(GradientCam):
+    """XGrad-CAM (Fu et al. 2020, arXiv 2008.02312, section 3).
+
+    A channel's weight is the mean of its gradients, each weighted by its place's share of the
+    channel's sum.
+    """
+
+    name = "xgradcam"
+    method = grad_cam.XGradCAM
+
+
+class HiResCam(GradientCam):
+    """HiResCAM (Draelos and Carin 2020, arXiv 2011.08891, section 3).
+
+    The sum over channels of activation times gradient, place by place.
+    """
+
+    name = "hirescam"
+    method = grad_cam.HiResCAM
+
+
+class EigenCam(Explainer):
+    """Eigen-CAM (Muhammad and Yeasin 2020, arXiv 2008.00299, section III).
+
+    The places' projection on the first principal component of the channels, of the deepest spatial
+    tap; the same for every target. The features are those of the shared pass.
+    """
+
+    name = "eigencam"
+    applies_to = "backbones with a tap of more than one place"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        self.place = _deepest_spatial(backbone)
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        features = forward.features[self.place].float().cpu().numpy()
+        maps = torch.from_numpy(np.stack([_principal_component(f) for f in features])).relu()
+        return maps[:, None].expand(-1, targets.shape[1], -1, -1)
+
+
+class ScoreCam(Explainer):
+    """Score-CAM (Wang et al. 2020, arXiv 1910.01279, section 3).
+
+    A channel of the deepest spatial tap, upsampled and min–max normalised, masks the normalised
+    image; its weight is the softmax over channels of the target's logit. The passes serve all
+    targets. As in the grad-cam library, which holds all masked images at once (gigabytes an image).
+    """
+
+    name = "scorecam"
+    forwards = "C"
+    applies_to = "backbones with a tap of more than one place"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        self.place = _deepest_spatial(backbone)
+
+    @torch.inference_mode()
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        inputs = self.backbone.normalise(forward.images)
+        every = forward.features[self.place].float()
+        return torch.stack(
+            [
+                _weighted(features, self._logits(image, features)[:, chosen].softmax(dim=0))
+                for image, features, chosen in zip(inputs, every, targets, strict=True)
+            ]
+        )
+
+    def _logits(self, image: Tensor, features: Tensor) -> Tensor:
+        """(C, K) float32: of the image (3, H, W) under each of the channels (C, h, w)."""
+        logits = []
+        for channels in features[:, None].split(AT_ONCE):
+            masks = nn.functional.interpolate(
+                channels, size=image.shape[-2:], mode="bilinear", align_corners=True
+            )
+            low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+            with self.backbone.autocast():
+                logits.append(self.backbone(image * ((masks - low) / (high - low + 1e-8))))
+        return torch.cat(logits).float()
+
+
+class AblationCam(Explainer):
+    """Ablation-CAM (Desai and Ramaswamy 2020, WACV, section 3).
+
+    A channel's weight is the share of the target's logit that is lost where the channel is 0 all
+    over the map. At the tap of Grad-CAM. The passes serve all targets. The grad-cam library, where
+    a network has no ReLU, ablates with a huge negative number; here it is 0 for all, as published.
+    """
+
+    name = "ablationcam"
+    forwards = "C + 1"
+    applies_to = GradientCam.applies_to
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        self.layer, self.tap = deepest_with_gradient(backbone)
+
+    @torch.inference_mode()
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        inputs = self.backbone.normalise(forward.images)
+        seen: list[Tensor] = []
+
+        def see(output: Tensor) -> Tensor:
+            seen.append(self.tap.feature_map(output).float())
+            return output
+
+        logits = self._logits(inputs, see)
+        maps = []
+        for image, features, whole, chosen in zip(inputs, seen[0], logits, targets, strict=True):
+            without = torch.cat(
+                [
+                    self._logits(image.expand(len(c), -1, -1, -1), _Ablated(self.tap, c))
+                    for c in torch.arange(len(features), device=inputs.device).split(AT_ONCE)
+                ]
+            )
+            maps.append(_weighted(features, ((whole - without) / whole)[:, chosen]))
+        return torch.stack(maps)
+
+    def _logits(self, inputs: Tensor, change: Any) -> Tensor:
+        with _changed(self.layer, self.tap, change), self.backbone.autocast():
+            return self.backbone(inputs).float()
+
+
+class _Ablated:
+    """The tap's tensor of n copies of an image, in each another of the n channels set to 0."""
+
+    def __init__(self, tap: Tap, channels: Tensor) -> None:
+        self.tap, self.channels = tap, channels
+
+    def __call__(self, output: Tensor) -> Tensor:
+        output, copies = output.clone(), torch.arange(len(output), device=output.device)
+        if self.tap.layout == "NCHW":
+            output[copies, self.channels] = 0
+        else:
+            output[copies, self.tap.prefix :, ..., self.channels] = 0
+        return output
+
+
+def _principal_component(features: np.ndarray) -> np.ndarray:
+    """(h, w): of the channels (C, h, w). As in the grad-cam library, without its C×C matrix."""
+    places = features.reshape(len(features), -1).T
+    centred = places - places.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2]
+    return (centred @ axes[0]).reshape(features.shape[1:])
+
+
+def _weighted(features: Tensor, weights: Tensor) -> Tensor:
+    """(T, h, w): what is positive of the channels (C, h, w) under the weights (C, T)."""
+    return torch.einsum("chw,ct->thw", features, weights).relu()
+
+
+@contextmanager
+def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
+    """Within the block, the tap's tensor goes through `change` on its way out of the layer."""
+
+    def hook(module: nn.Module, args: Any, given: Any) -> Any:
+        found = change(tap.output(given))
+        if tap.item is None:
+            return found
+        return type(given)(found if i == tap.item else o for i, o in enumerate(given))
+
+    hooked = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        hooked.remove()
+
+
+def _deepest_spatial(backbone: Backbone) -> int:
+    """Index of the deepest tap of more than one place."""
+    for place, tap in reversed([*enumerate(backbone.taps)]):
+        if tap.height * tap.width > 1:
+            return place
+    raise NotApplicable(f"no tap of {backbone.name} has more than one place; name other taps")
+
+
+def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:
+    """The deepest module at a spatial tap, or norm within it, that a logit has a gradient at."""
+    for tap in reversed(backbone.taps):
+        if tap.height * tap.width == 1:
+            continue
+        module = backbone.model.get_submodule(tap.module)
+        norm = getattr(module, "norm1", None)
+        for layer, place in ((module, tap), (norm, replace(tap, item=None))):
+            if layer is not None and _has_gradient(backbone, layer, place):
+                return layer, place
+    raise NotApplicable(
+        f"no tap of {backbone.name} has a spatial gradient that CAMs could use; name other taps"
+    )
+
+
+def _has_gradient(backbone: Backbone, layer: nn.Module, tap: Tap) -> bool:
+    outputs: list[Tensor] = []
+
+    def see(output: Tensor) -> Tensor:
+        outputs.append(output)
+        return output
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 3, *backbone.preprocessing.input_size, generator=generator)
+    inputs = backbone.normalise(noise.to(backbone.device)).requires_grad_()
+    with _changed(layer, tap, see), torch.enable_grad():
+        logits = backbone(inputs)
+        (gradient,) = torch.autograd.grad(logits[0].max(), outputs[-1], allow_unused=True)
+    return gradient is not None and bool(tap.feature_map(gradient).abs().max() > 0)

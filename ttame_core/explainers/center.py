@@ -1,0 +1,27 @@
+"""The middle of the image: the floor that photographers' habits set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ttame_core.explainers.base import Explainer, ForwardPass
+
+SPREAD = 0.25  # standard deviation, as a share of each side
+
+
+class Center(Explainer):
+    """A Gaussian at the middle of the image, the same for all; a floor.
+
+    Its standard deviation is a quarter of each side; at the head's resolution.
+    """
+
+    name = "center"
+    reads_image = False
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        down, across = (
+            torch.exp(-(((torch.arange(side) + 0.5) / side - 0.5) ** 2) / (2 * SPREAD**2))
+            for side in self.backbone.map_size
+        )
+        return (down[:, None] * across).expand(*targets.shape, -1, -1)

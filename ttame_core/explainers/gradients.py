@@ -1,0 +1,23 @@
+"""Gradients of the targets' logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def target_gradients(
+    logits: Tensor, targets: Tensor, places: Sequence[Tensor]
+) -> list[tuple[Tensor, ...]]:
+    """Gradients of each image's target logits, from one forward pass: for every column of targets
+    (B, T) one tensor per place, of the place's shape.
+    """
+    return [
+        torch.autograd.grad(
+            logits, places, F.one_hot(column, logits.shape[1]).to(logits), retain_graph=True
+        )
+        for column in targets.T
+    ]

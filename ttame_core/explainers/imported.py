@@ -1,0 +1,236 @@
+"""Someone else's maps, read by the samples' keys."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone, file_hash
+from ttame_core.errors import UserError
+from ttame_core.explainers.base import Explainer, ForwardPass, bounded
+
+COLUMNS = ("key", "map", "height", "width")
+Size = tuple[int, int]  # height, width
+Found = dict[tuple[str, int | None], np.ndarray]  # by key and target; None: of any target
+
+
+class Imported(Explainer):
+    """Maps that others made, from a Parquet file or a folder of .npy files.
+
+    Parquet: a row per map with columns key, map (list of numbers, row by row), height and width; a
+    column target is optional: without it, a map is of whatever class is asked for. Folder:
+    `<key>.npy` of (h, w) numbers each. Maps cover what the classifier sees (resized and cropped as
+    the backbone has it), all of one size; of more than 224 a side, they are averaged down to that.
+    A sample without a map is left out. Keys are in the view `samples`.
+
+    One batch's maps are in memory at a time. Parquet is unpacked once to float32 in the temporary
+    folder (12 GB for a million maps of 56×56), where each map can be found by itself.
+    """
+
+    name = "imported"
+    reads_image = False
+
+    class Settings(spec.Section):
+        path: str
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        path = self.settings.path
+        self.source: _Source = _Folder(path) if _place(path).is_dir() else _Parquet(path)
+
+    @classmethod
+    def identity(cls, settings: dict[str, Any]) -> Any:
+        """The content of the file; of a folder, its files' names, sizes and times."""
+        path = _place(settings["path"])
+        return _folder_stamp(path) if path.is_dir() else f"sha256:{file_hash(str(path))}"
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        keys = forward.batch.keys
+        found = self.source.read(keys)
+        none = np.full(self.source.size, np.nan, np.float32)
+        maps = np.stack(
+            [
+                [found.get((key, target), found.get((key, None), none)) for target in row]
+                for key, row in zip(keys, targets.tolist(), strict=True)
+            ]
+        )
+        return bounded(torch.from_numpy(maps))
+
+
+class _Source(Protocol):
+    """Maps by key, all of one size."""
+
+    size: Size
+
+    def read(self, keys: Sequence[str]) -> Found: ...
+
+
+class _Parquet:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            schema = pq.read_schema(path)
+            about = os.stat(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path} is no Parquet file of maps: {error}") from error
+        for column in COLUMNS:
+            if column not in schema.names:
+                raise UserError(
+                    f"{path} has no column {column}; it has {', '.join(schema.names)}: a Parquet "
+                    "file of maps has key, map, height and width"
+                )
+        kind = schema.field("map").type
+        numbers = getattr(kind, "value_type", None)
+        if numbers is None or not (pa.types.is_floating(numbers) or pa.types.is_integer(numbers)):
+            raise UserError(f"the column map of {path} is {kind}: it must be a list of numbers")
+        self._target = "target" if "target" in schema.names else "NULL"
+        self._unpacked = _Unpacked.of(path, about.st_size, about.st_mtime_ns)
+        self.size = self._unpacked.size
+        self._db = duckdb.connect()
+
+    def read(self, keys: Sequence[str]) -> Found:
+        literally = re.sub(r"([*?\[])", r"[\1]", self.path)  # no character is a pattern's
+        try:
+            rows = self._db.execute(
+                f"SELECT key, {self._target}, file_row_number "
+                "FROM read_parquet(?, file_row_number = true) "
+                f"WHERE key IN ({', '.join('?' * len(keys))})",
+                [literally, *keys],
+            ).fetchall()
+        except duckdb.Error as error:
+            raise UserError(f"the maps {self.path} cannot be read: {error}") from error
+        return {(key, target): self._unpacked.maps[row] for key, target, row in rows}
+
+
+class _Unpacked:
+    """The maps of a Parquet file, row by row in a temporary file.
+
+    Parquet gives no single row without a thousand others, and samples come in an order of their
+    own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ttame-maps-")
+        target, rows, self.size = Path(self._folder.name) / "maps", 0, (0, 0)
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as file, target.open("wb") as stream:
+                for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+                    if not rows and batch.num_rows:
+                        self.size = batch["height"][0].as_py() or 0, batch["width"][0].as_py() or 0
+                    _check_sizes(batch, self.size, path)
+                    values = batch["map"].flatten().to_numpy(zero_copy_only=False)
+                    stream.write(values.astype(np.float32).tobytes())
+                    rows += batch.num_rows
+        except (OSError, pa.ArrowException) as error:
+            where = tempfile.gettempdir()
+            raise UserError(f"the maps {path} cannot be unpacked in {where}: {error}") from error
+        if not rows:
+            raise UserError(f"{path} holds no maps")
+        self.maps = np.memmap(target, np.float32, "r", shape=(rows, *self.size))
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def of(path: str, size: int, mtime: int) -> _Unpacked:
+        """Once for each state of a file."""
+        return _Unpacked(path)
+
+
+def _check_sizes(batch: pa.RecordBatch, size: Size, path: str) -> None:
+    counts = pc.fill_null(pc.list_value_length(batch["map"]), 0).to_pylist()
+    given = zip(
+        batch["key"].to_pylist(),
+        batch["height"].to_pylist(),
+        batch["width"].to_pylist(),
+        counts,
+        strict=True,
+    )
+    for key, height, width, count in given:
+        if not height or not width or count != height * width:
+            raise UserError(
+                f"the map of {key} in {path} has {count} values, which are not {height}×{width}: "
+                "correct its height and width"
+            )
+        _check_size(key, (height, width), size, path)
+
+
+def _check_size(key: str, found: Size, size: Size, path: str) -> None:
+    if found != size:
+        raise UserError(
+            f"the map of {key} in {path} is {_text(found)}, another is {_text(size)}: bring all to "
+            "one size"
+        )
+
+
+class _Folder:
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        with os.scandir(path) as entries:
+            first = next((e.name for e in entries if e.name.endswith(".npy")), None)
+        if first is None:
+            raise UserError(f"the folder {path} holds no maps: they are called <key>.npy")
+        height, width = self._load(first).shape
+        self.size: Size = (height, width)
+
+    def read(self, keys: Sequence[str]) -> Found:
+        found: Found = {}
+        for key in keys:
+            if (self.path / f"{key}.npy").exists():
+                values = self._load(f"{key}.npy")
+                _check_size(key, values.shape, self.size, str(self.path))
+                found[key, None] = values.astype(np.float32)
+        return found
+
+    def _load(self, name: str) -> np.ndarray:
+        path = self.path / name
+        try:
+            with path.open("rb") as stream:
+                values = np.lib.format.read_array(stream, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"the map {path} cannot be read: {error}") from error
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biuf":
+            about = f"{_text(values.shape)} of {values.dtype}"
+            raise UserError(f"the map {path} is {about}: it must be h×w numbers")
+        return values
+
+
+def _place(path: str) -> Path:
+    if not os.path.exists(path):
+        raise UserError(f"there are no maps at {path}: correct the path of the explainer imported")
+    return Path(path)
+
+
+def _folder_stamp(folder: Path) -> str:
+    """A sum over its files, which needs neither their order nor room for all of them."""
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".npy"):
+                about = entry.stat()
+                line = f"{entry.name}/{about.st_size}/{about.st_mtime_ns}"
+                total += int.from_bytes(hashlib.sha256(line.encode()).digest(), "big")
+    return f"folder:{total % 2**256:064x}"
+
+
+def _text(size: Sequence[int]) -> str:
+    return "×".join(map(str, size))

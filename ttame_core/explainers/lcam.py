@@ -1,0 +1,77 @@
+"""L-CAM-Img and L-CAM-Fm (Gkartzonika, Gkalelis, Mezaris, VBSD at ECCV 2022, arXiv 2209.11189)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ttame_core.attention import LinearHead, resize
+from ttame_core.backbones import Tap
+from ttame_core.explainers.base import NotApplicable
+from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
+
+
+class LCamImg(Trained):
+    """L-CAM-Img (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
+
+    The class map of one 1×1 convolution on the last tap, trained by masking the image: attention is
+    the sigmoid of a convolution from the last feature maps to the classes; the model truth's is
+    upsampled bilinearly and multiplied onto the image before normalisation; the loss is T-TAME's.
+    The published networks read ResNet-50's last stage and VGG-16's last convolution; here it is the
+    last of the backbone's taps, so for VGG-16 by default the pooling after it, which is the
+    authors' variant with 7×7 maps. With `recipe: paper`: SGD at 1e-4, 8 epochs of batches of 64 (11
+    epochs for ResNet-50). Not taken over from their code: a rate that falls by 5 % an epoch (here
+    one-cycle), and twice the rate for biases.
+    """
+
+    name = "lcam_img"
+    mechanism = LinearHead
+    fixed = PUBLISHED_LOSS
+    published: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "batch_size": 64}
+
+    def find_taps(self) -> Sequence[Tap]:
+        return super().find_taps()[-1:]
+
+    def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        return features[-1:]
+
+
+class LCamFm(LCamImg):
+    """L-CAM-Fm (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
+
+    As L-CAM-Img, trained by masking the last tap's feature maps in place of the image: the feature
+    maps are multiplied by the model truth's attention, and the rest of the network goes on from
+    them. Of a transformer the patches' tokens are multiplied, and others left. Where the logits
+    come from a class token, nothing after the last block depends on the patches: there it does not
+    apply, unless the backbone's last tap is before its last attention.
+    """
+
+    name = "lcam_fm"
+    applies_to = "backbones whose logits depend on the last tap's features; not on a class token"
+
+    def find_taps(self) -> Sequence[Tap]:
+        (tap,) = super().find_taps()
+        attention = torch.ones(1, 1, tap.height, tap.width, device=self.backbone.device)
+        attention.requires_grad_()
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(1, 3, *self.backbone.preprocessing.input_size, generator=generator)
+        inputs = self.backbone.normalise(noise.to(self.backbone.device))
+        with torch.enable_grad():
+            logits = self.backbone.masked_at(tap, attention, inputs)
+            found = logits.requires_grad and torch.autograd.grad(logits.max(), attention)[0].any()
+        if not found:
+            raise NotApplicable(
+                f"the logits of {self.backbone.name} do not depend on the feature maps of "
+                f"{tap.name}, so masking them teaches nothing: use lcam_img, or name other taps"
+            )
+        return [tap]
+
+    def masked_logits(
+        self, images: Tensor, class_maps: Tensor, attention: Tensor, mode: str
+    ) -> Tensor:
+        (tap,) = self.taps
+        mask = resize(attention, (tap.height, tap.width))  # smaller only where the tap is over 56
+        return self.backbone.masked_at(tap, mask, self.backbone.normalise(images))

@@ -1,0 +1,56 @@
+"""Opti-CAM (Zhang, Torres, Sicre, Avrithis, Ayache 2024, arXiv 2301.07002)."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.attention import resize
+from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.explainers.gradients import target_gradients
+from ttame_core.explainers.self_attention import eager
+from ttame_core.masking import min_max
+
+
+class OptiCam(Explainer):
+    """The combination of the deepest tap's channels that keeps most of the logit when it masks.
+
+    Section 3.2: the map is the sum of the channels (negative values as 0), weighted by softmax(w);
+    upsampled and min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises
+    the target's logit of that, starting from equal weights. Each image and target has weights of
+    its own: losses are added up and Adam works element by element, so that a map does not depend on
+    the others in its batch. The authors' early stop, which looks at the batch's loss, is left out.
+    """
+
+    name = "opticam"
+    forwards, backwards = "iterations", "iterations"
+
+    class Settings(spec.Section):
+        iterations: int = Field(100, ge=1)
+        learning_rate: float = Field(0.1, gt=0)
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        images = forward.images.clone()
+        channels = forward.features[-1].clone().float().relu()
+        maps = [self._optimise(images, channels, column) for column in targets.T]
+        return torch.stack(maps, dim=1)
+
+    def _optimise(self, images: Tensor, channels: Tensor, targets: Tensor) -> Tensor:
+        """Maps (B, h, w) of one target per image."""
+        with torch.enable_grad(), eager():
+            weights = channels.new_zeros(channels.shape[:2]).requires_grad_()
+            optimiser = torch.optim.Adam([weights], self.settings.learning_rate)
+            for _ in range(self.settings.iterations):
+                mask = min_max(resize(_combined(weights, channels)[:, None], images.shape[-2:]))
+                logits = self.backbone(self.backbone.normalise(images * mask))
+                ((gradient,),) = target_gradients(logits, targets[:, None], [weights])
+                weights.grad = -gradient
+                optimiser.step()
+        return _combined(weights.detach(), channels)
+
+
+def _combined(weights: Tensor, channels: Tensor) -> Tensor:
+    """Channels (B, C, h, w) added up by softmax of the weights (B, C): (B, h, w)."""
+    return torch.einsum("bc,bchw->bhw", weights.softmax(dim=1), channels)

@@ -1,0 +1,86 @@
+"""P-TAME (Ntrougkas, Mezaris, Patras, OJSP 2025, arXiv 2501.17813)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone, Tap, file_hash, load_backbone
+from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
+
+# Torchvision's weights, the authors' choice; all four stages.
+RESNET18 = spec.Backbone(
+    model="resnet18.tv_in1k",
+    pretrained=True,
+    taps=["layer1", "layer2", "layer3", "layer4"],
+)
+
+
+class PTame(Trained):
+    """P-TAME (Ntrougkas, Mezaris, Patras 2025, OJSP, arXiv 2501.17813, section III).
+
+    The class map of a head that reads another, auxiliary classifier: T-TAME's attention mechanism
+    on the features of a small classifier, trained so that the image under its maps is still
+    classified as it was. Of the classifier that is explained only the logits are looked at, so that
+    `taps: []` is enough; they must be differentiable with respect to the image, which masks are
+    trained through. Images are masked before normalisation, for every family. They reach the
+    auxiliary as the classifier sees them (its crop), resized to the auxiliary's input and
+    normalised its way. A map costs a forward pass of the auxiliary, which is in its seconds, not in
+    its passes.
+
+    With `recipe: paper`: AdamW at 1e-4, one epoch, and the loss weights found for ResNet-50 (for
+    VGG-16 and ViT-B/16 the authors' code has others). Not taken over: a fusion without bias, and
+    upsampling in steps of two.
+    """
+
+    name = "ptame"
+    fixed = PUBLISHED_LOSS
+    published: ClassVar[dict[str, Any]] = {
+        "optimizer": "adamw",
+        "learning_rate": 1e-4,
+        "weight_decay": 2.43e-4,
+        "epochs": 1,
+        "lambda_variation": 0.0,
+        "lambda_area": 0.839,
+        "lambda_confidence": 0.161,
+    }
+    applies_to = "every backbone with a gradient with respect to its input"
+
+    class Settings(Trained.Settings):
+        auxiliary: spec.Backbone = RESNET18
+
+        @field_validator("auxiliary")
+        @classmethod
+        def _ready(cls, auxiliary: spec.Backbone) -> spec.Backbone:
+            if auxiliary.fit is not None:
+                raise ValueError(
+                    "it is not trained here: give it `pretrained: true` or `checkpoint: FILE`"
+                )
+            if auxiliary.taps == []:
+                raise ValueError("the head reads it, so it must have taps")
+            return auxiliary
+
+    def find_taps(self) -> Sequence[Tap]:
+        auxiliary: spec.Backbone = self.settings.auxiliary
+        content = file_hash(auxiliary.checkpoint) if auxiliary.checkpoint else ""
+        self.auxiliary = _load(auxiliary.model_dump_json(), content, self.backbone.device)
+        return self.auxiliary.taps
+
+    def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        size = self.auxiliary.preprocessing.input_size
+        if tuple(images.shape[-2:]) != tuple(size):
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        return self.auxiliary.features(self.auxiliary.normalise(images))[1]
+
+
+@lru_cache(maxsize=1)  # shards follow each other
+def _load(settings: str, content: str, device: torch.device) -> Backbone:
+    """content: of its checkpoint, which tells one file from another at the same place."""
+    return load_backbone(spec.Backbone.model_validate_json(settings)).to(device)

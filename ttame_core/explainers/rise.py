@@ -1,0 +1,97 @@
+"""RISE (Petsiuk, Das, Saenko 2018, arXiv 1806.07421): the target's probability under masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ttame_core import spec
+from ttame_core.attention import MAP_SIDE, AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.explainers.base import Explainer, ForwardPass
+
+ROWS = 64  # masked images per forward pass, at least
+
+
+class Rise(Explainer):
+    """The mean of random masks, weighted by the target's probability under each (equation 6).
+
+    A mask (section 3.2) is a grid of `grid`² cells that are 1 with probability `p1` and else 0,
+    upsampled bilinearly to cells of the size that covers the image, plus one, and cropped at a
+    random shift of less than a cell. Masked images are black where the mask is 0, in [0, 1] before
+    normalisation, as all metrics mask. All images and targets share the masks, which `seed` makes.
+
+    Only cells and shifts are kept; masks exist for the images of one forward pass. Bilinear
+    upsampling is separable, so a mask is the product of two thin matrices with its cells, and
+    averaging over the pixels of a map's place can be done to those matrices: the maps, at most
+    MAP_SIDE high and wide, are exactly the averaged full-size ones.
+    """
+
+    name = "rise"
+    forwards = "masks"
+
+    class Settings(spec.Section):
+        masks: int = Field(4000, ge=1, description="random masks; papers take 8000 for ViTs")
+        grid: int = Field(7, ge=1, description="cells of a mask along each side")
+        p1: float = Field(0.5, gt=0, lt=1, description="probability that a cell is seen")
+        seed: int = 0
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        chosen, device = self.settings, backbone.device
+        size = backbone.preprocessing.input_size
+        generator = torch.Generator().manual_seed(chosen.seed)
+        shape = (chosen.masks, chosen.grid, chosen.grid)
+        self.cells = (torch.rand(shape, generator=generator) < chosen.p1).to(device)
+        self.strips = [_strips(side, chosen.grid).to(device) for side in size]
+        self.shifts = [
+            torch.randint(len(strips), (chosen.masks,), generator=generator).to(device)
+            for strips in self.strips
+        ]
+        self.map_size = [min(side, MAP_SIDE) for side in size]
+        self.map_strips = [
+            F.adaptive_avg_pool1d(strips, side)
+            for strips, side in zip(self.strips, self.map_size, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        images, backbone = forward.images, self.backbone
+        black = backbone.normalise(images.new_zeros(1, 3, 1, 1))
+        light = backbone.normalise(images) - black  # what a mask dims: normalising is affine
+        maps = images.new_zeros(*targets.shape, self.map_size[0] * self.map_size[1])
+        together = -(-ROWS // len(images))
+        for chosen in torch.arange(len(self.cells), device=images.device).split(together):
+            masks = self.masks(chosen, self.strips)
+            inputs = torch.addcmul(black, light, masks[:, None, None])  # (masks, B, 3, H, W)
+            with backbone.autocast():
+                logits = backbone(inputs.flatten(0, 1))
+            every = logits.float().softmax(dim=1).unflatten(0, (len(chosen), -1))
+            weights = every.gather(2, targets.expand(len(chosen), -1, -1))
+            small = self.masks(chosen, self.map_strips).flatten(1)
+            maps += torch.einsum("mbt,mp->btp", weights, small)
+        return maps.unflatten(2, self.map_size) / (self.settings.masks * self.settings.p1)
+
+    def masks(self, chosen: Tensor, strips: list[Tensor]) -> Tensor:
+        """Masks (M, H, W) in [0, 1] with these numbers (M,), as large as the strips are long."""
+        rows, columns = (
+            strip[shift[chosen]] for strip, shift in zip(strips, self.shifts, strict=True)
+        )
+        return rows.mT @ self.cells[chosen].float() @ columns
+
+
+def _strips(side: int, grid: int) -> Tensor:
+    """How much of each cell is in each pixel along one side, at every shift: (cell, grid, side)."""
+    cell = -(-side // grid)
+    length = (grid + 1) * cell
+    large = F.interpolate(torch.eye(grid)[None], length, mode="linear", align_corners=False)[0]
+    return large.unfold(1, side, 1).transpose(0, 1)[:cell].contiguous()

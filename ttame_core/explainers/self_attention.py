@@ -1,0 +1,197 @@
+"""The self-attention of plain vision transformers: its matrices, and what flows through them.
+
+A plain vision transformer attends in every block from all tokens to all tokens of an image, and
+reads its logits from the class token or from a pool of the patch tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ttame_core.backbones import Backbone
+from ttame_core.explainers.base import NotApplicable
+
+
+class Explicit(TorchFunctionMode):
+    """In this context, attention is computed step by step, so that its matrices can be seen.
+
+    The libraries' models (timm, torchvision, Hugging Face) all call the fused function, which
+    makes no matrix; in the context the call comes here, and the model itself is not touched.
+
+    matrices: (B, heads, N, N) after the softmax, one per attention, first block first.
+    mixed: (B, heads, N, d), the last attention's output. foreign: whether there was attention of
+    another kind.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices: list[Tensor] = []
+        self.mixed: Tensor | None = None
+        self.foreign = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self.attention(*args, **(kwargs or {}))
+        if func is F.multi_head_attention_forward:
+            with self:  # its inner functions come here too
+                return _multi_head_attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """As torch's scaled_dot_product_attention, without dropout."""
+        if query.ndim != 4 or query.shape != key.shape or is_causal or enable_gqa:
+            self.foreign = True
+            return F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=attn_mask,
+                is_causal=is_causal,
+                scale=scale,
+                enable_gqa=enable_gqa,
+            )
+        factor = query.shape[-1] ** -0.5 if scale is None else scale
+
+        def softmax(scores: Tensor) -> Tensor:
+            scores = scores * factor
+            if attn_mask is not None and attn_mask.dtype == torch.bool:
+                scores = scores.masked_fill(~attn_mask, -torch.inf)
+            elif attn_mask is not None:
+                scores = scores + attn_mask
+            return scores.softmax(dim=-1)
+
+        matrix = self.use(self.elementwise(softmax, self.product(query, key.mT)))
+        self.matrices.append(self.keep(matrix))
+        self.mixed = self.product(matrix, value)
+        return self.mixed
+
+    def use(self, matrix: Tensor) -> Tensor:
+        """What attention goes on with in place of this matrix."""
+        return matrix
+
+    def keep(self, matrix: Tensor) -> Tensor:
+        """What is noted of this matrix."""
+        return matrix
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    def elementwise(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return function(x)
+
+
+def _multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Self-attention of (N, B, D) tokens, as in torch's nn.MultiheadAttention."""
+    if not query is key is value or options.get("attn_mask") is not None or bias_k is not None:
+        raise NotApplicable("its attention is not plain self-attention")
+    parts = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+    heads = [part.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3) for part in parts]
+    mixed = F.scaled_dot_product_attention(*heads).permute(2, 0, 1, 3).flatten(2)
+    return F.linear(mixed, out_proj_weight, out_proj_bias), None
+
+
+@dataclass(frozen=True)
+class PlainTransformer:
+    """How the tokens of a plain vision transformer lie.
+
+    blocks: number of attentions. prefix: tokens in front of the patches, which are row by row.
+    read: tokens that the logits are read from.
+    """
+
+    blocks: int
+    prefix: int
+    height: int
+    width: int
+    read: tuple[int, ...]
+
+    def flow(self, matrices: Iterable[Tensor]) -> Tensor:
+        """What reaches the tokens that are read from each patch: maps (B, h, w) with least value 0.
+
+        matrices: (B, N, N) of each block, first block first; row i is what token i takes from all.
+        The class token's row of their product, last block leftmost; where patch tokens are pooled,
+        the mean of their rows, which above all is what each patch has from itself: flows would
+        drown in it in single precision, so that they are counted in double.
+        """
+        last, *earlier = reversed([matrix.double() for matrix in matrices])
+        row = last[:, list(self.read)].mean(dim=1, keepdim=True)
+        for matrix in earlier:
+            row = row @ matrix
+        maps = row[:, 0, self.prefix :].unflatten(1, (self.height, self.width))
+        return (maps - maps.amin(dim=(1, 2), keepdim=True)).float()
+
+
+def plain_transformer(backbone: Backbone) -> PlainTransformer:
+    """What a forward pass shows of the backbone's attention.
+
+    Raises NotApplicable where that is not all to all in each block, or where its features are not
+    the tokens of the image's patches.
+    """
+    tap = backbone.taps[-1]
+    if tap.layout != "tokens" or tap.order:
+        raise NotApplicable(
+            f"{backbone.name} is no plain vision transformer: it has no patch tokens"
+        )
+    tokens = tap.prefix + tap.height * tap.width
+    images = noise(backbone)
+    with torch.enable_grad(), eager(), Explicit() as attention:
+        logits = backbone(images.requires_grad_())
+    shapes = {(len(m), *m.shape[2:]) for m in attention.matrices}
+    if attention.foreign or shapes != {(len(images), tokens, tokens)}:
+        raise NotApplicable(
+            f"{backbone.name} is no plain vision transformer: not every attention in it is from "
+            f"all its {tokens} tokens to all"
+        )
+    (gradient,) = torch.autograd.grad(logits.square().sum(), attention.mixed)
+    read = gradient.abs().amax(dim=(0, 1, 3)).nonzero().flatten().tolist()
+    patches = range(tap.prefix, tokens)
+    if any(token >= tap.prefix for token in read):
+        read = [*(token for token in read if token < tap.prefix), *patches]
+    if not read:
+        raise NotApplicable(f"the logits of {backbone.name} do not depend on its last attention")
+    return PlainTransformer(len(attention.matrices), tap.prefix, tap.height, tap.width, tuple(read))
+
+
+def noise(backbone: Backbone) -> Tensor:
+    """Two random images, normalised."""
+    generator = torch.Generator().manual_seed(0)
+    size = backbone.preprocessing.input_size
+    noise = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
+    return backbone.normalise(noise)
+
+
+def eager() -> AbstractContextManager[Any]:
+    """In this context, compiled models run as they are written."""
+    return torch.compiler.set_stance("force_eager")

@@ -1,0 +1,210 @@
+"""Transformer attribution (Chefer, Gur, Wolf, CVPR 2021, arXiv 2012.09838)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ttame_core.attention import AttentionHead
+from ttame_core.backbones import Backbone
+from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
+from ttame_core.explainers.gradients import target_gradients
+from ttame_core.explainers.self_attention import Explicit, eager, noise, plain_transformer
+
+LOST = 0.01  # of the relevance, between the logits and the first block, by rounding
+TINY = 1e-9
+
+
+class TransformerAttribution(Explainer):
+    """Gradient times relevance of each attention matrix, rolled out over the blocks.
+
+    Section 3.3: Ā = I + mean over heads of (∇A ⊙ R)⁺ in each block, and the class token's row of
+    the product of all Ā; where the patch tokens are pooled, the mean of their rows. ∇A is the
+    gradient of the target's logit and R the relevance of A for it (`Relevance`). Its shares of
+    sums that are near 0 magnify rounding: in single precision, as here and in the authors' code,
+    maps of some models are reproducible to a few per cent only.
+    """
+
+    name = "transformer_attribution"
+    forwards, backwards = "2", "2"
+    applies_to = "plain vision transformers made of linear layers, GELU or ReLU, and layer norms"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: dict[str, Any] | None = None,
+        head: AttentionHead | None = None,
+    ) -> None:
+        super().__init__(backbone, settings)
+        self.transformer = plain_transformer(backbone)
+        with torch.enable_grad(), eager(), Relevance() as relevance:
+            logits = backbone(noise(backbone).requires_grad_())
+        sums = torch.zeros(1)
+        if relevance.residual:
+            arrived = torch.autograd.grad(logits[:, 0].sum(), relevance.residual)
+            sums = torch.stack([r.flatten(1).sum(dim=1) for r in arrived])
+        if not (sums - 1).abs().amax(dim=-1).min() < LOST:
+            raise NotApplicable(
+                f"{backbone.name} loses relevance: it has layers for which transformer attribution "
+                "has no propagation rule"
+            )
+
+    def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
+        with torch.enable_grad(), eager():
+            with Explicit() as attention:
+                logits = self.backbone(inputs)
+            with Relevance() as relevance:
+                relevant = self.backbone(inputs)
+        gradients = target_gradients(logits, targets, attention.matrices)
+        relevances = target_gradients(relevant, targets, relevance.matrices)
+        identity = torch.eye(attention.matrices[0].shape[-1], device=inputs.device)
+        maps = []
+        for of_target in zip(gradients, relevances, strict=True):
+            blocks = zip(*of_target, strict=True)
+            positive = [(g * r).clamp(min=0).mean(dim=1) for g, r in blocks]
+            maps.append(self.transformer.flow(identity + matrix.double() for matrix in positive))
+        return torch.stack(maps, dim=1)
+
+
+class Relevance(Explicit):
+    """In this context, what autograd carries back through a network is relevance, not gradients.
+
+    The forward pass computes the same; its backward pass follows sections 3.1 and 3.2: of linear
+    layers what x⁺W⁺ + x⁻W⁻ contributes, without bias (the two-signed form, in the authors' code);
+    of matrix products and residual connections each operand's share, normalised so that together
+    they have what came; functions of single values, layer norms and layer scales hand it on. Where
+    a tensor goes two ways autograd adds what comes back, and where values only move so does their
+    relevance. From 1 at a logit, all of it arrives at the first block.
+
+    residual: both operands of the first residual connection; one of them is all that came before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.residual: tuple[Tensor, ...] = ()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            return _Linear.apply(*args, **kwargs)
+        if func in SUMS and _alike(*args[:2]):
+            self.residual = self.residual or args[:2]
+            return _Sum.apply(*args[:2])
+        if func in MEANS and args[0].ndim == 3 and 1 in (*args[1:], kwargs.get("dim")):
+            return _Mean.apply(args[0])
+        if func in SCALINGS and isinstance(args[1], nn.Parameter):
+            return _Elementwise.apply(args[0], lambda x: x * args[1])
+        if func in ELEMENTWISE:
+            return _Elementwise.apply(args[0], lambda x: func(x, *args[1:], **kwargs))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        return _Product.apply(a, b)
+
+    def elementwise(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return _Elementwise.apply(x, function)
+
+
+SUMS = {torch.Tensor.add, torch.Tensor.__add__, torch.add}
+MEANS = {torch.Tensor.mean, torch.mean}
+SCALINGS = {torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.__mul__, torch.mul}
+ELEMENTWISE = {F.layer_norm, F.gelu, F.relu}
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether these are two token sequences of a residual connection."""
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.ndim == 3
+
+
+def _share(relevance: Tensor, total: Tensor) -> Tensor:
+    """Relevance per unit of a total; none where the total is 0."""
+    return torch.where(total == 0, 0, relevance / (total + TINY * total.sign()))
+
+
+class _Linear(torch.autograd.Function):
+    """Relevance of x (…, C) for xWᵀ (…, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        signed = [(x.clamp(min=0), weight.clamp(min=0)), (x.clamp(max=0), weight.clamp(max=0))]
+        share = _share(relevance, sum(part @ side.mT for part, side in signed))
+        return sum(part * (share @ side) for part, side in signed), None, None
+
+
+class _Product(torch.autograd.Function):
+    """Relevance of both operands of a matrix product: half each, as their sums are the same."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        product = a @ b
+        ctx.save_for_backward(a, b, product)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, Tensor]:
+        a, b, product = ctx.saved_tensors
+        share = _share(relevance, product) / 2
+        return a * (share @ b.mT), b * (a.mT @ share)
+
+
+class _Sum(torch.autograd.Function):
+    """Relevance of both operands of a residual connection, normalised for each image."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a + b
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, ...]:
+        share = _share(relevance, sum(ctx.saved_tensors))
+        parts = [operand * share for operand in ctx.saved_tensors]
+        sums = [part.sum(dim=(1, 2), keepdim=True) for part in parts]
+        total = relevance.sum(dim=(1, 2), keepdim=True)
+        per_size = _share(total, sum(s.abs() for s in sums))
+        return tuple(
+            part * _share(s.abs() * per_size, s) for part, s in zip(parts, sums, strict=True)
+        )
+
+
+class _Mean(torch.autograd.Function):
+    """Relevance of tokens (B, N, D) that are averaged to (B, D): each one's share of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.mean(dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * _share(relevance, x.sum(dim=1))[:, None]
+
+
+class _Elementwise(torch.autograd.Function):
+    """A function whose values take over the relevance of what they were made from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+        return relevance, None

@@ -1,0 +1,51 @@
+"""What each metric is: its family, direction and unit, as sql/directions.sql has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+
+import duckdb
+
+
+@dataclass(frozen=True)
+class Direction:
+    """place: in reading order. lower_is_better: None where that is not known.
+
+    unit: %, s, passes, or '' for plain numbers. principal: shown where there is no room for all.
+    """
+
+    place: int
+    family: str
+    lower_is_better: bool | None
+    unit: str
+    principal: bool
+
+
+UNKNOWN = Direction(1000, "", None, "", False)
+
+
+@cache
+def _tables() -> tuple[dict[str, Direction], frozenset[str]]:
+    script = resources.files("ttame_core.lake").joinpath("sql/directions.sql").read_text()
+    with duckdb.connect() as db:
+        db.execute(script)
+        rows = db.sql(
+            "SELECT pattern, place, family, lower_is_better, unit, principal FROM metrics "
+            "ORDER BY place"
+        ).fetchall()
+        known = {pattern: Direction(*rest) for pattern, *rest in rows}
+        return known, frozenset(name for (name,) in db.sql("FROM yardsticks").fetchall())
+
+
+def direction(metric: str) -> Direction:
+    """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
+    known, _ = _tables()
+    return next((d for pattern, d in known.items() if fnmatchcase(metric, pattern)), UNKNOWN)
+
+
+def is_yardstick(explainer: str) -> bool:
+    """Whether an explainer is a floor or the ceiling, which win and lose nothing."""
+    return explainer in _tables()[1]
