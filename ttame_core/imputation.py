@@ -71,7 +71,8 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
         curvature = _inner(direction * finest.weight, change)
         step = torch.where(curvature > 0, energy / curvature, 0)
         x.addcmul_(direction, step)
-        if correction.abs().amax() < TOLERANCE:
+        low, high = correction.aminmax()
+        if torch.maximum(high, -low) < TOLERANCE:
             break
         residual = torch.addcmul(residual, change, step, value=-1)
     return x
