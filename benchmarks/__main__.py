@@ -9,7 +9,7 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost
+from benchmarks import bulk, cost, rise
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--no-rise", dest="rise", action="store_false")
     parser.add_argument("--no-bulk", dest="bulk", action="store_false")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -33,6 +34,8 @@ def main() -> None:
         console.print(
             cost.compare(model, options.batch_size, options.rounds, where, options.memory)
         )
+    if options.rise:
+        console.print(rise.compare(options.rounds, where))
     if options.bulk:
         console.print(bulk.compare(where))
 

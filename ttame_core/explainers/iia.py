@@ -65,7 +65,7 @@ class Iia(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
         form = self._transformer if self.transformer else self._convolutional
-        with torch.enable_grad(), eager():
+        with torch.enable_grad(), eager(self.backbone):
             return form(inputs, targets)
 
     def _convolutional(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.explainers.base import Explainer, ForwardPass
 from ttame_core.explainers.gradients import target_gradients
-from ttame_core.explainers.self_attention import eager
 from ttame_core.masking import min_max
 
 
@@ -39,7 +38,7 @@ class OptiCam(Explainer):
 
     def _optimise(self, images: Tensor, channels: Tensor, targets: Tensor) -> Tensor:
         """Maps (B, h, w) of one target per image."""
-        with torch.enable_grad(), eager():
+        with torch.enable_grad():
             weights = channels.new_zeros(channels.shape[:2]).requires_grad_()
             optimiser = torch.optim.Adam([weights], self.settings.learning_rate)
             for _ in range(self.settings.iterations):

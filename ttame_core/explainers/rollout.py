@@ -36,7 +36,7 @@ class Rollout(Explainer):
 
     @torch.no_grad()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
-        with eager(), _HeadMeans() as attention:
+        with eager(self.backbone), _HeadMeans() as attention:
             self.backbone(self.backbone.normalise(forward.images))
         maps = self.transformer.flow(attention.matrices)
         return maps[:, None].expand(-1, targets.shape[1], -1, -1)

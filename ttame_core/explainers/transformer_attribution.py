@@ -42,7 +42,7 @@ class TransformerAttribution(Explainer):
     ) -> None:
         super().__init__(backbone, settings)
         self.transformer = plain_transformer(backbone)
-        with torch.enable_grad(), eager(), Relevance() as relevance:
+        with torch.enable_grad(), eager(backbone), Relevance() as relevance:
             logits = backbone(noise(backbone).requires_grad_())
         sums = torch.zeros(1)
         if relevance.residual:
@@ -56,7 +56,7 @@ class TransformerAttribution(Explainer):
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
-        with torch.enable_grad(), eager():
+        with torch.enable_grad(), eager(self.backbone):
             with Explicit() as attention:
                 logits = self.backbone(inputs)
             with Relevance() as relevance:
@@ -98,8 +98,9 @@ class Relevance(Explicit):
             return _Sum.apply(*args[:2])
         if func in MEANS and args[0].ndim == 3 and 1 in (*args[1:], kwargs.get("dim")):
             return _Mean.apply(args[0])
-        if func in SCALINGS and isinstance(args[1], nn.Parameter):
-            return _Elementwise.apply(args[0], lambda x: x * args[1])
+        if func in SCALINGS and any(isinstance(factor, nn.Parameter) for factor in args[:2]):
+            x, scale = args[:2] if isinstance(args[1], nn.Parameter) else (args[1], args[0])
+            return _Elementwise.apply(x, lambda x: x * scale)
         if func in ELEMENTWISE:
             return _Elementwise.apply(args[0], lambda x: func(x, *args[1:], **kwargs))
         return super().__torch_function__(func, types, args, kwargs)
@@ -114,7 +115,7 @@ class Relevance(Explicit):
 SUMS = {torch.Tensor.add, torch.Tensor.__add__, torch.add}
 MEANS = {torch.Tensor.mean, torch.mean}
 SCALINGS = {torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.__mul__, torch.mul}
-ELEMENTWISE = {F.layer_norm, F.gelu, F.relu}
+ELEMENTWISE = {F.layer_norm, F.rms_norm, F.gelu, F.relu}
 
 
 def _alike(a: Any, b: Any) -> bool:
