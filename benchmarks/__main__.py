@@ -9,7 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, metrics
+from benchmarks import bulk, cost, metrics, rise
+
+PARTS = ("cost", "rise", "bulk", "metrics")
 
 
 def main() -> None:
@@ -18,9 +20,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
-    parser.add_argument("--no-models", dest="by_model", action="store_false")
-    parser.add_argument("--no-bulk", dest="bulk", action="store_false")
-    parser.add_argument("--no-metrics", dest="metrics", action="store_false")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     cuda = torch.cuda.is_available()
@@ -31,13 +31,15 @@ def main() -> None:
         f"{cost.RISE_TIMED} masks and extrapolated. Medians of {options.rounds} interleaved rounds."
     )
     where = "cuda" if cuda else "cpu"
-    for model in options.models if options.by_model else ():
+    for model in options.models if "cost" in options.only else ():
         console.print(
             cost.compare(model, options.batch_size, options.rounds, where, options.memory)
         )
-    if options.bulk:
+    if "rise" in options.only:
+        console.print(rise.compare(options.rounds, where))
+    if "bulk" in options.only:
         console.print(bulk.compare(where))
-    if options.metrics:
+    if "metrics" in options.only:
         for table in metrics.compare(where, options.batch_size, options.rounds):
             console.print(table)
 

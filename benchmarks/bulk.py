@@ -17,7 +17,7 @@ from ttame_core.coverage import random_backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
 from ttame_core.explainers.ttame import TTame
-from ttame_core.explaining import explain_shard
+from ttame_core.explaining import Maps, explain_shard
 from ttame_core.lake import Lake
 
 MODELS = ("test_resnet", "resnet18", "resnet50")  # from where decoding is the bottleneck to where
@@ -51,7 +51,7 @@ def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
     backbone = place(random_backbone(model).fold(), compute)
     channels = [tap.channels for tap in backbone.taps]
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
-    explainers = {"ttame": TTame(backbone, head)}
+    explainer = TTame(backbone, head=head)
     rounds = 0
 
     @torch.inference_mode()
@@ -65,8 +65,8 @@ def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
     def explained() -> None:
         nonlocal rounds
         rounds += 1
-        made_from = {"ttame": {"round": rounds, "process": os.getpid()}}
-        explain_shard(lake, "bulk", SHARD, backbone, explainers, made_from, "predicted", compute)
+        wanted = [Maps("ttame", explainer, {"round": rounds, "process": os.getpid()})]
+        explain_shard(lake, "bulk", SHARD, backbone, wanted, "predicted", compute)
 
     contestants = {
         PLAIN: lambda: plain(as_it_comes),

@@ -187,4 +187,4 @@ def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")))
 def test_the_examples_are_valid(path: Path) -> None:
-    assert load_spec(path, {"FIELD3": "/data/field3"}).name
+    assert load_spec(path, {"FIELD3": "/data/field3", "IMAGENET": "/data/imagenet"}).name

@@ -248,6 +248,13 @@ def test_who_is_no_plain_transformer(tiny: Backbone) -> None:
         REGISTRY["transformer_attribution"](gated)
 
 
+def test_relative_positions_and_layer_scales_are_covered() -> None:
+    small = TINY_VIT | {"depth": 2, "init_values": 0.5}
+    backbone = lively(tiny_backbone("beit_base_patch16_224", **small))
+    maps = REGISTRY["transformer_attribution"](backbone).attribute(noise_pass(backbone, 2), TARGETS)
+    assert maps.shape == (2, 2, 8, 8)
+
+
 def test_which_tokens_are_read() -> None:
     small = TINY_VIT | {"depth": 2}
     two = plain_transformer(tiny_backbone("deit_tiny_distilled_patch16_224", **small))

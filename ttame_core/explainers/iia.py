@@ -20,12 +20,13 @@ STEPS, TRANSFORMER_STEPS = 10, 5  # the authors'
 
 
 class Iia(Explainer):
-    """The twofold iterated integral, IIA2: along the image, and along its last representation.
+    """IIA (Barkan et al. 2023, ICCV: Iterated Integrated Attributions).
 
-    The image x goes from the mean colour (0 after normalisation) to itself, a·x; for each of
-    these, the last representation u(a·x) from its reference r to itself, v = r + b·(u − r). Both
-    integrals are means over `steps` + 1 evenly spaced points, ends included, as in the authors'
-    code; gradients are those of the target's logit f. IIA3, over a third layer, is left out.
+    The twofold iterated integral, IIA2: along the image, and along its last representation. The
+    image x goes from the mean colour (0 after normalisation) to itself, a·x; for each of these, the
+    last representation u(a·x) from its reference r to itself, v = r + b·(u − r). Both integrals are
+    means over `steps` + 1 evenly spaced points, ends included, as in the authors' code; gradients
+    are those of the target's logit f. IIA3, over a third layer, is left out.
 
     Convolutional form: u is the deepest tap (as for Grad-CAM) and r the least value of each of its
     channels; the map is the mean of the sum over channels of (v − r) ⊙ ∂f/∂v. (In the authors' code
@@ -65,7 +66,7 @@ class Iia(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
         form = self._transformer if self.transformer else self._convolutional
-        with torch.enable_grad(), eager():
+        with torch.enable_grad(), eager(self.backbone):
             return form(inputs, targets)
 
     def _convolutional(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -10,18 +10,18 @@ from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.explainers.base import Explainer, ForwardPass
 from ttame_core.explainers.gradients import target_gradients
-from ttame_core.explainers.self_attention import eager
 from ttame_core.masking import min_max
 
 
 class OptiCam(Explainer):
-    """The combination of the deepest tap's channels that keeps most of the logit when it masks.
+    """Opti-CAM (Zhang et al. 2024, arXiv 2301.07002, section 3.2).
 
-    Section 3.2: the map is the sum of the channels (negative values as 0), weighted by softmax(w);
-    upsampled and min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises
-    the target's logit of that, starting from equal weights. Each image and target has weights of
-    its own: losses are added up and Adam works element by element, so that a map does not depend on
-    the others in its batch. The authors' early stop, which looks at the batch's loss, is left out.
+    The combination of the deepest tap's channels that keeps most of the logit when it masks: the
+    map is the sum of the channels (negative values as 0), weighted by softmax(w); upsampled and
+    min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises the target's
+    logit of that, starting from equal weights. Each image and target has weights of its own: losses
+    are added up and Adam works element by element, so that a map does not depend on the others in
+    its batch. The authors' early stop, which looks at the batch's loss, is left out.
     """
 
     name = "opticam"
@@ -39,7 +39,7 @@ class OptiCam(Explainer):
 
     def _optimise(self, images: Tensor, channels: Tensor, targets: Tensor) -> Tensor:
         """Maps (B, h, w) of one target per image."""
-        with torch.enable_grad(), eager():
+        with torch.enable_grad():
             weights = channels.new_zeros(channels.shape[:2]).requires_grad_()
             optimiser = torch.optim.Adam([weights], self.settings.learning_rate)
             for _ in range(self.settings.iterations):

@@ -18,12 +18,13 @@ ROWS = 64  # masked images per forward pass, at least
 
 
 class Rise(Explainer):
-    """The mean of random masks, weighted by the target's probability under each (equation 6).
+    """RISE (Petsiuk, Das, Saenko 2018, arXiv 1806.07421, equation 6).
 
-    A mask (section 3.2) is a grid of `grid`² cells that are 1 with probability `p1` and else 0,
-    upsampled bilinearly to cells of the size that covers the image, plus one, and cropped at a
-    random shift of less than a cell. Masked images are black where the mask is 0, in [0, 1] before
-    normalisation, as all metrics mask. All images and targets share the masks, which `seed` makes.
+    The mean of random masks, weighted by the target's probability under each. A mask (section 3.2)
+    is a grid of `grid`² cells that are 1 with probability `p1` and else 0, upsampled bilinearly to
+    cells of the size that covers the image, plus one, and cropped at a random shift of less than a
+    cell. Masked images are black where the mask is 0, in [0, 1] before normalisation, as all
+    metrics mask. All images and targets share the masks, which `seed` makes.
 
     Only cells and shifts are kept; masks exist for the images of one forward pass. Bilinear
     upsampling is separable, so a mask is the product of two thin matrices with its cells, and

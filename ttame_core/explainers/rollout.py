@@ -14,11 +14,12 @@ from ttame_core.explainers.self_attention import Explicit, eager, plain_transfor
 
 
 class Rollout(Explainer):
-    """The product of all attention matrices: the same map for every target.
+    """Attention rollout (Abnar, Zuidema 2020, arXiv 2005.00928, section 3).
 
-    Section 3: each matrix is averaged over its heads, and half of it added to half of the identity,
-    for the residual connection. The map is the class token's row of the product; where the patch
-    tokens are pooled, the mean of their rows.
+    The product of all attention matrices, the same map for every target: each matrix is averaged
+    over its heads, and half of it added to half of the identity, for the residual connection. The
+    map is the class token's row of the product; where the patch tokens are pooled, the mean of
+    their rows.
     """
 
     name = "rollout"
@@ -36,7 +37,7 @@ class Rollout(Explainer):
 
     @torch.no_grad()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
-        with eager(), _HeadMeans() as attention:
+        with eager(self.backbone), _HeadMeans() as attention:
             self.backbone(self.backbone.normalise(forward.images))
         maps = self.transformer.flow(attention.matrices)
         return maps[:, None].expand(-1, targets.shape[1], -1, -1)

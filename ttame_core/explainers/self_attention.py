@@ -7,7 +7,7 @@ reads its logits from the class token or from a pool of the patch tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
         )
     tokens = tap.prefix + tap.height * tap.width
     images = noise(backbone)
-    with torch.enable_grad(), eager(), Explicit() as attention:
+    with torch.enable_grad(), eager(backbone), Explicit() as attention:
         logits = backbone(images.requires_grad_())
     shapes = {(len(m), *m.shape[2:]) for m in attention.matrices}
     if attention.foreign or shapes != {(len(images), tokens, tokens)}:
@@ -192,6 +192,8 @@ def noise(backbone: Backbone) -> Tensor:
     return backbone.normalise(noise)
 
 
-def eager() -> AbstractContextManager[Any]:
-    """In this context, compiled models run as they are written."""
+def eager(backbone: Backbone) -> AbstractContextManager[Any]:
+    """In this context, a compiled model runs as it is written."""
+    if backbone.model._compiled_call_impl is None:
+        return nullcontext()  # importing the compiler takes seconds
     return torch.compiler.set_stance("force_eager")

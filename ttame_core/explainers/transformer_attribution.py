@@ -21,13 +21,14 @@ TINY = 1e-9
 
 
 class TransformerAttribution(Explainer):
-    """Gradient times relevance of each attention matrix, rolled out over the blocks.
+    """Transformer attribution (Chefer, Gur, Wolf 2021, arXiv 2012.09838, section 3.3).
 
-    Section 3.3: Ā = I + mean over heads of (∇A ⊙ R)⁺ in each block, and the class token's row of
-    the product of all Ā; where the patch tokens are pooled, the mean of their rows. ∇A is the
-    gradient of the target's logit and R the relevance of A for it (`Relevance`). Its shares of
-    sums that are near 0 magnify rounding: in single precision, as here and in the authors' code,
-    maps of some models are reproducible to a few per cent only.
+    Gradient times relevance of each attention matrix, rolled out over the blocks: Ā = I + mean over
+    heads of (∇A ⊙ R)⁺ in each block, and the class token's row of the product of all Ā; where the
+    patch tokens are pooled, the mean of their rows. ∇A is the gradient of the target's logit and R
+    the relevance of A for it (`Relevance`). Its shares of sums that are near 0 magnify rounding: in
+    single precision, as here and in the authors' code, maps of some models are reproducible to a
+    few per cent only.
     """
 
     name = "transformer_attribution"
@@ -42,7 +43,7 @@ class TransformerAttribution(Explainer):
     ) -> None:
         super().__init__(backbone, settings)
         self.transformer = plain_transformer(backbone)
-        with torch.enable_grad(), eager(), Relevance() as relevance:
+        with torch.enable_grad(), eager(backbone), Relevance() as relevance:
             logits = backbone(noise(backbone).requires_grad_())
         sums = torch.zeros(1)
         if relevance.residual:
@@ -56,7 +57,7 @@ class TransformerAttribution(Explainer):
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
-        with torch.enable_grad(), eager():
+        with torch.enable_grad(), eager(self.backbone):
             with Explicit() as attention:
                 logits = self.backbone(inputs)
             with Relevance() as relevance:
@@ -98,8 +99,9 @@ class Relevance(Explicit):
             return _Sum.apply(*args[:2])
         if func in MEANS and args[0].ndim == 3 and 1 in (*args[1:], kwargs.get("dim")):
             return _Mean.apply(args[0])
-        if func in SCALINGS and isinstance(args[1], nn.Parameter):
-            return _Elementwise.apply(args[0], lambda x: x * args[1])
+        if func in SCALINGS and any(isinstance(factor, nn.Parameter) for factor in args[:2]):
+            x, scale = args[:2] if isinstance(args[1], nn.Parameter) else (args[1], args[0])
+            return _Elementwise.apply(x, lambda x: x * scale)
         if func in ELEMENTWISE:
             return _Elementwise.apply(args[0], lambda x: func(x, *args[1:], **kwargs))
         return super().__torch_function__(func, types, args, kwargs)
@@ -114,7 +116,7 @@ class Relevance(Explicit):
 SUMS = {torch.Tensor.add, torch.Tensor.__add__, torch.add}
 MEANS = {torch.Tensor.mean, torch.mean}
 SCALINGS = {torch.Tensor.mul, torch.Tensor.mul_, torch.Tensor.__mul__, torch.mul}
-ELEMENTWISE = {F.layer_norm, F.gelu, F.relu}
+ELEMENTWISE = {F.layer_norm, F.rms_norm, F.gelu, F.relu}
 
 
 def _alike(a: Any, b: Any) -> bool:
