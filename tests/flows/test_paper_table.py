@@ -66,7 +66,10 @@ def test_it_runs_at_reduced_size(
     spec["backbones"] = [
         {"name": name, **small, "preprocessing": view} for name, small in SMALL.items()
     ]
-    spec["explainers"][spec["explainers"].index({"rise": {"masks": 4000}})] = {"rise": {"masks": 8}}
+    for explainer in (e for e in spec["explainers"] if isinstance(e, dict)):
+        for settings in explainer.values():
+            settings |= {"masks": 8} if "masks" in settings else {}
+            settings.get("training", {}).update(epochs=1, batch_size=8)
     spec["training"] |= {"epochs": 1, "batch_size": 8}
     spec["maps"]["images"] = 4
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec))
