@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 from tasks.unit import unit
 from ttame_core import spec
 from ttame_core.lake import Lake
-from ttame_core.report.record import audit_board, audit_refusals, write_record
+from ttame_core.report.record import audit_refusals, write_record
 from ttame_core.report.tables import records, refusals, warnings
 
 
@@ -20,7 +20,7 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
     """Write the audit's record; returns its folder in the lake."""
     lake = Lake(workspace)
     folder = write_record(lake, audit, failures, datetime.now(UTC))
-    board = audit_board(lake, audit)
+    board = lake.read_table(f"{folder}/leaderboard.parquet")
     notes = warnings(board, audit.evaluation.minimum_discrimination)
     for note in notes:
         get_run_logger().warning(note)

@@ -111,15 +111,15 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, path: str, made_from: Any) 
             [dataset, audit.maps.split, RECORDED],
         )
         for backbone in sorted(b.name for b in audit.backbones):
-            for explainer in sorted(explainers):
-                found = db.sql(
-                    "SELECT dataset, backbone, explainer, metric, key, value::FLOAT AS value "
-                    "FROM metric_values WHERE dataset = ? AND backbone = ? AND explainer = ? "
-                    "AND key IN (FROM recorded) ORDER BY metric, key",
-                    params=[dataset, backbone, explainer],
-                ).to_arrow_reader(ROWS_AT_ONCE)
-                for batch in found:
-                    rows.write(batch.cast(AUDIT_VALUES))
+            found = db.sql(
+                "SELECT dataset, backbone, explainer, metric, key, value::FLOAT AS value "
+                "FROM metric_values WHERE dataset = ? AND backbone = ? "
+                "AND list_contains(?, explainer) AND key IN (FROM recorded) "
+                "ORDER BY explainer, metric, key",
+                params=[dataset, backbone, explainers],
+            ).to_arrow_reader(ROWS_AT_ONCE)
+            for batch in found:
+                rows.write(batch.cast(AUDIT_VALUES))
 
 
 def _pictured(lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]) -> list[str]:

@@ -12,10 +12,10 @@ SELECT
     list(CASE
         WHEN u < 0.36788 THEN 0 WHEN u < 0.73576 THEN 1 WHEN u < 0.91970 THEN 2
         WHEN u < 0.98101 THEN 3 WHEN u < 0.99634 THEN 4 WHEN u < 0.99941 THEN 5 ELSE 6
-    END ORDER BY bucket)::DOUBLE[256] AS weights
+    END ORDER BY bucket)::FLOAT[256] AS weights
 FROM (
     SELECT replicate, bucket, hash(256 * replicate + bucket) / 2.0 ^ 64 AS u
-    FROM range(500) AS r(replicate), range(256) AS b(bucket)
+    FROM range(256) AS r(replicate), range(256) AS b(bucket)
 )
 GROUP BY replicate;
 
@@ -38,8 +38,8 @@ complete AS (
 ),
 dense AS (
     SELECT dataset, backbone, explainer, metric, sum(total) / sum(n) AS value, sum(n) AS images,
-           list(total ORDER BY bucket)::DOUBLE[256] AS totals,
-           list(n ORDER BY bucket)::DOUBLE[256] AS counts
+           list(total ORDER BY bucket)::FLOAT[256] AS totals,
+           list(n ORDER BY bucket)::FLOAT[256] AS counts
     FROM complete GROUP BY dataset, backbone, explainer, metric
 ),
 replicates AS (
