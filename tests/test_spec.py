@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ttame_core.errors import UserError
-from ttame_core.spec import RECIPES, AuditSpec, Training, load_spec
+from ttame_core.spec import RECIPES, AuditSpec, Explainer, Training, load_spec
 
 GOOD = """\
 name: a
@@ -64,6 +64,8 @@ evaluation:
     places, confidence = audit.evaluation.metrics
     assert (places.family, places.settings) == ("localization", {"tolerance": 15.0})
     assert (confidence.settings["keep"], confidence.images) == ([15.0], 50)
+    permuted = Explainer.model_validate({"ttame": {"training": {"labels": "permuted"}}})
+    assert permuted.name == "ttame-permuted"
     assert AuditSpec.model_validate(audit.model_dump(mode="json")) == audit  # as Prefect passes it
 
 

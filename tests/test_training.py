@@ -18,6 +18,7 @@ from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
 from ttame_core.fitting import augment, fit_backbone, occlude
 from ttame_core.lake import Lake
+from ttame_core.losses import variation_loss
 from ttame_core.training import (
     few_steps,
     load_head,
@@ -77,6 +78,24 @@ def _die_at(step: int) -> Callable[..., None]:
             raise _Killed
 
     return progress
+
+
+def test_permuted_labels_are_those_of_other_images() -> None:
+    backbone = tiny_backbone()
+    torch.manual_seed(1)
+    images = torch.rand(4, 3, 64, 64)
+    explainer = TTame(backbone)
+    head = explainer.new_head()
+    settings = spec.Training(labels="permuted")
+    found = training_losses(explainer, head, images, settings)
+    logits, features = backbone.features(backbone.normalise(images))
+    for truth, same in (
+        (logits.argmax(dim=1).roll(1), True),
+        (logits.argmax(dim=1), len(set(logits.argmax(dim=1).tolist())) == 1),
+    ):
+        attention = torch.sigmoid(head(features, truth))[:, 0]
+        assert torch.isclose(found.variation, variation_loss(attention)) == same
+    assert len(set(logits.argmax(dim=1).tolist())) > 1
 
 
 def test_interrupted_anywhere_it_ends_the_same(drawn: tuple[Lake, str]) -> None:

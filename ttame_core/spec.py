@@ -267,6 +267,10 @@ class Training(Section):
         description="both: half of a batch by attention, half as metrics mask; published: raw "
         "(before normalisation) for CNNs and normalised for transformers, which is auto",
     )
+    labels: Literal["predicted", "permuted"] = Field(
+        "predicted",
+        description="permuted: each image gets another's class, for the random-label check",
+    )
     validation_samples: int = Field(200, ge=0, description="of split val, up to 8 times")
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
     seed: int = 0
@@ -327,7 +331,8 @@ class Maps(Section):
 class Explainer(Section):
     """One explainer of an audit: its name, or `- rise: {masks: 8000, images: 200}`.
 
-    Beside `name` and `images`, the keys are the method's own (`ttame explainers` lists them).
+    Beside `name` and `images`, the keys are the method's own (`ttame explainers` lists them). One
+    trained on permuted labels is called `<method>-permuted` unless the spec says otherwise.
     """
 
     method: str
@@ -344,7 +349,9 @@ class Explainer(Section):
     def _shorthand(cls, value: Any) -> Any:
         value = _unfolded(value, "method")
         if isinstance(value, dict) and isinstance(value.get("method"), str):
-            return {"name": value["method"], **value}
+            training = (value.get("settings") or {}).get("training")
+            permuted = isinstance(training, dict) and training.get("labels") == "permuted"
+            return {"name": value["method"] + ("-permuted" if permuted else ""), **value}
         return value
 
     @field_validator("settings")

@@ -93,6 +93,8 @@ def training_losses(
     with torch.no_grad():
         logits, features = backbone.features(backbone.normalise(images))
         truth = logits.argmax(dim=1)
+        if settings.labels == "permuted":
+            truth = truth.roll(1)  # the batch is in random order
         features = explainer.read(images, features)
     class_maps = head(features, truth).float()
     attention = torch.sigmoid(class_maps)

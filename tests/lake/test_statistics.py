@@ -10,7 +10,7 @@ from scipy import stats
 
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.catalogue import connect, leaderboard, run_query
-from ttame_core.lake.directions import direction
+from ttame_core.lake.directions import direction, is_yardstick
 from ttame_core.lake.schemas import SCORES
 from ttame_core.lake.values import IDENTITY, SETTINGS
 
@@ -111,6 +111,33 @@ def test_ranks_know_directions_and_leave_yardsticks_and_unknown_metrics_out(
     assert {e for e, _ in found} == {"quick", "slow", "twin"}
     assert [found[e, "cost"] for e in ("quick", "slow", "twin")] == [1, 2.5, 2.5]
     assert found["slow", "all"] == pytest.approx((1 + 1.5 + 1.5) / 3)  # AD; IC and AG are equal
+
+
+def test_the_random_label_check_is_the_correlation_with_the_permuted_heads_maps(
+    tmp_path: Path,
+) -> None:
+    lake = Lake(tmp_path)
+    unit = np.eye(196, dtype=np.float32)
+    shape = {"complexity": 0.5, "sparseness": 0.5}
+    for explainer, thumbnails in (
+        ("ttame", (unit[0], unit[1])),
+        ("ttame-permuted", (unit[0], (unit[1] + unit[2]) / np.sqrt(2))),
+        ("rise", (unit[0], unit[1])),
+    ):
+        path = scores_file("shape", "d", "net", explainer, "test-000000")
+        identity = {"label": 0, "predicted": 0, "target": 0}
+        rows = [
+            {"key": str(i), **identity, **shape, "thumbnail": thumbnail.tolist()}
+            for i, thumbnail in enumerate(thumbnails)
+        ]
+        lake.write_parquet(path, rows, SCORES["shape"], "x")
+    checked = "SELECT explainer, value FROM leaderboard WHERE metric = 'sanity_labels'"
+    found = run_query(lake, checked).to_pylist()
+    assert found == [{"explainer": "ttame", "value": pytest.approx((1 + 0.5**0.5) / 2)}]
+    ranked = run_query(lake, "SELECT DISTINCT explainer FROM ranks").to_pylist()
+    assert {row["explainer"] for row in ranked} == {"ttame", "rise"}
+    assert is_yardstick("ttame-permuted")
+    assert not is_yardstick("ttame")
 
 
 def test_directions_of_sql_and_of_python_are_the_same_and_disjoint(tmp_path: Path) -> None:

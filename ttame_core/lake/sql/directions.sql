@@ -30,6 +30,7 @@ SELECT row_number() OVER () AS place, * FROM (VALUES
     ('backward_passes', 'cost', true, 'passes', false, 'through the classifier, per map')
 ) AS listed(pattern, family, lower_is_better, unit, principal, description);
 
--- Explainers that others are measured by: they win and lose nothing.
+-- Explainers that others are measured by, as patterns: they win and lose nothing.
 CREATE TABLE yardsticks AS
-SELECT * FROM (VALUES ('oracle'), ('random'), ('center'), ('edges')) AS listed(explainer);
+SELECT * FROM (VALUES ('oracle'), ('random'), ('center'), ('edges'), ('*-permuted'))
+    AS listed(explainer);
