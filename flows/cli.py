@@ -131,7 +131,7 @@ def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> 
 def query(
     sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
     workspace: Workspace = HERE,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    format: Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")] = "table",
     output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
 ) -> None:
     """Ask the lake anything in SQL. Read-only."""
@@ -151,7 +151,7 @@ def compare(
     ],
     workspace: Workspace = HERE,
     dataset: Annotated[str | None, typer.Option(help="default: all")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    format: Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")] = "table",
     output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
 ) -> None:
     """Say which of two is better at what: paired by image, with intervals and p-values."""

@@ -181,6 +181,8 @@ def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "0.123457" in shown
     assert "…" in shown
+    write_result(pa.table({"a|b": [0.5], "c": [None]}), "markdown")
+    assert capsys.readouterr().out == "| a\\|b | c |\n| --- | --- |\n| 0.5 |  |\n"
     write_result(result, "parquet", str(tmp_path / "x.parquet"))
     assert pq.read_table(tmp_path / "x.parquet").equals(result)
     with pytest.raises(UserError, match="--output"):

@@ -54,7 +54,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
 }
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-FORMATS = ("table", "csv", "json", "parquet")
+FORMATS = ("table", "markdown", "csv", "json", "parquet")
 WIDEST_LIST = 6  # elements of a list that a table shows
 
 
@@ -165,7 +165,7 @@ def run_query(lake: Lake, sql: str) -> pa.Table:
 
 
 def write_result(result: pa.Table, format: str = "table", output: str | None = None) -> None:
-    """Write a query's answer as table, csv, json or parquet, to a file or to the terminal."""
+    """Write a query's answer in one of FORMATS, to a file or to the terminal."""
     if format not in FORMATS:
         allowed = ", ".join(FORMATS)
         raise UserError(f"unknown format {format}; allowed: {allowed}." + nearest(format, FORMATS))
@@ -174,7 +174,9 @@ def write_result(result: pa.Table, format: str = "table", output: str | None = N
             raise UserError("parquet is not for the terminal: name a file with --output")
         _writing(output, lambda: pq.write_table(result, output))
         return
-    text = {"table": _table, "csv": _csv, "json": _json}[format](result, output)
+    text = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}[format](
+        result, output
+    )
     if output is None:
         sys.stdout.write(text)
     else:
@@ -199,6 +201,13 @@ def _table(result: pa.Table, output: str | None) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
     console.print(table)
     return console.file.getvalue()
+
+
+def _markdown(result: pa.Table, output: str | None) -> str:
+    rows = [result.column_names, ["---"] * len(result.column_names)]
+    rows += [[_cell(value) for value in row.values()] for row in result.to_pylist()]
+    lines = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def _cell(value: Any) -> str:

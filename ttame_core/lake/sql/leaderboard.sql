@@ -51,6 +51,6 @@ replicates AS (
            ) AS ends
     FROM dense, bootstrap GROUP BY dataset, backbone, explainer, metric
 )
-SELECT dataset, backbone, explainer, metric, value, ends[1] AS ci_low, ends[2] AS ci_high,
+SELECT dataset, backbone, explainer, metric, value, ends[1]::DOUBLE AS ci_low, ends[2]::DOUBLE AS ci_high,
        images::BIGINT AS images
 FROM replicates;
