@@ -92,10 +92,19 @@ class Provenance:
             if self.annotated or not REGISTRY[explainer.method].needs_annotations
         ]
 
+    def _method(self, explainer: spec.Explainer) -> list[Any]:
+        """What tells an explainer's maps from another's, beside its head; its name does not."""
+        settings = explainer.model_dump_json()
+        if settings not in self._methods:
+            method = REGISTRY[explainer.method]
+            own = method.identity(explainer.settings)
+            self._methods[settings] = [explainer.method, method.version, own]
+        return self._methods[settings]
+
     @cached_property
     def _methods(self) -> dict[str, list[Any]]:
-        """By explainer: what tells its maps from another's; its name in the lake does not."""
-        return {e.name: _method(e) for e in self.audit.explainers}
+        """By settings: a file that they name is read once."""
+        return {}
 
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
         """How many images of a shard an explainer explains; ALL for all."""
@@ -153,7 +162,7 @@ class Provenance:
     def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
         origin = {
             "format": HEAD,
-            "explainer": self._methods[explainer.name],
+            "explainer": self._method(explainer),
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
         }
@@ -176,7 +185,7 @@ class Provenance:
         needs_head = REGISTRY[explainer.method].needs_head
         return {
             "format": MAPS,
-            "explainer": self._methods[explainer.name],
+            "explainer": self._method(explainer),
             "backbone": self.backbone(backbone),
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
@@ -250,12 +259,6 @@ class Provenance:
 def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
     """Path of the trained head that the spec gives this explainer on this backbone."""
     return backbone.head if getattr(REGISTRY[explainer.method], "takes_given", False) else None
-
-
-def _method(explainer: spec.Explainer) -> list[Any]:
-    """What tells an explainer's maps from another's, beside its head; its name does not."""
-    method = REGISTRY[explainer.method]
-    return [explainer.method, method.version, method.identity(explainer.settings)]
 
 
 def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
