@@ -31,6 +31,8 @@ def _content(workspace: Path) -> dict[str, object]:
         content[name] = path.read_bytes()
         if path.suffix == ".parquet":
             table = pq.read_table(path)
+            if "metric=cost" in name:  # what a clock says is never the same
+                table = table.drop_columns("seconds")
             content[name] = (table.schema.metadata, table.to_pylist())
     return content
 
