@@ -12,7 +12,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import captum.attr
 import numpy as np
@@ -21,8 +20,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, bounded
 
 # Share of the logit's difference that DeepLIFT may leave unexplained: where windows overlap,
@@ -164,18 +161,12 @@ class DeepLift(Attribution):
     forwards, backwards = "2", "2"
     applies_to = "networks whose nonlinearities are ReLU-like modules, each used once"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
+    def prepare(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(1, 3, *backbone.preprocessing.input_size, generator=generator)
-        inputs = backbone.normalise(noise.to(backbone.device)).requires_grad_()
+        noise = torch.rand(1, 3, *self.backbone.preprocessing.input_size, generator=generator)
+        inputs = self.backbone.normalise(noise.to(self.backbone.device)).requires_grad_()
         with torch.no_grad():
-            differences = backbone(inputs)[0] - backbone(self._black(inputs))[0]
+            differences = self.backbone(inputs)[0] - self.backbone(self._black(inputs))[0]
         target = differences.abs().argmax()
         try:
             with torch.enable_grad():
@@ -183,12 +174,12 @@ class DeepLift(Attribution):
         except (AssertionError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise NotApplicable(
-                f"captum's DeepLIFT cannot run on {backbone.name}: {reason}"
+                f"captum's DeepLIFT cannot run on {self.backbone.name}: {reason}"
             ) from error
         left = float((found.sum() - differences[target]).abs() / differences[target].abs())
         if not left <= INCOMPLETE:
             raise NotApplicable(
-                f"DeepLIFT's contributions do not add up on {backbone.name} ({left:.0%} of a "
+                f"DeepLIFT's contributions do not add up on {self.backbone.name} ({left:.0%} of a "
                 "logit's difference is missing): it has nonlinearities that captum has no rule for"
             )
 

@@ -102,6 +102,10 @@ class Explainer(ABC):
     ) -> None:
         self.backbone = backbone
         self.settings: Any = self.Settings.model_validate(settings or {})
+        self.prepare()
+
+    def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
+        """What is done once for a backbone. Raises NotApplicable where it cannot be explained."""
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:

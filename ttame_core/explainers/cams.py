@@ -14,7 +14,6 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 
@@ -33,16 +32,10 @@ class GradientCam(Explainer):
     forwards, backwards = "1", "1"
     applies_to = "taps whose spatial features have a gradient"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.layer, self.tap = deepest_with_gradient(backbone)
+    def prepare(self) -> None:
+        self.layer, self.tap = deepest_with_gradient(self.backbone)
         self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
-        self.cam = self.method(backbone, [self.spot], reshape_transform=self.tap.feature_map)
+        self.cam = self.method(self.backbone, [self.spot], reshape_transform=self.tap.feature_map)
         self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
         self.cam.get_target_width_height = lambda inputs: None  # the map stays as large as it is
 
@@ -120,14 +113,8 @@ class EigenCam(Explainer):
     name = "eigencam"
     applies_to = "backbones with a tap of more than one place"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.place = _deepest_spatial(backbone)
+    def prepare(self) -> None:
+        self.place = _deepest_spatial(self.backbone)
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         features = forward.features[self.place].float().cpu().numpy()
@@ -147,14 +134,8 @@ class ScoreCam(Explainer):
     forwards = "C"
     applies_to = "backbones with a tap of more than one place"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.place = _deepest_spatial(backbone)
+    def prepare(self) -> None:
+        self.place = _deepest_spatial(self.backbone)
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
@@ -192,14 +173,8 @@ class AblationCam(Explainer):
     forwards = "C + 1"
     applies_to = GradientCam.applies_to
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.layer, self.tap = deepest_with_gradient(backbone)
+    def prepare(self) -> None:
+        self.layer, self.tap = deepest_with_gradient(self.backbone)
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

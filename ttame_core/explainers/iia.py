@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone, Tap
+from ttame_core.backbones import Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 from ttame_core.explainers.cams import deepest_with_gradient
 from ttame_core.explainers.gradients import target_gradients
@@ -48,18 +47,12 @@ class Iia(Explainer):
             None, ge=1, description="of each integral; default: 10, and 5 for plain transformers"
         )
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
+    def prepare(self) -> None:
         try:
-            self.transformer = plain_transformer(backbone)
+            self.transformer = plain_transformer(self.backbone)
         except NotApplicable:
             self.transformer = None
-            self.layer, self.tap = deepest_with_gradient(backbone)
+            self.layer, self.tap = deepest_with_gradient(self.backbone)
         steps = self.settings.steps or (TRANSFORMER_STEPS if self.transformer else STEPS)
         self.points = [step / steps for step in range(steps + 1)]
 

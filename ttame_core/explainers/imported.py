@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone, file_hash
+from ttame_core.backbones import file_hash
 from ttame_core.errors import UserError
 from ttame_core.explainers.base import Explainer, ForwardPass, bounded
 
@@ -49,13 +48,7 @@ class Imported(Explainer):
     class Settings(spec.Section):
         path: str
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
+    def prepare(self) -> None:
         path = self.settings.path
         self.source: _Source = _Folder(path) if _place(path).is_dir() else _Parquet(path)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from ttame_core import spec
-from ttame_core.attention import MAP_SIDE, AttentionHead
-from ttame_core.backbones import Backbone
+from ttame_core.attention import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
 
 ROWS = 64  # masked images per forward pass, at least
@@ -41,15 +38,9 @@ class Rise(Explainer):
         p1: float = Field(0.5, gt=0, lt=1, description="probability that a cell is seen")
         seed: int = 0
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        chosen, device = self.settings, backbone.device
-        size = backbone.preprocessing.input_size
+    def prepare(self) -> None:
+        chosen, device = self.settings, self.backbone.device
+        size = self.backbone.preprocessing.input_size
         generator = torch.Generator().manual_seed(chosen.seed)
         shape = (chosen.masks, chosen.grid, chosen.grid)
         self.cells = (torch.rand(shape, generator=generator) < chosen.p1).to(device)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone
 from ttame_core.explainers.base import Explainer, ForwardPass
 from ttame_core.explainers.self_attention import Explicit, eager, plain_transformer
 
@@ -26,14 +22,8 @@ class Rollout(Explainer):
     forwards = "1"
     applies_to = "plain vision transformers"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.transformer = plain_transformer(backbone)
+    def prepare(self) -> None:
+        self.transformer = plain_transformer(self.backbone)
 
     @torch.no_grad()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ttame_core.attention import AttentionHead
-from ttame_core.backbones import Backbone
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 from ttame_core.explainers.gradients import target_gradients
 from ttame_core.explainers.self_attention import Explicit, eager, noise, plain_transformer
@@ -35,24 +33,18 @@ class TransformerAttribution(Explainer):
     forwards, backwards = "2", "2"
     applies_to = "plain vision transformers made of linear layers, GELU or ReLU, and layer norms"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: dict[str, Any] | None = None,
-        head: AttentionHead | None = None,
-    ) -> None:
-        super().__init__(backbone, settings)
-        self.transformer = plain_transformer(backbone)
-        with torch.enable_grad(), eager(backbone), Relevance() as relevance:
-            logits = backbone(noise(backbone).requires_grad_())
+    def prepare(self) -> None:
+        self.transformer = plain_transformer(self.backbone)
+        with torch.enable_grad(), eager(self.backbone), Relevance() as relevance:
+            logits = self.backbone(noise(self.backbone).requires_grad_())
         sums = torch.zeros(1)
         if relevance.residual:
             arrived = torch.autograd.grad(logits[:, 0].sum(), relevance.residual)
             sums = torch.stack([r.flatten(1).sum(dim=1) for r in arrived])
         if not (sums - 1).abs().amax(dim=-1).min() < LOST:
             raise NotApplicable(
-                f"{backbone.name} loses relevance: it has layers for which transformer attribution "
-                "has no propagation rule"
+                f"{self.backbone.name} loses relevance: it has layers for which transformer "
+                "attribution has no propagation rule"
             )
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
