@@ -63,13 +63,14 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
     """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
     x = torch.zeros_like(residual)
+    weight = finest.weight.repeat(1, COLUMNS)  # faster than broadcasting it each time
     direction, energy = x, torch.ones_like(x[0, 0])
     for _ in range(MOST_ITERATIONS):
         correction = _cycle(grids, residual)
-        before, energy = energy, _inner(residual * finest.weight, correction)
+        before, energy = energy, _inner(residual * weight, correction)
         direction = torch.addcmul(correction, direction, energy / before)
         change = torch.addmm(direction, finest.jacobi, direction, alpha=-1)
-        curvature = _inner(direction * finest.weight, change)
+        curvature = _inner(direction * weight, change)
         step = torch.where(curvature > 0, energy / curvature, 0)
         x.addcmul_(direction, step)
         low, high = correction.aminmax()
