@@ -8,7 +8,6 @@ from rich.console import Console
 
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake.schemas import LEADERBOARD
-from ttame_core.report.page import render_page
 from ttame_core.report.tables import (
     Best,
     backbones_table,
@@ -190,35 +189,3 @@ def test_it_is_said_where_ad_and_ic_rank_nothing(board: pa.Table) -> None:
     assert "rank nothing on net" in robust
     assert "recognises these images by whatever" in robust
     assert len(warnings(board, 5)) == 1
-
-
-def test_page_carries_everything_and_escapes_it(board: pa.Table) -> None:
-    page = render_page(
-        title="Audit <a>",
-        when="now",
-        dataset="d",
-        board=board,
-        warnings=["careful & slow"],
-        failures={"vit": "no <weights>"},
-        refusals=["rollout does not apply to resnet: <reason>"],
-        picture=None,
-        spec="name: <a>",
-        versions={"ttame": "0", "torch": "2"},
-    )
-    assert "<title>Audit &lt;a&gt;</title>" in page
-    assert "no &lt;weights&gt;" in page
-    assert "careful &amp; slow" in page
-    assert "95 %: 38.0 – 42.0, 50 images" in page
-    assert "resnet: &lt;reason&gt;" in page
-    assert page.count('class="best apart"') == 2  # AD@100, pointing
-    assert page.count('class="best"') == 3  # AD@15 of both, IC@15
-    assert "http" not in page  # nothing is fetched
-
-
-def test_page_has_every_metric_in_its_unit() -> None:
-    page = render_page("t", "now", "d", _of_metrics(MANY), [], {}, [], None, "", {"ttame": "0"})
-    assert "All 14 metrics" in page
-    for metric in MANY:
-        assert f'title="{metric}"' in page
-    assert page.count(">4001<") == 4  # of two explainers, among the principal and in the family
-    assert page.count(">1234.5<") == 2

@@ -1,22 +1,27 @@
-"""The report of an audit as one HTML file that needs nothing else."""
+"""The report of an audit as one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import jinja2
 import pyarrow as pa
-from PIL import Image
+from markupsafe import Markup
 
+from ttame_core import spec
 from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.report import verdict
+from ttame_core.report.album import EXPLAINERS, Exhibit
+from ttame_core.report.findings import Findings
+from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
     Best,
+    Rows,
     arrow,
-    best,
     families,
     principal,
     short,
@@ -25,100 +30,343 @@ from ttame_core.report.tables import (
     wins,
 )
 
-JPEG_QUALITY = 88
+Changes = Sequence[Mapping[str, Any]]
 
 
 def render_page(
-    title: str,
+    audit: spec.AuditSpec,
     when: str,
-    dataset: str,
     board: pa.Table,
-    warnings: Sequence[str],
+    findings: Findings,
+    winners: Mapping[str, Mapping[str, Best]],
+    exhibits: Mapping[str, Sequence[Exhibit]],
     failures: Mapping[str, str],
     refusals: Sequence[str],
-    picture: Image.Image | None,
-    spec: str,
+    warnings: Sequence[str],
+    frozen: str,
     versions: Mapping[str, str],
+    changes: Changes | None = None,
 ) -> str:
     """The page.
 
-    board: of the audit's backbones. failures: reason by backbone. refusals: a sentence for each
-    explainer that does not apply to a backbone. spec: YAML.
+    board: of the audit's backbones. winners: by metric and backbone (findings.certain_winners).
+    exhibits: by kind. failures: reason by backbone. refusals, warnings: sentences. frozen: the spec
+    as YAML. changes: rows of the view `audit_changes` of this audit;
+    None where nothing was compared.
     """
-    template = resources.files("ttame_core.report").joinpath("page.html").read_text("utf-8")
     metrics, rows = wide(board)
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.from_string(template).render(
-        title=title,
-        when=when,
-        dataset=dataset,
-        version=versions["ttame"],
-        backbones=_backbones(metrics, rows),
-        warnings=warnings,
-        failures=[{"backbone": name, "reason": reason} for name, reason in failures.items()],
-        refusals=refusals,
-        picture=_encoded(picture) if picture else "",
-        spec=spec,
-        versions="\n".join(f"{name} {version}" for name, version in versions.items()),
-    )
-
-
-def _backbones(metrics: Sequence[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each backbone's own values, the table of principal metrics, and a table of each family."""
-    winners = {metric: best(rows, metric) for metric in metrics}
-    found = []
-    for name in dict.fromkeys(row["backbone"] for row in rows):
-        own = [row for row in rows if row["backbone"] == name]
-        there = [m for m in metrics if any(row[m] for row in own)]
-        found.append(
-            {
-                "name": name,
-                "accuracy": own[0]["accuracy"],
-                "discrimination": own[0]["discrimination"],
-                "principal": _table(principal(there), own, winners),
-                "families": [
-                    {"name": family, **_table(members, own, winners)}
-                    for family, members in families(there).items()
-                ],
-                "metrics": len(there),
-            }
+    drop = f"AD@{findings.keep:g}" if findings.keep is not None else None
+    seen = looks(findings.order, [e.name for e in audit.explainers])
+    script, style = (_asset(name) for name in ("page.js", "page.css"))
+    minimum = audit.evaluation.minimum_discrimination
+    times = sorted({r["timestamp"] for r in findings.series["ranks"]})
+    previous = times[-2] if len(times) > 1 else None
+    blind = {
+        r["backbone"]
+        for r in rows
+        if r["discrimination"] and r["discrimination"]["value"] < minimum
+    }
+    return (
+        _environment()
+        .from_string(_asset("page.html"))
+        .render(
+            title=f"Audit {audit.name}",
+            when=when,
+            version=versions["ttame"],
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            style=Markup(style),
+            audited=verdict.audited(audit, findings, rows),
+            answers=[
+                verdict.trust(rows, drop, minimum, failures, changes or ()),
+                verdict.best_where(rows, drop, winners, findings),
+                verdict.attention(findings, refusals, changes or ()),
+                verdict.changed(changes, previous),
+            ],
+            changes=changes or (),
+            looks=[look for look in seen.values() if look.place is not None],
+            others=[name for name, look in seen.items() if look.place is None],
+            hidden=max(0, len({r["backbone"] for r in rows}) - BACKBONES),
+            pictured=EXPLAINERS,
+            keep=f"{findings.keep:g}" if findings.keep is not None else None,
+            minimum=minimum,
+            backbones=_backbones(rows),
+            blind=blind,
+            bests=_bests(metrics, rows, winners),
+            boards=_boards(metrics, rows, winners, blind),
+            plots=_plots(Plots(seen), board.to_pylist(), findings, drop),
+            classes=_classes(findings),
+            outside=exhibits.get("outside", ()),
+            wrong=exhibits.get("wrong", ()),
+            gallery=_gallery(exhibits, findings.leads),
+            sql=findings.sql,
+            failures=failures,
+            warnings=warnings,
+            refusals=refusals,
+            spec=frozen,
+            versions="\n".join(f"{name} {version}" for name, version in versions.items()),
         )
-    return found
+    )
 
 
-def _table(
-    metrics: Sequence[str], rows: list[dict[str, Any]], winners: Mapping[str, Mapping[str, Best]]
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("ttame_core.report").joinpath(name).read_text("utf-8")
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def _backbones(rows: Rows) -> list[dict[str, Any]]:
+    """Accuracy and discrimination of each."""
+    first = {row["backbone"]: row for row in reversed(rows)}
+    return [
+        {"name": name, **{m: first[name][m] for m in ("accuracy", "discrimination")}}
+        for name in sorted(first)
+    ]
+
+
+def headline(metrics: Sequence[str]) -> list[str]:
+    """One metric of each kind of the principal ones: at 15 %, or without a level, or the first."""
+    kinds: dict[int, list[str]] = {}
+    for metric in principal(metrics):
+        kinds.setdefault(direction(metric).place, []).append(metric)
+    return [
+        min(members, key=lambda m: (not m.endswith("@15"), "@" in m)) for members in kinds.values()
+    ]
+
+
+def _bests(
+    metrics: Sequence[str], rows: Rows, winners: Mapping[str, Mapping[str, Best]]
 ) -> dict[str, Any]:
+    """Who is best at what on each backbone."""
+    chosen = [m for m in headline(metrics) if m in winners]
+    table = []
+    for backbone in sorted({row["backbone"] for row in rows}):
+        own = [row for row in rows if row["backbone"] == backbone]
+        cells = []
+        for metric in chosen:
+            found = [(r["explainer"], wins(r, metric, winners[metric])) for r in own]
+            names = [(name, best) for name, best in found if best]
+            cells.append(
+                {
+                    "names": [name for name, _ in names],
+                    "value": names[0][1].value + _unit(metric) if names else "",
+                    "apart": bool(names) and names[0][1].apart,
+                }
+            )
+        table.append({"backbone": backbone, "cells": cells})
+    return {"head": [_head(m) for m in chosen], "rows": table}
+
+
+def _head(metric: str) -> dict[str, str]:
+    better = {True: "lower is better", False: "higher is better", None: ""}
     return {
-        "head": [{"short": short(m), "name": m, "arrow": arrow(m)} for m in metrics],
-        "rows": [
-            {
-                "explainer": row["explainer"],
-                "end": is_yardstick(row["explainer"]),
-                "cells": [_cell(row, m, winners[m]) for m in metrics],
-            }
-            for row in rows
-        ],
+        "name": metric,
+        "short": short(metric),
+        "arrow": arrow(metric),
+        "better": better[direction(metric).lower_is_better],
+        "unit": direction(metric).unit,
     }
 
 
-def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
-    """A value and its interval as text; bar: their places on 0–64, where they are percentages."""
+def _unit(metric: str) -> str:
+    unit = direction(metric).unit
+    return f" {unit}" if unit in ("%", "s") else ""
+
+
+def _boards(
+    metrics: Sequence[str],
+    rows: Rows,
+    winners: Mapping[str, Mapping[str, Best]],
+    blind: set[str],
+) -> list[dict[str, Any]]:
+    """The table of the headline metrics, and one of each family of all."""
+    parts = {"Main metrics": headline(metrics), **families(metrics)}
+    return [
+        {
+            "name": name,
+            "metrics": len(members),
+            "head": [_head(m) for m in members],
+            "rows": [
+                {
+                    "backbone": row["backbone"],
+                    "explainer": row["explainer"],
+                    "end": is_yardstick(row["explainer"]),
+                    "cells": [_cell(row, m, winners.get(m, {}), blind) for m in members],
+                }
+                for row in rows
+                if any(row[m] for m in members)
+            ],
+        }
+        for name, members in parts.items()
+        if members
+    ]
+
+
+def _cell(
+    row: dict[str, Any], metric: str, winners: Mapping[str, Best], blind: set[str]
+) -> dict[str, Any] | None:
+    """A value and its interval as text, exact for a table's CSV, and their places on 0–100."""
     found = row[metric]
     if found is None:
         return None
-    winner = wins(row, metric, winners)
-    texts = {name: shown(found[name], metric) for name in ("value", "ci_low", "ci_high")}
+    ranks_nothing = row["backbone"] in blind and direction(metric).family == "confidence"
+    winner = None if ranks_nothing else wins(row, metric, winners)
+    ends = ("value", "ci_low", "ci_high")
     bar = None
     if direction(metric).unit == "%":
-        bar = {name: 1 + 0.62 * min(max(found[name], 0), 100) for name in texts}
-    style = "best apart" if winner and winner.apart else "best" if winner else ""
-    return {**texts, "images": found["images"], "style": style, "bar": bar}
+        bar = {name: round(min(max(found[name], 0), 100), 1) for name in ends}
+    return {
+        **{name: shown(found[name], metric) for name in ends},
+        "exact": {name: f"{found[name]:.6g}" for name in ends},
+        "images": found["images"],
+        "style": "best sure" if winner and winner.apart else "best" if winner else "",
+        "bar": bar,
+    }
 
 
-def _encoded(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()
+def _classes(findings: Findings) -> list[dict[str, Any]]:
+    """Of each backbone: a row per class, a column per explainer."""
+    rows = findings.series["classes"]
+    tables = []
+    for backbone in sorted({row["backbone"] for row in rows})[:BACKBONES]:
+        own = [row for row in rows if row["backbone"] == backbone]
+        there = {row["explainer"] for row in own}
+        explainers = [name for name in findings.order if name in there]
+        by_place: dict[int, list[dict[str, Any]]] = {}
+        for row in own:
+            by_place.setdefault(row["place"], []).append(row)
+        tables.append(
+            {
+                "backbone": backbone,
+                "explainers": explainers,
+                "classes": own[0]["classes"],
+                "rows": [
+                    {
+                        "class": members[0]["class"],
+                        "accuracy": members[0]["accuracy"],
+                        "images": max(m["images"] for m in members),
+                        "cells": [
+                            next((m["value"] for m in members if m["explainer"] == e), None)
+                            for e in explainers
+                        ],
+                    }
+                    for members in by_place.values()
+                ],
+            }
+        )
+    return tables
+
+
+# ---- plots and pictures ---------------------------------------------------------------------
+
+
+def _plots(
+    plots: Plots, board: Sequence[dict[str, Any]], findings: Findings, drop: str | None
+) -> dict[str, Any]:
+    """scale and ranks: a plot or None; rows: sections with figures, of what the lake has."""
+    series = findings.series
+
+    def row(name: str, about: str, sql: str, *figures: tuple[str, list[Plot]]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "about": about,
+            "sql": sql,
+            "figures": [
+                {"title": title, "panels": _safe(panels)} for title, panels in figures if panels
+            ],
+        }
+
+    keep = f"{findings.keep:g}" if findings.keep is not None else ""
+    rows = [
+        row(
+            "Cost against faithfulness",
+            f"How long a map takes, and how much of the confidence is lost when only its {keep} % "
+            "most relevant pixels are left. The best are at the lower left. Dotted: random maps "
+            "and the annotated objects.",
+            "leaderboard",
+            ("", plots.cost(board, drop) if drop else []),
+        ),
+        row(
+            "Confidence over the kept percentage",
+            "AD: how much of the confidence is lost. IC: on how many images it rises. Bands: 95 % "
+            "bootstrap intervals.",
+            "leaderboard",
+            ("Average drop (AD)", plots.kept(board, "AD")),
+            ("Increase in confidence (IC)", plots.kept(board, "IC")),
+        ),
+        row(
+            "Removing pixels (ROAD)",
+            "Probability of the explained class as pixels are removed and filled in from their "
+            "neighbours. Bands: 95 % intervals of the mean.",
+            "removal",
+            ("Most relevant first (MoRF)", plots.removal(series["removal"], "MoRF")),
+            ("Least relevant first (LeRF)", plots.removal(series["removal"], "LeRF")),
+        ),
+        row(
+            "Insertion and deletion",
+            "Probability of the explained class as the most relevant pixels are put into a blurred "
+            "image, or blackened. Bands: 95 % intervals of the mean.",
+            "steps",
+            ("Insertion", plots.steps(series["steps"], "insertion")),
+            ("Deletion", plots.steps(series["steps"], "deletion")),
+        ),
+        row(
+            "Localisation by the size of objects",
+            "Small objects cover less than 10 % of the view, medium ones less than 30 %.",
+            "sizes",
+            ("Share of the map in the boxes", plots.sizes(series["sizes"], "energy_in_box")),
+            ("Maximum on the object", plots.sizes(series["sizes"], "pointing_game")),
+        ),
+        row(
+            "Training of the heads",
+            "Losses of different methods are not comparable; what is validated is.",
+            "training",
+            ("Average drop at 15 %, validation", plots.training(series["training"], "AD@15")),
+            ("Loss, mean of every hundredth", plots.training(series["training"], "loss")),
+        ),
+    ]
+    scale = plots.scale(board, drop) if drop else None
+    ranks = plots.ranks(series["ranks"])
+    return {
+        "scale": Markup(scale.svg) if scale else "",
+        "ranks": Markup(ranks.svg) if ranks else "",
+        "rows": [row for row in rows if row["figures"]],
+    }
+
+
+def _safe(panels: Sequence[Plot]) -> list[dict[str, Any]]:
+    return [{"title": panel.title, "svg": Markup(panel.svg)} for panel in panels]
+
+
+KINDS = {
+    "best": ("Best", "the leading explainer's map keeps most of the confidence"),
+    "typical": ("Typical", "nearest to the median"),
+    "worst": ("Worst", "the leading explainer's map keeps least"),
+    "disputed": ("Most disputed", "explainers' maps are least alike"),
+}
+
+
+def _gallery(
+    exhibits: Mapping[str, Sequence[Exhibit]], leads: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Of each backbone, its images of every kind."""
+    names = sorted({e.backbone for kind in KINDS for e in exhibits.get(kind, ())})
+    return [
+        {
+            "backbone": name,
+            "lead": leads.get(name),
+            "kinds": [
+                {"name": title, "about": about, "exhibits": own}
+                for kind, (title, about) in KINDS.items()
+                if (own := [e for e in exhibits.get(kind, ()) if e.backbone == name])
+            ],
+        }
+        for name in names
+    ]

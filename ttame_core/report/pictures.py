@@ -1,23 +1,27 @@
-"""Maps as pictures: `ttame show`, and the contact sheet of an audit."""
+"""Maps as pictures: of the report, `ttame show`, and the contact sheet of an audit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ttame_core.attention import resize
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import connect
+from ttame_core.masking import keep_most_relevant, min_max
 
 TILE = 192  # pixels, side of one picture of a grid
 MARGIN = 8
@@ -87,43 +91,83 @@ def find_samples(
                 raise UserError(
                     f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
                 )
-        maps = db.sql(
-            "FROM maps WHERE list_contains(?, key) AND target = predicted "
-            "AND (? OR list_contains(?, backbone)) AND (? OR list_contains(?, explainer))",
-            params=[
-                list(keys),
-                not backbones,
-                list(backbones or []),
-                not explainers,
-                list(explainers or []),
-            ],
-        ).to_arrow_table()
-    of_key: dict[str, dict[tuple[str, str], Any]] = {key: {} for key in keys}
-    for row in maps.to_pylist():
-        if row["dataset"] == rows[row["key"]]["dataset"]:
-            of_key[row["key"]][row["backbone"], row["explainer"]] = row
+    chosen = [rows[key] for key in dict.fromkeys(keys)]
+    samples = {s.key: s for s in _each_sample(lake, chosen, backbones, explainers)}
     for key in keys:
-        if not of_key[key]:
+        if key not in samples:
             raise UserError(
                 f"there are no such maps of {key} (split {rows[key]['split']}): "
                 "run `ttame explain` on that split, or name other backbones or explainers"
             )
-    return [_read(lake, rows[key], of_key[key]) for key in keys]
+    return [samples[key] for key in keys]
 
 
-def _read(lake: Lake, row: dict[str, Any], maps: dict[tuple[str, str], Any]) -> Sample:
-    for sample in read_shard(lake, row["dataset"], row["shard"]):
-        if sample["__key__"] == row["key"]:
-            break
-    image = decode_image(image_bytes(sample), row["key"])
+def each_sample(
+    lake: Lake,
+    keys: Sequence[str],
+    dataset: str,
+    backbones: Sequence[str],
+    explainers: Sequence[str],
+) -> Iterator[Sample]:
+    """Those of a data set's samples that have such maps, one at a time, in the order of the shards.
+
+    Memory holds one image, and the maps of one shard's samples.
+    """
     with connect(lake) as db:
-        boxes = db.execute(
-            "SELECT x0, y0, x1, y1 FROM boxes WHERE key = ? AND dataset = ? ORDER BY object",
-            [row["key"], row["dataset"]],
-        ).fetchall()
-    corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    views = {name: _view_of(lake, row["dataset"], name) for name, _ in maps}
-    return Sample(row["key"], row["class"], image, corners, maps, views)
+        rows = db.sql(
+            "FROM samples WHERE list_contains(?, key) AND dataset = ?", params=[list(keys), dataset]
+        ).to_arrow_table()
+    yield from _each_sample(lake, rows.to_pylist(), backbones, explainers)
+
+
+def _each_sample(
+    lake: Lake,
+    rows: Sequence[dict[str, Any]],
+    backbones: Sequence[str] | None,
+    explainers: Sequence[str] | None,
+) -> Iterator[Sample]:
+    """rows: of the view `samples`. Every shard is read once."""
+    view_of = cache(partial(_view_of, lake))
+    shards: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        shards.setdefault((row["dataset"], row["shard"]), {})[row["key"]] = row
+    for (dataset, shard), wanted in sorted(shards.items()):
+        with connect(lake) as db:
+            maps = db.sql(
+                "FROM maps WHERE dataset = ? AND shard = ? AND list_contains(?, key) "
+                "AND target = predicted AND (? OR list_contains(?, backbone)) "
+                "AND (? OR list_contains(?, explainer))",
+                params=[
+                    dataset,
+                    shard,
+                    list(wanted),
+                    not backbones,
+                    list(backbones or []),
+                    not explainers,
+                    list(explainers or []),
+                ],
+            ).to_arrow_table()
+            boxes = db.sql(
+                "SELECT key, x0, y0, x1, y1 FROM boxes "
+                "WHERE dataset = ? AND list_contains(?, key) ORDER BY key, object",
+                params=[dataset, list(wanted)],
+            ).to_arrow_table()
+        for raw in read_shard(lake, dataset, shard):
+            key = raw["__key__"]
+            if key not in wanted:
+                continue
+            own = maps.filter(pc.equal(maps["key"], key)).to_pylist()
+            if not own:
+                continue
+            corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
+            yield Sample(
+                key,
+                wanted[key]["class"],
+                decode_image(image_bytes(raw), key),
+                np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
+                {(row["backbone"], row["explainer"]): row for row in own},
+                {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
+            )
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
@@ -131,6 +175,17 @@ def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
     files = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")
     said = (lake.metadata(file).get("preprocessing") for file in files)  # refusals say nothing
     return Preprocessing.from_config(json.loads(next(text for text in said if text)))
+
+
+def masked_view(view: Image.Image, heat: np.ndarray, keep: float) -> Image.Image:
+    """What the metrics show the classifier: the view under the map's `keep` % most relevant pixels.
+
+    heat: (h, w) in [0, 1], upsampled bilinearly.
+    """
+    size = (view.height, view.width)
+    large = resize(min_max(torch.from_numpy(heat))[None, None], size)[0]
+    kept = keep_most_relevant(large, [keep])[0, 0].numpy()[..., None]
+    return Image.fromarray((np.asarray(view.convert("RGB")) * kept).astype(np.uint8))
 
 
 def show_samples(samples: Sequence[Sample]) -> Image.Image:
@@ -145,7 +200,7 @@ def show_samples(samples: Sequence[Sample]) -> Image.Image:
             title = f"{sample.label} · {backbone} {verdict} {probability:.2f}"
             tiles = [(boxed, title)]
             for explainer in _explainers(sample, backbone):
-                heat = _heat(sample.maps[backbone, explainer])
+                heat = heat_of(sample.maps[backbone, explainer])
                 tiles.append((overlay(view, heat), explainer))
                 tiles.append((heatmap(heat, view.size), ""))
             rows.append(tiles)
@@ -163,7 +218,7 @@ def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
             found = sample.maps.get((backbone, explainer))
             tile = None
             if found:
-                tile = overlay(sample.views[backbone].view(sample.image), _heat(found))
+                tile = overlay(sample.views[backbone].view(sample.image), heat_of(found))
             tiles.append((tile, f"{backbone} · {explainer}" if not rows else ""))
         rows.append(tiles)
     return grid(rows)
@@ -178,7 +233,7 @@ def _explainers(sample: Sample, backbone: str) -> list[str]:
     return [e for b, e in sorted(sample.maps, key=_pair_order) if b == backbone]
 
 
-def _heat(row: dict[str, Any]) -> np.ndarray:
+def heat_of(row: dict[str, Any]) -> np.ndarray:
     return np.array(row["map"], dtype=np.float32).reshape(row["height"], row["width"])
 
 

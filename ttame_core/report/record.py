@@ -16,13 +16,14 @@ from ttame_core import spec
 from ttame_core.lake import Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
 from ttame_core.lake.schemas import AUDIT_VALUES, LEADERBOARD
+from ttame_core.report.album import exhibits
+from ttame_core.report.findings import RECORDED, certain_winners, gather
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
 from ttame_core.report.tables import BACKBONE, refusals, warnings
 
 PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
 PICTURED = 8  # samples on the contact sheet
-RECORDED = 10_000  # images whose single values are kept, for comparisons with later audits
 ROWS_AT_ONCE = 2**16
 
 
@@ -60,7 +61,8 @@ def write_record(
 
     failures: reason by backbone. now: UTC.
     """
-    folder = audit_folder(audit.name, now.strftime("%Y%m%dT%H%M%SZ"))
+    timestamp = now.strftime("%Y%m%dT%H%M%SZ")
+    folder = audit_folder(audit.name, timestamp)
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
@@ -71,32 +73,32 @@ def write_record(
     }
     whole = [b.name for b in audit.backbones if b.name not in failures]
     keys = _pictured(lake, audit, whole)
-    sheet = None
     if keys:
         samples = find_samples(
             lake, keys, audit.dataset.name, whole, [e.name for e in audit.explainers]
         )
-        sheet = contact_sheet(samples)
         with lake.create(f"{folder}/contact-sheet.png") as path:
-            sheet.save(path, "PNG")
+            contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
     lake.write_json(f"{folder}/record.json", made_from)
+    _write_values(lake, audit, f"{folder}/values.parquet", made_from)
+    found = gather(lake, audit, board, timestamp)
     page = render_page(
-        title=f"Audit {audit.name}",
+        audit,
         when=now.strftime("%Y-%m-%d %H:%M UTC"),
-        dataset=audit.dataset.name,
         board=board,
-        warnings=warnings(board, audit.evaluation.minimum_discrimination),
+        findings=found,
+        winners=certain_winners(lake, board, f"{folder}/values.parquet"),
+        exhibits=exhibits(lake, audit.dataset.name, found, folder),
         failures=failures,
         refusals=refusals(audit_refusals(lake, audit)),
-        picture=sheet,
-        spec=frozen,
+        warnings=warnings(board, audit.evaluation.minimum_discrimination),
+        frozen=frozen,
         versions=versions,
     )
     with lake.create(f"{folder}/report.html") as path:
         path.write_text(page, encoding="utf-8")
-    _write_values(lake, audit, f"{folder}/values.parquet", made_from)
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
 

@@ -1,0 +1,32 @@
+"""The known lake, and the page of its audit."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from known import HOSTILE, known_lake
+
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.report.record import audit_board, write_record
+
+
+@pytest.fixture(scope="session")
+def known(
+    drawn: tuple[Lake, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Lake, spec.AuditSpec]:
+    return known_lake(drawn[0], tmp_path_factory.mktemp("known") / "lake")
+
+
+@pytest.fixture(scope="session")
+def report(known: tuple[Lake, spec.AuditSpec]) -> Path:
+    """The page of the second audit of its name."""
+    lake, audit = known
+    before = "audits/known/20260101T000000Z/leaderboard.parquet"
+    lake.write_parquet(before, audit_board(lake, audit), LEADERBOARD, {})
+    reason = f"no {HOSTILE}"
+    folder = write_record(lake, audit, {"third": reason}, datetime(2026, 2, 1, tzinfo=UTC))
+    return Path(lake.path(folder)) / "report.html"

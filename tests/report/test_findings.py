@@ -1,0 +1,127 @@
+"""What a report is made of, against values known by construction."""
+
+from __future__ import annotations
+
+import pytest
+from known import KEPT, names_of
+
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.lake.catalogue import run_query
+from ttame_core.report.album import exhibits
+from ttame_core.report.findings import Findings, certain_winners, gather
+from ttame_core.report.record import audit_board
+
+Known = tuple[Lake, spec.AuditSpec]
+NOW = "20260301T000000Z"
+
+
+@pytest.fixture(scope="module")
+def found(known: Known) -> Findings:
+    lake, audit = known
+    return gather(lake, audit, audit_board(lake, audit), NOW)
+
+
+def test_curves_are_means_over_images(found: Findings) -> None:
+    by = {
+        (r["backbone"], r["explainer"], r["order"], r["removed"]): r
+        for r in found.series["removal"]
+    }
+    assert len(by) == 2 * 4 * 2 * 3
+    row = by["net", "gradcam", "MoRF", 50.0]
+    assert row["value"] == pytest.approx(100 * (0.8 - 0.008 * 50 * KEPT["gradcam"]), abs=1e-4)
+    assert row["half"] == pytest.approx(0, abs=1e-3)
+    assert row["images"] == 12
+    steps = [
+        (r["moved"], r["value"])
+        for r in found.series["steps"]
+        if (r["backbone"], r["explainer"], r["curve"]) == ("net", "ttame", "insertion")
+    ]
+    assert steps == [(25.0 * i, pytest.approx(20.0 * i, abs=1e-4)) for i in range(5)]
+
+
+def test_training_is_thinned_and_sizes_are_split(found: Findings) -> None:
+    training = found.series["training"]
+    assert {(r["step"], r["value"]) for r in training if r["metric"] == "AD@15"} == {
+        (10, 40.0),
+        (20, 30.0),
+    }
+    assert len([r for r in training if r["metric"] == "loss"]) == 20
+    sizes = {
+        (r["backbone"], r["metric"], r["size"]): r
+        for r in found.series["sizes"]
+        if r["explainer"] == "ttame"
+    }
+    assert sizes["net", "pointing_game", "medium"]["images"] == 6
+    assert sizes["net", "pointing_game", "small"]["value"] == pytest.approx(100 * 5 / 6)
+
+
+def test_images_worth_seeing_are_ranked(known: Known, found: Findings) -> None:
+    keys = [key for key, _ in names_of(known[0])]
+    outside = found.of("outside")
+    assert [(r["backbone"], r["key"]) for r in outside] == [("net", keys[0]), ("net", keys[1])]
+    assert [round(r["value"]) for r in outside] == [0, 10]
+    assert {(r["outside"], r["explainers"], r["images"]) for r in outside} == {(2, 2, 2)}
+    (wrong,) = found.of("wrong")
+    assert (wrong["backbone"], wrong["key"], wrong["sure"]) == ("net", keys[11], 0)
+    best = [r["key"] for r in found.of("best") if r["backbone"] == "net"]
+    worst = [r["key"] for r in found.of("worst") if r["backbone"] == "net"]
+    assert (best, worst) == (keys[:3], keys[:-4:-1])
+    typical = [keys.index(r["key"]) for r in found.of("typical") if r["backbone"] == "net"]
+    assert {5, 6} <= set(typical)
+    assert len(found.of("disputed")) == 6
+    assert found.leads == {"net": "ttame", "other": "ttame"}
+    assert found.keep == 15
+
+
+def test_every_query_runs_alone(known: Known, found: Findings) -> None:
+    for name, sql in found.sql.items():
+        assert "getvariable" not in sql
+        rows = run_query(known[0], sql)
+        assert rows.num_rows > 0, name
+    assert run_query(known[0], found.sql["outside"]).to_pylist() == found.of("outside")
+
+
+def test_the_best_is_certain_where_pairs_say_so(
+    known: Known, report: object, found: Findings
+) -> None:
+    lake, audit = known
+    values = lake.glob("audits/known/*/values.parquet")[-1]
+    winners = certain_winners(lake, audit_board(lake, audit), values)
+    assert winners["AD@15"]["net"].apart
+    assert winners["AD@15"]["net"].value == "23.5"  # 1 - 0.9 · 0.9 · mean of 1 … 0.89
+    assert not winners["pointing_game"]["net"].apart  # equal
+    assert "random" not in found.order
+
+
+def test_exhibits_know_their_boxes_and_scores(known: Known, found: Findings) -> None:
+    lake, _ = known
+    shown = exhibits(lake, "drawn", found, "nowhere")
+    first = shown["outside"][0]
+    assert [m.explainer for m in first.maps] == ["ttame", "gradcam"]
+    assert first.maps[0].left == pytest.approx(0.8 * 0.9 * 0.9)
+    assert first.maps[0].energy == pytest.approx(0)
+    assert first.right
+    assert not shown["wrong"][0].right
+    for x0, y0, x1, y1 in first.boxes:
+        assert 0 <= x0 < x1 <= 100
+        assert 0 <= y0 < y1 <= 100
+
+
+def test_many_pictures_lie_beside_the_page(
+    known: Known, found: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, _ = known
+    monkeypatch.setattr("ttame_core.report.album.INSIDE", 10)
+    shown = exhibits(lake, "drawn", found, "audits/elsewhere/now")
+    name = shown["outside"][0].maps[0].src
+    assert name.startswith("pictures/")
+    assert lake.exists(f"audits/elsewhere/now/{name}")
+
+
+def test_an_empty_lake_has_nothing_to_say(tmp_path: object, known: Known) -> None:
+    lake = Lake(tmp_path)
+    empty = gather(lake, known[1], audit_board(lake, known[1]), NOW)
+    assert not empty.exhibits
+    assert not any(empty.series.values())
+    assert (empty.keep, empty.images) == (None, 0)

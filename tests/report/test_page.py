@@ -1,0 +1,207 @@
+"""The page: what it says, and that nothing in it is what data made it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from known import HOSTILE
+
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.report.findings import Findings, certain_winners, gather
+from ttame_core.report.page import headline, render_page
+from ttame_core.report.plots import COLOURS, Plots, looks
+from ttame_core.report.record import audit_board
+from ttame_core.report.tables import Best, wide
+from ttame_core.report.verdict import attention, best_where, changed, trust
+
+Known = tuple[Lake, spec.AuditSpec]
+CHANGE = {
+    "gate": "ad15",
+    "backbone": "net",
+    "explainer": "ttame",
+    "metric": "AD@15",
+    "previous": 10.0,
+    "value": 20.0,
+    "change": 10.0,
+    "ci_low": 8.0,
+    "ci_high": 12.0,
+    "failed": True,
+    "words": f"AD@15 rose {HOSTILE}",
+}
+
+
+class _Tags(HTMLParser):
+    """Counts start tags, as a browser would see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, int] = {}
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found[tag] = self.found.get(tag, 0) + 1
+        self.ids += [value for name, value in attributes if name == "id" and value]
+        assert not any(name.startswith("on") for name, _ in attributes)
+
+
+def _render(known: Known, **changes: object) -> str:
+    lake, audit = known
+    board = audit_board(lake, audit)
+    found = gather(lake, audit, board, "20260301T000000Z")
+    given = {
+        "when": "now",
+        "board": board,
+        "findings": found,
+        "winners": {},
+        "exhibits": {},
+        "failures": {},
+        "refusals": [],
+        "warnings": [],
+        "frozen": "",
+        "versions": {"ttame": "0"},
+    }
+    return render_page(audit, **(given | changes))
+
+
+def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
+    page = report.read_text()
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.found["script"] == 1
+    assert HOSTILE not in page
+    assert "&lt;/script&gt;&lt;img src=x" in page
+    assert len(set(tags.ids)) == len(tags.ids)
+    for part in ("best", "shortcuts", "wrong", "leaderboard", "plots", "gallery", "classes"):
+        assert part in tags.ids
+    assert "Audit known" in page
+    assert "third failed" in page
+    for name in ("ROAD", "Insertion and deletion", "Cost against", "Training of", "over audits"):
+        assert name in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert len(page) < 10e6
+
+
+def test_changes_and_other_texts_are_escaped(known: Known) -> None:
+    page = _render(
+        known, changes=[CHANGE], warnings=[HOSTILE], refusals=[HOSTILE], frozen=f"a: {HOSTILE}"
+    )
+    assert HOSTILE not in page
+    assert 'class="failed"' in page
+    assert "What changed since the last audit" in page
+
+
+def test_only_what_is_certain_is_bold(known: Known) -> None:
+    sure = {"AD@15": {"net": Best("23.5", True), "other": Best("23.5", False)}}
+    page = _render(known, winners=sure)
+    cells = re.findall(r'<td data-v="[^"]*"[^>]*class="(best[^"]*)"', page)
+    assert sorted(cells) == ["best", "best", "best sure", "best sure"]  # two tables have AD@15
+
+
+def test_nothing_is_best_where_ad_and_ic_rank_nothing(known: Known) -> None:
+    audit = known[1].model_copy(deep=True)
+    evaluation = audit.evaluation.model_copy(update={"minimum_discrimination": 99.0})
+    audit = audit.model_copy(update={"evaluation": evaluation})
+    page = _render((known[0], audit), winners={"AD@15": {"net": Best("23.5", True)}})
+    assert "AD/IC void" in page
+    assert 'class="best' not in page
+
+
+def test_headline_has_one_of_each_kind() -> None:
+    metrics = ["AD@100", "AD@15", "IC@50", "ROAD", "box_iou@0.5", "box_iou", "strange"]
+    assert headline(metrics) == ["AD@15", "IC@50", "ROAD", "box_iou"]
+
+
+def test_colours_are_few_and_ttame_has_the_first() -> None:
+    order = [f"e{i}" for i in range(9)] + ["ttame"]
+    found = looks(order, ["random"])
+    assert found["ttame"].place == 0
+    assert found["e0"].place == 1
+    assert sum(look.place is not None for look in found.values()) == COLOURS
+    assert found["random"].place is None
+
+
+def test_plots_have_titles_the_pages_colours_and_ids_of_their_own(known: Known) -> None:
+    board = audit_board(*known)
+    plots = Plots(looks(["ttame", "gradcam"], ["random", "oracle"]))
+    panels = [*plots.kept(board.to_pylist(), "AD"), *plots.cost(board.to_pylist(), "AD@15")]
+    assert [panel.title for panel in panels] == ["net", "other"] * 2
+    ids = [i for panel in panels for i in set(re.findall(r'\bid="([^"]*)"', panel.svg))]
+    assert len(ids) == len(set(ids))
+    for panel in panels:
+        assert panel.svg.startswith("<svg viewBox")
+        assert "<title" in panel.svg
+        assert "ttame" in panel.svg
+        assert "var(--s1)" in panel.svg
+        assert "#a000" not in panel.svg
+        assert "http" not in panel.svg
+
+
+def test_there_is_no_plot_without_data() -> None:
+    plots = Plots({})
+    assert plots.kept([], "IC") == plots.removal([], "MoRF") == plots.steps([], "insertion") == []
+    assert plots.sizes([], "energy_in_box") == plots.cost([], "AD@15") == []
+    assert plots.ranks([]) is None
+    assert plots.scale([], "AD@15") is None
+
+
+# ---- the words on top -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(known: Known) -> Findings:
+    return gather(*known, audit_board(*known), "20260301T000000Z")
+
+
+def test_trust_is_gates_failures_and_discrimination(known: Known) -> None:
+    rows = wide(audit_board(*known))[1]
+    assert trust(rows, "AD@15", 30, {}, []).tone == "good"
+    assert trust(rows, "AD@15", 99, {}, []).tone == "bad"
+    assert trust(rows, "AD@15", 30, {"third": "broken"}, []).short == "Not on third: failed"
+    gate = trust(rows, "AD@15", 30, {}, [CHANGE, {**CHANGE, "failed": False}])
+    assert gate.short == "No: 1 check failed"
+    assert gate.lines[0].words == "1 of 2 checks of the gates hold."
+    for row in rows:
+        row["discrimination"] = None
+    assert trust(rows, "AD@15", 30, {}, []).short == "Not known"
+
+
+def test_no_trust_where_random_maps_do_as_well(known: Known) -> None:
+    rows = wide(audit_board(*known))[1]
+    for row in rows:
+        if row["explainer"] == "random" and row["backbone"] == "net":
+            row["AD@15"] = {**row["AD@15"], "ci_low": 1.0}
+    answer = trust(rows, "AD@15", 30, {}, [])
+    assert (answer.tone, answer.short) == ("care", "Not on net")
+
+
+def test_who_is_best_and_whether_it_is_certain(known: Known, found: Findings, report: Path) -> None:
+    lake, audit = known
+    board = audit_board(lake, audit)
+    rows = wide(board)[1]
+    values = lake.glob("audits/known/*/values.parquet")[-1]
+    answer = best_where(rows, "AD@15", certain_winners(lake, board, values), found)
+    assert answer.short == "ttame, everywhere, beyond chance"
+    assert answer.lines[0].words.startswith("net: ttame, AD@15 23.5 %; next gradcam, 57.5 %")
+    maybe = {"AD@15": {b: Best("23.5", False) for b in ("net", "other")}}
+    answer = best_where(rows, "AD@15", maybe, found)
+    assert answer.short == "ttame, everywhere; certain on 0"
+    assert "may be chance" in answer.lines[0].words
+
+
+def test_what_needs_a_look_has_links(found: Findings) -> None:
+    answer = attention(found, ["a does not apply"], [])
+    assert answer.short == "2 possible shortcuts"
+    assert [line.link for line in answer.lines] == ["shortcuts", "wrong", "gallery", "notes"]
+    assert attention(found, [], [CHANGE]).tone == "bad"
+
+
+def test_what_changed() -> None:
+    assert changed(None, None).short == "This is the first audit of this name"
+    assert changed(None, "20260101T101500Z").short == "Not compared"
+    assert changed([], "20260101T101500Z").lines[0].words == "Since the audit of 2026-01-01 10:15."
+    assert changed([{**CHANGE, "gate": ""}], None).short == "1 metric beyond chance"
+    assert changed([CHANGE], None).tone == "bad"

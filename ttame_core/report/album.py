@@ -1,0 +1,133 @@
+"""The pictures of a report: what each image's classifier sees, where it looks, and what is left.
+
+A few lie in the page itself; many lie beside it, in a folder `pictures`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ttame_core.lake import Lake
+from ttame_core.report.findings import Findings
+from ttame_core.report.pictures import Sample, each_sample, heat_of, masked_view, overlay
+from ttame_core.report.plots import looks
+
+EXPLAINERS = 6  # at most, whose maps of an image are shown
+SIDE = 192  # pixels, the most that a picture has
+INSIDE = 900  # pictures at most that lie in the page: some 6 MB of photographs
+QUALITY = 80  # of WebP
+
+
+@dataclass(frozen=True)
+class MapPicture:
+    """src: of the map over the view; masked: of what the metrics showed, empty if not shown.
+
+    left: probability of the masked image, and energy: percent of the map in the boxes, where known.
+    """
+
+    explainer: str
+    src: str
+    masked: str
+    left: float | None
+    energy: float | None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """An image as one backbone sees it. src: of the view; boxes: in percent of its sides."""
+
+    backbone: str
+    key: str
+    label: str
+    predicted: str
+    right: bool
+    probability: float
+    width: int
+    height: int
+    src: str
+    boxes: Sequence[tuple[float, float, float, float]]
+    maps: Sequence[MapPicture]
+    finding: Mapping[str, Any] = field(default_factory=dict)  # the row that it is shown for
+
+
+def exhibits(lake: Lake, dataset: str, findings: Findings, folder: str) -> dict[str, list[Exhibit]]:
+    """The images of all findings that have maps, by kind, in their order.
+
+    folder: of the audit, for pictures that lie beside its page.
+    """
+    shown = [*looks(findings.order, ())]
+    pairs = {(row["backbone"], row["key"]): row for row in findings.exhibits}
+    beside = len(pairs) * (1 + 2 * min(EXPLAINERS, len(shown))) > INSIDE
+    made: dict[tuple[str, str], Exhibit] = {}
+    keys = sorted({key for _, key in pairs})
+    backbones = sorted({backbone for backbone, _ in pairs})
+
+    def place(picture: Image.Image) -> str:
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=QUALITY)
+        if not beside:
+            return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        name = f"pictures/{hashlib.sha256(buffer.getvalue()).hexdigest()[:20]}.webp"
+        with lake.create(f"{folder}/{name}") as path:
+            path.write_bytes(buffer.getvalue())
+        return name
+
+    if keys and shown:
+        for sample in each_sample(lake, keys, dataset, backbones, shown):
+            for backbone in sample.views:
+                if (backbone, sample.key) in pairs:
+                    made[backbone, sample.key] = _exhibit(sample, backbone, shown, findings, place)
+    by_kind: dict[str, list[Exhibit]] = {}
+    for row in findings.exhibits:
+        if found := made.get((row["backbone"], row["key"])):
+            by_kind.setdefault(row["kind"], []).append(_with(found, row))
+    return by_kind
+
+
+def _exhibit(
+    sample: Sample, backbone: str, shown: Sequence[str], findings: Findings, place: Any
+) -> Exhibit:
+    preprocessing = sample.views[backbone]
+    view = preprocessing.view(sample.image.convert("RGB"))
+    boxes = preprocessing.boxes(torch.from_numpy(sample.boxes), sample.image.size)
+    scale = torch.tensor([view.width, view.height, view.width, view.height]) / 100
+    maps = []
+    for explainer in [e for e in shown if (backbone, e) in sample.maps][:EXPLAINERS]:
+        heat = heat_of(sample.maps[backbone, explainer])
+        scores = findings.scores.get((backbone, sample.key, explainer), {})
+        masked = masked_view(view, heat, findings.keep) if findings.keep else None
+        maps.append(
+            MapPicture(
+                explainer,
+                place(overlay(view, heat)),
+                place(masked) if masked else "",
+                scores.get("p_masked"),
+                scores.get("energy"),
+            )
+        )
+    any_row = next(row for (name, _), row in sample.maps.items() if name == backbone)
+    return Exhibit(
+        backbone,
+        sample.key,
+        sample.label,
+        findings.classes.get(any_row["predicted"], f"class {any_row['predicted']}"),
+        any_row["predicted"] == any_row["label"],
+        any_row["probability"],
+        *view.size,
+        place(view.copy()),
+        [tuple(box) for box in (boxes / scale).tolist()],
+        maps,
+    )
+
+
+def _with(exhibit: Exhibit, row: Mapping[str, Any]) -> Exhibit:
+    return replace(exhibit, finding=row)

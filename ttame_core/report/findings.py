@@ -1,0 +1,208 @@
+"""What a report is made of: answers of SQL over the lake, every one bounded in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ttame_core import spec
+from ttame_core.comparison import SIGNIFICANT, holm, paired
+from ttame_core.lake import Lake
+from ttame_core.lake.catalogue import connect
+from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.report.tables import BACKBONE, Best, shown, wide
+
+Rows = list[dict[str, Any]]
+
+RECORDED = 10_000  # images whose single values are kept, for comparisons with later audits
+KEPT = 15.0  # percent of the pixels, in the masked images that are shown, where that was measured
+SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks")
+EXHIBITS = ("gallery", "disputed", "outside", "wrong")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Of one audit.
+
+    series: rows of each of SERIES. exhibits: images worth seeing, a row per image and reason (kind,
+    backbone, key, place, value, …). scores: of those images' maps, by backbone, key and explainer.
+    classes: names by label. order: the rivals, the best mean rank first. leads: by backbone, the
+    rival that keeps most confidence. keep: percent of the pixels in masked images; None where there
+    are none. images: of the split. sql: each query as `ttame query` takes it.
+    """
+
+    series: Mapping[str, Rows]
+    exhibits: Rows
+    scores: Mapping[tuple[str, str, str], dict[str, Any]]
+    classes: Mapping[int, str]
+    order: Sequence[str]
+    leads: Mapping[str, str]
+    keep: float | None
+    images: int
+    sql: Mapping[str, str]
+
+    def of(self, kind: str) -> Rows:
+        """The exhibits of one kind: best, typical, worst, disputed, outside or wrong."""
+        return [row for row in self.exhibits if row["kind"] == kind]
+
+
+def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Findings:
+    """Everything but the leaderboard. now: the audit's time, as its folder is called."""
+    rows = wide(board)[1]
+    rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)]
+    keep, leads = _leads(board)
+    known = {
+        "audit": audit.name,
+        "now": now,
+        "dataset": audit.dataset.name,
+        "split": audit.maps.split,
+        "backbones": sorted({row["backbone"] for row in rows}),
+        "explainers": [e.name for e in audit.explainers],
+        "rivals": rivals,
+        "leads": leads,
+        "keep": keep or KEPT,
+    }
+    with connect(lake) as db:
+        for name, value in known.items():
+            db.execute(f"SET VARIABLE {name} = {_literal(value)}")
+        db.execute(f"CREATE TEMP TABLE recorded AS {_RECORDED}")
+        series = {name: _rows(db, name) for name in SERIES}
+        exhibits = [row for name in EXHIBITS for row in _rows(db, name)]
+        pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
+        db.register("pictured", pa.Table.from_pylist(pictured, _PICTURED))
+        scores = {(r["backbone"], r["key"], r["explainer"]): r for r in _rows(db, "scores")}
+        names = db.execute(
+            "SELECT label, any_value(class) FROM samples WHERE dataset = ? GROUP BY label",
+            [audit.dataset.name],
+        ).fetchall()
+        ((images,),) = db.execute(
+            "SELECT count(DISTINCT key) FROM predictions WHERE dataset = ? "
+            "AND list_contains(?, backbone)",
+            [audit.dataset.name, known["backbones"]],
+        ).fetchall()
+    ranked = [row["explainer"] for row in series["ranks"] if row["timestamp"] == now]
+    order = [*ranked, *(name for name in rivals if name not in ranked)]
+    sql = {name: _runnable(_sql(name), known) for name in (*SERIES, *EXHIBITS)}
+    sql["leaderboard"] = _runnable(_LEADERBOARD, known)
+    return Findings(series, exhibits, scores, dict(names), order, leads, keep, images, sql)
+
+
+_PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])
+# The images with the lowest hash: the same ones in every audit.
+_RECORDED = f"""SELECT key FROM samples
+WHERE dataset = getvariable('dataset') AND split = getvariable('split')
+ORDER BY md5(key), key LIMIT {RECORDED}"""
+_LEADERBOARD = """SELECT backbone, explainer, metric, value, ci_low, ci_high, images
+FROM leaderboard
+WHERE dataset = getvariable('dataset')
+AND list_contains(getvariable('backbones'), backbone)
+AND list_contains(getvariable('explainers'), explainer)
+ORDER BY metric, backbone, value
+"""
+
+
+def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
+    return db.sql(_sql(name)).to_arrow_table().to_pylist()
+
+
+def _sql(name: str) -> str:
+    return resources.files("ttame_core.report").joinpath(f"sql/{name}.sql").read_text("utf-8")
+
+
+def _literal(value: Any) -> str:
+    """A value as DuckDB reads it."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
+        return f"MAP {{{pairs}}}" if value else "MAP([]::VARCHAR[], []::VARCHAR[])"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(_literal, value)) + "]" + ("" if value else "::VARCHAR[]")
+    return repr(value)
+
+
+def _runnable(sql: str, known: Mapping[str, Any]) -> str:
+    """A query with its variables filled in: one statement, for whoever wants to ask again."""
+    sql = sql.replace("(FROM recorded)", f"({_RECORDED})")
+    for name, value in known.items():
+        sql = sql.replace(f"getvariable('{name}')", _literal(value))
+    return sql
+
+
+def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
+    """The kept percentage of masked images, and by backbone the rival that loses least there."""
+    drops: dict[float, Rows] = {}
+    for row in board.to_pylist():
+        name, _, level = row["metric"].partition("@")
+        if name == "AD" and "/" not in level and not is_yardstick(row["explainer"]):
+            drops.setdefault(float(level), []).append(row)
+    if not drops:
+        return None, {}
+    keep = KEPT if KEPT in drops else min(drops)
+    ranked = sorted(drops[keep], key=lambda r: (r["value"], r["explainer"]), reverse=True)
+    return keep, {row["backbone"]: row["explainer"] for row in ranked}
+
+
+# ---- which explainer is best, and whether that is certain -----------------------------------
+
+
+def certain_winners(lake: Lake, board: pa.Table, singles: str) -> dict[str, dict[str, Best]]:
+    """By metric and backbone the best rival, `apart` where it beats the runner-up beyond chance.
+
+    Both are paired image by image, as `ttame compare` does: Wilcoxon's p, corrected for all such
+    contests of the audit (Holm), is under SIGNIFICANT, and the 95 % bootstrap interval of the
+    difference is clear of 0. singles: the audit's values.parquet, a path of the lake.
+    """
+    winners, contests = _contests(board)
+    found: list[tuple[str, str, dict[str, float]]] = []
+    with connect(lake) as db:
+        path = lake.path(singles)
+        place = _literal(path if lake.local else lake.fs.unstrip_protocol(path))
+        db.execute(f"CREATE VIEW singles AS FROM read_parquet({place})")
+        weights = np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+        for backbone, rows in contests.items():
+            db.execute(f"SET VARIABLE backbone = {_literal(backbone)}")
+            db.register("contests", pa.Table.from_pylist(rows))
+            pairs = db.sql(_sql("pairs")).to_arrow_table()
+            metrics = pairs["metric"].to_numpy()
+            bucket, a, b = (pairs[c].to_numpy() for c in ("bucket", "a", "b"))
+            for row in rows:
+                own = metrics == row["metric"]
+                if own.any():
+                    difference = paired((a - b)[own], bucket[own], weights)
+                    found.append((row["metric"], backbone, difference))
+    corrected = holm([difference["p"] for *_, difference in found]) if found else []
+    for (metric, backbone, difference), p in zip(found, corrected, strict=True):
+        lower = direction(metric).lower_is_better
+        clear = difference["ci_high"] < 0 if lower else difference["ci_low"] > 0
+        best = winners[metric][backbone]
+        winners[metric][backbone] = Best(best.value, bool(clear) and p < SIGNIFICANT)
+    return winners
+
+
+def _contests(board: pa.Table) -> tuple[dict[str, dict[str, Best]], dict[str, Rows]]:
+    """Winners by metric and backbone, none certain yet; by backbone, whom each has beaten."""
+    winners: dict[str, dict[str, Best]] = {}
+    contests: dict[str, Rows] = {}
+    rivals: dict[tuple[str, str], Rows] = {}
+    for row in board.to_pylist():
+        known = direction(row["metric"]).lower_is_better is not None
+        if known and row["explainer"] != BACKBONE and not is_yardstick(row["explainer"]):
+            rivals.setdefault((row["metric"], row["backbone"]), []).append(row)
+    for (metric, backbone), rows in rivals.items():
+        if len(rows) < 2:
+            continue
+        sign = 1 if direction(metric).lower_is_better else -1
+        first, second = sorted(rows, key=lambda r: (sign * r["value"], r["explainer"]))[:2]
+        value = shown(first["value"], metric)
+        winners.setdefault(metric, {})[backbone] = Best(value, False)
+        if value != shown(second["value"], metric):
+            contest = {"best": first["explainer"], "second": second["explainer"]}
+            contests.setdefault(backbone, []).append({"metric": metric, **contest})
+    return winners, contests

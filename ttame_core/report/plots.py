@@ -1,0 +1,507 @@
+"""Plots of a report: SVG by matplotlib, in the page's own colours, one small panel per backbone.
+
+A series' colour is a custom property of the page (--s1 … --s6), so that it differs in the dark.
+What has no colour of its own is grey, and says its name where it is pointed at.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from ttame_core.lake.directions import is_yardstick
+
+Rows = Sequence[Mapping[str, Any]]
+
+COLOURS = 6  # explainers that have one
+BACKBONES = 12  # at most, that have panels
+MARKERS = "os^DvP"
+GLYPHS = "●■▲◆▼✚"
+# Stand-ins for the page's colours, in the SVG that matplotlib writes.
+INK, SOFT, LINE = "#a000f0", "#a000f1", "#a000f2"
+SERIES = [f"#a0000{i}" for i in range(1, COLOURS + 1)]
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ttame",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+}
+PANEL = (3.7, 2.7)  # inches
+WIDE = (7.4, 2.4)
+SQUARE = (4.6, 3.6)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one explainer is drawn everywhere in a report. place: among those that have a colour."""
+
+    name: str
+    place: int | None
+
+    @property
+    def colour(self) -> str:
+        return SOFT if self.place is None else SERIES[self.place]
+
+    @property
+    def glyph(self) -> str:
+        return "" if self.place is None else GLYPHS[self.place]
+
+    @property
+    def line(self) -> dict[str, Any]:
+        if self.place is None:
+            dashes = (0, (1, 1.5)) if is_yardstick(self.name) else "solid"
+            return {"color": SOFT, "linewidth": 0.9, "linestyle": dashes, "alpha": 0.75}
+        return {"color": self.colour, "marker": MARKERS[self.place], "zorder": 5 - self.place / 10}
+
+
+def looks(order: Sequence[str], others: Iterable[str]) -> dict[str, Look]:
+    """T-TAME has the first colour, the best of the others the next ones. order: the rivals."""
+    first = [name for name in order if name == "ttame"]
+    ranked = [*first, *(name for name in order if name != "ttame")]
+    found = {n: Look(n, i if i < COLOURS else None) for i, n in enumerate(ranked)}
+    return found | {name: Look(name, None) for name in others if name not in found}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """title: of the figure, for the eye. svg: safe to put into a page as it is."""
+
+    title: str
+    svg: str
+
+
+class Plots:
+    """Draws a report's plots; no two of them share an id."""
+
+    def __init__(self, looks: Mapping[str, Look]) -> None:
+        self._looks = looks
+        self._drawn = 0
+
+    # ---- over a percentage -----------------------------------------------------------------
+
+    def kept(self, board: Rows, metric: str) -> list[Plot]:
+        """AD or IC over the kept percentage, with the leaderboard's intervals. board: its rows."""
+        rows = [
+            {**row, "x": float(row["metric"].partition("@")[2])}
+            for row in board
+            if re.fullmatch(rf"{metric}@[\d.]+", row["metric"])
+        ]
+        better = {"AD": "lower", "IC": "higher"}[metric]
+        words = {"AD": "average drop", "IC": "increase in confidence"}[metric]
+        return self._lines(
+            rows,
+            f"{metric}, {words}",
+            "% of the pixels kept",
+            f"%, {better} is better",
+            lambda r: (r["ci_low"], r["ci_high"]),
+        )
+
+    def removal(self, rows: Rows, order: str) -> list[Plot]:
+        """ROAD in one order, MoRF or LeRF."""
+        which, better = {
+            "MoRF": ("most", "lower"),
+            "LeRF": ("least", "higher"),
+        }[order]
+        return self._lines(
+            [{**r, "x": r["removed"]} for r in rows if r["order"] == order],
+            f"{order}: the {which} relevant removed first",
+            "% of the pixels removed",
+            f"probability, %; {better} is better",
+            _band,
+        )
+
+    def steps(self, rows: Rows, curve: str) -> list[Plot]:
+        """Insertion or deletion."""
+        done = {"insertion": "inserted", "deletion": "deleted"}[curve]
+        better = {"insertion": "higher", "deletion": "lower"}[curve]
+        return self._lines(
+            [{**r, "x": r["moved"]} for r in rows if r["curve"] == curve],
+            curve.capitalize(),
+            f"% of the pixels {done}",
+            f"probability, %; {better} is better",
+            _band,
+            markevery=8,
+        )
+
+    def training(self, rows: Rows, metric: str) -> list[Plot]:
+        """The loss, AD@15 or IC@15 of heads over the steps of their training."""
+        label = "loss (log)" if metric == "loss" else "%, of the validation split"
+        return self._lines(
+            [{**r, "x": r["step"]} for r in rows if r["metric"] == metric],
+            {"loss": "Training loss"}.get(metric, f"{metric} in training"),
+            "steps",
+            label,
+            None,
+            log=metric == "loss",
+            markevery=1 if metric != "loss" else 20,
+            share=metric != "loss",
+        )
+
+    def _lines(
+        self,
+        rows: Rows,
+        title: str,
+        x_label: str,
+        y_label: str,
+        band: Callable[[Mapping[str, Any]], tuple[float, float]] | None,
+        log: bool = False,
+        markevery: int = 1,
+        share: bool = True,
+    ) -> list[Plot]:
+        """A panel per backbone, a line per explainer; all panels have one scale if shared."""
+        drawn = [r for r in rows if r["value"] is not None and r["explainer"] in self._looks]
+        if len({row["x"] for row in drawn}) < 2:
+            return []
+        ends = [end for row in drawn for end in (band(row) if band else (row["value"],))]
+        room = 0.05 * (max(ends) - min(ends) or 1)
+        panels = []
+        for backbone in _backbones(drawn):
+
+            def draw(axes: Axes, backbone: str = backbone) -> None:
+                for look, own in self._series(drawn, backbone):
+                    own = sorted(own, key=lambda r: r["x"])
+                    x = [r["x"] for r in own]
+                    (line,) = axes.plot(
+                        x, [r["value"] for r in own], **look.line, markevery=markevery
+                    )
+                    line.set_gid(_gid(look))
+                    if band and look.place is not None:
+                        low, high = zip(*map(band, own), strict=True)
+                        axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
+                axes.set(xlabel=x_label, ylabel=y_label)
+                if log:
+                    axes.set_yscale("log")
+                    _plain(axes.yaxis, (1, 2, 5))
+                if share:
+                    axes.set_ylim(min(ends) - room, max(ends) + room)
+
+            words = _ends(self._series(drawn, backbone), x_label)
+            panels.append(self._draw(draw, backbone, f"{title}, {backbone}", words))
+        return panels
+
+    # ---- others ----------------------------------------------------------------------------
+
+    def scale(self, board: Rows, metric: str) -> Plot | None:
+        """Where explainers stand between random maps and the annotated objects, backbone by row."""
+        rows = [r for r in board if r["metric"] == metric and r["explainer"] in self._looks]
+        backbones = _backbones(rows)
+        if not rows:
+            return None
+
+        def draw(axes: Axes) -> None:
+            for place, backbone in enumerate(backbones):
+                axes.axhline(place, color=LINE, linewidth=0.8, zorder=0)
+                for look, (row,) in self._series(rows, backbone):
+                    self._mark(axes, look, row, place)
+            axes.set_yticks(range(len(backbones)), backbones, color=INK, fontsize=10)
+            axes.set_ylim(len(backbones) - 0.4, -0.6)
+            axes.set_xlim(left=0)
+            axes.grid(False, axis="y")
+            axes.set_xlabel(f"{metric}: % of the confidence lost; lower is better")
+
+        words = "; ".join(f"{r['backbone']} {r['explainer']} {r['value']:.1f}" for r in rows)
+        size = (WIDE[0], 0.75 + 0.48 * len(backbones))
+        return self._draw(draw, "", f"{metric} of every explainer", words, size)
+
+    def _mark(self, axes: Axes, look: Look, row: Mapping[str, Any], place: float) -> None:
+        own = {"gid": _gid(look)}
+        if is_yardstick(look.name):
+            if look.name not in ("random", "oracle"):
+                return
+            axes.plot([row["value"]] * 2, [place - 0.22, place + 0.22], color=SOFT, **own)
+            if place == 0:
+                axes.text(
+                    row["value"], place - 0.3, look.name, color=SOFT, ha="center", va="bottom"
+                )
+            return
+        if look.place is None:
+            axes.plot([row["value"]], [place], "o", color=SOFT, markersize=3.5, alpha=0.6, **own)
+            return
+        ends = [row["ci_low"], row["ci_high"]]
+        axes.plot(ends, [place] * 2, color=look.colour, linewidth=5, alpha=0.3)
+        marker = MARKERS[look.place]
+        axes.plot([row["value"]], [place], marker, color=look.colour, markersize=7, **own)
+
+    def cost(self, board: Rows, metric: str) -> list[Plot]:
+        """Seconds of a map against faithfulness: what is best is cheap and low."""
+        values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in board}
+        rows = [
+            {**r, "x": values[r["backbone"], r["explainer"], "seconds"]}
+            for r in board
+            if r["metric"] == metric
+            and values.get((r["backbone"], r["explainer"], "seconds"), 0) > 0
+            and not is_yardstick(r["explainer"])
+        ]
+        if len({r["explainer"] for r in rows}) < 2:
+            return []
+        left, right = (f(r["x"] for r in rows) for f in (min, max))
+        top = max(r["value"] for r in rows)
+        panels = []
+        for backbone in _backbones(rows):
+
+            def draw(axes: Axes, backbone: str = backbone) -> None:
+                axes.set_xscale("log")
+                _plain(axes.xaxis, (1, 3))
+                axes.set_xlim(left / 1.6, right * 4)
+                axes.set_ylim(-0.05 * top, 1.12 * top)
+                for name in ("oracle", "random"):
+                    level = values.get((backbone, name, metric))
+                    if level is not None and level < 1.12 * top:
+                        axes.axhline(level, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
+                        axes.text(right * 3.8, level, name, color=SOFT, ha="right", va="bottom")
+                points = []
+                for look, (row,) in self._series(rows, backbone):
+                    marker = "o" if look.place is None else MARKERS[look.place]
+                    size = 4.5 if look.place is None else 7
+                    axes.plot(
+                        [row["x"]],
+                        [row["value"]],
+                        marker,
+                        color=look.colour,
+                        markersize=size,
+                        gid=_gid(look),
+                    )
+                    points.append((row["x"], row["value"], look))
+                axes.set(xlabel="seconds per map (log)", ylabel=f"{metric}, %; lower is better")
+                _label(axes, points)
+
+            words = ", ".join(
+                f"{r['explainer']} {r['x']:.2g} s {r['value']:.1f} %"
+                for r in rows
+                if r["backbone"] == backbone
+            )
+            title = f"Cost against {metric}, {backbone}"
+            panels.append(self._draw(draw, backbone, title, words, SQUARE))
+        return panels
+
+    def sizes(self, rows: Rows, metric: str) -> list[Plot]:
+        """Localisation of small, medium and large objects."""
+        sizes = [s for s in ("small", "medium", "large") if any(r["size"] == s for r in rows)]
+        placed = [
+            {**r, "x": sizes.index(r["size"])}
+            for r in rows
+            if r["metric"] == metric and r["explainer"] != "oracle"
+        ]
+        if len(sizes) < 2 or not placed:
+            return []
+        panels = []
+        for backbone in _backbones(placed):
+
+            def draw(axes: Axes, backbone: str = backbone) -> None:
+                for look, own in self._series(placed, backbone):
+                    own = sorted(own, key=lambda r: r["x"])
+                    (line,) = axes.plot(
+                        [r["x"] for r in own], [r["value"] for r in own], **look.line
+                    )
+                    line.set_gid(_gid(look))
+                counts = {r["x"]: r["images"] for r in placed if r["backbone"] == backbone}
+                ticks = [f"{s}\n{counts.get(i, 0):,}" for i, s in enumerate(sizes)]
+                axes.set_xticks(range(len(sizes)), ticks)
+                axes.set_xlim(-0.3, len(sizes) - 0.7)
+                axes.set_ylim(0, 104)
+                axes.set(xlabel="objects, and images with them", ylabel="%, higher is better")
+
+            title = f"{metric} by object size, {backbone}"
+            panels.append(
+                self._draw(draw, backbone, title, _ends(self._series(placed, backbone), "size"))
+            )
+        return panels
+
+    def ranks(self, rows: Rows) -> Plot | None:
+        """The mean rank of each explainer in every audit of the name."""
+        times = sorted({row["timestamp"] for row in rows})
+        if len(times) < 2:
+            return None
+
+        def draw(axes: Axes) -> None:
+            points = []
+            for name in dict.fromkeys(row["explainer"] for row in rows):
+                own = [row for row in rows if row["explainer"] == name]
+                look = self._looks.get(name) or Look(name, None)
+                x = [times.index(row["timestamp"]) for row in own]
+                (line,) = axes.plot(x, [row["value"] for row in own], **look.line)
+                line.set_gid(_gid(look))
+                if x[-1] == len(times) - 1:
+                    points.append((x[-1], own[-1]["value"], look))
+            axes.set_xlim(-0.1, (len(times) - 1) * 1.18)
+            axes.set_ylim(max(row["value"] for row in rows) + 0.3, 0.7)
+            every = max(1, len(times) // 6)
+            ticks = range(0, len(times), every)
+            axes.set_xticks(ticks, [_date(times[i]) for i in ticks])
+            axes.set_ylabel("mean rank, 1 is best")
+            _label(axes, points)
+
+        words = "; ".join(
+            f"{r['explainer']} {r['value']:.2f}" for r in rows if r["timestamp"] == times[-1]
+        )
+        return self._draw(draw, "", "Mean rank over audits", f"At last: {words}", WIDE)
+
+    # ---- drawing ---------------------------------------------------------------------------
+
+    def _series(self, rows: Rows, backbone: str) -> list[tuple[Look, list[Mapping[str, Any]]]]:
+        """The rows of each explainer of a backbone, those with a colour last, so on top."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["backbone"] == backbone:
+                found.setdefault(row["explainer"], []).append(row)
+        ordered = sorted(found, key=lambda n: self._looks[n].place is not None)
+        return [(self._looks[name], found[name]) for name in ordered]
+
+    def _draw(
+        self,
+        draw: Callable[[Axes], None],
+        heading: str,
+        title: str,
+        words: str,
+        size: tuple[float, float] = PANEL,
+    ) -> Plot:
+        self._drawn += 1
+        buffer = io.StringIO()
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(figsize=size, dpi=72)  # an SVG's, so that names lie where they are put
+            FigureCanvasSVG(figure)
+            draw(figure.add_subplot())
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", metadata=nothing)
+        svg = _inline(buffer.getvalue(), f"plot{self._drawn}", title, words)
+        return Plot(heading, svg)
+
+
+def _backbones(rows: Rows) -> list[str]:
+    return sorted({row["backbone"] for row in rows})[:BACKBONES]
+
+
+def _band(row: Mapping[str, Any]) -> tuple[float, float]:
+    return row["value"] - row["half"], row["value"] + row["half"]
+
+
+def _plain(axis: Axis, steps: tuple[int, ...]) -> None:
+    """Numbers without powers on a logarithmic axis, at these steps of every decade."""
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _gid(look: Look) -> str:
+    return f"explainer:{look.name}"
+
+
+def _date(timestamp: str) -> str:
+    """20260131T101500Z in two lines."""
+    parts = re.fullmatch(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\dZ", timestamp)
+    return "{}-{}-{}\n{}:{}".format(*parts.groups()) if parts else timestamp
+
+
+def _ends(series: Sequence[tuple[Look, list[Mapping[str, Any]]]], x_label: str) -> str:
+    """First and last value of every line, for those who do not see it."""
+    texts = []
+    for look, own in series:
+        first, *_, last = [*(sorted(own, key=lambda r: r["x"]) * 2)]
+        texts.append(f"{look.name} from {first['value']:.3g} to {last['value']:.3g}")
+    return f"Over {x_label}: " + "; ".join(texts) + "."
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
+    """Names beside points, each where it meets no other name: right, left, above or below.
+
+    One that finds no room is left out; the point's own title says who it is.
+    """
+    axes.figure.canvas.draw()  # lays the axes out
+    frame = tuple(axes.get_window_extent().extents)
+    spots = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
+    # Those with a colour first: they get the best places.
+    order = sorted(range(len(points)), key=lambda i: points[i][2].place is None)
+    for i in order:
+        look, others = points[i][2], taken[:i] + taken[i + 1 :]
+        places = _places(*spots[i], width=5.4 * len(look.name))
+        free = (p for p in places if _within(p, frame) and not any(_meet(p, o) for o in others))
+        if place := next(free, None):
+            taken.append(place)
+            axes.annotate(
+                look.name,
+                (place[0], (place[1] + place[3]) / 2),
+                xycoords="figure pixels",
+                color=look.colour,
+                va="center",
+                fontweight="normal" if look.place is None else "bold",
+                fontsize=8 if look.place is None else 9,
+            )
+
+
+def _places(x: float, y: float, width: float, height: float = 10) -> Iterable[Box]:
+    """Where a name of that size may stand beside a point, the best place first."""
+    right, left, middle = 7, -7 - width, -width / 2
+    steps = [(right, 0), (left, 0)]
+    steps += [(middle, up) for up in (10, -10, 14, -14, 24, -24)]
+    steps += [(side, up) for up in (14, -14, 24, -24) for side in (right, left)]
+    for dx, dy in steps:
+        yield x + dx, y + dy - height / 2, x + dx + width, y + dy + height / 2
+
+
+def _within(a: Box, frame: Box) -> bool:
+    return frame[0] <= a[0] and a[2] <= frame[2] and frame[1] <= a[1] and a[3] <= frame[3]
+
+
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _inline(svg: str, name: str, title: str, words: str) -> str:
+    """An SVG that can stand in a page: own ids, the page's colours, a title and a description."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = svg.replace('xlink:href="#', 'href="#')
+    svg = re.sub(r'<g id="explainer:([^"]*)">', r"<g><title>\1</title>", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    colours = {INK: "--ink", SOFT: "--soft", LINE: "--line"}
+    colours |= {colour: f"--s{i}" for i, colour in enumerate(SERIES, 1)}
+    for colour, variable in colours.items():
+        svg = svg.replace(colour, f"var({variable})")
+    viewed = re.search(r'viewBox="[^"]*"', svg)
+    head = (
+        f'<svg {viewed[0] if viewed else ""} role="img" '
+        f'aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(words)}</desc>'
+    )
+    return re.sub(r"\n\s*", "\n", head + svg[svg.index(">") + 1 :])

@@ -1,0 +1,30 @@
+-- Average drop by class and explainer, of each backbone the classes that lose most; accuracy in percent.
+-- classes: how many there are.
+WITH names AS (
+    SELECT label, any_value(class) AS class FROM samples
+    WHERE dataset = getvariable('dataset') GROUP BY label
+),
+accuracies AS (
+    SELECT backbone, label, 1e2 * avg((label = predicted)::INT) AS accuracy FROM predictions
+    WHERE dataset = getvariable('dataset') GROUP BY ALL
+),
+drops AS (
+    SELECT backbone, label, explainer, AD(p, p_masked) AS value, count(*) AS images
+    FROM confidence
+    WHERE dataset = getvariable('dataset') AND target = predicted
+    AND keep = getvariable('keep') AND fill = 'zero'
+    AND list_contains(getvariable('backbones'), backbone)
+    AND list_contains(getvariable('rivals'), explainer)
+    GROUP BY ALL
+),
+ranked AS (
+    SELECT backbone, label, count(*) OVER (PARTITION BY backbone) AS classes,
+           row_number() OVER (PARTITION BY backbone ORDER BY avg(value) DESC, label) AS place
+    FROM drops GROUP BY backbone, label
+)
+SELECT backbone, place, classes, coalesce(class, label::VARCHAR) AS class, accuracy, explainer, value,
+       images
+FROM ranked JOIN drops USING (backbone, label) JOIN accuracies USING (backbone, label)
+LEFT JOIN names USING (label)
+WHERE place <= 30
+ORDER BY backbone, place, explainer

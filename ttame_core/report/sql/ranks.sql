@@ -1,0 +1,27 @@
+-- The mean rank of each explainer in the latest 24 audits of this name, over all metrics but the cost:
+-- 1 is best, equals share. The last one is what the lake holds now.
+WITH boards AS (
+    SELECT timestamp, backbone, explainer, metric, value FROM audits
+    WHERE name = getvariable('audit') AND dataset = getvariable('dataset')
+    AND timestamp < getvariable('now')
+    UNION ALL
+    SELECT getvariable('now'), backbone, explainer, metric, value FROM leaderboard
+    WHERE dataset = getvariable('dataset') AND list_contains(getvariable('backbones'), backbone)
+    AND list_contains(getvariable('explainers'), explainer)
+),
+ranked AS (
+    SELECT timestamp, explainer,
+           rank() OVER (cell ORDER BY loss)
+           + (count(*) OVER (PARTITION BY timestamp, backbone, metric, loss) - 1) / 2 AS rank
+    FROM (
+        SELECT *, CASE WHEN lower_is_better THEN value ELSE -value END AS loss
+        FROM boards JOIN metrics ON metric GLOB pattern
+        WHERE family NOT IN ('cost', 'backbone')
+        AND NOT EXISTS (FROM yardsticks AS y WHERE boards.explainer GLOB y.explainer)
+    )
+    WINDOW cell AS (PARTITION BY timestamp, backbone, metric)
+)
+SELECT timestamp, explainer, avg(rank) AS value, count(*) AS cells
+FROM ranked GROUP BY timestamp, explainer
+QUALIFY dense_rank() OVER (ORDER BY timestamp DESC) <= 24
+ORDER BY timestamp, value, explainer

@@ -1,0 +1,269 @@
+"""The top of a report in words: what was audited, what to think of it, what to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from ttame_core import spec
+from ttame_core.lake.directions import is_yardstick
+from ttame_core.report.findings import Findings
+from ttame_core.report.tables import Best, Rows, shown, wins
+
+Tone = Literal["good", "care", "bad", "plain"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sentence, and the part of the page (an id) that it speaks of."""
+
+    words: str
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """short: in a few words. tone: what its colour is, which says nothing that words do not."""
+
+    question: str
+    tone: Tone
+    short: str
+    lines: list[Line] = field(default_factory=list)
+
+
+def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
+    """What was audited, in one sentence."""
+    backbones = sorted({row["backbone"] for row in rows})
+    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
+    rivals = [name for name in explainers if not is_yardstick(name)]
+    ends = [name for name in explainers if is_yardstick(name)]
+    beside = f", measured against {_list(ends)}" if ends else ""
+    classes = f" in {len(findings.classes)} classes" if findings.classes else ""
+    return (
+        f"{_count(len(backbones), 'classifier')} ({_list(backbones, 8)}) on "
+        f"{_count(findings.images, 'image')}{classes} of {audit.dataset.name} "
+        f"({audit.maps.split}), explained by {_list(rivals, 8) or 'no explainer'}{beside}."
+    )
+
+
+def trust(
+    rows: Rows,
+    metric: str | None,
+    minimum: float,
+    failures: Mapping[str, str],
+    changes: Sequence[Mapping[str, Any]],
+) -> Answer:
+    """Whether the figures can be trusted: gates, failures, and what masked images tell.
+
+    metric: the average drop that stands for faithfulness, None where there is none. minimum: points
+    of discrimination under which AD and IC rank nothing.
+    """
+    lines = []
+    gates = [row for row in changes if row["gate"]]
+    broken = [row for row in gates if row["failed"]]
+    if gates:
+        held = len(gates) - len(broken)
+        lines.append(Line(f"{held} of {len(gates)} checks of the gates hold.", "changes"))
+    lines += [
+        Line(f"{name} failed and is not in the tables: {_cut(failures[name])}") for name in failures
+    ]
+    found = {row["backbone"]: row["discrimination"] for row in rows}
+    blind = [n for n, d in found.items() if d and d["value"] < minimum]
+    unknown = [n for n, d in found.items() if d is None]
+    able = [n for n in found if n not in blind and n not in unknown]
+    if able:
+        points = [found[n]["value"] for n in able]
+        span = f"{min(points):.0f}" if len(able) == 1 else f"{min(points):.0f} to {max(points):.0f}"
+        lines.append(
+            Line(
+                f"{_list(able, 6)} can read masked images: random maps and the annotated objects "
+                f"are {span} points of AD@15 apart (at least {minimum:g} are asked for)."
+            )
+        )
+    if blind:
+        lines.append(Line(f"AD and IC rank nothing on {_list(blind, 6)}.", "notes"))
+    if unknown:
+        lines.append(
+            Line(f"Whether AD and IC say anything about {_list(unknown, 6)} is not known.", "notes")
+        )
+    if (worst := _no_better_than_random(rows, metric)) and metric:
+        lines.append(Line(f"No explainer is clearly better than random maps on {_list(worst, 6)}."))
+    if broken or (failures and not rows):
+        return Answer(_TRUST, "bad", f"No: {_count(len(broken), 'check')} failed", lines)
+    if failures:
+        names = _list(list(failures), 3)
+        return Answer(_TRUST, "bad", f"Not on {names}: failed", lines)
+    if blind or worst:
+        doubtful = sorted({*blind, *worst})
+        if len(doubtful) == len(found):
+            return Answer(_TRUST, "bad", "No", lines)
+        return Answer(_TRUST, "care", f"Not on {_list(doubtful, 3)}", lines)
+    if unknown:
+        return Answer(_TRUST, "care", "Not known" if not able else "In part", lines)
+    return Answer(_TRUST, "good", "Yes, as far as was measured", lines)
+
+
+_TRUST = "Can the explanations be trusted?"
+
+
+def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
+    """Backbones on which no rival's interval is clear of that of random maps."""
+    found = []
+    for backbone in {row["backbone"] for row in rows}:
+        own = {r["explainer"]: r.get(metric) for r in rows if r["backbone"] == backbone}
+        random = own.get("random")
+        rivals = [v for name, v in own.items() if v and not is_yardstick(name)]
+        if random and rivals and min(r["ci_high"] for r in rivals) >= random["ci_low"]:
+            found.append(backbone)
+    return sorted(found)
+
+
+def best_where(
+    rows: Rows, metric: str | None, winners: Mapping[str, Mapping[str, Best]], findings: Findings
+) -> Answer:
+    """Which explainer keeps most confidence on which backbone, and whether that is certain."""
+    question = "Which explainer is best?"
+    rivals = {row["explainer"] for row in rows if not is_yardstick(row["explainer"])}
+    if len(rivals) < 2:
+        alone = f"{next(iter(rivals))} alone was measured" if rivals else "None was measured"
+        return Answer(question, "plain", alone)
+    lines, firsts, sure = [], {}, {}
+    for row in rows if metric else ():
+        if not (winner := wins(row, metric, winners.get(metric, {}))):
+            continue
+        backbone = row["backbone"]
+        firsts.setdefault(backbone, []).append(row["explainer"])
+        sure[backbone] = winner.apart
+    for backbone, names in firsts.items():
+        own = [
+            r
+            for r in rows
+            if r["backbone"] == backbone and r[metric] and not is_yardstick(r["explainer"])
+        ]
+        own.sort(key=lambda r: r[metric]["value"])
+        value = f"{shown(own[0][metric]['value'], metric)} %"
+        if own[0][metric]["images"] < max(r[metric]["images"] for r in own):
+            value += f" on {own[0][metric]['images']} images"
+        if len(names) > 1:
+            lines.append(Line(f"{backbone}: {_list(names, 4)} alike, {metric} {value}."))
+            continue
+        second = next(r for r in own if r["explainer"] != names[0])
+        certain = "beyond chance" if sure[backbone] else "this may be chance"
+        lines.append(
+            Line(
+                f"{backbone}: {names[0]}, {metric} {value}; next {second['explainer']}, "
+                f"{shown(second[metric]['value'], metric)} % ({certain})."
+            )
+        )
+    kept = lines[:6]
+    if len(lines) > len(kept):
+        kept.append(Line(f"{len(lines) - len(kept)} more backbones: see the table.", "best"))
+    ranked = [r for r in findings.series["ranks"] if r["explainer"] in rivals]
+    if ranked:
+        now = max(r["timestamp"] for r in ranked)
+        top = [r for r in ranked if r["timestamp"] == now][:3]
+        words = ", ".join(f"{r['explainer']} {r['value']:.1f}" for r in top)
+        kept.append(Line(f"Mean rank over all metrics but the cost: {words}.", "leaderboard"))
+    if not firsts:
+        first = findings.order[0] if findings.order else ""
+        return Answer(question, "plain", f"{first}, by mean rank" if first else "Not known", kept)
+    counts: dict[str, int] = {}
+    for names in firsts.values():
+        for name in names:
+            counts[name] = counts.get(name, 0) + 1
+    name = max(counts, key=lambda n: counts[n])
+    certain = sum(sure[b] for b, names in firsts.items() if names == [name])
+    if counts[name] == len(firsts):
+        where = "everywhere" if len(firsts) > 1 else f"on {next(iter(firsts))}"
+        if certain == len(firsts):
+            return Answer(question, "good", f"{name}, {where}, beyond chance", kept)
+        return Answer(question, "plain", f"{name}, {where}; certain on {certain}", kept)
+    return Answer(question, "plain", f"It depends: {name} on {counts[name]} of {len(firsts)}", kept)
+
+
+def attention(
+    findings: Findings, refusals: Sequence[str], changes: Sequence[Mapping[str, Any]]
+) -> Answer:
+    """What somebody should look at, with where it stands."""
+    lines = []
+    outside = _totals(findings.of("outside"), "images")
+    wrong = _totals(findings.of("wrong"), "images")
+    sure = _totals(findings.of("wrong"), "sure")
+    failed = sum(bool(row["failed"]) for row in changes)
+    if failed:
+        lines.append(Line(f"{_count(failed, 'check')} of the gates failed.", "changes"))
+    if outside:
+        lines.append(
+            Line(
+                f"On {_count(outside, 'prediction')} explainers look outside every box: "
+                "possible shortcuts.",
+                "shortcuts",
+            )
+        )
+    if wrong:
+        confident = f", {sure} of them with at least 90 % probability" if sure else ""
+        lines.append(Line(f"{_count(wrong, 'prediction')} wrong{confident}.", "wrong"))
+    if disputed := findings.of("disputed"):
+        least = min(row["value"] for row in disputed)
+        if least < 0.3:
+            lines.append(
+                Line(
+                    "There are images on which explainers show different things "
+                    f"(correlation {least:.2f}).",
+                    "gallery",
+                )
+            )
+    if refusals:
+        lines.append(
+            Line(f"{_count(len(refusals), 'explainer')} did not apply to a classifier.", "notes")
+        )
+    if not lines:
+        return Answer("What needs a look?", "good", "Nothing stands out")
+    short = _count(outside, "possible shortcut") if outside else ""
+    if failed:
+        short = f"{_count(failed, 'failed check')}"
+    if not short:
+        short = _count(wrong, "wrong prediction") if wrong else "Little"
+    return Answer("What needs a look?", "bad" if failed else "care", short, lines)
+
+
+def changed(changes: Sequence[Mapping[str, Any]] | None, previous: str | None) -> Answer:
+    """What changed since the last audit of the name. previous: its time, None for no such."""
+    question = "What changed?"
+    if previous is None and not changes:
+        return Answer(question, "plain", "This is the first audit of this name")
+    since = [Line(f"Since the audit of {_time(previous)}.")] if previous else []
+    if changes is None:
+        return Answer(question, "plain", "Not compared", since)
+    moved = [row for row in changes if not row["gate"]]
+    failed = [row for row in changes if row["gate"] and row["failed"]]
+    short = _count(len(moved), "metric") + " beyond chance" if moved else "Nothing beyond chance"
+    first = [*since, *(Line(row["words"], "changes") for row in [*failed, *moved][:4])]
+    return Answer(question, "bad" if failed else "care" if moved else "plain", short, first)
+
+
+def _totals(rows: Iterable[Mapping[str, Any]], column: str) -> int:
+    """The sum over backbones of a count that each of a backbone's rows carries."""
+    return sum({row["backbone"]: row[column] for row in rows}.values())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _list(names: Sequence[str], most: int = 4) -> str:
+    """a, b and c; beyond `most`, how many more."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _time(timestamp: str) -> str:
+    """20260131T101500Z as 2026-01-31 10:15."""
+    return datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 160 else text[:159] + "…"
