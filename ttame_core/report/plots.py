@@ -277,13 +277,13 @@ class Plots:
             def draw(axes: Axes, backbone: str = backbone) -> None:
                 axes.set_xscale("log")
                 _plain(axes.xaxis, (1, 3))
-                axes.set_xlim(left / 1.6, right * 4)
+                axes.set_xlim(left / 1.6, right * 8)
                 axes.set_ylim(-0.05 * top, 1.12 * top)
                 for name in ("oracle", "random"):
                     level = values.get((backbone, name, metric))
                     if level is not None and level < 1.12 * top:
                         axes.axhline(level, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
-                        axes.text(right * 3.8, level, name, color=SOFT, ha="right", va="bottom")
+                        axes.text(right * 7.5, level, name, color=SOFT, ha="right", va="bottom")
                 points = []
                 for look, (row,) in self._series(rows, backbone):
                     marker = "o" if look.place is None else MARKERS[look.place]
