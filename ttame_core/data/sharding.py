@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -86,6 +86,10 @@ class ShardPlan:
     @property
     def shards(self) -> list[str]:
         return sorted(self.digests)
+
+    def part(self, shards: Iterable[str]) -> ShardPlan:
+        """The plan of some of the shards."""
+        return replace(self, digests={name: self.digests[name] for name in shards})
 
     def made_from(self, shard: str) -> dict[str, Any]:
         inputs = {"inputs": self.digests[shard], "classes": self.classes}
