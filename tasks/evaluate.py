@@ -14,7 +14,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import Explainer
-from ttame_core.lake import Lake, maps_file
+from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.metrics import REGISTRY
 from ttame_core.provenance import Provenance
 
@@ -49,6 +49,7 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
             families[metric.family],
             provenance.scores(backbone, e, metric, shard),
             provenance.share(shard, metric.images),
+            fingerprint(provenance.maps(backbone, e, shard)),
         )
         for e, metric in missing
     ]
