@@ -9,9 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, metrics, rise
+from benchmarks import bulk, cost, metrics, rise, scaling
 
-PARTS = ("cost", "rise", "bulk", "metrics")
+PARTS = ("cost", "rise", "bulk", "metrics", "scaling")
 
 
 def main() -> None:
@@ -42,6 +42,8 @@ def main() -> None:
     if "metrics" in options.only:
         for table in metrics.compare(where, options.batch_size, options.rounds):
             console.print(table)
+    if "scaling" in options.only:
+        console.print(scaling.compare())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Shards per second over worker processes, with a model that sleeps instead of computing.
+
+Everything else is as in an audit: the Prefect server, the task runs, the loader, the explanation
+maps in the lake. So cores do not limit it, and what is not sleep is overhead.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from prefect import flow
+from rich.table import Table
+from torch import Tensor, nn
+
+from flows.engine import opened
+from flows.explain_dataset import explain_dataset
+from flows.shard_dataset import shard_dataset
+from ttame_core.spec import AuditSpec
+
+IMAGES = 4  # of a shard, one batch
+WORKERS = (1, 2, 4)
+SECONDS = ((1.0, 10), (10.0, 4))  # sleep per shard, and shards per worker
+
+
+class Sleeper(nn.Module):
+    """Classifies by the mean colour, after a sleep for each batch of a whole shard."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.default_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+        self.seconds = seconds
+        self.features = nn.Conv2d(3, 8, 4, stride=4)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == IMAGES:
+            time.sleep(self.seconds)
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+def sleeper(seconds: float) -> nn.Module:
+    torch.manual_seed(0)
+    return Sleeper(seconds)
+
+
+def compare() -> Table:
+    """Throughput and what is lost, beside the sleep alone."""
+    title = f"explain_dataset, shards of {IMAGES} images, a model that sleeps so long for each"
+    table = Table(title=title)
+    for name in ("s/shard", "workers", "shards", "shards/s", "efficiency", "overhead"):
+        table.add_column(name, justify="right")
+    for seconds, each in SECONDS:
+        alone = 0.0
+        for workers in WORKERS:
+            rate = _rate(seconds, workers, each * workers)
+            alone = alone or rate
+            table.add_row(
+                f"{seconds:g}",
+                str(workers),
+                str(each * workers),
+                f"{rate:.4f}",
+                f"{rate / alone / workers:.1%}",
+                f"{workers / rate / seconds - 1:.2%}",
+            )
+    return table
+
+
+def _rate(seconds: float, workers: int, shards: int) -> float:
+    """Shards per second, from when each worker has made its first until all are made.
+
+    The files say when: what the start of processes and flows takes is not in it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        audit = _audit(seconds, workers, shards)
+
+        @flow
+        def bench() -> None:
+            with opened(audit.compute):
+                shard_dataset(audit, folder)
+                explain_dataset(audit, folder)
+
+        bench()
+        made = sorted(path.stat().st_mtime for path in Path(folder).glob("maps/*/*/*/*.parquet"))
+    assert len(made) == shards, f"{len(made)} of {shards} shards have maps"
+    return (shards - workers) / (made[-1] - made[workers - 1])
+
+
+def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
+    source = {"kind": "shapes", "train": 0, "val": 0, "test": shards * IMAGES, "size": 32}
+    return AuditSpec.model_validate(
+        {
+            "name": "scaling",
+            "dataset": {"name": "scaling", "source": source, "samples_per_shard": IMAGES},
+            "backbones": [
+                {
+                    "model": "benchmarks.scaling:sleeper",
+                    "name": "sleeper",
+                    "args": {"seconds": seconds},
+                    "taps": [],
+                }
+            ],
+            "explainers": ["random"],
+            "compute": {
+                "engine": "processes",
+                "at_once": workers,
+                "batch_size": IMAGES,
+                "workers": 1,
+                "device": "cpu",
+            },
+        }
+    )
