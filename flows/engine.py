@@ -54,7 +54,7 @@ class Pool:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._open = runner.make().__enter__()
+        self._open = runner.start()
 
     def close(self) -> None:
         self._open.__exit__(None, None, None)
@@ -75,7 +75,7 @@ class Pool:
                 lost = [unit, *running.values()]
                 running, ended = {}, SimpleQueue()
                 self.close()
-                self._open = self._runner.make().__enter__()
+                self._open = self._runner.start()
                 for unit in lost:
                     unit.lives -= 1
                     if unit.lives:

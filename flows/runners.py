@@ -26,13 +26,13 @@ def _nothing(gpus: int) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Runner:
-    """How to make a task runner, and what only this kind of it knows.
+    """How to start a task runner, and what only this kind of it knows.
 
     room: how many units it can work on now. asking_for: a context in which what is submitted gets
     so many GPUs.
     """
 
-    make: Callable[[], TaskRunner[Any]]
+    start: Callable[[], TaskRunner[Any]]
     room: Callable[[], int]
     asking_for: Callable[[int], AbstractContextManager[Any]] = _nothing
 
@@ -43,7 +43,7 @@ def runner_of(compute: Compute) -> Runner:
 
 
 def threads(at_once: int) -> Runner:
-    return Runner(lambda: ThreadPoolTaskRunner(at_once), lambda: at_once)
+    return Runner(lambda: ThreadPoolTaskRunner(at_once).__enter__(), lambda: at_once)
 
 
 # ---- this machine ----------------------------------------------------------------------------
@@ -53,13 +53,14 @@ def _processes(compute: Compute) -> Runner:
     gpus = gpus_of(compute)
     at_once = _at_once(compute, gpus)
 
-    def make() -> ProcessPoolTaskRunner:
+    def start() -> TaskRunner[Any]:
         own_gpu = get_context("spawn").SimpleQueue() if gpus else None
         for number in range(at_once if own_gpu else 0):
             own_gpu.put(gpus[number % len(gpus)])
-        return ProcessPoolTaskRunner(at_once, initializer=_begin, initargs=(own_gpu, at_once))
+        arguments = {"initializer": _begin, "initargs": (own_gpu, at_once)}
+        return ProcessPoolTaskRunner(at_once, **arguments).__enter__()
 
-    return Runner(make, lambda: at_once)
+    return Runner(start, lambda: at_once)
 
 
 def _begin(own_gpu: Any, at_once: int) -> None:
@@ -105,10 +106,10 @@ def _dask(compute: Compute) -> Runner:
         arguments = {"cluster_class": "distributed.SpecCluster", "cluster_kwargs": _local(compute)}
     runner = module.DaskTaskRunner(**arguments)
 
-    def make() -> TaskRunner[Any]:
+    def start() -> TaskRunner[Any]:
         with _answering(compute):
             assert runner.client  # connects
-        return runner
+        return runner.__enter__()
 
     def workers() -> list[dict[str, Any]]:
         return list(runner.client.scheduler_info(n_workers=-1)["workers"].values())
@@ -120,7 +121,7 @@ def _dask(compute: Compute) -> Runner:
         _check(compute, gpus, max(counted))
         return dask.annotate(resources={"GPU": gpus})
 
-    return Runner(make, lambda: compute.at_once or len(workers()), asking_for)
+    return Runner(start, lambda: compute.at_once or len(workers()), asking_for)
 
 
 def _local(compute: Compute) -> dict[str, Any]:
@@ -167,8 +168,9 @@ def _ray(compute: Compute) -> Runner:
             }
         }
 
-    def make() -> TaskRunner[Any]:
-        return module.RayTaskRunner(**arguments)
+    def start() -> TaskRunner[Any]:
+        with _answering(compute):
+            return module.RayTaskRunner(**arguments).__enter__()
 
     def there(resource: str) -> list[float]:
         return [node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]]
@@ -185,7 +187,7 @@ def _ray(compute: Compute) -> Runner:
     def room() -> int:
         return compute.at_once or int(sum(counted()) or sum(there("CPU")))
 
-    return Runner(make, room, asking_for)
+    return Runner(start, room, asking_for)
 
 
 def _extra(name: str) -> ModuleType:
