@@ -493,7 +493,7 @@ class Compute(Section):
         if self.engine == "threads" and self.at_once:
             raise ValueError("at_once needs an engine with several processes, such as processes")
         if self.engine in ("threads", "processes") and self.address:
-            raise ValueError(f"address is of an engine dask or ray, and this one is {self.engine}")
+            raise ValueError(f"only dask and ray have an address, and engine is {self.engine}")
         if self.engine != "threads" and ":" in self.device:
             raise ValueError(
                 f"engine {self.engine} shares out the GPUs: say cuda or auto as device"

@@ -14,7 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from test_interruption import _content
+
+from flows.each_backbone import MOST, batches
+from flows.engine import opened
+from flows.runners import gpus_of, runner_of
+from ttame_core.errors import UserError
+from ttame_core.spec import Compute
 
 STAGES = """
 import sys
@@ -120,6 +127,41 @@ def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
             for process in reversed(started):
                 process.terminate()
                 process.wait(60)
+
+
+def test_a_flow_has_some_thousand_task_runs_whatever_the_data_set() -> None:
+    assert batches(["a", "b", "c"]) == [["a"], ["b"], ["c"]]
+    for shards, backbones in ((1_280, 12), (100_000, 3), (1_000_000, 1), (5_001, 1)):
+        names = [str(number) for number in range(shards)]
+        made = batches(names, backbones)
+        assert [name for batch in made for name in batch] == names
+        assert len(made) * backbones <= MOST + backbones
+        assert len(made) * backbones >= min(MOST // 2, shards)
+
+
+def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install 'ttame\[ray\]'"):
+        runner_of(Compute(engine="ray"))
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(UserError, match="set PREFECT_API_URL"),
+        opened(Compute(engine="dask", address="tcp://10.0.0.1:8786")),
+    ):
+        pass
+
+
+def test_each_process_has_one_gpu_of_those_that_the_audit_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus_of(Compute()) == ["0", "1"]
+    assert gpus_of(Compute(device="cpu")) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpus_of(Compute(device="cuda")) == ["3", "5"]
+    assert runner_of(Compute(engine="processes")).room() == 2
+    assert runner_of(Compute(engine="processes", at_once=6)).room() == 6
 
 
 @pytest.mark.slow
