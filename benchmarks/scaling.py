@@ -22,7 +22,7 @@ from ttame_core.spec import AuditSpec
 
 IMAGES = 4  # of a shard, one batch
 WORKERS = (1, 2, 4)
-SECONDS = ((1.0, 10), (10.0, 4))  # sleep per shard, and shards per worker
+SECONDS = ((1.0, 8), (10.0, 3))  # sleep per shard, and shards per worker
 
 
 class Sleeper(nn.Module):
@@ -107,7 +107,7 @@ def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
             "compute": {
                 "engine": "processes",
                 "at_once": workers,
-                "batch_size": IMAGES,
+                "batch_size": 16 * IMAGES,  # a shard is one batch, whatever it happens to hold
                 "workers": 1,
                 "device": "cpu",
             },

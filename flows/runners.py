@@ -28,7 +28,8 @@ def _nothing(gpus: int) -> AbstractContextManager[Any]:
 class Runner:
     """How to start a task runner, and what only this kind of it knows.
 
-    room: how many units it can work on now. asking_for: a context in which what is submitted gets
+    room: how many units it can take now: what runs at once, and as many that wait beside it, so
+    that no worker waits for this process. asking_for: a context in which what is submitted gets
     so many GPUs.
     """
 
@@ -60,7 +61,7 @@ def _processes(compute: Compute) -> Runner:
         arguments = {"initializer": _begin, "initargs": (own_gpu, at_once)}
         return ProcessPoolTaskRunner(at_once, **arguments).__enter__()
 
-    return Runner(start, lambda: at_once)
+    return Runner(start, lambda: 2 * at_once)
 
 
 def _begin(own_gpu: Any, at_once: int) -> None:
