@@ -9,9 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, metrics, rise
+from benchmarks import bulk, cost, metrics, rise, scaling, server, stages
 
-PARTS = ("cost", "rise", "bulk", "metrics")
+PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server")
 
 
 def main() -> None:
@@ -42,6 +42,12 @@ def main() -> None:
     if "metrics" in options.only:
         for table in metrics.compare(where, options.batch_size, options.rounds):
             console.print(table)
+    if "stages" in options.only:
+        console.print(stages.compare(where))
+    if "scaling" in options.only:
+        console.print(scaling.compare())
+    if "server" in options.only:
+        console.print(server.compare())
 
 
 if __name__ == "__main__":

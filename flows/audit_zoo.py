@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.each_backbone import BackbonesFailed
+from flows.engine import opened
 from flows.evaluate_maps import evaluate_maps
 from flows.explain_dataset import explain_dataset
 from flows.fit_backbones import fit_backbones
@@ -24,18 +25,20 @@ def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
     Returns the place of the report. Raises BackbonesFailed when all that can be done is done.
     """
     audit = open_spec(spec)
-    shard_dataset(audit, workspace)
     failures: dict[str, BaseException] = {}
-    for stage in STAGES:
-        left = [b for b in audit.backbones if b.name not in failures]
-        if not left:
-            break
-        state = stage(audit.model_copy(update={"backbones": left}), workspace, return_state=True)
-        if not state.is_completed():
-            error = state.result(raise_on_failure=False)
-            if not isinstance(error, BackbonesFailed):
-                raise error
-            failures |= error.failures
+    with opened(audit.compute):  # for all stages
+        shard_dataset(audit, workspace)
+        for stage in STAGES:
+            left = [b for b in audit.backbones if b.name not in failures]
+            if not left:
+                break
+            part = audit.model_copy(update={"backbones": left})
+            state = stage(part, workspace, return_state=True)
+            if not state.is_completed():
+                error = state.result(raise_on_failure=False)
+                if not isinstance(error, BackbonesFailed):
+                    raise error
+                failures |= error.failures
     place = report(audit, workspace, {name: str(error) for name, error in failures.items()})
     if failures:
         raise BackbonesFailed(failures)

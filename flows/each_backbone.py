@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 
+from flows.engine import Engine, Unit
 from tasks.progress import progress
 from ttame_core.errors import UserError
 
-Run = Callable[[], Any]  # runs a task, gives its state
+MOST = 5000  # about so many task runs has a flow at most: docs/scale.md
 
 
 class BackbonesFailed(Exception):
@@ -27,24 +28,34 @@ class BackbonesFailed(Exception):
         return all(isinstance(error, UserError) for error in self.failures.values())
 
 
-def run_units(title: str, units: Mapping[str, Sequence[Run]]) -> None:
-    """Run each backbone's units one after another; the first failure ends that backbone's.
+def batches(shards: Sequence[str], times: int = 1) -> list[list[str]]:
+    """The shards in order, so many together that `times` as many batches are about MOST."""
+    size = max(1, ceil(len(shards) * times / MOST))
+    return [list(shards[first : first + size]) for first in range(0, len(shards), size)]
 
-    Raises BackbonesFailed when all are through.
+
+def run_units(title: str, engine: Engine, units: Sequence[Unit], gpus: int = 1) -> None:
+    """Run units, in order by backbone; the first failure ends that backbone's.
+
+    gpus: how many each needs. Raises BackbonesFailed when all are through.
     """
     failures: dict[str, BaseException] = {}
-    total = sum(len(runs) for runs in units.values())
-    done = 0
+    done, total = 0, sum(unit.size for unit in units)
     with progress(title) as report:
-        for backbone, runs in units.items():
-            for run in runs:
-                report(done, total, backbone)
-                state = run()
-                done += 1
-                if not state.is_completed():
-                    failures[backbone] = state.result(raise_on_failure=False)
-                    total -= len(runs) - runs.index(run) - 1
-                    break
+
+        def of_sound_backbones() -> Iterator[Unit]:
+            nonlocal total
+            for unit in units:
+                if unit.of in failures:
+                    total -= unit.size
+                    continue
+                report(done, total, unit.of)
+                yield unit
+
+        for unit, error in engine.run(of_sound_backbones(), gpus):
+            done += unit.size
+            if error:
+                failures.setdefault(unit.of, error)
         report(done, total, "")
     if failures:
         raise BackbonesFailed(failures)

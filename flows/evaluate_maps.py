@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import flow
 
-from flows.each_backbone import run_units
-from flows.opening import named, open_audit
+from flows.each_backbone import batches, run_units
+from flows.engine import Unit, opened
+from flows.opening import named, open_audit, place_of
 from tasks.evaluate import evaluate
 from ttame_core.spec import AuditSpec
 
@@ -18,10 +17,11 @@ def evaluate_maps(spec: AuditSpec | str, workspace: str) -> None:
     provenance = open_audit(spec, workspace)
     audit = provenance.audit
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
-    run_units(
-        "evaluate",
-        {
-            b.name: [partial(evaluate, audit, workspace, b, s, return_state=True) for s in shards]
-            for b in audit.backbones
-        },
-    )
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    units = [
+        Unit(b.name, evaluate, {**common, "backbone": b, "shards": some}, len(some))
+        for b in audit.backbones
+        for some in batches(shards, len(audit.backbones))
+    ]
+    with opened(audit.compute) as engine:
+        run_units("evaluate", engine, units)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import flow, get_run_logger
 
-from flows.each_backbone import run_units
-from flows.opening import named, open_audit
+from flows.each_backbone import batches, run_units
+from flows.engine import Unit, opened
+from flows.opening import named, open_audit, place_of
 from tasks.explain import explain
 from ttame_core.spec import AuditSpec
 
@@ -26,10 +25,11 @@ def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
                 audit.dataset.name,
             )
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
-    run_units(
-        "explain",
-        {
-            b.name: [partial(explain, audit, workspace, b, s, return_state=True) for s in shards]
-            for b in audit.backbones
-        },
-    )
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    units = [
+        Unit(b.name, explain, {**common, "backbone": b, "shards": some}, len(some))
+        for b in audit.backbones
+        for some in batches(shards, len(audit.backbones))
+    ]
+    with opened(audit.compute) as engine:
+        run_units("explain", engine, units)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import flow
 
 from flows.each_backbone import run_units
-from flows.opening import named, open_audit
+from flows.engine import Unit, opened
+from flows.opening import named, open_audit, place_of
 from tasks.fit import fit
 from ttame_core.spec import AuditSpec
 
@@ -16,11 +15,7 @@ from ttame_core.spec import AuditSpec
 def fit_backbones(spec: AuditSpec | str, workspace: str) -> None:
     """Train the classifiers that the audit asks for and the workspace does not hold."""
     audit = open_audit(spec, workspace).audit
-    run_units(
-        "fit classifiers",
-        {
-            b.name: [partial(fit, audit, workspace, b, return_state=True)]
-            for b in audit.backbones
-            if b.fit
-        },
-    )
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    units = [Unit(b.name, fit, {**common, "backbone": b}) for b in audit.backbones if b.fit]
+    with opened(audit.compute) as engine:
+        run_units("fit classifiers", engine, units)

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from flows.each_backbone import BackbonesFailed
-from ttame_core.errors import UserError
-from ttame_core.explainers import NotApplicable
-
-PLAIN = (UserError, BackbonesFailed, NotApplicable)
-
-
-class _OneSentence(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, PLAIN):
-            record.msg, record.args, record.exc_info = str(error), (), None
-        return True
+from tasks.messages import PLAIN, shorten
 
 
 def install() -> None:
-    """For the loggers of flow and task runs; a second time changes nothing."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logger = logging.getLogger(name)
-        if not any(isinstance(f, _OneSentence) for f in logger.filters):
-            logger.addFilter(_OneSentence())
+    """For the logger of flow runs; that of task runs has it wherever one is."""
+    shorten("prefect.flow_runs", *PLAIN, BackbonesFailed)

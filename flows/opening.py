@@ -23,6 +23,12 @@ def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
     return provenance
 
 
+def place_of(workspace: str) -> str:
+    """The workspace as a process finds it whose working folder is another."""
+    lake = Lake(workspace)
+    return lake.root if lake.local else workspace
+
+
 def named(verb: str) -> Callable[[], str]:
     """Name of a flow run: the verb and what it is about."""
 

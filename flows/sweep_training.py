@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import flow
 
 from flows.each_backbone import run_units
-from flows.opening import named, open_audit
+from flows.engine import Here, Unit
+from flows.opening import named, open_audit, place_of
 from tasks.sweep import try_settings
 from ttame_core.explainers import REGISTRY
 from ttame_core.spec import AuditSpec
@@ -18,14 +17,11 @@ def sweep_training(spec: AuditSpec | str, workspace: str, trials: int = 20) -> N
     """Train the head of each backbone `trials` times, the first time with the spec's settings."""
     audit = open_audit(spec, workspace).audit
     explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
-    run_units(
-        "try training settings",
-        {
-            b.name: [
-                partial(try_settings, audit, workspace, b, e, number, return_state=True)
-                for e in explainers
-                for number in range(trials)
-            ]
-            for b in audit.backbones
-        },
-    )
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    units = [
+        Unit(b.name, try_settings, {**common, "backbone": b, "explainer": e, "number": number})
+        for b in audit.backbones
+        for e in explainers
+        for number in range(trials)
+    ]
+    run_units("try training settings", Here(), units)  # each follows from the ones before

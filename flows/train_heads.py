@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import flow
 
 from flows.each_backbone import run_units
-from flows.opening import named, open_audit
+from flows.engine import Unit, opened_for_training
+from flows.opening import named, open_audit, place_of
 from tasks.train import train
 from ttame_core.explainers import REGISTRY
 from ttame_core.spec import AuditSpec
@@ -18,10 +17,11 @@ def train_heads(spec: AuditSpec | str, workspace: str) -> None:
     """Train the head of each backbone and each explainer that has one."""
     audit = open_audit(spec, workspace).audit
     explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
-    run_units(
-        "train heads",
-        {
-            b.name: [partial(train, audit, workspace, b, e, return_state=True) for e in explainers]
-            for b in audit.backbones
-        },
-    )
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    units = [
+        Unit(b.name, train, {**common, "backbone": b, "explainer": e})
+        for b in audit.backbones
+        for e in explainers
+    ]
+    with opened_for_training(audit.compute) as engine:
+        run_units("train heads", engine, units, gpus=audit.compute.devices)

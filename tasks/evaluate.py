@@ -7,22 +7,31 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of, explainer_of
+from tasks.models import backbone_of, explainer_of, one_network
 from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import Explainer
-from ttame_core.lake import Lake, maps_file
+from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.metrics import REGISTRY
 from ttame_core.provenance import Provenance
 
 
-@unit("evaluate {shard} of {backbone.name}")
-def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shard: str) -> Any:
-    """Write the scores of one shard's maps that are not there yet."""
+@unit("evaluate {shards} of {backbone.name}")
+def evaluate(
+    audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shards: list[str]
+) -> Any:
+    """Write the scores of some shards' maps that are not there yet."""
     provenance = Provenance(audit, Lake(workspace))
+    with one_network():
+        made = [_evaluate(provenance, backbone, shard) for shard in shards]
+    return None if any(made) else skipped()
+
+
+def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
+    """Write the scores of one shard's maps; False where all are there."""
     without_maps = provenance.missing_maps(backbone, shard)
     missing = provenance.missing_scores(backbone, shard)
     missing = [(e, metric) for e, metric in missing if e not in without_maps]
@@ -30,7 +39,7 @@ def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, sha
         path = maps_file(provenance.dataset, backbone.name, explainer.name, shard)
         get_run_logger().warning("no maps to evaluate at %s: run `ttame explain` first", path)
     if not missing:
-        return skipped()
+        return False
     families = {
         m.family: REGISTRY[m.family](m.settings) for m in provenance.audit.evaluation.metrics
     }
@@ -40,6 +49,7 @@ def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, sha
             families[metric.family],
             provenance.scores(backbone, e, metric, shard),
             provenance.share(shard, metric.images),
+            fingerprint(provenance.maps(backbone, e, shard)),
         )
         for e, metric in missing
     ]
@@ -55,7 +65,7 @@ def evaluate(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, sha
             backbone_of(provenance, backbone),
             wanted,
             {e.name: partial(make, e) for e, _ in missing},
-            audit.compute,
+            provenance.audit.compute,
             done,
         )
-    return None
+    return True

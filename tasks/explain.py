@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of, explainer_of
+from tasks.models import backbone_of, explainer_of, one_network
 from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
@@ -17,29 +17,37 @@ from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
 
 
-@unit("explain {shard} of {backbone.name}")
-def explain(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shard: str) -> Any:
-    """Write the maps of one shard: a file for each explainer whose file is not there yet."""
+@unit("explain {shards} of {backbone.name}")
+def explain(
+    audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shards: list[str]
+) -> Any:
+    """Write the maps of some shards: a file for each explainer whose file is not there yet."""
     provenance = Provenance(audit, Lake(workspace))
+    with one_network():
+        made = [_explain(provenance, backbone, shard) for shard in shards]
+    return None if any(made) else skipped()
+
+
+def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
+    """Write the maps of one shard; False where all are there."""
     missing = provenance.missing_maps(backbone, shard)
     if not missing:
-        return skipped()
+        return False
     model = backbone_of(provenance, backbone)
     wanted = _wanted(provenance, model, backbone, missing, shard)
-    if not wanted:
-        return None
-    with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
-        explain_shard(
-            provenance.lake,
-            provenance.dataset,
-            shard,
-            model,
-            wanted,
-            audit.maps.targets,
-            audit.compute,
-            done,
-        )
-    return None
+    if wanted:
+        with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
+            explain_shard(
+                provenance.lake,
+                provenance.dataset,
+                shard,
+                model,
+                wanted,
+                provenance.audit.maps.targets,
+                provenance.audit.compute,
+                done,
+            )
+    return True
 
 
 def _wanted(

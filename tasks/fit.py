@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.models import one_network
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
@@ -19,7 +20,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     provenance = Provenance(audit, Lake(workspace))
     if provenance.is_fitted(backbone):
         return skipped()
-    with progress(f"fit {backbone.name}") as report:
+    with one_network(), progress(f"fit {backbone.name}") as report:
         fit_backbone(
             provenance.lake,
             provenance.dataset,

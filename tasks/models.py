@@ -15,8 +15,15 @@ from ttame_core.lake import fingerprint, head_folder
 from ttame_core.provenance import Provenance
 from ttame_core.training import load_head
 
+_in_use = Lock()
 _loading = Lock()
 _loaded: dict[str, Any] = {}
+
+
+def one_network() -> Lock:
+    """To be held while a unit uses networks: threads of a process, such as a Dask worker's, take
+    turns, for a network with hooks in it serves one at a time, and memory holds one."""
+    return _in_use
 
 
 def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -43,7 +44,7 @@ Report = Callable[[int, int, str], None]
 @contextmanager
 def bar(title: str) -> Iterator[Report]:
     """Give `report(done, total, text)`, shown as a bar where there is a terminal."""
-    if not sys.stderr.isatty():
+    if parent_process() or not sys.stderr.isatty():  # one process has the terminal
         yield lambda done, total, text: None
         return
     shown = _bars.add_task(title, total=None, text="")

@@ -18,10 +18,12 @@ def plan(dataset: spec.Dataset, workspace: str) -> ShardPlan:
     return plan_shards(dataset, Lake(workspace))
 
 
-@unit("shard {dataset.name} {shard}")
-def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan, shard: str) -> Any:
-    """Write one shard's tar and its index."""
-    return write_shard(dataset, Lake(workspace), shards, shard) or skipped()
+@unit("shard {dataset.name} {shards}")
+def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
+    """Write the tar and the index of each shard of a part of the plan."""
+    lake = Lake(workspace)
+    made = [write_shard(dataset, lake, shards, shard) for shard in shards.shards]
+    return None if any(made) else skipped()
 
 
 @unit("index {dataset.name}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of
+from tasks.models import backbone_of, one_network
 from tasks.progress import progress
 from tasks.together import train_one
 from tasks.unit import skipped, unit
@@ -29,13 +29,14 @@ def train(
     made_from = provenance.head(backbone, explainer)
     try:
         if given := given_head(backbone, explainer):
-            model = backbone_of(provenance, backbone)
-            untrained = REGISTRY[explainer.method](model, explainer.settings)
-            adopt_head(provenance.lake, given, untrained, folder, made_from)
+            with one_network():
+                model = backbone_of(provenance, backbone)
+                untrained = REGISTRY[explainer.method](model, explainer.settings)
+                adopt_head(provenance.lake, given, untrained, folder, made_from)
             return None
         if warning := few_steps(audit.training_of(explainer), provenance.shards("train")):
             get_run_logger().warning("%s: %s", explainer.name, warning)
-        with progress(f"train {explainer.name} on {backbone.name}") as report:
+        with one_network(), progress(f"train {explainer.name} on {backbone.name}") as report:
             train_one(provenance, backbone, explainer, folder, report)
     except NotApplicable as reason:
         refuse_head(provenance.lake, folder, made_from, str(reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prefect import Task, task
@@ -10,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
+import tasks.messages  # noqa: F401
 from ttame_core.errors import UserError
 from ttame_core.explainers import NotApplicable
 
@@ -28,13 +30,23 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """A task that makes one unit of the lake. It may run any number of times, to one result."""
     return task(
-        task_run_name=run_name,
+        task_run_name=partial(_name, run_name),
         retries=retries,
         retry_delay_seconds=[2, 20][:retries],
         retry_condition_fn=may_pass,
         cache_policy=NO_CACHE,  # the lake knows what is there
         persist_result=False,
     )
+
+
+def _name(pattern: str, parameters: dict[str, Any]) -> str:
+    """The pattern, filled; of many shards the first and the last."""
+    shards = parameters.get("shards")
+    if shards is not None:
+        names = getattr(shards, "shards", shards)
+        text = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        parameters = {**parameters, "shards": text}
+    return pattern.format(**parameters)
 
 
 def skipped() -> State[Any]:

@@ -125,6 +125,19 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
         ),
         ("    checkpoint: ${here}/vit.safetensors\n", "", 7, ["no weights", "fit:"]),
         ("name: a\n", "name: a\ncompute: {devices: 3}\n", 1, ["batch_size, 32", "3 compute"]),
+        ("name: a\n", "name: a\ncompute: {at_once: 2}\n", 2, ["at_once needs an engine"]),
+        (
+            "name: a\n",
+            "name: a\ncompute: {engine: processes, address: 'tcp://a:1'}\n",
+            2,
+            ["only dask and ray have an address"],
+        ),
+        (
+            "name: a\n",
+            "name: a\ncompute: {engine: ray, device: 'cuda:1'}\n",
+            2,
+            ["engine ray shares out the GPUs"],
+        ),
         (
             "name: a\n",
             "name: a\ncompute: {device: cuda:1, devices: 2}\n",

@@ -26,13 +26,15 @@ from ttame_core.metrics import Family, MappedImages, Row
 class Scores:
     """One file that is wanted: of one explainer's maps, by one family of metrics.
 
-    made_from: what fingerprints it. images: the first so many of the shard.
+    made_from: what fingerprints it. images: the first so many of the shard. maps: the fingerprint
+    of the maps that are meant; None for whatever is there.
     """
 
     explainer: str
     family: Family
     made_from: Any
     images: int = ALL
+    maps: str | None = None
 
 
 def evaluate_shard(
@@ -59,7 +61,10 @@ def evaluate_shard(
     with ExitStack() as files:
         writers = [files.enter_context(_writer(lake, dataset, shard, backbone, s)) for s in wanted]
         readers = {
-            name: _MapReader(lake, maps_file(dataset, backbone.name, name, shard)) for name in names
+            s.explainer: _MapReader(
+                lake, maps_file(dataset, backbone.name, s.explainer, shard), s.maps
+            )
+            for s in wanted
         }
         done = 0
         for batch in batches if most else ():
@@ -100,8 +105,8 @@ def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Sc
 class _MapReader:
     """Walks through a maps file in step with the batches of its shard."""
 
-    def __init__(self, lake: Lake, path: str) -> None:
-        self._rows = read_maps(lake, path)
+    def __init__(self, lake: Lake, path: str, made_by: str | None) -> None:
+        self._rows = read_maps(lake, path, made_by)
         self._next = next(self._rows, None)
 
     def of(self, batch: Batch) -> tuple[list[Row], torch.Tensor, torch.Tensor]:

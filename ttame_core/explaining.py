@@ -22,7 +22,7 @@ from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, maps_schema
-from ttame_core.lake.store import RowGroups
+from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.masking import min_max
 
 Progress = Callable[[int], None]  # told how many images are done
@@ -189,10 +189,19 @@ def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int
     return pa.record_batch([*identity, *map(pa.array, values)], schema=SCORES["cost"])
 
 
-def read_maps(lake: Lake, path: str) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """Rows of a maps file, one row group in memory at a time: its columns, and its map (h, w)."""
+def read_maps(
+    lake: Lake, path: str, made_by: str | None = None
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Rows of a maps file, one row group in memory at a time: its columns, and its map (h, w).
+
+    made_by: the fingerprint that it must have. Raises RuntimeError where it has another, because a
+    worker of an earlier run came back and replaced it.
+    """
     with lake.open(path) as stream:
         file = pq.ParquetFile(stream)
+        found = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
+        if made_by not in (None, found):
+            raise RuntimeError(f"the maps at {path} were replaced by others")
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             flat = table.column("map").combine_chunks().flatten().to_numpy(zero_copy_only=False)

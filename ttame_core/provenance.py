@@ -13,7 +13,7 @@ from typing import Any
 
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
-from ttame_core.data.sharding import load_classes, load_shards
+from ttame_core.data.sharding import Shard, load_classes, load_shards
 from ttame_core.explainers import REGISTRY
 from ttame_core.explaining import ALL
 from ttame_core.lake import (
@@ -62,18 +62,22 @@ class Provenance:
         """Raise UserError where the data set is not in the lake."""
         load_shards(self.lake, self.dataset)
 
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        return load_shards(self.lake, self.dataset)
+
     def shards(self, split: str) -> list[tuple[str, int]]:
         """Names and sample counts of the shards of a split that hold any sample."""
-        found = load_shards(self.lake, self.dataset, split)
+        found = (shard for shard in self._shards if shard.split == split)
         return [(shard.shard, shard.samples) for shard in found if shard.samples]
 
     def samples(self, shard: str) -> int:
         """How many samples a shard holds."""
-        return next(s.samples for s in load_shards(self.lake, self.dataset) if s.shard == shard)
+        return next(s.samples for s in self._shards if s.shard == shard)
 
     @cached_property
     def _content(self) -> dict[str, str]:
-        return {s.shard: s.sha256 for s in load_shards(self.lake, self.dataset)}
+        return {s.shard: s.sha256 for s in self._shards}
 
     def _split_content(self, split: str) -> list[str]:
         return [self._content[name] for name, _ in self.shards(split)]

@@ -467,11 +467,37 @@ class Compute(Section):
         ge=1,
         description="threads that decode images, and shards written at once",
     )
+    engine: Literal["threads", "processes", "dask", "ray"] = Field(
+        "threads",
+        description="threads: networks run one after another and take the whole machine; "
+        "processes: several at once on this machine; dask, ray: on a cluster (docs/scale.md)",
+    )
+    address: str | None = Field(
+        None, description="of a dask or ray cluster; default: one on this machine, for this audit"
+    )
+    at_once: int | None = Field(
+        None,
+        ge=1,
+        description="units at once, of any engine but threads; default: one per GPU, or per four "
+        "cores; of a cluster with an address, what it has room for",
+    )
 
     @model_validator(mode="after")
     def _all_devices(self) -> Compute:
         if self.devices > 1 and ":" in self.device:
             raise ValueError(f"{self.devices} devices cannot all be {self.device}: say cuda")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_of_its_own(self) -> Compute:
+        if self.engine == "threads" and self.at_once:
+            raise ValueError("at_once needs an engine with several processes, such as processes")
+        if self.engine in ("threads", "processes") and self.address:
+            raise ValueError(f"only dask and ray have an address, and engine is {self.engine}")
+        if self.engine != "threads" and ":" in self.device:
+            raise ValueError(
+                f"engine {self.engine} shares out the GPUs: say cuda or auto as device"
+            )
         return self
 
 

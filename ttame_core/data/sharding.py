@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -47,6 +47,7 @@ from ttame_core.data.sources import Entry, list_entries, read
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_tar
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
+from ttame_core.lake.store import FINGERPRINT
 
 FORMAT = 1  # raised when the code makes other shards from the same inputs
 JPEG_QUALITY = 95
@@ -86,6 +87,10 @@ class ShardPlan:
     @property
     def shards(self) -> list[str]:
         return sorted(self.digests)
+
+    def part(self, shards: Iterable[str]) -> ShardPlan:
+        """The plan of some of the shards."""
+        return replace(self, digests={name: self.digests[name] for name in shards})
 
     def made_from(self, shard: str) -> dict[str, Any]:
         inputs = {"inputs": self.digests[shard], "classes": self.classes}
@@ -246,6 +251,8 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
     tar, sidecar = shard_tar(dataset.name, shard), _sidecar(dataset.name, shard)
     if lake.exists(tar) and lake.is_current(sidecar, plan.made_from(shard)):
         return False
+    planned = dataset_file(dataset.name, "plan.parquet")
+    of_plan = lake.metadata(planned).get(FINGERPRINT.decode())
     rows: list[dict[str, Any]] = []
     with lake.create(tar) as path, path.open("wb") as stream:
         with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
@@ -257,6 +264,11 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
                     writer.write({"__key__": entry["key"], **sample})
         stream.flush()
         sha256 = _sha256(path)
+        if lake.metadata(planned).get(FINGERPRINT.decode()) != of_plan:
+            # By a later run, which has its own workers: this tar must not replace theirs.
+            raise RuntimeError(
+                f"data set {dataset.name} was planned anew while {shard} was written"
+            )
     samples = sum(not row.get("reason") for row in rows)
     lake.write_parquet(
         sidecar, rows, SIDECAR, plan.made_from(shard), sha256=sha256, samples=str(samples)
@@ -472,7 +484,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
         f"scores/*/dataset={plan.dataset}/*/*/*",
     ):
         for path in lake.glob(pattern):
-            if path.rsplit("/", 1)[1].split(".")[0] not in known:
+            name = path.rsplit("/", 1)[1].removeprefix(".")  # the dot is of one that is written now
+            if name.split(".")[0] not in known:
                 lake.remove(path)
 
 

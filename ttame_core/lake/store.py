@@ -176,6 +176,7 @@ class Lake:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+            _remove_orphans(target.parent, prefix)
         finally:
             temporary.unlink(missing_ok=True)
 

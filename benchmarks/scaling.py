@@ -1,0 +1,115 @@
+"""Shards per second over worker processes, with a model that sleeps instead of computing.
+
+Everything else is as in an audit: the Prefect server, the task runs, the loader, the explanation
+maps in the lake. So cores do not limit it, and what is not sleep is overhead.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from prefect import flow
+from rich.table import Table
+from torch import Tensor, nn
+
+from flows.engine import opened
+from flows.explain_dataset import explain_dataset
+from flows.shard_dataset import shard_dataset
+from ttame_core.spec import AuditSpec
+
+IMAGES = 4  # of a shard, one batch
+WORKERS = (1, 2, 4)
+SECONDS = ((1.0, 8), (10.0, 3))  # sleep per shard, and shards per worker
+
+
+class Sleeper(nn.Module):
+    """Classifies by the mean colour, after a sleep for each batch, which is a shard."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.default_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0}
+        self.seconds = seconds
+        self.features = nn.Conv2d(3, 8, 4, stride=4)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.any():  # not the blank image that finds out its shapes
+            time.sleep(self.seconds)
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+def sleeper(seconds: float) -> nn.Module:
+    torch.manual_seed(0)
+    return Sleeper(seconds)
+
+
+def compare() -> Table:
+    """Throughput and what is lost, beside the sleep alone."""
+    title = f"explain_dataset, shards of {IMAGES} images, a model that sleeps so long for each"
+    table = Table(title=title)
+    for name in ("s/shard", "workers", "shards counted", "shards/s", "efficiency", "overhead"):
+        table.add_column(name, justify="right")
+    for seconds, each in SECONDS:
+        alone = 0.0
+        for workers in WORKERS:
+            rate, shards = _rate(seconds, workers, each * workers)
+            alone = alone or rate
+            table.add_row(
+                f"{seconds:g}",
+                str(workers),
+                str(shards),
+                f"{rate:.4f}",
+                f"{rate / alone / workers:.1%}",
+                f"{workers / rate / seconds - 1:.2%}",
+            )
+    return table
+
+
+def _rate(seconds: float, workers: int, shards: int) -> tuple[float, int]:
+    """Shards per second, and of how many: about as many as asked for.
+
+    Their files say when each was made. The first of each worker are not counted, so that the start
+    of processes and flows is not in it, nor is a last round that has not work for all.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        audit = _audit(seconds, workers, shards)
+
+        @flow
+        def bench() -> None:
+            with opened(audit.compute):
+                shard_dataset(audit, folder)
+                explain_dataset(audit, folder)
+
+        bench()
+        made = sorted(path.stat().st_mtime for path in Path(folder).glob("maps/*/*/*/*.parquet"))
+    counted = (len(made) // workers - 1) * workers
+    return counted / (made[workers - 1 + counted] - made[workers - 1]), counted
+
+
+def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
+    source = {"kind": "shapes", "train": 0, "val": 0, "test": shards * IMAGES, "size": 32}
+    return AuditSpec.model_validate(
+        {
+            "name": "scaling",
+            "dataset": {"name": "scaling", "source": source, "samples_per_shard": IMAGES},
+            "backbones": [
+                {
+                    "model": "benchmarks.scaling:sleeper",
+                    "name": "sleeper",
+                    "args": {"seconds": seconds},
+                    "taps": [],
+                }
+            ],
+            "explainers": ["random"],
+            "compute": {
+                "engine": "processes",
+                "at_once": workers,
+                "batch_size": 16 * IMAGES,  # a shard is one batch, whatever it happens to hold
+                "workers": 1,
+                "device": "cpu",
+            },
+        }
+    )

@@ -1,0 +1,164 @@
+"""Running units: in this process, or in flight on one of Prefect's task runners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.tasks import Task
+
+from flows.runners import Runner, runner_of, threads
+from ttame_core.errors import UserError
+from ttame_core.spec import Compute
+
+LIVES = 3  # times that a unit may be in flight when a process of the pool dies
+
+
+@dataclass(eq=False)
+class Unit:
+    """A task to run. of: the backbone or data set it is about. size: how many shards it makes."""
+
+    of: str
+    task: Task[..., Any]
+    parameters: dict[str, Any]
+    size: int = 1
+    lives: int = field(default=LIVES, init=False)
+
+
+Outcome = tuple[Unit, BaseException | None]  # what went wrong, if anything did
+
+
+class Here:
+    """Runs one unit after another, in this very thread."""
+
+    def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
+        """Run units and give their outcomes as they come.
+
+        units: taken one by one when there is room, so that an outcome can decide what follows.
+        gpus: how many each needs, where the engine counts them.
+        """
+        for unit in units:
+            state = unit.task(**unit.parameters, return_state=True)
+            yield unit, None if state.is_completed() else state.result(raise_on_failure=False)
+
+
+class Pool:
+    """Keeps as many units in flight as its task runner has room for."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._open = runner.start()
+
+    def close(self) -> None:
+        self._open.__exit__(None, None, None)
+
+    def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
+        """As `Here.run`; outcomes come in the order in which units end."""
+        running: dict[Any, Unit] = {}
+        ended: SimpleQueue[Any] = SimpleQueue()
+        while True:
+            while len(running) < max(1, self._runner.room()) and (unit := next(units, None)):
+                self._submit(unit, gpus, running, ended)
+            if not running:
+                return
+            future = ended.get()
+            unit, error = running.pop(future), _error_of(future)
+            if isinstance(error, BrokenProcessPool):
+                # One process died and took the others with it; whose unit it was, nobody knows.
+                lost = [unit, *running.values()]
+                running, ended = {}, SimpleQueue()
+                self.close()
+                self._open = self._runner.start()
+                for unit in lost:
+                    unit.lives -= 1
+                    if unit.lives:
+                        self._submit(unit, gpus, running, ended)
+                    else:
+                        yield unit, error
+                continue
+            yield unit, error
+
+    def _submit(
+        self, unit: Unit, gpus: int, running: dict[Any, Unit], ended: SimpleQueue[Any]
+    ) -> None:
+        with self._runner.asking_for(gpus):
+            future = self._open.submit(unit.task, unit.parameters)
+        running[future] = unit
+        future.add_done_callback(ended.put)
+
+
+Engine = Here | Pool
+
+
+def _error_of(future: Any) -> BaseException | None:
+    try:
+        future.result()
+    except Exception as error:
+        return error
+    return None
+
+
+_shared: ContextVar[Pool | None] = ContextVar("engine", default=None)
+
+
+@contextmanager
+def opened(compute: Compute) -> Iterator[Engine]:
+    """The engine that the spec names. Flows within a flow share its own.
+
+    Raises UserError where it is not installed, or its cluster does not answer.
+    """
+    if compute.engine == "threads":
+        yield Here()
+        return
+    if shared := _shared.get():
+        yield shared
+        return
+    if compute.address and not PREFECT_API_URL.value():
+        raise UserError(
+            f"compute.address is {compute.address}, but there is no Prefect server that its "
+            "workers can report to: set PREFECT_API_URL to one"
+        )
+    with (
+        temporary_settings({PREFECT_API_URL: _api_url()}),
+        closing(Pool(runner_of(compute))) as pool,
+    ):
+        token = _shared.set(pool)
+        try:
+            yield pool
+        finally:
+            _shared.reset(token)
+
+
+@contextmanager
+def opened_without_networks(compute: Compute) -> Iterator[Engine]:
+    """As `opened`, for units that use no network: one process can run those side by side."""
+    if compute.engine != "threads":
+        with opened(compute) as engine:
+            yield engine
+    else:
+        with closing(Pool(threads(compute.workers))) as pool:
+            yield pool
+
+
+@contextmanager
+def opened_for_training(compute: Compute) -> Iterator[Engine]:
+    """As `opened`; where a head takes several devices of one machine, one head after another."""
+    if compute.engine == "processes" and compute.devices > 1:
+        yield Here()
+    else:
+        with opened(compute) as engine:
+            yield engine
+
+
+def _api_url() -> str:
+    """Of the Prefect server: where there is none, of the temporary one of this process, for
+    otherwise each worker would start its own."""
+    with get_client(sync_client=True) as client:
+        return str(client.api_url).rstrip("/")

@@ -1,0 +1,220 @@
+"""Prefect's task runners, as `compute.engine` asks for them: processes, Dask, Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+import torch
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from ttame_core.errors import UserError
+from ttame_core.spec import Compute
+
+
+def _nothing(gpus: int) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How to start a task runner, and what only this kind of it knows.
+
+    room: how many units it can take now: what runs at once, and as many that wait beside it, so
+    that no worker waits for this process. asking_for: a context in which what is submitted gets
+    so many GPUs.
+    """
+
+    start: Callable[[], TaskRunner[Any]]
+    room: Callable[[], int]
+    asking_for: Callable[[int], AbstractContextManager[Any]] = _nothing
+
+
+def runner_of(compute: Compute) -> Runner:
+    """The one that the spec names. Raises UserError where it cannot be had."""
+    return {"processes": _processes, "dask": _dask, "ray": _ray}[compute.engine](compute)
+
+
+def threads(at_once: int) -> Runner:
+    return Runner(lambda: ThreadPoolTaskRunner(at_once).__enter__(), lambda: at_once)
+
+
+# ---- this machine ----------------------------------------------------------------------------
+
+
+def _processes(compute: Compute) -> Runner:
+    gpus = gpus_of(compute)
+    at_once = _at_once(compute, gpus)
+
+    def start() -> TaskRunner[Any]:
+        own_gpu = get_context("spawn").SimpleQueue() if gpus else None
+        for number in range(at_once if own_gpu else 0):
+            own_gpu.put(gpus[number % len(gpus)])
+        arguments = {"initializer": _begin, "initargs": (own_gpu, at_once)}
+        return ProcessPoolTaskRunner(at_once, **arguments).__enter__()
+
+    return Runner(start, lambda: 2 * at_once)
+
+
+def _begin(own_gpu: Any, at_once: int) -> None:
+    """First in each process: its end, its GPU, its share of the cores."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    if own_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu.get()
+        torch.cuda.init()  # at once, for Prefect gives each task the parent's environment again
+    torch.set_num_threads(_share_of_threads(at_once))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)  # it was killed, else this process would have been told to end
+
+
+def gpus_of(compute: Compute) -> list[str]:
+    """The GPUs of this machine that an audit may use, as CUDA_VISIBLE_DEVICES names them."""
+    found = 0 if compute.device == "cpu" else torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",")[:found] if named else [str(number) for number in range(found)]
+
+
+def _at_once(compute: Compute, gpus: list[str]) -> int:
+    return compute.at_once or len(gpus) or max(1, (os.cpu_count() or 1) // 4)
+
+
+def _share_of_threads(at_once: int) -> int:
+    return max(1, torch.get_num_threads() // at_once)
+
+
+# ---- Dask ------------------------------------------------------------------------------------
+
+
+def _dask(compute: Compute) -> Runner:
+    module = _extra("dask")
+    import dask
+
+    arguments: dict[str, Any] = {"address": compute.address}
+    if not compute.address:
+        arguments = {"cluster_class": "distributed.SpecCluster", "cluster_kwargs": _local(compute)}
+    runner = module.DaskTaskRunner(**arguments)
+
+    def start() -> TaskRunner[Any]:
+        with _answering(compute):
+            assert runner.client  # connects
+        return runner.__enter__()
+
+    def workers() -> list[dict[str, Any]]:
+        return list(runner.client.scheduler_info(n_workers=-1)["workers"].values())
+
+    def asking_for(gpus: int) -> AbstractContextManager[Any]:
+        counted = [worker["resources"].get("GPU", 0) for worker in workers()]
+        if not gpus or compute.device == "cpu" or not sum(counted):
+            return nullcontext()
+        _check(compute, gpus, max(counted))
+        return dask.annotate(resources={"GPU": gpus})
+
+    return Runner(start, lambda: compute.at_once or len(workers()), asking_for)
+
+
+def _local(compute: Compute) -> dict[str, Any]:
+    """A Dask cluster on this machine: a process for each unit at once, with a GPU of its own."""
+    import dask
+    from distributed import Nanny, Scheduler
+
+    dask.config.set({"distributed.worker.daemon": False})  # a unit may start processes itself
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    gpus = gpus_of(compute)
+    at_once = _at_once(compute, gpus)
+    environment = {"OMP_NUM_THREADS": str(_share_of_threads(at_once))}
+    local: dict[str, Any] = {"host": "127.0.0.1", "dashboard": False}
+    workers = {}
+    for number in range(at_once):
+        own: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "env": environment}
+        own["silence_logs"] = logging.WARNING
+        if gpus:
+            own_gpu = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+            own |= {"env": environment | own_gpu, "resources": {"GPU": 1}}
+        workers[number] = {"cls": Nanny, "options": local | own}
+    return {"workers": workers, "scheduler": {"cls": Scheduler, "options": local}}
+
+
+# ---- Ray -------------------------------------------------------------------------------------
+
+
+def _ray(compute: Compute) -> Runner:
+    module = _extra("ray")
+    import ray
+
+    arguments: dict[str, Any] = {"address": compute.address}
+    if not compute.address:
+        gpus = gpus_of(compute)
+        at_once = _at_once(compute, gpus)
+        environment = {"OMP_NUM_THREADS": str(_share_of_threads(at_once))}
+        arguments = {
+            "init_kwargs": {
+                "address": "local",
+                "num_cpus": at_once,
+                "num_gpus": len(gpus),
+                "include_dashboard": False,
+                "runtime_env": {"env_vars": environment},
+            }
+        }
+
+    def start() -> TaskRunner[Any]:
+        with _answering(compute):
+            return module.RayTaskRunner(**arguments).__enter__()
+
+    def there(resource: str) -> list[float]:
+        return [node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]]
+
+    def counted() -> list[float]:
+        return [0] if compute.device == "cpu" else there("GPU")
+
+    def asking_for(gpus: int) -> AbstractContextManager[Any]:
+        if not gpus or not sum(counted()):
+            return nullcontext()
+        _check(compute, gpus, max(counted()))
+        return module.context.remote_options(num_gpus=gpus)
+
+    def room() -> int:
+        return compute.at_once or int(sum(counted()) or sum(there("CPU")))
+
+    return Runner(start, room, asking_for)
+
+
+def _extra(name: str) -> ModuleType:
+    try:
+        return import_module(f"prefect_{name}")
+    except ImportError as error:
+        raise UserError(
+            f"compute.engine is {name}, which is not installed: pip install 'ttame[{name}]'"
+        ) from error
+
+
+@contextmanager
+def _answering(compute: Compute) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if not compute.address:
+            raise
+        raise UserError(
+            f"no {compute.engine} cluster answers at compute.address, {compute.address}: {error}"
+        ) from error
+
+
+def _check(compute: Compute, gpus: int, most: float) -> None:
+    if gpus > most:
+        raise UserError(
+            f"compute.devices is {gpus}, but no worker of the {compute.engine} cluster has more "
+            f"than {most:g} GPUs"
+        )

@@ -1,0 +1,34 @@
+"""One sentence for a user's mistake in Prefect's logs; no traceback of ours."""
+
+from __future__ import annotations
+
+import logging
+
+from ttame_core.errors import UserError
+from ttame_core.explainers import NotApplicable
+
+PLAIN = (UserError, NotApplicable)
+
+
+class OneSentence(logging.Filter):
+    """Of errors that say all there is to say."""
+
+    def __init__(self, *plain: type[BaseException]) -> None:
+        super().__init__()
+        self._plain = plain
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, self._plain):
+            record.msg, record.args, record.exc_info = str(error), (), None
+        return True
+
+
+def shorten(name: str, *plain: type[BaseException]) -> None:
+    """For the logger of this name; a second time changes nothing."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(f, OneSentence) for f in logger.filters):
+        logger.addFilter(OneSentence(*plain))
+
+
+shorten("prefect.task_runs", *PLAIN)  # in every process that runs units

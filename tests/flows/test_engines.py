@@ -1,0 +1,198 @@
+"""The same audit on every engine, workers killed on the way: the same lake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from test_interruption import _content
+
+from flows.each_backbone import MOST, batches
+from flows.engine import opened
+from flows.runners import gpus_of, runner_of
+from ttame_core.errors import UserError
+from ttame_core.spec import Compute
+
+STAGES = """
+import sys
+from flows.each_backbone import BackbonesFailed
+from flows.engine import opened
+from flows.evaluate_maps import evaluate_maps
+from flows.explain_dataset import explain_dataset
+from flows.shard_dataset import shard_dataset
+from flows.train_heads import train_heads
+from ttame_core.spec import load_spec
+if __name__ == "__main__":
+    audit = load_spec(sys.argv[1])
+    with opened(audit.compute):
+        for stage in (shard_dataset, train_heads, explain_dataset, evaluate_maps):
+            try:
+                stage(audit, sys.argv[2])
+            except BackbonesFailed as failed:
+                print(stage.__name__, failed, flush=True)
+"""
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(
+    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+) -> Iterator[Start]:
+    """Start the stages on an engine, in the workspace of that name; stopped at the end."""
+
+    def with_more_shards(spec: dict) -> None:
+        spec["dataset"] |= {"samples_per_shard": 4}
+        net = spec["backbones"][0]
+        spec["backbones"] = [net | {"name": "broken", "args": {"stem_width": 16}}, net]
+
+    spec = edit_spec(with_more_shards)
+    started: list[subprocess.Popen[str]] = []
+
+    def run(engine: str, **compute: object) -> subprocess.Popen[str]:
+        audit = yaml.safe_load(spec.read_text())
+        audit["compute"] |= {"engine": engine, **compute}
+        own = spec.with_name(f"{engine}.yaml")
+        own.write_text(yaml.safe_dump(audit))
+        with (tmp_path / f"{engine}.log").open("a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", STAGES, str(own), str(tmp_path / engine)],
+                env=server | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+def _writer(workspace: Path, folder: str, process: subprocess.Popen[str]) -> int:
+    """The process that has a file of this folder half written."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"it ended before it wrote to {folder}"
+        for path in workspace.glob(f"{folder}/**/.*.writing-*"):
+            writer = int(path.name.rsplit("-", 2)[1])
+            if psutil.pid_exists(writer):
+                return writer
+        time.sleep(0.001)
+    raise AssertionError(f"nothing was written to {folder}")
+
+
+def _failures(output: str) -> list[str]:
+    return [line for line in output.splitlines() if " broken: " in line]
+
+
+def _ends_as(
+    process: subprocess.Popen[str], workspace: Path, expected: Path, says: list[str]
+) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert _failures(output) == says
+    here, there = _content(workspace), _content(expected)
+    assert here.keys() == there.keys()
+    assert [name for name in there if here[name] != there[name]] == []
+
+
+@contextmanager
+def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
+    """A Dask cluster of two workers; its address."""
+    file = tmp_path / "scheduler.json"
+    local = ["--host", "127.0.0.1", "--scheduler-file", str(file)]
+    dask = [sys.executable, "-m", "dask"]
+    one = ["--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1", "--no-dashboard"]
+    with (tmp_path / "dask.log").open("w") as log:
+        started = [
+            subprocess.Popen([*dask, *command, *local], env=env, stdout=log, stderr=log)
+            for command in (["scheduler", "--port", "0", "--no-dashboard"], ["worker", *one])
+        ]
+        try:
+            while not file.exists():
+                time.sleep(0.1)
+            yield yaml.safe_load(file.read_text())["address"]
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(60)
+
+
+def test_a_flow_has_some_thousand_task_runs_whatever_the_data_set() -> None:
+    assert batches(["a", "b", "c"]) == [["a"], ["b"], ["c"]]
+    for shards, backbones in ((1_280, 12), (100_000, 3), (1_000_000, 1), (5_001, 1)):
+        names = [str(number) for number in range(shards)]
+        made = batches(names, backbones)
+        assert [name for batch in made for name in batch] == names
+        assert len(made) * backbones <= MOST + backbones
+        assert len(made) * backbones >= min(MOST // 2, shards)
+
+
+def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)  # as where it is not installed
+    with pytest.raises(UserError, match=r"pip install 'ttame\[ray\]'"):
+        runner_of(Compute(engine="ray"))
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(UserError, match="set PREFECT_API_URL"),
+        opened(Compute(engine="dask", address="tcp://10.0.0.1:8786")),
+    ):
+        pass
+
+
+def test_each_process_has_one_gpu_of_those_that_the_audit_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus_of(Compute()) == ["0", "1"]
+    assert gpus_of(Compute(device="cpu")) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpus_of(Compute(device="cuda")) == ["3", "5"]
+    assert runner_of(Compute(engine="processes")).room() == 2
+    assert runner_of(Compute(engine="processes", at_once=6)).room() == 6
+
+
+@pytest.mark.slow
+def test_the_same_lake_on_every_engine(
+    start: Start, server: dict[str, str], tmp_path: Path
+) -> None:
+    output, _ = start("threads").communicate(timeout=300)
+    says, expected = _failures(output), tmp_path / "threads"
+    assert [line.split(":")[0] for line in says] == [
+        f"{stage} broken" for stage in ("train_heads", "explain_dataset")
+    ]
+    assert all("is of another architecture than" in line for line in says[:2])
+
+    # The audit is killed: its processes end. Run again, one of them is killed.
+    own = tmp_path / "processes"
+    audit = start("processes", at_once=2)
+    _writer(own, "maps", audit)
+    processes = psutil.Process(audit.pid).children(recursive=True)
+    assert len(processes) >= 2
+    audit.kill()
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert alive == []
+    audit = start("processes", at_once=2)
+    os.kill(_writer(own, "scores/metric=shape", audit), signal.SIGKILL)
+    _ends_as(audit, own, expected, says)
+
+    with _dask(tmp_path, server) as address:
+        audit = start("dask", address=address)
+        os.kill(_writer(tmp_path / "dask", "maps", audit), signal.SIGKILL)
+        _ends_as(audit, tmp_path / "dask", expected, says)
+
+    audit = start("ray", at_once=2)
+    os.kill(_writer(tmp_path / "ray", "maps", audit), signal.SIGKILL)
+    _ends_as(audit, tmp_path / "ray", expected, says)
