@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +73,13 @@ def with_enough_epochs(
 ) -> tuple[spec.Training, int]:
     """The settings with the epochs that `min_steps` makes of them, and the batches of an epoch."""
     batches = sum(samples for _, samples in train) // settings.batch_size
+    return settings_for(settings, batches), batches
+
+
+def settings_for(settings: spec.Training, batches: int) -> spec.Training:
+    """The settings with the epochs that `min_steps` makes of them, `batches` in each."""
     enough = max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
-    return settings.model_copy(update={"epochs": enough, "min_steps": 0}), batches
+    return settings.model_copy(update={"epochs": enough, "min_steps": 0})
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
@@ -160,41 +166,47 @@ def train_head(
     rank, world = 0, 1
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
-    torch.manual_seed(settings.seed)
-    backbone = explainer.backbone
-    run = _Run(explainer, settings, settings.epochs * batches, accelerator)
+    view, device = explainer.backbone.preprocessing, explainer.backbone.device
+    run = HeadRun(explainer, settings, batches, accelerator)
     checkpoint = f"{folder}/checkpoint.pt"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
-    while run.step < run.total:
-        epoch, done = divmod(run.step, batches)
+
+    def read(epoch: int, skip: int) -> Iterator[Tensor]:
         for batch in load_batches(
             lake,
             dataset,
             names,
-            backbone.preprocessing,
+            view,
             settings.batch_size,
             compute.workers,
             shuffle=(settings.seed, epoch),
-            skip=done,
+            skip=skip,
             drop_last=True,
             part=(rank, world),
         ):
-            losses = run.advance(batch.float_images(backbone.device), epoch)
-            if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
-                run.save(lake, checkpoint, made_from)
-            if progress and losses is not None:
-                text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
-                progress(run.step, run.total, f"epoch {epoch + 1}/{settings.epochs} {text}")
-        if run.step != (epoch + 1) * batches:
-            raise UserError(
-                f"the training shards of data set {dataset} hold fewer samples than its index "
-                "says: run `ttame shard` again"
-            )
+            yield batch.float_images(device)
+
+    def validation() -> Iterator[Tensor]:
+        shards = [name for name, _ in val]
+        for batch in load_batches(lake, dataset, shards, view, compute.batch_size, compute.workers):
+            yield batch.float_images(device)
+
+    def after_step(epoch: int) -> None:
+        if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
+            run.save(lake, checkpoint, made_from)
+
+    def after_epoch(epoch: int) -> None:
         if rank == 0 and _is_validated(epoch + 1, settings.epochs):
-            run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
+            run.validate(validation(), epoch, compute.batch_size)
         if rank == 0:
             run.save(lake, checkpoint, made_from)
+
+    short = (
+        f"the training shards of data set {dataset} hold fewer samples than its index says: run "
+        "`ttame shard` again"
+    )
+    run.train(read, short, progress, after_step, after_epoch)
     if rank:
         return
     _write(lake, folder, run.head, run.history, made_from)
@@ -206,20 +218,27 @@ def _is_validated(epoch: int, epochs: int) -> bool:
     return epoch == epochs or epoch % -(-epochs // VALIDATIONS) == 0
 
 
-class _Run:
-    """What changes in a training: the head, its optimiser and schedule, the step, the history."""
+class HeadRun:
+    """One training of a head, wherever its images come from.
+
+    It holds what changes: the head, its optimiser and schedule, the step, the history. batches: of
+    an epoch; `settings.epochs` is how many of those there are.
+    """
 
     def __init__(
         self,
         explainer: Trained,
         settings: spec.Training,
-        total: int,
-        accelerator: Accelerator | None,
+        batches: int,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.explainer, self.settings, self.total = explainer, settings, total
+        self.explainer, self.settings, self.batches = explainer, settings, batches
+        self.total = total = settings.epochs * batches
         self.backbone = backbone = explainer.backbone
         self.accelerator = accelerator
-        self.head = explainer.new_head(settings.map).train()
+        with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
+            torch.random.default_generator.manual_seed(settings.seed)
+            self.head = explainer.new_head(settings.map).train()
         self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
         if accelerator is not None:
             if backbone.device.type == "cuda":
@@ -233,6 +252,32 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
         self.summed = 0
+
+    def train(
+        self,
+        read: Callable[[int, int], Iterable[Tensor]],
+        short: str,
+        progress: Progress | None = None,
+        after_step: Callable[[int], None] = lambda epoch: None,
+        after_epoch: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
+        """All the steps that are left.
+
+        read: the batches of an epoch, from 0, after its first so many: images (B, 3, H, W) in
+        [0, 1] on the backbone's device. short: what UserError says where they are too few.
+        """
+        epochs = self.settings.epochs
+        while self.step < self.total:
+            epoch, done = divmod(self.step, self.batches)
+            for images in islice(read(epoch, done), self.batches - done):
+                losses = self.advance(images, epoch)
+                after_step(epoch)
+                if progress and losses is not None:
+                    text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
+                    progress(self.step, self.total, f"epoch {epoch + 1}/{epochs} {text}")
+            if self.step != (epoch + 1) * self.batches:
+                raise UserError(short)
+            after_epoch(epoch)
 
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
@@ -263,31 +308,22 @@ class _Run:
         return means
 
     @torch.inference_mode()
-    def validate(
-        self, lake: Lake, dataset: str, shards: Sequence[str], epoch: int, compute: spec.Compute
-    ) -> None:
-        """Add AD and IC on up to `validation_samples` images of the validation split."""
+    def validate(self, batches: Iterable[Tensor], epoch: int, batch_size: int) -> None:
+        """Add AD and IC on up to `validation_samples` of the images; batches: as of `train`."""
         left = self.settings.validation_samples
         folded = self.head.fold()
         drops, increases = [], []
-        for batch in load_batches(
-            lake,
-            dataset,
-            shards,
-            self.backbone.preprocessing,
-            compute.batch_size,
-            compute.workers,
-        ):
+        for batch in batches:
             if left <= 0:
                 break
-            images = batch.float_images(self.backbone.device)[:left]
+            images = batch[:left]
             left -= len(images)
             logits, features = self.backbone.features(self.backbone.normalise(images))
             p, truth = logits.float().softmax(dim=1).max(dim=1)
             read = self.explainer.read(images, features)
             maps = min_max(folded(read, truth)[:, 0])
             p_masked = masked_probabilities(
-                self.backbone, images, maps, truth, VALIDATED_KEEP, compute.batch_size
+                self.backbone, images, maps, truth, VALIDATED_KEEP, batch_size
             )
             drops.append(drop(p[:, None], p_masked))
             increases.append(increase(p[:, None], p_masked))
@@ -336,12 +372,17 @@ def adopt_head(lake: Lake, path: str, explainer: Trained, folder: str, made_from
 
     Raises UserError where it cannot be read or does not fit.
     """
+    hint = "give `head` another file, or leave it out to train one"
+    _write(lake, folder, read_head(path, explainer, hint), [], made_from)
+
+
+def read_head(path: str | Path, explainer: Trained, hint: str) -> Head:
+    """The trained head in a safetensors file. Raises UserError, which ends with the hint."""
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the head {path}: {error.strerror}") from error
-    hint = "give `head` another file, or leave it out to train one"
-    _write(lake, folder, _head_of(content, explainer, path, hint), [], made_from)
+    return _head_of(content, explainer, str(path), hint)
 
 
 def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
@@ -354,13 +395,17 @@ def _write(
     lake: Lake, folder: str, head: Head, history: list[dict[str, Any]], made_from: Any
 ) -> None:
     """The history comes last: with its fingerprint it says that the head is whole."""
-    state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
     with lake.create(f"{folder}/head.safetensors") as temporary:
-        about = {"fingerprint": fingerprint(made_from), "shown": head.shown}
-        # One entry: several are written in any order, and the file would not be reproducible.
-        temporary.write_bytes(save(state, {"ttame": json.dumps(about)}))
+        temporary.write_bytes(head_bytes(head, fingerprint=fingerprint(made_from)))
     lake.write_json(f"{folder}/spec.json", made_from)
     lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, made_from)
+
+
+def head_bytes(head: Head, **about: str) -> bytes:
+    """A trained head as the content of a safetensors file, with what is to be said about it."""
+    state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
+    # One entry: several are written in any order, and the file would not be reproducible.
+    return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
 
 
 def load_head(lake: Lake, folder: str, explainer: Trained) -> Head:

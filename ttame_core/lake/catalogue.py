@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,21 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
         db.execute(_sql(script))
     return db
+
+
+def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
+    """Key, metric and value of scores that are in memory: as `metric_values` has those of a lake.
+
+    scores: a table of each family, of one explainer, as its schema says.
+    """
+    with duckdb.connect() as db:
+        db.execute(_sql("macros"))
+        for family, rows in scores.items():
+            db.register(f"rows_{family}", rows)
+            whose = "'' AS dataset, '' AS backbone, '' AS explainer"
+            db.execute(f"CREATE VIEW {family} AS SELECT {whose}, * FROM rows_{family}")
+        add_metrics(db, scores)
+        return db.sql("SELECT key, metric, value FROM metric_values").fetchall()
 
 
 def _add_metadata(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:

@@ -8,6 +8,7 @@ AD@15/blur). Where names are data, a column `metric` holds them beside one colum
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import resources
 
 import duckdb
@@ -16,12 +17,17 @@ IDENTITY = ("dataset", "backbone", "explainer", "key")
 SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
 
 
-def add_metrics(db: duckdb.DuckDBPyConnection) -> None:
-    """The views `values_<name>` of every file, `metric_values` and `metric_sums` of all."""
+def add_metrics(db: duckdb.DuckDBPyConnection, families: Collection[str] | None = None) -> None:
+    """The views `values_<name>` of every file, `metric_values` and `metric_sums` of all.
+
+    families: of the files that are called as these alone.
+    """
     folder = resources.files("ttame_core.lake").joinpath("sql/metrics")
     values, sums = [], []
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         name = file.name.removesuffix(".sql")
+        if families is not None and name not in families:
+            continue
         db.execute(f"CREATE VIEW values_{name} AS\n{file.read_text()}")
         columns = db.sql(f"FROM values_{name} LIMIT 0").columns
         values.append(_values(name, columns))
