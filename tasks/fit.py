@@ -9,7 +9,7 @@ from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.compute import device_of
 from ttame_core.fitting import fit_backbone
-from ttame_core.lake import Lake, fitted_folder
+from ttame_core.lake import CHECKPOINT, Lake, fitted_folder
 from ttame_core.provenance import Provenance
 
 
@@ -17,7 +17,9 @@ from ttame_core.provenance import Provenance
 def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     """Train one classifier on the data set."""
     provenance = Provenance(audit, Lake(workspace))
+    folder = fitted_folder(provenance.dataset, backbone.name)
     if provenance.is_fitted(backbone):
+        provenance.lake.remove(f"{folder}/{CHECKPOINT}")  # killed just before it did so itself
         return skipped()
     with progress(f"fit {backbone.name}") as report:
         fit_backbone(
@@ -29,7 +31,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
             len(provenance.classes),
             audit.compute,
             device_of(audit.compute),
-            fitted_folder(provenance.dataset, backbone.name),
+            folder,
             provenance.fit(backbone),
             report,
         )

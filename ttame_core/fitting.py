@@ -26,7 +26,7 @@ from ttame_core.backbones import create_model, preprocessing_of
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake import CHECKPOINT, Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.masking import keep_most_relevant, min_max
 
@@ -156,7 +156,7 @@ def fit_backbone(
         optimizer, fit.learning_rate, total_steps=fit.epochs * batches, pct_start=WARM_UP
     )
     history: list[dict[str, Any]] = []
-    checkpoint = f"{folder}/checkpoint.pt"
+    checkpoint = f"{folder}/{CHECKPOINT}"
     start = _resume(lake, checkpoint, made_from, model, optimizer, schedule, history)
     for epoch in range(start, fit.epochs):
         generator = torch.Generator().manual_seed(fit.seed * 100_003 + epoch)

@@ -20,7 +20,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake import CHECKPOINT, Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY, REFUSED
 from ttame_core.losses import area_loss, confidence_loss, variation_loss
 from ttame_core.masking import min_max
@@ -163,7 +163,7 @@ def train_head(
     torch.manual_seed(settings.seed)
     backbone = explainer.backbone
     run = _Run(explainer, settings, settings.epochs * batches, accelerator)
-    checkpoint = f"{folder}/checkpoint.pt"
+    checkpoint = f"{folder}/{CHECKPOINT}"
     run.resume(lake, checkpoint, made_from)
     names = [name for name, _ in train]
     while run.step < run.total:

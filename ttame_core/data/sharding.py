@@ -472,7 +472,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
         f"scores/*/dataset={plan.dataset}/*/*/*",
     ):
         for path in lake.glob(pattern):
-            if path.rsplit("/", 1)[1].split(".")[0] not in known:
+            name = path.rsplit("/", 1)[1]
+            if not name.startswith(".") and name.split(".")[0] not in known:  # else being written
                 lake.remove(path)
 
 

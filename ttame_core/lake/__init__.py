@@ -1,6 +1,7 @@
 """The lake: a workspace of plain Parquet, tar and safetensors files."""
 
 from ttame_core.lake.store import (
+    CHECKPOINT,
     Lake,
     audit_folder,
     dataset_file,
@@ -14,6 +15,7 @@ from ttame_core.lake.store import (
 )
 
 __all__ = [
+    "CHECKPOINT",
     "Lake",
     "audit_folder",
     "dataset_file",

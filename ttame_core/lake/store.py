@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
+WRITING = ".writing-"  # in the name of a file that is not whole yet
+ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
 ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
@@ -140,6 +143,15 @@ class Lake:
         with suppress(FileNotFoundError):
             self.fs.rm_file(self.path(path))
 
+    def remove_orphans(self, folders: str) -> None:
+        """Remove what dead processes left half written in the folders that a pattern names.
+
+        Beside a file that is written again `create` does so itself.
+        """
+        if self.local:
+            for folder in self.glob(folders):
+                _remove_orphans(Path(self.path(folder)), "*")
+
     # ---- writing ---------------------------------------------------------------------------
 
     @contextmanager
@@ -158,11 +170,11 @@ class Lake:
             self.fs.put_file(str(temporary), target)
 
     def _create_local(self, target: Path) -> Iterator[Path]:
-        prefix = f".{target.name}.writing-{socket.gethostname()}-"
+        writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_orphans(target.parent, prefix)
-            temporary = target.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            _remove_orphans(target.parent, glob.escape(target.name))
+            temporary = target.parent / f".{target.name}{WRITING}{socket.gethostname()}-{writer}"
             temporary.touch()
         except OSError as error:
             raise UserError(f"cannot write to the workspace {self.url}: {error}") from error
@@ -218,16 +230,24 @@ class Lake:
             temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def _remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove half-written files that a dead process of this host left behind."""
-    for orphan in folder.glob(f"{prefix}*"):
-        pid = int(orphan.name.removeprefix(prefix).split("-")[0])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            orphan.unlink(missing_ok=True)
-        except PermissionError:
-            pass
+def _remove_orphans(folder: Path, target: str) -> None:
+    """Remove half-written files that dead processes left behind: of this host, or a day old."""
+    for orphan in folder.glob(f".{target}{WRITING}*"):
+        host, pid, _ = orphan.name.rpartition(WRITING)[2].rsplit("-", 2)
+        with suppress(FileNotFoundError):
+            old = time.time() - orphan.stat().st_mtime > ABANDONED
+            if old or (host == socket.gethostname() and not _is_alive(int(pid))):
+                orphan.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 # ---- where things lie (DESIGN: the lake) ----------------------------------------------------
@@ -239,6 +259,9 @@ def dataset_file(dataset: str, name: str) -> str:
 
 def shard_tar(dataset: str, shard: str) -> str:
     return f"datasets/{dataset}/shards/{shard}.tar"
+
+
+CHECKPOINT = "checkpoint.pt"  # of a training under way, in its folder
 
 
 def fitted_folder(dataset: str, backbone: str) -> str:

@@ -60,6 +60,7 @@ def write_record(
 
     failures: reason by backbone. now: UTC.
     """
+    lake.remove_orphans(audit_folder(audit.name, "*"))
     folder = audit_folder(audit.name, now.strftime("%Y%m%dT%H%M%SZ"))
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
