@@ -11,6 +11,7 @@ from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.compute import in_smaller_batches
 from ttame_core.explainers import NotApplicable
 from ttame_core.explaining import Maps, explain_shard, write_refusal
 from ttame_core.lake import Lake
@@ -28,17 +29,14 @@ def explain(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shar
     wanted = _wanted(provenance, model, backbone, missing, shard)
     if not wanted:
         return None
+    targets = audit.maps.targets
     with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
-        explain_shard(
-            provenance.lake,
-            provenance.dataset,
-            shard,
-            model,
-            wanted,
-            audit.maps.targets,
-            audit.compute,
-            done,
-        )
+
+        def run(compute: spec.Compute) -> None:
+            lake, dataset = provenance.lake, provenance.dataset
+            explain_shard(lake, dataset, shard, model, wanted, targets, compute, done)
+
+        in_smaller_batches(audit.compute, run, get_run_logger().warning)
     return None
 
 

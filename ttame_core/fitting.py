@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import create_model, preprocessing_of
+from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
@@ -30,6 +33,7 @@ from ttame_core.lake import CHECKPOINT, Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.masking import keep_most_relevant, min_max
 
+CHECKED = 100  # steps between looks at whether the loss is finite
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
 OBJECT_SHARE = 0.75  # of the occluded images that have annotations: all but the object is hidden
 OBJECTS_FIRST = 0.1  # share of the steps in which annotated images show nothing but their objects
@@ -183,19 +187,28 @@ def fit_backbone(
             images = occlude(
                 images, objects, fit.occlusion, generator, first and fit.occlusion > 0
             ).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(preprocessing.normalise(images))
-            loss = F.cross_entropy(logits.float(), batch.labels.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            with in_whole_batches(f"classifier {settings.name}", "fit.batch_size"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    logits = model(preprocessing.normalise(images))
+                loss = F.cross_entropy(logits.float(), batch.labels.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
             schedule.step()
             total += loss.detach()
+            if not step % CHECKED and not isfinite(float(total)):
+                break
             if progress:
                 done = epoch * batches + step
                 text = f"epoch {epoch + 1}/{fit.epochs} loss {float(total) / step:.3f}"
                 progress(done, fit.epochs * batches, text)
+        if not isfinite(float(total)) or not all(p.isfinite().all() for p in model.parameters()):
+            raise UserError(
+                f"the loss of classifier {settings.name} is no longer finite in epoch {epoch + 1}: "
+                "lower fit.learning_rate; the checkpoint of the epoch before stays, and the same "
+                "settings go on from it"
+            )
         history.append(
             {
                 "epoch": epoch,
@@ -204,13 +217,15 @@ def fit_backbone(
                 "cross_entropy": float(total) / batches,
             }
         )
-        accuracy = _accuracy(lake, dataset, val, model, preprocessing, compute, device)
+        accuracy = in_smaller_batches(
+            compute, partial(_accuracy, lake, dataset, val, model, preprocessing, device)
+        )
         if accuracy is not None:
             history.append(
                 {"epoch": epoch, "step": (epoch + 1) * batches}
                 | {"metric": "accuracy", "value": accuracy}
             )
-        with lake.create(checkpoint) as temporary:
+        with lake.create(checkpoint) as temporary, temporary.open("wb") as stream:
             torch.save(
                 {
                     "fingerprint": fingerprint(made_from),
@@ -220,7 +235,7 @@ def fit_backbone(
                     "schedule": schedule.state_dict(),
                     "history": history,
                 },
-                temporary,
+                stream,
             )
     state = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
@@ -265,8 +280,8 @@ def _accuracy(
     shards: Sequence[str],
     model: nn.Module,
     preprocessing: Any,
-    compute: spec.Compute,
     device: torch.device,
+    compute: spec.Compute,
 ) -> float | None:
     """Percent of the samples of `shards` classified right; None where there are none."""
     model.eval()

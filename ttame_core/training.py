@@ -6,6 +6,8 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.lake import CHECKPOINT, Lake, fingerprint
@@ -180,7 +183,8 @@ def train_head(
             drop_last=True,
             part=(rank, world),
         ):
-            losses = run.advance(batch.float_images(backbone.device), epoch)
+            with in_whole_batches(f"the head for {backbone.name}", "training.batch_size"):
+                losses = run.advance(batch.float_images(backbone.device), epoch)
             if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
                 run.save(lake, checkpoint, made_from)
             if progress and losses is not None:
@@ -192,7 +196,8 @@ def train_head(
                 "says: run `ttame shard` again"
             )
         if rank == 0 and _is_validated(epoch + 1, settings.epochs):
-            run.validate(lake, dataset, [name for name, _ in val], epoch, compute)
+            validate = partial(run.validate, lake, dataset, [name for name, _ in val], epoch)
+            in_smaller_batches(compute, validate)
         if rank == 0:
             run.save(lake, checkpoint, made_from)
     if rank:
@@ -229,7 +234,7 @@ class _Run:
         self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
         scaled = backbone.precision is torch.float16
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
-        self.step = 0
+        self.step = self.saved = 0  # the last step, and the one of the last checkpoint
         self.history: list[dict[str, Any]] = []
         self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
         self.summed = 0
@@ -254,13 +259,23 @@ class _Run:
         means = dict(zip(TERMS, (sums / self.summed).tolist(), strict=True))
         self.sums.zero_()
         self.summed = 0
-        if means["loss"] != means["loss"] or means["loss"] == float("inf"):
-            raise UserError(
-                f"the loss of the head for {self.backbone.name} is {means['loss']} at step "
-                f"{self.step}: lower training.learning_rate"
-            )
+        self._check(means["loss"])
         self.history.append({"epoch": epoch, "step": self.step, **means})
         return means
+
+    def _check(self, loss: float) -> None:
+        """Raise UserError where a loss since the last check, or a weight, is not finite."""
+        if isfinite(loss) and all(
+            bool(v.isfinite().all()) for v in self.head.state_dict().values()
+        ):
+            return
+        kept = "."
+        if self.saved:
+            kept = f"; the same settings would go on from the checkpoint of step {self.saved}."
+        raise UserError(
+            f"the loss of the head for {self.backbone.name} is no longer finite at step "
+            f"{self.step}: lower training.learning_rate{kept}"
+        )
 
     @torch.inference_mode()
     def validate(
@@ -300,6 +315,7 @@ class _Run:
                 self.history.append({**row, "value": value})
 
     def save(self, lake: Lake, path: str, made_from: Any) -> None:
+        self._check(float(self.sums.sum()))
         state = {
             "fingerprint": fingerprint(made_from),
             "head": self.head.state_dict(),
@@ -311,8 +327,9 @@ class _Run:
             "sums": self.sums,
             "summed": self.summed,
         }
-        with lake.create(path) as temporary:
-            torch.save(state, temporary)
+        with lake.create(path) as temporary, temporary.open("wb") as stream:
+            torch.save(state, stream)
+        self.saved = self.step
 
     def resume(self, lake: Lake, path: str, made_from: Any) -> None:
         """Go on from the checkpoint of this very training, if there is one."""
@@ -327,7 +344,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.history = state["step"], state["history"]
+        self.step = self.saved = state["step"]
+        self.history = state["history"]
         self.sums, self.summed = state["sums"], state["summed"]
 
 

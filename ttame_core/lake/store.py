@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -24,6 +25,7 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
 ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
 ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
@@ -107,7 +109,7 @@ class Lake:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
-        with self.open(path) as stream:
+        with self._parquet(path) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
@@ -122,8 +124,19 @@ class Lake:
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with self.open(path) as stream:
+        with self._parquet(path) as stream:
             return pq.read_table(stream, columns=columns)
+
+    @contextmanager
+    def _parquet(self, path: str) -> Iterator[IO[bytes]]:
+        """As `open`; raises UserError where what is there is no whole Parquet file."""
+        with self.open(path) as stream:
+            try:
+                yield stream
+            except pa.ArrowInvalid as error:
+                raise UserError(
+                    f"{self.path(path)} is damaged ({error}): delete it and run `ttame audit` again"
+                ) from error
 
     def metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
@@ -188,6 +201,13 @@ class Lake:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+        except Exception as error:
+            if reason := _disk_says(error):
+                raise UserError(
+                    f"cannot write {target}: {reason}: make room for the workspace and run again; "
+                    "what is whole stays"
+                ) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -230,6 +250,15 @@ class Lake:
             temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def _disk_says(error: BaseException | None) -> str | None:
+    """Why a file could not grow, if that is behind an error; libraries raise errors of theirs."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _remove_orphans(folder: Path, target: str) -> None:
     """Remove half-written files that dead processes left behind: of this host, or a day old."""
     for orphan in folder.glob(f".{target}{WRITING}*"):
@@ -262,6 +291,11 @@ def shard_tar(dataset: str, shard: str) -> str:
 
 
 CHECKPOINT = "checkpoint.pt"  # of a training under way, in its folder
+
+
+def shard_rows(dataset: str, shard: str) -> str:
+    """Beside each tar, its commit mark: a row per sample, and one per thing rejected."""
+    return f"datasets/{dataset}/shards/{shard}.parquet"
 
 
 def fitted_folder(dataset: str, backbone: str) -> str:
