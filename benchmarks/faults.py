@@ -1,4 +1,4 @@
-"""`make faults`: kill -9 at random moments of every stage, and inputs as no one should send them.
+"""`make faults`: kill -9 at random moments of every stage, and a Prefect server that goes away.
 
 A kill hits a process group forked from this one, which has done the imports: no stage waits for
 an interpreter or for a Prefect server to start. Every stage runs what its Prefect tasks run.
@@ -11,13 +11,17 @@ import os
 import random
 import select
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
@@ -131,7 +135,9 @@ def whole(workspace: Path) -> dict[str, tuple[int, int]]:
 # ---- an audit that can be killed -------------------------------------------------------------
 
 
-def audit_once(audit: spec.AuditSpec, workspace: str, enter: Enter) -> None:
+def audit_once(
+    audit: spec.AuditSpec, workspace: str, enter: Enter = lambda stage: None, record: bool = True
+) -> None:
     """All stages of flows.audit_zoo, with its tasks, but without Prefect around them."""
     with (
         disable_run_logger(),
@@ -158,8 +164,9 @@ def audit_once(audit: spec.AuditSpec, workspace: str, enter: Enter) -> None:
             for backbone in audit.backbones:
                 for shard in tested:
                     task.fn(audit, workspace, backbone, shard)
-        enter("report")
-        report.fn(audit, workspace, {})
+        if record:
+            enter("report")
+            report.fn(audit, workspace, {})
 
 
 class Audit:
@@ -273,6 +280,65 @@ def _compare(
     outcome.rounds += 1
 
 
+# ---- a server that goes away -----------------------------------------------------------------
+
+
+def server_away(audit: spec.AuditSpec, folder: Path, seconds: float) -> list[str]:
+    """Stop a real Prefect server in the middle of an audit, and start it again; what went wrong.
+
+    It goes while a classifier is fitted, and comes back when that flow has long ended.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/api"
+    env = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": address}
+    undisturbed, workspace = folder / "undisturbed", folder / "workspace"
+    _durations(audit, undisturbed)
+    (folder / "audit.yaml").write_text(audit.model_dump_json())
+    program = "from flows.cli import main; main()"
+    command = [sys.executable, "-c", program, "audit", f"{folder}/audit.yaml"]
+    log = folder / "audit.log"
+    with _prefect_server(env, port), log.open("w") as out:
+        running = subprocess.Popen(
+            [*command, "--workspace", workspace], env=env, stdout=out, stderr=out
+        )
+        while running.poll() is None and not list(workspace.glob("backbones/*/*/checkpoint.pt")):
+            time.sleep(0.05)
+    time.sleep(seconds)
+    if running.poll() is not None:
+        return [f"the audit did not wait for the server: {log.read_text()[-2000:]}"]
+    with _prefect_server(env, port):
+        ended = running.wait(PATIENCE)
+    problems = [f"the audit ended with {ended}: {log.read_text()[-2000:]}"] if ended else []
+    return problems + [f"{name} differs" for name in differences(undisturbed, workspace)]
+
+
+@contextmanager
+def _prefect_server(env: dict[str, str], port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not _answers(f"{env['PREFECT_API_URL']}/health"):
+            if server.poll() is not None or time.monotonic() > end:
+                raise RuntimeError("the Prefect server did not start")
+            time.sleep(0.2)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5)
+    except OSError:
+        return False
+    return True
+
+
 # ---- the command -----------------------------------------------------------------------------
 
 
@@ -288,13 +354,23 @@ def _kills(options: argparse.Namespace, console: Console) -> list[str]:
     return outcome.problems
 
 
-PARTS = {"kills": _kills}
+def _server(options: argparse.Namespace, console: Console) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        problems = server_away(AUDIT, Path(folder), options.away)
+    console.print(
+        f"a Prefect server was away for {options.away:g} s and the time it takes to start"
+    )
+    return problems
+
+
+PARTS = {"kills": _kills, "server": _server}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--kills", type=int, default=108)
+    parser.add_argument("--away", type=float, default=60, help="seconds without a server")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     console = Console(width=200, highlight=False)

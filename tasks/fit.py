@@ -7,9 +7,10 @@ from typing import Any
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.checkpoint import remove_checkpoint
 from ttame_core.compute import device_of
 from ttame_core.fitting import fit_backbone
-from ttame_core.lake import CHECKPOINT, Lake, fitted_folder
+from ttame_core.lake import Lake, fitted_folder
 from ttame_core.provenance import Provenance
 
 
@@ -19,7 +20,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     provenance = Provenance(audit, Lake(workspace))
     folder = fitted_folder(provenance.dataset, backbone.name)
     if provenance.is_fitted(backbone):
-        provenance.lake.remove(f"{folder}/{CHECKPOINT}")  # killed just before it did so itself
+        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
         return skipped()
     with progress(f"fit {backbone.name}") as report:
         fit_backbone(

@@ -11,8 +11,9 @@ from tasks.progress import progress
 from tasks.together import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.checkpoint import remove_checkpoint
 from ttame_core.explainers import REGISTRY, NotApplicable
-from ttame_core.lake import CHECKPOINT, Lake, head_folder
+from ttame_core.lake import Lake, head_folder
 from ttame_core.provenance import Provenance, given_head
 from ttame_core.training import adopt_head, few_steps, refuse_head
 
@@ -25,7 +26,7 @@ def train(
     provenance = Provenance(audit, Lake(workspace))
     folder = head_folder(provenance.dataset, backbone.name, explainer.name)
     if provenance.head_is_current(backbone, explainer):
-        provenance.lake.remove(f"{folder}/{CHECKPOINT}")  # killed just before it did so itself
+        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
         return skipped()
     made_from = provenance.head(backbone, explainer)
     try:

@@ -10,7 +10,6 @@ transformers take several times as long to begin to learn.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import isfinite
@@ -25,11 +24,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import create_model, preprocessing_of
+from ttame_core.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
-from ttame_core.lake import CHECKPOINT, Lake, fingerprint
+from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.masking import keep_most_relevant, min_max
 
@@ -160,8 +160,12 @@ def fit_backbone(
         optimizer, fit.learning_rate, total_steps=fit.epochs * batches, pct_start=WARM_UP
     )
     history: list[dict[str, Any]] = []
-    checkpoint = f"{folder}/{CHECKPOINT}"
-    start = _resume(lake, checkpoint, made_from, model, optimizer, schedule, history)
+    start = 0
+    if state := load_checkpoint(lake, folder, made_from):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start, history = state["epoch"], state["history"]
     for epoch in range(start, fit.epochs):
         generator = torch.Generator().manual_seed(fit.seed * 100_003 + epoch)
         torch.manual_seed(fit.seed * 100_003 + epoch)  # dropout and drop path
@@ -225,52 +229,25 @@ def fit_backbone(
                 {"epoch": epoch, "step": (epoch + 1) * batches}
                 | {"metric": "accuracy", "value": accuracy}
             )
-        with lake.create(checkpoint) as temporary, temporary.open("wb") as stream:
-            torch.save(
-                {
-                    "fingerprint": fingerprint(made_from),
-                    "epoch": epoch + 1,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "history": history,
-                },
-                stream,
-            )
-    state = {
+        state = {
+            "epoch": epoch + 1,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": history,
+        }
+        save_checkpoint(lake, folder, made_from, state)
+    weights = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
         for k, v in model.state_dict().items()
     }
-    content = save(state, {"fingerprint": fingerprint(made_from)})
+    content = save(weights, {"fingerprint": fingerprint(made_from)})
     with lake.create(f"{folder}/weights.safetensors") as temporary:
         temporary.write_bytes(content)
     identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
     path = f"{folder}/history.parquet"
     lake.write_parquet(path, history, HISTORY, made_from, weights=identity)
-    lake.remove(checkpoint)
-
-
-def _resume(
-    lake: Lake,
-    path: str,
-    made_from: Any,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: OneCycleLR,
-    history: list[dict[str, Any]],
-) -> int:
-    """Load the checkpoint of this very training, if there is one; the epoch to go on with."""
-    if not lake.exists(path):
-        return 0
-    with lake.open(path) as stream:
-        state = torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)
-    if state["fingerprint"] != fingerprint(made_from):
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    history.extend(state["history"])
-    return state["epoch"]
+    remove_checkpoint(lake, folder)
 
 
 @torch.inference_mode()

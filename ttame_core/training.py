@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
-from ttame_core.lake import CHECKPOINT, Lake, fingerprint
+from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY, REFUSED
 from ttame_core.losses import area_loss, confidence_loss, variation_loss
 from ttame_core.masking import min_max
@@ -166,8 +166,7 @@ def train_head(
     torch.manual_seed(settings.seed)
     backbone = explainer.backbone
     run = _Run(explainer, settings, settings.epochs * batches, accelerator)
-    checkpoint = f"{folder}/{CHECKPOINT}"
-    run.resume(lake, checkpoint, made_from)
+    run.resume(lake, folder, made_from)
     names = [name for name, _ in train]
     while run.step < run.total:
         epoch, done = divmod(run.step, batches)
@@ -186,7 +185,7 @@ def train_head(
             with in_whole_batches(f"the head for {backbone.name}", "training.batch_size"):
                 losses = run.advance(batch.float_images(backbone.device), epoch)
             if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
-                run.save(lake, checkpoint, made_from)
+                run.save(lake, folder, made_from)
             if progress and losses is not None:
                 text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
                 progress(run.step, run.total, f"epoch {epoch + 1}/{settings.epochs} {text}")
@@ -199,11 +198,11 @@ def train_head(
             validate = partial(run.validate, lake, dataset, [name for name, _ in val], epoch)
             in_smaller_batches(compute, validate)
         if rank == 0:
-            run.save(lake, checkpoint, made_from)
+            run.save(lake, folder, made_from)
     if rank:
         return
     _write(lake, folder, run.head, run.history, made_from)
-    lake.remove(checkpoint)
+    remove_checkpoint(lake, folder)
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
@@ -314,10 +313,9 @@ class _Run:
                 row = {"epoch": epoch, "step": self.step, "metric": f"{name}@{keep:g}"}
                 self.history.append({**row, "value": value})
 
-    def save(self, lake: Lake, path: str, made_from: Any) -> None:
+    def save(self, lake: Lake, folder: str, made_from: Any) -> None:
         self._check(float(self.sums.sum()))
         state = {
-            "fingerprint": fingerprint(made_from),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -327,18 +325,13 @@ class _Run:
             "sums": self.sums,
             "summed": self.summed,
         }
-        with lake.create(path) as temporary, temporary.open("wb") as stream:
-            torch.save(state, stream)
+        save_checkpoint(lake, folder, made_from, state)
         self.saved = self.step
 
-    def resume(self, lake: Lake, path: str, made_from: Any) -> None:
+    def resume(self, lake: Lake, folder: str, made_from: Any) -> None:
         """Go on from the checkpoint of this very training, if there is one."""
-        if not lake.exists(path):
-            return
-        with lake.open(path) as stream:
-            buffer = io.BytesIO(stream.read())
-        state = torch.load(buffer, map_location=self.backbone.device, weights_only=True)
-        if state["fingerprint"] != fingerprint(made_from):
+        state = load_checkpoint(lake, folder, made_from, self.backbone.device)
+        if state is None:
             return
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -94,8 +94,7 @@ def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]
     rows = iter([r for r in lake.read_table(shard_rows(dataset, shard)).to_pylist() if r["sha256"]])
     try:
         with lake.open(path) as stream:
-            members = ({**member, "__url__": path} for member in tar_file_iterator(stream))
-            for sample in group_by_keys(members):
+            for sample in group_by_keys(_members(stream, path)):
                 row = next(rows, {"key": None})
                 if sample["__key__"] != row["key"]:
                     raise ValueError(f"found {sample['__key__']}, not {row['key']}")
@@ -106,6 +105,21 @@ def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]
         raise UserError(
             f"shard {lake.path(path)} cannot be read ({error}): delete it and run `ttame shard`"
         ) from error
+
+
+def _members(stream: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
+    """Members of a tar. Raises ValueError where nothing but zeros should follow the last one.
+
+    To who reads them one after another a tar seems to end where it was cut, or at a broken header.
+    """
+    end = 0
+    for member in tar_file_iterator(stream):
+        end += tarfile.BLOCKSIZE * (1 + -(-len(member["data"]) // tarfile.BLOCKSIZE))
+        yield {**member, "__url__": path}
+    stream.seek(end)
+    rest = stream.read(2 * tarfile.RECORDSIZE)
+    if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+        raise ValueError(f"it breaks off after {end} bytes")
 
 
 def image_bytes(sample: dict[str, Any]) -> bytes:
@@ -134,6 +148,7 @@ def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
 
 def _mask(sample: dict[str, Any]) -> Image.Image:
     try:
+        Image.open(io.BytesIO(sample["mask.png"])).verify()  # the checksums that PNG has
         mask = Image.open(io.BytesIO(sample["mask.png"]))
         mask.load()
     except (OSError, ValueError, SyntaxError) as error:

@@ -1,7 +1,6 @@
 """The lake: a workspace of plain Parquet, tar and safetensors files."""
 
 from ttame_core.lake.store import (
-    CHECKPOINT,
     Lake,
     audit_folder,
     dataset_file,
@@ -16,7 +15,6 @@ from ttame_core.lake.store import (
 )
 
 __all__ = [
-    "CHECKPOINT",
     "Lake",
     "audit_folder",
     "dataset_file",

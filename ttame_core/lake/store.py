@@ -154,7 +154,8 @@ class Lake:
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(path))
+            if self.exists(path):  # a read-only disk refuses even to remove nothing
+                self.fs.rm_file(self.path(path))
 
     def remove_orphans(self, folders: str) -> None:
         """Remove what dead processes left half written in the folders that a pattern names.
@@ -288,9 +289,6 @@ def dataset_file(dataset: str, name: str) -> str:
 
 def shard_tar(dataset: str, shard: str) -> str:
     return f"datasets/{dataset}/shards/{shard}.tar"
-
-
-CHECKPOINT = "checkpoint.pt"  # of a training under way, in its folder
 
 
 def shard_rows(dataset: str, shard: str) -> str:
