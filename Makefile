@@ -22,7 +22,7 @@ test: install
 bench: install ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks
 
-faults: install ## kill -9 in every stage, and broken inputs (docs/reliability.md); about half an hour
+faults: install ## kill -9 at random moments, a server that goes away, broken inputs (docs/reliability.md)
 	$(BIN)/python -m benchmarks.faults
 
 lint: install

@@ -1,4 +1,4 @@
-"""`make faults`: kill -9 at random moments of every stage, and a Prefect server that goes away.
+"""`make faults`: kill -9 at random moments of every stage, a server that goes away, broken inputs.
 
 A kill hits a process group forked from this one, which has done the imports: no stage waits for
 an interpreter or for a Prefect server to start. Every stage runs what its Prefect tasks run.
@@ -31,6 +31,7 @@ import torch
 from prefect.logging import disable_run_logger
 from rich.console import Console
 
+from benchmarks.fuzz import READERS, fuzz
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from tasks.fit import fit
@@ -363,13 +364,25 @@ def _server(options: argparse.Namespace, console: Console) -> list[str]:
     return problems
 
 
-PARTS = {"kills": _kills, "server": _server}
+def _inputs(options: argparse.Namespace, console: Console) -> list[str]:
+    start = time.monotonic()
+    found = fuzz(options.inputs, options.seed)
+    kinds = ", ".join(f"{k} {found.taken[k]} and {found.rejected[k]}" for k in READERS)
+    console.print(
+        f"{found.taken.total() + found.rejected.total()} broken inputs, at most "
+        f"{found.memory:.0f} MiB, {time.monotonic() - start:.0f} s. Taken and rejected: {kinds}"
+    )
+    return found.problems
+
+
+PARTS = {"kills": _kills, "server": _server, "inputs": _inputs}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--kills", type=int, default=108)
+    parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--away", type=float, default=60, help="seconds without a server")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -72,13 +72,6 @@ def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
     assert "12 kills in 1 audits" in bench.stdout
 
 
-@pytest.mark.slow
-def test_a_server_that_goes_away_is_waited_for() -> None:
-    command = [sys.executable, "-m", "benchmarks.faults", "--only", "server", "--away", "10"]
-    bench = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert bench.returncode == 0, bench.stdout + bench.stderr
-
-
 def test_the_bench_sees_what_must_not_happen(tmp_path: Path) -> None:
     lakes = [Lake(tmp_path / name) for name in ("undisturbed", "disturbed")]
     for lake in lakes:

@@ -90,7 +90,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Greyscale of more than 8 bits to 8; 32-bit pictures by the range that they use."""
-    array = np.asarray(image, dtype=np.float64)
+    array = np.array(image, dtype=np.float64)
+    np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     top = array.max(initial=0)
     white = 65535 if image.mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
-    return Image.fromarray((array.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    array.clip(0, white, out=array)  # in place: a picture may have 179 million pixels
+    array *= 255 / white
+    return Image.fromarray(array.round(out=array).astype(np.uint8))
