@@ -9,9 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, metrics, rise
+from benchmarks import bulk, cost, memory, metrics, rise
 
-PARTS = ("cost", "rise", "bulk", "metrics")
+PARTS = ("cost", "rise", "bulk", "metrics", "memory")
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--samples", type=int, nargs="+", default=memory.SAMPLES)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     cuda = torch.cuda.is_available()
@@ -42,6 +43,8 @@ def main() -> None:
     if "metrics" in options.only:
         for table in metrics.compare(where, options.batch_size, options.rounds):
             console.print(table)
+    if "memory" in options.only:
+        console.print(memory.compare(options.samples))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def read_picture(data: bytes, folder: Path) -> None:
     size, orientation = stored(data, "a")
     assert image.mode == "RGB"
     assert image.size in (size, size[::-1])
-    assert isinstance(orientation, int)
+    assert orientation in range(1, 9)
 
 
 def read_voc(data: bytes, folder: Path) -> None:

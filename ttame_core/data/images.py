@@ -16,6 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"}
 )
 EXIF_ORIENTATION = 0x0112
+ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound for what is surely a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # checked here, from the header, to give a reason
 
@@ -56,7 +57,8 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, pixels, and the EXIF orientation (1–8) that turns it upright."""
     image = _open(data, name)
-    return image.size, image.getexif().get(EXIF_ORIENTATION, 1)
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return image.size, orientation if orientation in ORIENTATIONS else 1
 
 
 def _open(data: bytes, name: str) -> Image.Image:
