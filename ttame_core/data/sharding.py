@@ -114,6 +114,7 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
     `dataset.classes`. Sorting is DuckDB's and spills to disk.
     """
     with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
+        db.execute("SET enable_progress_bar = false")  # there is one of ours
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in list_entries(dataset)))
         _insert(db, "annotation_files", FILES, _annotation_files(dataset.annotations))
         _insert(db, "annotation_boxes", BOXES, _annotation_boxes(dataset.annotations))

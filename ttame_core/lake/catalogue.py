@@ -77,6 +77,7 @@ def connect(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    db.execute("SET enable_progress_bar = false")  # it is written to where answers go
     if not lake.local:
         db.register_filesystem(lake.fs)
     for name, (pattern, schema, partitions) in FILES.items():
