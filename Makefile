@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test bench zoo lint
+.PHONY: install demo test bench faults zoo lint
 
 install: $(BIN)/.installed
 
@@ -21,6 +21,9 @@ test: install
 
 bench: install ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks
+
+faults: install ## kill -9 at random moments, a server that goes away, broken inputs (docs/reliability.md)
+	$(BIN)/python -m benchmarks.faults
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,9 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, metrics, rise, scaling, server, stages
+from benchmarks import bulk, cost, memory, metrics, rise, scaling, server, stages
 
-PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server")
+PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "memory")
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--samples", type=int, nargs="+", default=memory.SAMPLES)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     cuda = torch.cuda.is_available()
@@ -48,6 +49,8 @@ def main() -> None:
         console.print(scaling.compare())
     if "server" in options.only:
         console.print(server.compare())
+    if "memory" in options.only:
+        console.print(memory.compare(options.samples))
 
 
 if __name__ == "__main__":

@@ -60,14 +60,14 @@ def _peak(send: object, prepare: Callable[..., Contestants], arguments: tuple, n
         peak = torch.cuda.max_memory_allocated() - before
     else:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed in preparation is in use no more
-        before = _status("VmRSS")
+        before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
         run()
-        peak = _status("VmHWM") - before
+        peak = status("VmHWM") - before
     send.send(max(peak, 0) / 2**20)  # type: ignore[attr-defined]
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """A size of this process in bytes, as Linux tells it."""
     text = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(rf"{field}:\s+(\d+)", text)[1])  # type: ignore[index]

@@ -12,6 +12,7 @@ from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.compute import in_smaller_batches
 from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, fingerprint, maps_file
@@ -57,15 +58,13 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
     def make(settings: spec.Explainer, model: Backbone) -> Explainer:
         return explainer_of(provenance, model, backbone, settings)
 
+    loaded = backbone_of(provenance, backbone)
+    makers = {e.name: partial(make, e) for e, _ in missing}
     with images_bar(f"evaluate {shard}", provenance.samples(shard)) as done:
-        evaluate_shard(
-            provenance.lake,
-            provenance.dataset,
-            shard,
-            backbone_of(provenance, backbone),
-            wanted,
-            {e.name: partial(make, e) for e, _ in missing},
-            provenance.audit.compute,
-            done,
-        )
+
+        def run(compute: spec.Compute) -> None:
+            lake, dataset = provenance.lake, provenance.dataset
+            evaluate_shard(lake, dataset, shard, loaded, wanted, makers, compute, done)
+
+        in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
     return True

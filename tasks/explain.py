@@ -11,6 +11,7 @@ from tasks.progress import images_bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.compute import in_smaller_batches
 from ttame_core.explainers import NotApplicable
 from ttame_core.explaining import Maps, explain_shard, write_refusal
 from ttame_core.lake import Lake
@@ -35,18 +36,16 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
         return False
     model = backbone_of(provenance, backbone)
     wanted = _wanted(provenance, model, backbone, missing, shard)
-    if wanted:
-        with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
-            explain_shard(
-                provenance.lake,
-                provenance.dataset,
-                shard,
-                model,
-                wanted,
-                provenance.audit.maps.targets,
-                provenance.audit.compute,
-                done,
-            )
+    if not wanted:
+        return True
+    targets = provenance.audit.maps.targets
+    with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
+
+        def run(compute: spec.Compute) -> None:
+            lake, dataset = provenance.lake, provenance.dataset
+            explain_shard(lake, dataset, shard, model, wanted, targets, compute, done)
+
+        in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
     return True
 
 

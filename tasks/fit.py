@@ -8,6 +8,7 @@ from tasks.models import one_network
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.checkpoint import remove_checkpoint
 from ttame_core.compute import device_of
 from ttame_core.fitting import fit_backbone
 from ttame_core.lake import Lake, fitted_folder
@@ -18,7 +19,9 @@ from ttame_core.provenance import Provenance
 def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     """Train one classifier on the data set."""
     provenance = Provenance(audit, Lake(workspace))
+    folder = fitted_folder(provenance.dataset, backbone.name)
     if provenance.is_fitted(backbone):
+        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
         return skipped()
     with one_network(), progress(f"fit {backbone.name}") as report:
         fit_backbone(
@@ -30,7 +33,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
             len(provenance.classes),
             audit.compute,
             device_of(audit.compute),
-            fitted_folder(provenance.dataset, backbone.name),
+            folder,
             provenance.fit(backbone),
             report,
         )

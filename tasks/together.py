@@ -50,8 +50,14 @@ def train_one(
         while not members.join(timeout=0.2):
             _pass_on(messages, report)
         _pass_on(messages, report)
-    except ProcessExitedException:
+    except ProcessExitedException as error:
         _pass_on(messages, report)  # the reason, where it is the user's mistake
+        if error.signal_name == "SIGKILL":
+            raise RuntimeError(
+                f"one of the {devices} processes that train {explainer.name} on {backbone.name} "
+                "was killed, as is done where memory runs out: run again to go on from the "
+                "checkpoint, with fewer compute.workers or compute.devices if it happens again"
+            ) from error
         raise
     finally:
         for process in members.processes:

@@ -11,6 +11,7 @@ from tasks.progress import progress
 from tasks.together import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
+from ttame_core.checkpoint import remove_checkpoint
 from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.lake import Lake, head_folder
 from ttame_core.provenance import Provenance, given_head
@@ -23,9 +24,10 @@ def train(
 ) -> Any:
     """Train one head on one frozen backbone, or take the one that the spec gives."""
     provenance = Provenance(audit, Lake(workspace))
-    if provenance.head_is_current(backbone, explainer):
-        return skipped()
     folder = head_folder(provenance.dataset, backbone.name, explainer.name)
+    if provenance.head_is_current(backbone, explainer):
+        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
+        return skipped()
     made_from = provenance.head(backbone, explainer)
     try:
         if given := given_head(backbone, explainer):

@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
 import torch
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.errors import UserError
+
+T = TypeVar("T")
+
+
+def in_smaller_batches(
+    compute: spec.Compute,
+    run: Callable[[spec.Compute], T],
+    warn: Callable[[str], object] = lambda words: None,
+) -> T:
+    """`run` from its start with half the batch size, and half of that, until the memory suffices.
+
+    For what gives the same in batches of any size. Raises UserError where one image is too many.
+    """
+    while True:
+        try:
+            return run(compute)
+        except torch.OutOfMemoryError as error:
+            size = compute.batch_size
+            if size == 1:
+                raise UserError(
+                    f"one image at a time does not fit into the memory of {compute.device} "
+                    f"({error}): use a larger device, or a smaller backbone or input size"
+                ) from error
+            warn(f"out of memory in batches of {size}: going on in batches of {size // 2}")
+        torch.cuda.empty_cache()  # here, where the failed run's tensors are gone
+        compute = compute.model_copy(update={"batch_size": size // 2})
+
+
+@contextmanager
+def in_whole_batches(what: str, option: str) -> Iterator[None]:
+    """Raise UserError where a training's batch does not fit into memory.
+
+    It is not halved: batch norm and the number of steps depend on it, so that the outcome would
+    depend on what else the device held.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"training {what} does not fit into the device's memory ({error}): lower {option}, "
+            "which makes it another training; with more memory this one goes on from its checkpoint"
+        ) from error
 
 
 def device_of(compute: spec.Compute) -> torch.device:

@@ -10,8 +10,9 @@ transformers take several times as long to begin to learn.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import create_model, preprocessing_of
+from ttame_core.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
@@ -30,6 +33,7 @@ from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.masking import keep_most_relevant, min_max
 
+CHECKED = 100  # steps between looks at whether the loss is finite
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
 OBJECT_SHARE = 0.75  # of the occluded images that have annotations: all but the object is hidden
 OBJECTS_FIRST = 0.1  # share of the steps in which annotated images show nothing but their objects
@@ -156,8 +160,12 @@ def fit_backbone(
         optimizer, fit.learning_rate, total_steps=fit.epochs * batches, pct_start=WARM_UP
     )
     history: list[dict[str, Any]] = []
-    checkpoint = f"{folder}/checkpoint.pt"
-    start = _resume(lake, checkpoint, made_from, model, optimizer, schedule, history)
+    start = 0
+    if state := load_checkpoint(lake, folder, made_from):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start, history = state["epoch"], state["history"]
     for epoch in range(start, fit.epochs):
         generator = torch.Generator().manual_seed(fit.seed * 100_003 + epoch)
         torch.manual_seed(fit.seed * 100_003 + epoch)  # dropout and drop path
@@ -183,19 +191,28 @@ def fit_backbone(
             images = occlude(
                 images, objects, fit.occlusion, generator, first and fit.occlusion > 0
             ).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(preprocessing.normalise(images))
-            loss = F.cross_entropy(logits.float(), batch.labels.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            with in_whole_batches(f"classifier {settings.name}", "fit.batch_size"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    logits = model(preprocessing.normalise(images))
+                loss = F.cross_entropy(logits.float(), batch.labels.to(device))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
             schedule.step()
             total += loss.detach()
+            if not step % CHECKED and not isfinite(float(total)):
+                break
             if progress:
                 done = epoch * batches + step
                 text = f"epoch {epoch + 1}/{fit.epochs} loss {float(total) / step:.3f}"
                 progress(done, fit.epochs * batches, text)
+        if not isfinite(float(total)) or not all(p.isfinite().all() for p in model.parameters()):
+            raise UserError(
+                f"the loss of classifier {settings.name} is no longer finite in epoch {epoch + 1}: "
+                "lower fit.learning_rate; the checkpoint of the epoch before stays, and the same "
+                "settings go on from it"
+            )
         history.append(
             {
                 "epoch": epoch,
@@ -204,58 +221,33 @@ def fit_backbone(
                 "cross_entropy": float(total) / batches,
             }
         )
-        accuracy = _accuracy(lake, dataset, val, model, preprocessing, compute, device)
+        accuracy = in_smaller_batches(
+            compute, partial(_accuracy, lake, dataset, val, model, preprocessing, device)
+        )
         if accuracy is not None:
             history.append(
                 {"epoch": epoch, "step": (epoch + 1) * batches}
                 | {"metric": "accuracy", "value": accuracy}
             )
-        with lake.create(checkpoint) as temporary:
-            torch.save(
-                {
-                    "fingerprint": fingerprint(made_from),
-                    "epoch": epoch + 1,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "history": history,
-                },
-                temporary,
-            )
-    state = {
+        state = {
+            "epoch": epoch + 1,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": history,
+        }
+        save_checkpoint(lake, folder, made_from, state)
+    weights = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
         for k, v in model.state_dict().items()
     }
-    content = save(state, {"fingerprint": fingerprint(made_from)})
+    content = save(weights, {"fingerprint": fingerprint(made_from)})
     with lake.create(f"{folder}/weights.safetensors") as temporary:
         temporary.write_bytes(content)
     identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
     path = f"{folder}/history.parquet"
     lake.write_parquet(path, history, HISTORY, made_from, weights=identity)
-    lake.remove(checkpoint)
-
-
-def _resume(
-    lake: Lake,
-    path: str,
-    made_from: Any,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: OneCycleLR,
-    history: list[dict[str, Any]],
-) -> int:
-    """Load the checkpoint of this very training, if there is one; the epoch to go on with."""
-    if not lake.exists(path):
-        return 0
-    with lake.open(path) as stream:
-        state = torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)
-    if state["fingerprint"] != fingerprint(made_from):
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    history.extend(state["history"])
-    return state["epoch"]
+    remove_checkpoint(lake, folder)
 
 
 @torch.inference_mode()
@@ -265,8 +257,8 @@ def _accuracy(
     shards: Sequence[str],
     model: nn.Module,
     preprocessing: Any,
-    compute: spec.Compute,
     device: torch.device,
+    compute: spec.Compute,
 ) -> float | None:
     """Percent of the samples of `shards` classified right; None where there are none."""
     model.eval()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from ttame_core.compute import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
@@ -168,8 +171,7 @@ def train_head(
         rank, world = accelerator.process_index, accelerator.num_processes
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     run = HeadRun(explainer, settings, batches, accelerator)
-    checkpoint = f"{folder}/checkpoint.pt"
-    run.resume(lake, checkpoint, made_from)
+    run.resume(lake, folder, made_from)
     names = [name for name, _ in train]
 
     def read(epoch: int, skip: int) -> Iterator[Tensor]:
@@ -187,20 +189,20 @@ def train_head(
         ):
             yield batch.float_images(device)
 
-    def validation() -> Iterator[Tensor]:
-        shards = [name for name, _ in val]
-        for batch in load_batches(lake, dataset, shards, view, compute.batch_size, compute.workers):
-            yield batch.float_images(device)
+    def validate(epoch: int, compute: spec.Compute) -> None:
+        shards, size = [name for name, _ in val], compute.batch_size
+        batches = load_batches(lake, dataset, shards, view, size, compute.workers)
+        run.validate((batch.float_images(device) for batch in batches), epoch, size)
 
     def after_step(epoch: int) -> None:
         if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
-            run.save(lake, checkpoint, made_from)
+            run.save(lake, folder, made_from)
 
     def after_epoch(epoch: int) -> None:
         if rank == 0 and _is_validated(epoch + 1, settings.epochs):
-            run.validate(validation(), epoch, compute.batch_size)
+            in_smaller_batches(compute, partial(validate, epoch))
         if rank == 0:
-            run.save(lake, checkpoint, made_from)
+            run.save(lake, folder, made_from)
 
     short = (
         f"the training shards of data set {dataset} hold fewer samples than its index says: run "
@@ -210,7 +212,7 @@ def train_head(
     if rank:
         return
     _write(lake, folder, run.head, run.history, made_from)
-    lake.remove(checkpoint)
+    remove_checkpoint(lake, folder)
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
@@ -248,7 +250,7 @@ class HeadRun:
         self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
         scaled = backbone.precision is torch.float16
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
-        self.step = 0
+        self.step = self.saved = 0  # the last step, and the one of the last checkpoint
         self.history: list[dict[str, Any]] = []
         self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
         self.summed = 0
@@ -270,7 +272,8 @@ class HeadRun:
         while self.step < self.total:
             epoch, done = divmod(self.step, self.batches)
             for images in islice(read(epoch, done), self.batches - done):
-                losses = self.advance(images, epoch)
+                with in_whole_batches(f"the head for {self.backbone.name}", "training.batch_size"):
+                    losses = self.advance(images, epoch)
                 after_step(epoch)
                 if progress and losses is not None:
                     text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
@@ -299,13 +302,23 @@ class HeadRun:
         means = dict(zip(TERMS, (sums / self.summed).tolist(), strict=True))
         self.sums.zero_()
         self.summed = 0
-        if means["loss"] != means["loss"] or means["loss"] == float("inf"):
-            raise UserError(
-                f"the loss of the head for {self.backbone.name} is {means['loss']} at step "
-                f"{self.step}: lower training.learning_rate"
-            )
+        self._check(means["loss"])
         self.history.append({"epoch": epoch, "step": self.step, **means})
         return means
+
+    def _check(self, loss: float) -> None:
+        """Raise UserError where a loss since the last check, or a weight, is not finite."""
+        if isfinite(loss) and all(
+            bool(v.isfinite().all()) for v in self.head.state_dict().values()
+        ):
+            return
+        kept = "."
+        if self.saved:
+            kept = f"; the same settings would go on from the checkpoint of step {self.saved}."
+        raise UserError(
+            f"the loss of the head for {self.backbone.name} is no longer finite at step "
+            f"{self.step}: lower training.learning_rate{kept}"
+        )
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Tensor], epoch: int, batch_size: int) -> None:
@@ -335,9 +348,9 @@ class HeadRun:
                 row = {"epoch": epoch, "step": self.step, "metric": f"{name}@{keep:g}"}
                 self.history.append({**row, "value": value})
 
-    def save(self, lake: Lake, path: str, made_from: Any) -> None:
+    def save(self, lake: Lake, folder: str, made_from: Any) -> None:
+        self._check(float(self.sums.sum()))
         state = {
-            "fingerprint": fingerprint(made_from),
             "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -347,23 +360,20 @@ class HeadRun:
             "sums": self.sums,
             "summed": self.summed,
         }
-        with lake.create(path) as temporary:
-            torch.save(state, temporary)
+        save_checkpoint(lake, folder, made_from, state)
+        self.saved = self.step
 
-    def resume(self, lake: Lake, path: str, made_from: Any) -> None:
+    def resume(self, lake: Lake, folder: str, made_from: Any) -> None:
         """Go on from the checkpoint of this very training, if there is one."""
-        if not lake.exists(path):
-            return
-        with lake.open(path) as stream:
-            buffer = io.BytesIO(stream.read())
-        state = torch.load(buffer, map_location=self.backbone.device, weights_only=True)
-        if state["fingerprint"] != fingerprint(made_from):
+        state = load_checkpoint(lake, folder, made_from, self.backbone.device)
+        if state is None:
             return
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.history = state["step"], state["history"]
+        self.step = self.saved = state["step"]
+        self.history = state["history"]
         self.sums, self.summed = state["sums"], state["summed"]
 
 

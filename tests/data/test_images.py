@@ -91,6 +91,8 @@ def test_exif_orientation_is_applied() -> None:
     assert decoded.getpixel((10, 2))[0] > 200  # the left end is on top
     assert decoded.getpixel((10, 37))[0] < 60
     assert stored(data, "a") == ((40, 20), 6)
+    exif[0x0112] = 99  # there is no such orientation
+    assert stored(_encoded(image, "JPEG", exif=exif), "a") == ((40, 20), 1)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,10 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
     ):
         with lake.create(f"{place}/{stale}.parquet") as path:
             path.write_bytes(b"x")
-    shard_all(_dataset(root, samples_per_shard=400), lake)
+    with lake.create(f"datasets/d/shards/{stale}.tar") as being_written:  # by another process
+        shard_all(_dataset(root, samples_per_shard=400), lake)
+        assert being_written.exists()
+    lake.remove(f"datasets/d/shards/{stale}.tar")
     assert len(_hashes(lake)) == 3
     assert lake.glob("maps/dataset=d/*/*/*") == []
     assert len(lake.glob("maps/dataset=other/*/*/*")) == 1

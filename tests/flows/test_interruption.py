@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+
+from benchmarks.faults import content, differences, temporary, whole
+from ttame_core.lake import Lake
+from ttame_core.lake.schemas import INDEX
 
 # A stage is under way when its first file is there.
 FIRST_FILES = {
@@ -19,22 +22,6 @@ FIRST_FILES = {
     "explain": "maps/*/*/*/*.parquet",
     "evaluate": "scores/*/*/*/*/*.parquet",
 }
-
-
-def _content(workspace: Path) -> dict[str, object]:
-    """All files of a lake but the records of single audits."""
-    content: dict[str, object] = {}
-    for path in sorted(p for p in workspace.rglob("*") if p.is_file()):
-        name = str(path.relative_to(workspace))
-        if name.startswith("audits/"):
-            continue
-        content[name] = path.read_bytes()
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            if "metric=cost" in name:  # what a clock says is never the same
-                table = table.drop_columns("seconds")
-            content[name] = (table.schema.metadata, table.to_pylist())
-    return content
 
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -72,7 +59,29 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
         _kill_in_stage(_audit(spec, disturbed, server), disturbed, pattern)
     assert _audit(spec, disturbed, server).wait(300) == 0
 
-    expected, found = _content(undisturbed), _content(disturbed)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
-    assert any(name.startswith("scores/") for name in expected)
+    assert differences(undisturbed, disturbed) == []
+    assert temporary(disturbed) == []
+    assert any(name.startswith("scores/") for name in content(undisturbed))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.faults", "--only", "kills", "--kills", "12"]
+    bench = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert bench.returncode == 0, bench.stdout + bench.stderr
+    assert "12 kills in 1 audits" in bench.stdout
+
+
+def test_the_bench_sees_what_must_not_happen(tmp_path: Path) -> None:
+    lakes = [Lake(tmp_path / name) for name in ("undisturbed", "disturbed")]
+    for lake in lakes:
+        lake.write_parquet("datasets/d/plan.parquet", [], INDEX, "made from")
+    expected, found = (Path(lake.url) for lake in lakes)
+    seen = whole(found)
+    assert seen.keys() == {"datasets/d/plan.parquet"}
+    lakes[1].write_parquet("datasets/d/plan.parquet", [], INDEX, "made from")
+    (found / "checkpoint.pt").touch()
+    (found / ".x.writing-host-1-2").touch()
+    assert whole(found) != seen  # made again
+    assert temporary(found) == [".x.writing-host-1-2", "checkpoint.pt"]
+    assert differences(expected, found) == [".x.writing-host-1-2", "checkpoint.pt"]

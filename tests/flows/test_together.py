@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
     assert history.exists()
 
 
+@pytest.mark.slow
 def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> None:
     provenance = _two(spec_file, epochs=12)
     backbone = provenance.audit.backbones[0]
@@ -100,6 +102,23 @@ def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> Non
 
     settings = spec_file.parent / "two.yaml"
     settings.write_text(provenance.audit.model_dump_json())
+
+    # One of the members, as where memory runs out.
+    def kill_one(done: int, total: int, text: str) -> None:
+        if done == 20:
+            os.kill(active_children()[-1].pid, signal.SIGKILL)
+
+    with pytest.raises(
+        RuntimeError, match=r"was killed, .* run again to go on from the checkpoint"
+    ):
+        train_one(provenance, backbone, TTAME, "head", kill_one)
+    (checkpoint,) = Path(provenance.lake.url).rglob("checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 18
+    train_one(provenance, backbone, TTAME, "head", lambda *progress: None)
+    assert _head_file(provenance).read_bytes() == whole
+    for path in _head_file(provenance).parent.iterdir():
+        path.unlink()
+
     script = spec_file.parent / "alone.py"
     script.write_text(ALONE)
     command = [sys.executable, script, settings, provenance.lake.url]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -125,3 +126,13 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     assert process.wait(30) == 0
     time.sleep(0)
     assert (tmp_path / "folder/file.bin").read_bytes() == b"half"  # the later one, whole
+
+
+def test_what_is_half_written_for_a_day_is_no_ones(tmp_path: Path) -> None:
+    young, old = (tmp_path / f"folder/.{name}.bin.writing-elsewhere-1-a" for name in ("b", "c"))
+    young.parent.mkdir()
+    young.touch()
+    old.touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    Lake(tmp_path).remove_orphans("*")
+    assert [p for p in (young, old) if p.exists()] == [young]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ttame_core import spec
-from ttame_core.data.sources import locate, stamp, walk
+from ttame_core.data.sources import locate, shown, stamp, walk
 from ttame_core.errors import UserError
 
 Box = dict[str, Any]  # name, x0, y0, x1, y1
@@ -55,7 +56,8 @@ def annotation_files(
         for path, location, changed in walk(fs, root):
             stem, extension = posixpath.splitext(path)
             if extension.lower() == suffix:
-                yield AnnotationFile(f"{split}/{stem}" if split else stem, location, changed)
+                path = f"{split}/{stem}" if split else stem
+                yield AnnotationFile(shown(path), shown(location), changed)
 
 
 def coco_boxes(settings: spec.CocoAnnotations) -> Iterator[tuple[str, list[Box], str]]:
@@ -64,18 +66,27 @@ def coco_boxes(settings: spec.CocoAnnotations) -> Iterator[tuple[str, list[Box],
         try:
             with fs.open(path, "rb") as stream:
                 content = json.load(stream)
-            names = {c["id"]: c["name"] for c in content["categories"]}
-            boxes: dict[int, list[Box]] = {image["id"]: [] for image in content["images"]}
+            names = {c["id"]: _text(c["name"]) for c in content["categories"]}
+            files = {image["id"]: _text(image["file_name"]) for image in content["images"]}
+            boxes: dict[int, list[Box]] = {number: [] for number in files}
             for annotation in content["annotations"]:
-                x, y, width, height = annotation["bbox"]
+                x, y, width, height = map(float, annotation["bbox"])
                 corners = {"x0": x, "y0": y, "x1": x + width, "y1": y + height}
                 name = names[annotation["category_id"]]
                 boxes[annotation["image_id"]].append({"name": name, **corners})
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
         changed = stamp(fs.info(path))
-        for image in content["images"]:
-            yield image["file_name"], boxes[image["id"]], changed
+        for number, name in files.items():
+            yield name, boxes[number], changed
+
+
+def _text(value: Any) -> str:
+    """A text that can be stored. Raises TypeError or ValueError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()  # JSON can name halves of characters
+    return value
 
 
 def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
@@ -130,17 +141,18 @@ def _turned(box: Box, picture: Picture) -> Box:
 def read_mask(data: bytes, picture: Picture) -> np.ndarray:
     """(H, W) uint8: 0 for background, 1, 2, … for the mask's other values or colours, in order."""
     try:
-        array = np.asarray(Image.open(io.BytesIO(data)))
-    except (OSError, ValueError, SyntaxError) as error:
+        image = Image.open(io.BytesIO(data))
+        if image.size == picture.size:  # else its pixels are not looked at, however many it claims
+            array = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
         raise BrokenAnnotation(f"not a PNG mask: {error}") from error
-    if array.ndim == 3:
-        array = array[..., :3].astype(np.uint32) @ np.array([65536, 256, 1], dtype=np.uint32)
-    size = array.shape[1], array.shape[0]
-    if size != picture.size:
+    if image.size != picture.size:
         raise BrokenAnnotation(
-            f"the mask has {size[0]}×{size[1]} pixels, the image "
-            f"{picture.size[0]}×{picture.size[1]}"
+            "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
         )
+    if array.ndim == 3:
+        colours = array[..., : min(3, len(image.mode.removesuffix("A")))].astype(np.uint32)
+        array = colours @ np.array([65536, 256, 1], dtype=np.uint32)[-colours.shape[2] :]
     values = np.unique(array)
     numbers = np.searchsorted(values[values != 0], array) + 1
     return np.where(array == 0, 0, np.minimum(numbers, 255)).astype(np.uint8)

@@ -16,6 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"}
 )
 EXIF_ORIENTATION = 0x0112
+ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound for what is surely a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # checked here, from the header, to give a reason
 
@@ -56,7 +57,8 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     """(width, height) as stored, pixels, and the EXIF orientation (1–8) that turns it upright."""
     image = _open(data, name)
-    return image.size, image.getexif().get(EXIF_ORIENTATION, 1)
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    return image.size, orientation if orientation in ORIENTATIONS else 1
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -90,7 +92,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Greyscale of more than 8 bits to 8; 32-bit pictures by the range that they use."""
-    array = np.asarray(image, dtype=np.float64)
+    array = np.array(image, dtype=np.float64)
+    np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     top = array.max(initial=0)
     white = 65535 if image.mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
-    return Image.fromarray((array.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    array.clip(0, white, out=array)  # in place: a picture may have 179 million pixels
+    array *= 255 / white
+    return Image.fromarray(array.round(out=array).astype(np.uint8))

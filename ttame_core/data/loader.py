@@ -6,6 +6,7 @@ interrupted training continues with the very next batch.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +30,10 @@ from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
 from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, shard_tar
+from ttame_core.lake import Lake, shard_rows, shard_tar
 
 SHUFFLE_BUFFER = 1000  # raw samples; they lie in random order within a shard already
+CORNERS = ("x0", "y0", "x1", "y1")
 
 T = TypeVar("T")
 
@@ -84,24 +86,81 @@ class Batch:
 
 
 def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
-    """Raw samples of a shard in stored order: `__key__`, the image's bytes by suffix, `json`, …"""
+    """Raw samples of a shard in stored order: `__key__`, the image's bytes by suffix, `json`, …
+
+    `__row__` is what the shard's rows say of it. Raises UserError where the tar is not whole.
+    """
     path = shard_tar(dataset, shard)
+    rows = iter([r for r in lake.read_table(shard_rows(dataset, shard)).to_pylist() if r["sha256"]])
     try:
         with lake.open(path) as stream:
-            members = ({**member, "__url__": path} for member in tar_file_iterator(stream))
-            yield from group_by_keys(members)
+            for sample in group_by_keys(_members(stream, path)):
+                row = next(rows, {"key": None})
+                if sample["__key__"] != row["key"]:
+                    raise ValueError(f"found {sample['__key__']}, not {row['key']}")
+                yield {**sample, "__url__": lake.path(path), "__row__": row}
+        if row := next(rows, None):
+            raise ValueError(f"it ends before {row['key']}")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(
             f"shard {lake.path(path)} cannot be read ({error}): delete it and run `ttame shard`"
         ) from error
 
 
+def _members(stream: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
+    """Members of a tar. Raises ValueError where nothing but zeros should follow the last one.
+
+    To who reads them one after another a tar seems to end where it was cut, or at a broken header.
+    """
+    end = 0
+    for member in tar_file_iterator(stream):
+        end += tarfile.BLOCKSIZE * (1 + -(-len(member["data"]) // tarfile.BLOCKSIZE))
+        yield {**member, "__url__": path}
+    stream.seek(end)
+    rest = stream.read(2 * tarfile.RECORDSIZE)
+    if len(rest) < 2 * tarfile.BLOCKSIZE or any(rest):
+        raise ValueError(f"it breaks off after {end} bytes")
+
+
 def image_bytes(sample: dict[str, Any]) -> bytes:
-    """The image among a raw sample's members."""
+    """The image among a raw sample's members. Raises UserError where it is not as it was stored."""
     for suffix, data in sample.items():
         if not suffix.startswith("__") and suffix not in ("json", "mask.png"):
-            return data
-    raise UserError(f"sample {sample['__key__']} has no image: delete its shard and shard again")
+            if hashlib.sha256(data).hexdigest() == sample["__row__"]["sha256"]:
+                return data
+            raise _damaged(sample, "its image is not as it was stored")
+    raise _damaged(sample, "it has no image")
+
+
+def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
+    """Label and boxes of a raw sample. Raises UserError where they are not as they were stored."""
+    row = sample["__row__"]
+    try:
+        about = json.loads(sample["json"])
+        label, boxes = about["label"], [[box[c] for c in CORNERS] for box in about["boxes"]]
+        stored = np.array([[box[c] for c in CORNERS] for box in row["boxes"]], np.float32)
+        if label != row["label"] or not np.array_equal(np.array(boxes, np.float32), stored):
+            raise ValueError("its label or its boxes are not as they were stored")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(sample, str(error)) from error
+    return label, boxes
+
+
+def _mask(sample: dict[str, Any]) -> Image.Image:
+    try:
+        Image.open(io.BytesIO(sample["mask.png"])).verify()  # the checksums that PNG has
+        mask = Image.open(io.BytesIO(sample["mask.png"]))
+        mask.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _damaged(sample, f"its mask cannot be read: {error}") from error
+    return mask
+
+
+def _damaged(sample: dict[str, Any], what: str) -> UserError:
+    return UserError(
+        f"shard {sample['__url__']} is damaged at sample {sample['__key__']} ({what}): "
+        "delete it and run `ttame shard`"
+    )
 
 
 def load_batches(
@@ -159,17 +218,16 @@ def _order(shards: Sequence[str], shuffle: tuple[int, int] | None) -> list[str]:
 
 def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, ...]:
     key = sample["__key__"]
-    about = json.loads(sample["json"])
     image = decode_image(image_bytes(sample), key)
-    corners = [[box[c] for c in ("x0", "y0", "x1", "y1")] for box in about["boxes"]]
+    label, corners = _annotation(sample)
     boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
     mask = None
     if "mask.png" in sample:
-        mask = preprocessing.mask(Image.open(io.BytesIO(sample["mask.png"])))
+        mask = preprocessing.mask(_mask(sample))
     return (
         key,
         preprocessing.pixels(image),
-        about["label"],
+        label,
         preprocessing.boxes(boxes, image.size),
         mask,
     )

@@ -45,7 +45,7 @@ from ttame_core.data.images import BrokenImage, decode_image, stored
 from ttame_core.data.shapes import CLASSES, draw_sample
 from ttame_core.data.sources import Entry, list_entries, read
 from ttame_core.errors import UserError, nearest
-from ttame_core.lake import Lake, dataset_file, fingerprint, shard_tar
+from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
@@ -73,6 +73,8 @@ BOXES = pa.schema([("path", pa.string()), ("boxes", pa.list_(BOX)), ("stamp", pa
 SIDECAR = pa.schema(
     [*INDEX, ("boxes", pa.list_(BOX)), ("kind", pa.string()), ("reason", pa.string())]
 )
+
+GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
     `dataset.classes`. Sorting is DuckDB's and spills to disk.
     """
     with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
+        db.execute("SET enable_progress_bar = false")  # there is one of ours
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in list_entries(dataset)))
         _insert(db, "annotation_files", FILES, _annotation_files(dataset.annotations))
         _insert(db, "annotation_boxes", BOXES, _annotation_boxes(dataset.annotations))
@@ -248,7 +251,7 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
 
     The same inputs give the same bytes. An input that cannot be used becomes a row of rejected.
     """
-    tar, sidecar = shard_tar(dataset.name, shard), _sidecar(dataset.name, shard)
+    tar, sidecar = shard_tar(dataset.name, shard), shard_rows(dataset.name, shard)
     if lake.exists(tar) and lake.is_current(sidecar, plan.made_from(shard)):
         return False
     planned = dataset_file(dataset.name, "plan.parquet")
@@ -274,10 +277,6 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
         sidecar, rows, SIDECAR, plan.made_from(shard), sha256=sha256, samples=str(samples)
     )
     return True
-
-
-def _sidecar(dataset: str, shard: str) -> str:
-    return shard_tar(dataset, shard).removesuffix(".tar") + ".parquet"
 
 
 def _sha256(path: Path) -> str:
@@ -408,7 +407,7 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     shards.parquet comes last: it says that the data set is whole. Raises UserError where not one
     image could be taken.
     """
-    about = {name: lake.metadata(_sidecar(dataset.name, name)) for name in plan.shards}
+    about = {name: lake.metadata(shard_rows(dataset.name, name)) for name in plan.shards}
     if not sum(int(found["samples"]) for found in about.values()):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
@@ -418,7 +417,8 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
         "ttame.fingerprint"
     ]
     path = dataset_file(dataset.name, "shards.parquet")
-    if not lake.is_current(path, made_from):
+    gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
+    if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
         _gather(lake, plan, made_from)
         shards = [
             {
@@ -441,15 +441,11 @@ def _gather(lake: Lake, plan: ShardPlan, made_from: Any) -> None:
                     dataset_file(plan.dataset, f"{name}.parquet"), schema, made_from
                 )
             )
-            for name, schema in (
-                ("index", INDEX),
-                ("annotations", ANNOTATIONS),
-                ("rejected", REJECTED),
-            )
+            for name, schema in GATHERED.items()
         )
         rejected.write(_batch(list(_planned(lake, plan.dataset, "")), REJECTED))
         for shard in plan.shards:
-            rows = lake.read_table(_sidecar(plan.dataset, shard)).to_pylist()
+            rows = lake.read_table(shard_rows(plan.dataset, shard)).to_pylist()
             taken = [row for row in rows if not row["reason"]]
             index.write(_batch(taken, INDEX))
             boxes = [
@@ -469,7 +465,7 @@ def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
 def _first_reasons(lake: Lake, plan: ShardPlan, count: int = 3) -> str:
     rows = list(_planned(lake, plan.dataset, ""))
     for shard in plan.shards:
-        rows += lake.read_table(_sidecar(plan.dataset, shard), ["path", "reason"]).to_pylist()
+        rows += lake.read_table(shard_rows(plan.dataset, shard), ["path", "reason"]).to_pylist()
         if len(rows) >= count:
             break
     return ": " + "; ".join(f"{r['path']}: {r['reason']}" for r in rows[:count]) if rows else ""
@@ -484,8 +480,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
         f"scores/*/dataset={plan.dataset}/*/*/*",
     ):
         for path in lake.glob(pattern):
-            name = path.rsplit("/", 1)[1].removeprefix(".")  # the dot is of one that is written now
-            if name.split(".")[0] not in known:
+            name = path.rsplit("/", 1)[1]
+            if not name.startswith(".") and name.split(".")[0] not in known:  # else being written
                 lake.remove(path)
 
 
@@ -497,7 +493,8 @@ def count_current(lake: Lake, plan: ShardPlan) -> int:
     if not lake.exists(dataset_file(plan.dataset, "shards.parquet")):
         return 0
     return sum(
-        lake.is_current(_sidecar(plan.dataset, name), plan.made_from(name)) for name in plan.shards
+        lake.is_current(shard_rows(plan.dataset, name), plan.made_from(name))
+        for name in plan.shards
     )
 
 

@@ -69,6 +69,11 @@ def walk(fs: Any, root: str) -> Iterator[tuple[str, str, str]]:
                 yield posixpath.relpath(location, root), fs.unstrip_protocol(location), stamp(info)
 
 
+def shown(path: str) -> str:
+    """A path whose bytes are no UTF-8 with those written as \\x…; any other as it is."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def stamp(info: dict[str, Any]) -> str:
     """What tells one content of a file from another, without reading it."""
     when = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
@@ -102,13 +107,17 @@ def _folder(source: spec.FolderSource) -> Iterator[Entry]:
             entry = Entry(prefix + path, location, label, split, changed)
             if not below:
                 entry = Entry(entry.path, location, None, split, reason="lies in no class folder")
+            if shown(path) != path:
+                entry = Entry(shown(entry.path), "", None, split, reason="its name is not UTF-8")
+                label = shown(label)
             filled.add(label)
             yield entry
         for info in fs.ls(root, detail=True):
-            name = posixpath.basename(info["name"].rstrip("/"))
+            place = shown(info["name"].rstrip("/"))
+            name = posixpath.basename(place)
             if info["type"] == "directory" and name not in filled and not name.startswith("."):
                 reason = "class folder without images"
-                yield Entry(prefix + name, info["name"], name, split, kind="folder", reason=reason)
+                yield Entry(prefix + name, place, name, split, kind="folder", reason=reason)
 
 
 def _list(source: spec.ListSource) -> Iterator[Entry]:
@@ -168,7 +177,7 @@ def _record_batches(
             reader = pa.csv.open_csv(stream)
             _check_columns(reader.schema.names, wanted, path)
             yield from reader
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"the manifest {path} cannot be read: {error}") from error
 
 

@@ -9,6 +9,7 @@ from ttame_core.lake.store import (
     head_folder,
     maps_file,
     scores_file,
+    shard_rows,
     shard_tar,
     trial_file,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "head_folder",
     "maps_file",
     "scores_file",
+    "shard_rows",
     "shard_tar",
     "trial_file",
 ]

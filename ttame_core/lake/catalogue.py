@@ -7,7 +7,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,25 @@ FORMATS = ("table", "markdown", "csv", "json", "parquet")
 WIDEST_LIST = 6  # elements of a list that a table shows
 
 
-def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the lake's views and macros; what is not there yet is empty."""
-    db = duckdb.connect()
+@contextmanager
+def connect(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
+
+    Raises UserError for a file that turns out to be damaged.
+    """
+    with duckdb.connect() as db:
+        try:
+            _add_views(db, lake)
+            yield db
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            raise UserError(
+                f"a file of the workspace {lake} cannot be read ({error}): delete it and run "
+                "`ttame audit` again"
+            ) from error
+
+
+def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    db.execute("SET enable_progress_bar = false")  # it is written to where answers go
     if not lake.local:
         db.register_filesystem(lake.fs)
     for name, (pattern, schema, partitions) in FILES.items():
@@ -86,7 +103,6 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     add_metrics(db)
     for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
         db.execute(_sql(script))
-    return db
 
 
 def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,9 @@ from ttame_core.errors import UserError
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+WRITING = ".writing-"  # in the name of a file that is not whole yet
+ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
 ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
@@ -104,7 +109,7 @@ class Lake:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
-        with self.open(path) as stream:
+        with self._parquet(path) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
@@ -119,8 +124,19 @@ class Lake:
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with self.open(path) as stream:
+        with self._parquet(path) as stream:
             return pq.read_table(stream, columns=columns)
+
+    @contextmanager
+    def _parquet(self, path: str) -> Iterator[IO[bytes]]:
+        """As `open`; raises UserError where what is there is no whole Parquet file."""
+        with self.open(path) as stream:
+            try:
+                yield stream
+            except pa.ArrowInvalid as error:
+                raise UserError(
+                    f"{self.path(path)} is damaged ({error}): delete it and run `ttame audit` again"
+                ) from error
 
     def metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
@@ -138,7 +154,17 @@ class Lake:
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens where there is none."""
         with suppress(FileNotFoundError):
-            self.fs.rm_file(self.path(path))
+            if self.exists(path):  # a read-only disk refuses even to remove nothing
+                self.fs.rm_file(self.path(path))
+
+    def remove_orphans(self, folders: str) -> None:
+        """Remove what dead processes left half written in the folders that a pattern names.
+
+        Beside a file that is written again `create` does so itself.
+        """
+        if self.local:
+            for folder in self.glob(folders):
+                _remove_orphans(Path(self.path(folder)), "*")
 
     # ---- writing ---------------------------------------------------------------------------
 
@@ -158,11 +184,11 @@ class Lake:
             self.fs.put_file(str(temporary), target)
 
     def _create_local(self, target: Path) -> Iterator[Path]:
-        prefix = f".{target.name}.writing-{socket.gethostname()}-"
+        writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove_orphans(target.parent, prefix)
-            temporary = target.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+            _remove_orphans(target.parent, glob.escape(target.name))
+            temporary = target.parent / f".{target.name}{WRITING}{socket.gethostname()}-{writer}"
             temporary.touch()
         except OSError as error:
             raise UserError(f"cannot write to the workspace {self.url}: {error}") from error
@@ -176,7 +202,14 @@ class Lake:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-            _remove_orphans(target.parent, prefix)
+            _remove_orphans(target.parent, glob.escape(target.name))
+        except Exception as error:
+            if reason := _disk_says(error):
+                raise UserError(
+                    f"cannot write {target}: {reason}: make room for the workspace and run again; "
+                    "what is whole stays"
+                ) from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -219,16 +252,33 @@ class Lake:
             temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def _remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove half-written files that a dead process of this host left behind."""
-    for orphan in folder.glob(f"{prefix}*"):
-        pid = int(orphan.name.removeprefix(prefix).split("-")[0])
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            orphan.unlink(missing_ok=True)
-        except PermissionError:
-            pass
+def _disk_says(error: BaseException | None) -> str | None:
+    """Why a file could not grow, if that is behind an error; libraries raise errors of theirs."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _remove_orphans(folder: Path, target: str) -> None:
+    """Remove half-written files that dead processes left behind: of this host, or a day old."""
+    for orphan in folder.glob(f".{target}{WRITING}*"):
+        host, pid, _ = orphan.name.rpartition(WRITING)[2].rsplit("-", 2)
+        with suppress(FileNotFoundError):
+            old = time.time() - orphan.stat().st_mtime > ABANDONED
+            if old or (host == socket.gethostname() and not _is_alive(int(pid))):
+                orphan.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 # ---- where things lie (DESIGN: the lake) ----------------------------------------------------
@@ -240,6 +290,11 @@ def dataset_file(dataset: str, name: str) -> str:
 
 def shard_tar(dataset: str, shard: str) -> str:
     return f"datasets/{dataset}/shards/{shard}.tar"
+
+
+def shard_rows(dataset: str, shard: str) -> str:
+    """Beside each tar, its commit mark: a row per sample, and one per thing rejected."""
+    return f"datasets/{dataset}/shards/{shard}.parquet"
 
 
 def fitted_folder(dataset: str, backbone: str) -> str:

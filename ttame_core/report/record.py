@@ -61,6 +61,7 @@ def write_record(
 
     failures: reason by backbone. now: UTC.
     """
+    lake.remove_orphans(audit_folder(audit.name, "*"))
     timestamp = now.strftime("%Y%m%dT%H%M%SZ")
     folder = audit_folder(audit.name, timestamp)
     board = audit_board(lake, audit)

@@ -1,0 +1,183 @@
+"""Peak resident memory of each stage, over data sets of very different sizes.
+
+One shard is made in earnest; the data set is as many links to it, so that nothing but the number of
+samples differs. Each stage does its work for a few shards, or for the whole where it is about the
+whole (plan, index, report).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from unittest.mock import patch
+
+from rich.table import Table
+
+from benchmarks.faults import AUDIT, audit_once
+from benchmarks.measure import status
+from tasks.evaluate import evaluate
+from tasks.explain import explain
+from ttame_core import spec
+from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.loader import load_batches
+from ttame_core.data.sharding import CLASSES, ShardPlan, finish_dataset, plan_shards, write_shard
+from ttame_core.lake import Lake, dataset_file
+from ttame_core.lake.schemas import INDEX, SHARDS
+from ttame_core.provenance import Provenance
+from ttame_core.report.record import write_record
+
+PER_SHARD = 500
+SAMPLES = (10_000, 100_000, 1_000_000)
+WORKED_ON = 2  # shards
+FIRST = "test-000000"
+
+
+def _dataset(name: str, **samples: int) -> spec.Dataset:
+    source = {"kind": "shapes", "size": 32, **samples}
+    return spec.Dataset(name=name, source=source, samples_per_shard=PER_SHARD)  # type: ignore[arg-type]
+
+
+# As the one that is killed in `make faults`, with one full shard to test on.
+SMALL = AUDIT.model_copy(update={"dataset": _dataset("drawn", train=8, val=8, test=PER_SHARD)})
+
+
+def _grown(template: Path, folder: Path, samples: int) -> None:
+    """A workspace of `samples`: every file of the first shard once for each shard."""
+    names = [f"test-{number:06d}" for number in range(samples // PER_SHARD)]
+    for path in (p for p in template.rglob("*") if p.is_file()):
+        place = folder / path.relative_to(template)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for name in names if FIRST in path.name else [FIRST]:
+            os.link(path, place.with_name(path.name.replace(FIRST, name)))
+    lake, old = Lake(folder), Lake(template)
+    shards, index = (
+        old.read_table(dataset_file("drawn", f"{name}.parquet")) for name in ("shards", "index")
+    )
+    (first,) = (row for row in shards.to_pylist() if row["shard"] == FIRST)
+    rows = [row for row in shards.to_pylist() if row["shard"] != FIRST]
+    rows += [{**first, "shard": name} for name in names]
+    classes = old.metadata(dataset_file("drawn", "shards.parquet"))["classes"]
+    # Links are not to be written through: these are written beside and renamed.
+    lake.write_parquet(dataset_file("drawn", "shards.parquet"), rows, SHARDS, "x", classes=classes)
+    with lake.create_parquet(dataset_file("drawn", "index.parquet"), INDEX, "x") as writer:
+        for _ in names:
+            for batch in index.to_batches():
+                writer.write(batch)
+
+
+# ---- stages ----------------------------------------------------------------------------------
+
+
+def _plan(folder: Path, samples: int) -> None:
+    plan_shards(_dataset("planned", train=0, val=0, test=samples), Lake(folder))
+
+
+def _write(folder: Path, samples: int) -> None:
+    """Some of the shards that were planned just before, by another process."""
+    lake, dataset = Lake(folder), _dataset("planned", train=0, val=0, test=samples)
+    names = [f"test-{number:06d}" for number in range(WORKED_ON)]
+    plan = ShardPlan("planned", CLASSES, dict.fromkeys(names, ""), {})
+    for name in names:
+        write_shard(dataset, lake, plan, name)
+
+
+def _index(folder: Path, samples: int) -> None:
+    lake = Lake(folder)
+    names = [name for name, _ in Provenance(SMALL, lake).shards("test")]
+    finish_dataset(SMALL.dataset, lake, ShardPlan("drawn", CLASSES, dict.fromkeys(names, ""), {}))
+
+
+def _train(folder: Path, samples: int) -> None:
+    lake = Lake(folder)
+    provenance = Provenance(SMALL, lake)
+    view = Preprocessing((32, 32), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    names = [name for name, _ in provenance.shards("test")]
+    batches = load_batches(lake, "drawn", names, view, 32, 2, shuffle=(0, 0))
+    for _ in islice(batches, WORKED_ON * PER_SHARD // 32):
+        pass
+
+
+def _explain(folder: Path, samples: int) -> None:
+    _again(folder, "maps")
+
+
+def _evaluate(folder: Path, samples: int) -> None:
+    _again(folder, "scores")
+
+
+def _again(folder: Path, what: str) -> None:
+    """What a run over the whole audit does when some shards of it are to be made."""
+    lake = Lake(folder)
+    task = explain if what == "maps" else evaluate
+    for shard, _ in Provenance(SMALL, lake).shards("test")[:WORKED_ON]:
+        for path in lake.glob(f"{what}/**/{shard}.parquet"):
+            lake.remove(path)
+        with patch("tasks.explain.get_run_logger"), patch("tasks.evaluate.get_run_logger"):
+            task.fn(SMALL, str(folder), SMALL.backbones[0], shard)
+
+
+def _report(folder: Path, samples: int) -> None:
+    write_record(Lake(folder), SMALL, {}, datetime.now(UTC))
+
+
+STAGES: dict[str, Callable[[Path, int], None]] = {
+    "plan": _plan,
+    "write shards": _write,
+    "read for training": _train,
+    "explain": _explain,
+    "evaluate": _evaluate,
+    "report": _report,
+    "index": _index,
+}
+
+
+def peak(stage: str, folder: Path, samples: int) -> float:
+    """Peak resident memory of a process that does one stage, MiB, its libraries included."""
+    receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    child = multiprocessing.get_context("spawn").Process(
+        target=_measured, args=(send, stage, folder, samples)
+    )
+    child.start()
+    send.close()
+    try:
+        return receive.recv()
+    except EOFError:
+        return float("nan")  # it has said why
+    finally:
+        child.join()
+
+
+def _measured(send: object, stage: str, folder: Path, samples: int) -> None:
+    STAGES[stage](folder, samples)
+    send.send(status("VmHWM") / 2**20)  # type: ignore[attr-defined]
+
+
+def compare(sizes: Sequence[int] = SAMPLES) -> Table:
+    """MiB of each stage at each size, and what the last tenfold adds."""
+    table = Table(title=f"peak resident memory, MiB; shards of {PER_SHARD} samples")
+    for name in (
+        "stage",
+        *(f"{size:,}" for size in sizes),
+        "last / the one before",
+        "bytes/sample",
+    ):
+        table.add_column(name, justify="right" if name != "stage" else "left")
+    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    with tempfile.TemporaryDirectory() as place:
+        template = Path(place) / "template"
+        audit_once(SMALL, str(template), record=False)
+        for size in sizes:
+            folder = Path(place) / str(size)
+            _grown(template, folder, size)
+            for stage in STAGES:
+                found[stage].append(peak(stage, folder, size))
+    for stage, peaks in found.items():
+        grown = (peaks[-1] - peaks[-2]) * 2**20 / (sizes[-1] - sizes[-2])
+        cells = [*(f"{p:.0f}" for p in peaks), f"{peaks[-1] / peaks[-2]:.2f}", f"{grown:.1f}"]
+        table.add_row(stage, *cells)
+    return table

@@ -1,0 +1,41 @@
+"""The state of a training under way, from which an interrupted one goes on to the same end."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import torch
+
+from ttame_core.lake import Lake, fingerprint
+
+
+def checkpoint_file(folder: str) -> str:
+    """In the folder of what is trained; it goes when the training has ended."""
+    return f"{folder}/checkpoint.pt"
+
+
+def save_checkpoint(lake: Lake, folder: str, made_from: Any, state: dict[str, Any]) -> None:
+    with lake.create(checkpoint_file(folder)) as temporary, temporary.open("wb") as stream:
+        torch.save({"fingerprint": fingerprint(made_from), **state}, stream)
+
+
+def load_checkpoint(
+    lake: Lake, folder: str, made_from: Any, device: torch.device | str = "cpu"
+) -> dict[str, Any] | None:
+    """The state that was saved of this very training; None where there is none, or a broken one."""
+    path = checkpoint_file(folder)
+    if not lake.exists(path):
+        return None
+    try:
+        with lake.open(path) as stream:
+            content = io.BytesIO(stream.read())
+        state = torch.load(content, map_location=device, weights_only=True)
+        return state if state["fingerprint"] == fingerprint(made_from) else None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
+        return None
+
+
+def remove_checkpoint(lake: Lake, folder: str) -> None:
+    lake.remove(checkpoint_file(folder))
