@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from stores import BROKEN, SECRET, Ask, Store, every
-from tiny import shard_all
+from tiny import jpeg, shard_all
 
 from ttame_core import spec
 from ttame_core.data.loader import read_shard
@@ -196,6 +196,27 @@ def test_500s_now_and_then_lose_nothing(s3: Store, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found == expected
     assert leaderboard(lakes[0]).num_rows == 0
+
+
+def test_pictures_in_a_bucket_that_fails_are_not_taken_for_broken_ones(
+    s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    pictures = {f"{label}/{i}.jpg": jpeg(colour=label) for label in ("red", "blue") for i in (0, 1)}
+    for name, data in {**pictures, "red/broken.jpg": b"", "red/text.jpg": b"text"}.items():
+        s3.client.put_object(Bucket=s3.bucket, Key=f"pictures/{name}", Body=data)
+    source = {"kind": "folder", "path": f"s3://{s3.bucket}/pictures"}
+    dataset = spec.Dataset(name="d", source=source, splits={"test": 1.0})
+    lake = Lake(tmp_path)
+    s3.fault = lambda ask: BROKEN if ask[1].endswith("1.jpg") and ask[0] == "GET" else None
+    with pytest.raises(StoreAway, match=r"pictures/\w+/1\.jpg does not answer"):
+        shard_all(dataset, lake)
+    s3.fault = None
+    shard_all(dataset, lake)
+    taken = lake.read_table("datasets/d/index.parquet")["path"].to_pylist()
+    rejected = lake.read_table("datasets/d/rejected.parquet")["path"].to_pylist()
+    assert sorted(taken) == sorted(pictures)
+    assert sorted(rejected) == ["red/broken.jpg", "red/text.jpg"]
 
 
 def test_a_store_that_stays_away_is_said_in_one_sentence_and_believed_when_back(

@@ -64,8 +64,8 @@ WIDEST_LIST = 6  # elements of a list that a table shows
 def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
-    confined: nothing is written, and nothing read but the lake, whatever is asked. Raises StoreAway
-    where an object store does not answer, UserError for a file that turns out to be damaged.
+    confined: nothing is written, and nothing read but the lake, whatever is asked. Raises UserError
+    for a file that turns out to be damaged, and StoreAway where an object store does not answer.
     """
     reading = ReadOnly(lake) if confined or not lake.local else None
     with duckdb.connect() as db:
@@ -77,12 +77,13 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
         except duckdb.Error as error:
             if reading and reading.failed:  # DuckDB tells it as text
                 raise reading.failed from error
-            if isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
-                raise UserError(
-                    f"a file of the workspace {lake} cannot be read ({error}): delete it and run "
-                    "`ttame audit` again"
-                ) from error
-            raise
+            damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
+            if confined or not damaged:  # what a user asks may be wrong as well
+                raise
+            raise UserError(
+                f"a file of the workspace {lake} cannot be read ({error}): delete it and run "
+                "`ttame audit` again"
+            ) from error
 
 
 def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | None) -> None:

@@ -130,7 +130,7 @@ class Lake:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
-        with self._parquet(path) as stream:
+        with self._parquet(path, whole=False) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
@@ -146,14 +146,14 @@ class Lake:
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with self._parquet(path) as stream:
+        with self._parquet(path, whole=columns is None) as stream:
             return pq.read_table(stream, columns=columns)
 
     @contextmanager
-    def _parquet(self, path: str) -> Iterator[IO[bytes]]:
+    def _parquet(self, path: str, whole: bool) -> Iterator[IO[bytes]]:
         """As `open`; raises UserError where what is there is no whole Parquet file."""
-        # From an object store at once: Parquet files of the lake are read whole.
-        with self.open(path) if self.local else io.BytesIO(self.read_bytes(path)) as stream:
+        at_once = whole and not self.local
+        with io.BytesIO(self.read_bytes(path)) if at_once else self.open(path) as stream:
             try:
                 yield stream
             except pa.ArrowInvalid as error:
@@ -206,8 +206,7 @@ class Lake:
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens where there is none."""
         with suppress(FileNotFoundError), reaching(self.url, self.fs):
-            # A read-only disk refuses even to remove nothing.
-            if not self.local or self.exists(path):
+            if self.exists(path):  # a read-only disk refuses even to remove nothing
                 self.fs.rm_file(self.path(path))
 
     def remove_orphans(self, folders: str) -> None:
