@@ -148,7 +148,8 @@ def audit_once(
     ):
         enter("shard")
         shards = plan.fn(audit.dataset, workspace)
-        list(pool.map(lambda s: write.fn(audit.dataset, workspace, shards, s), shards.shards))
+        parts = [shards.part([name]) for name in shards.shards]
+        list(pool.map(lambda part: write.fn(audit.dataset, workspace, part), parts))
         finish.fn(audit.dataset, workspace, shards)
         provenance = Provenance(audit, Lake(workspace))
         tested = [name for name, _ in provenance.shards(audit.maps.split)]
@@ -164,7 +165,7 @@ def audit_once(
             enter(stage)
             for backbone in audit.backbones:
                 for shard in tested:
-                    task.fn(audit, workspace, backbone, shard)
+                    task.fn(audit, workspace, backbone, [shard])
         if record:
             enter("report")
             report.fn(audit, workspace, {})

@@ -36,16 +36,15 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
         return False
     model = backbone_of(provenance, backbone)
     wanted = _wanted(provenance, model, backbone, missing, shard)
-    if not wanted:
-        return True
-    targets = provenance.audit.maps.targets
-    with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
+    if wanted:
+        targets = provenance.audit.maps.targets
+        with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
 
-        def run(compute: spec.Compute) -> None:
-            lake, dataset = provenance.lake, provenance.dataset
-            explain_shard(lake, dataset, shard, model, wanted, targets, compute, done)
+            def run(compute: spec.Compute) -> None:
+                lake, dataset = provenance.lake, provenance.dataset
+                explain_shard(lake, dataset, shard, model, wanted, targets, compute, done)
 
-        in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
+            in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
     return True
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -189,18 +188,21 @@ def train_head(
         ):
             yield batch.float_images(device)
 
-    def validate(epoch: int, compute: spec.Compute) -> None:
-        shards, size = [name for name, _ in val], compute.batch_size
-        batches = load_batches(lake, dataset, shards, view, size, compute.workers)
-        run.validate((batch.float_images(device) for batch in batches), epoch, size)
+    def validation(size: int) -> Iterator[Tensor]:
+        shards = [name for name, _ in val]
+        for batch in load_batches(lake, dataset, shards, view, size, compute.workers):
+            yield batch.float_images(device)
 
     def after_step(epoch: int) -> None:
         if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
             run.save(lake, folder, made_from)
 
     def after_epoch(epoch: int) -> None:
+        def validate(part: spec.Compute) -> None:
+            run.validate(validation(part.batch_size), epoch, part.batch_size)
+
         if rank == 0 and _is_validated(epoch + 1, settings.epochs):
-            in_smaller_batches(compute, partial(validate, epoch))
+            in_smaller_batches(compute, validate)
         if rank == 0:
             run.save(lake, folder, made_from)
 
@@ -208,7 +210,8 @@ def train_head(
         f"the training shards of data set {dataset} hold fewer samples than its index says: run "
         "`ttame shard` again"
     )
-    run.train(read, short, progress, after_step, after_epoch)
+    with in_whole_batches(f"the head for {explainer.backbone.name}", "training.batch_size"):
+        run.train(read, short, progress, after_step, after_epoch)
     if rank:
         return
     _write(lake, folder, run.head, run.history, made_from)
@@ -272,8 +275,7 @@ class HeadRun:
         while self.step < self.total:
             epoch, done = divmod(self.step, self.batches)
             for images in islice(read(epoch, done), self.batches - done):
-                with in_whole_batches(f"the head for {self.backbone.name}", "training.batch_size"):
-                    losses = self.advance(images, epoch)
+                losses = self.advance(images, epoch)
                 after_step(epoch)
                 if progress and losses is not None:
                     text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())

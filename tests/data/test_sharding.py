@@ -128,10 +128,11 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
     ):
         with lake.create(f"{place}/{stale}.parquet") as path:
             path.write_bytes(b"x")
-    with lake.create(f"datasets/d/shards/{stale}.tar") as being_written:  # by another process
+    kept = plan_shards(_dataset(root, samples_per_shard=400), lake).shards[0]
+    with lake.create(f"maps/dataset=d/backbone=b/explainer=e/{kept}.parquet") as being_written:
         shard_all(_dataset(root, samples_per_shard=400), lake)
-        assert being_written.exists()
-    lake.remove(f"datasets/d/shards/{stale}.tar")
+        assert being_written.exists()  # by another process
+    lake.remove(f"maps/dataset=d/backbone=b/explainer=e/{kept}.parquet")
     assert len(_hashes(lake)) == 3
     assert lake.glob("maps/dataset=d/*/*/*") == []
     assert len(lake.glob("maps/dataset=other/*/*/*")) == 1

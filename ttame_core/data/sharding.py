@@ -481,8 +481,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
         f"scores/*/dataset={plan.dataset}/*/*/*",
     ):
         for path in lake.glob(pattern):
-            name = path.rsplit("/", 1)[1]
-            if not name.startswith(".") and name.split(".")[0] not in known:  # else being written
+            name = path.rsplit("/", 1)[1].removeprefix(".")  # the dot is of one that is written now
+            if name.split(".")[0] not in known:
                 lake.remove(path)
 
 
