@@ -20,7 +20,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     provenance = Provenance(audit, Lake(workspace))
     if provenance.is_fitted(backbone):
         return skipped()
-    with one_network(), progress(f"fit {backbone.name}") as report:
+    with one_network(), progress(f"fit {backbone.name}", "steps") as report:
         fit_backbone(
             provenance.lake,
             provenance.dataset,
