@@ -39,6 +39,33 @@ HERE = "./workspace"
 
 
 @app.command()
+def init(
+    images: Annotated[
+        str | None,
+        typer.Argument(
+            help="folder with a folder per class, or a list or manifest", metavar="IMAGES"
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="classifier; may be repeated; default: a small one is trained"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="of the audit; default: the folder's")] = None,
+    output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the file")] = False,
+) -> None:
+    """Look at your images and write a commented spec for them.
+
+    It says which classes and annotations there are, and what is wrong with the images.
+    """
+    from flows.init import init
+
+    ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
+    init(images, model or [], name, output, force, ask)
+
+
+@app.command()
 def audit(
     spec: Spec,
     workspace: Workspace = HERE,

@@ -41,7 +41,7 @@ def run_units(title: str, engine: Engine, units: Sequence[Unit], gpus: int = 1) 
     """
     failures: dict[str, BaseException] = {}
     done, total = 0, sum(unit.size for unit in units)
-    with progress(title) as report:
+    with progress(title, "units") as report:
 
         def of_sound_backbones() -> Iterator[Unit]:
             nonlocal total

@@ -24,7 +24,7 @@ def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
         for some in batches(shards.shards)
     )
     with (
-        progress(f"shard {dataset.name}") as report,
+        progress(f"shard {dataset.name}", "shards") as report,
         opened_without_networks(audit.compute) as engine,
     ):
         done = 0

@@ -23,7 +23,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     if provenance.is_fitted(backbone):
         remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
         return skipped()
-    with one_network(), progress(f"fit {backbone.name}") as report:
+    with one_network(), progress(f"fit {backbone.name}", "steps") as report:
         fit_backbone(
             provenance.lake,
             provenance.dataset,

@@ -17,19 +17,36 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 ARTIFACT_SECONDS = 3.0  # between updates of an artifact
 LOG_SECONDS = 30.0  # between lines in the log, where there is no terminal
+
+
+class _Rate(ProgressColumn):
+    """How many a second, or a minute where that is less than one."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        what = task.fields["unit"]
+        text = f"{speed:.3g} {what}/s" if speed >= 1 else f"{60 * speed:.3g} {what}/min"
+        return Text(text, style="progress.data.speed")
+
 
 console = Console(stderr=True)
 _bars = Progress(
     TextColumn("{task.description}"),
     BarColumn(bar_width=24),
     MofNCompleteColumn(),
+    _Rate(),
     TimeElapsedColumn(),
     TimeRemainingColumn(),
     TextColumn("{task.fields[text]}", style="dim"),
@@ -42,12 +59,15 @@ Report = Callable[[int, int, str], None]
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Report]:
-    """Give `report(done, total, text)`, shown as a bar where there is a terminal."""
+def bar(title: str, unit: str) -> Iterator[Report]:
+    """Give `report(done, total, text)`, shown as a bar where there is a terminal.
+
+    unit: of what is counted, for the rate.
+    """
     if parent_process() or not sys.stderr.isatty():  # one process has the terminal
         yield lambda done, total, text: None
         return
-    shown = _bars.add_task(title, total=None, text="")
+    shown = _bars.add_task(title, total=None, text="", unit=unit)
     _bars.start()
     try:
         yield lambda done, total, text: _bars.update(shown, completed=done, total=total, text=text)
@@ -60,12 +80,12 @@ def bar(title: str) -> Iterator[Report]:
 @contextmanager
 def images_bar(title: str, images: int) -> Iterator[Callable[[int], None]]:
     """A bar of `images`; gives a function to be told how many are done."""
-    with bar(title) as report:
+    with bar(title, "images") as report:
         yield lambda done: report(done, images, "")
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Report]:
+def progress(title: str, unit: str) -> Iterator[Report]:
     """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
 
     Without a terminal, a line in the log now and then. The artifact is a courtesy: where the
@@ -79,7 +99,7 @@ def progress(title: str) -> Iterator[Report]:
     )
     last = logged = time.monotonic()
 
-    with bar(title) as show:
+    with bar(title, unit) as show:
 
         def report(done: int, total: int, text: str) -> None:
             nonlocal last, logged

@@ -45,7 +45,8 @@ def try_settings(
         )
     folder = path.removesuffix(".parquet")
     try:
-        with progress(f"trial {number} of {explainer.name} on {backbone.name}") as report:
+        title = f"trial {number} of {explainer.name} on {backbone.name}"
+        with progress(title, "steps") as report:
             train_one(provenance, backbone, explainer, folder, report)
     except NotApplicable as reason:
         get_run_logger().warning(

@@ -1,0 +1,126 @@
+"""`ttame init`: a look at somebody's pictures, a few questions, and a commented spec."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.prompt import Confirm, Prompt
+from rich.table import Table
+
+from ttame_core import spec
+from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
+from ttame_core.draft import draft, name_of
+from ttame_core.errors import UserError
+
+SHOWN = 30  # classes
+
+console = Console(stderr=True, highlight=False)
+
+
+def init(
+    place: str | None,
+    models: Sequence[str],
+    name: str | None,
+    output: str | None,
+    force: bool,
+    ask: bool,
+) -> None:
+    """Look at the pictures at `place`, ask what was not said, write the spec.
+
+    ask: else the answers are those that questions propose. Raises UserError where there are no
+    pictures, no place is given, or the file is there already.
+    """
+    if not place:
+        if not ask:
+            raise UserError("say where the images are: ttame init FOLDER")
+        place = Prompt.ask("Where are the images, a folder per class?", console=console)
+    source = find_source(place)
+    name = name or (_ask("A name for the audit", name_of(place)) if ask else name_of(place))
+    output = output or f"{name}.yaml"
+    if Path(output).exists() and not force:
+        raise UserError(
+            f"{output} is there already: give another --output, or --force to replace it"
+        )
+    found = _look(_dataset(name, source))
+    _print(found)
+    if found.dataset.annotations and ask:
+        place = found.dataset.annotations.path
+        if not Confirm.ask(
+            f"Score maps by the annotations in {place}?", console=console, default=True
+        ):
+            kept = found.dataset.model_copy(update={"annotations": None})
+            found = Survey(**{**found.__dict__, "dataset": kept, "objects": {}})
+    if not models and ask:
+        answer = _ask(
+            "Classifiers, such as resnet50 (none: a small one is trained on the images)", ""
+        )
+        models = answer.replace(",", " ").split()
+    _write(output, draft(name, found, models, output))
+    console.print(
+        f"wrote {output}; next:\n  ttame audit {output} --dry-run\n  ttame audit {output}"
+    )
+
+
+def _ask(question: str, default: str) -> str:
+    return Prompt.ask(question, console=console, default=default, show_default=bool(default))
+
+
+def _dataset(name: str, source: spec.Source) -> spec.Dataset:
+    try:
+        dataset = spec.Dataset(name=name, source=source)
+    except ValueError as error:
+        raise UserError(
+            f"{name} cannot be the name of an audit: use letters, digits and . _ + -"
+        ) from error
+    return dataset.model_copy(update={"annotations": choose_annotations(dataset)})
+
+
+def _look(dataset: spec.Dataset) -> Survey:
+    from tasks.progress import bar
+
+    with bar("look at the images", "images") as report:
+        return survey(dataset, lambda done, total: report(done, total, ""))
+
+
+def _print(found: Survey) -> None:
+    splits = [split for split in spec.SPLITS if found.in_split(split)]
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("class", no_wrap=True)
+    for split in splits:
+        table.add_column(split, justify="right")
+    shown = list(found.images.items())[:SHOWN]
+    for label, counts in shown:
+        table.add_row(label, *(str(counts.get(split, 0)) for split in splits))
+    if rest := len(found.images) - len(shown):
+        table.add_row(f"and {rest} more", *("" for _ in splits))
+    table.add_section()
+    table.add_row("all", *(str(found.in_split(split)) for split in splits))
+    out = Console(width=None if sys.stdout.isatty() else 100)
+    out.print(table)
+    shortest, middle, longest = found.sides
+    out.print(
+        f"{found.total} images in {len(found.images)} classes, {found.looked_at} looked at: "
+        f"longer sides {shortest} to {longest} pixels, half under {middle}.",
+        highlight=False,
+    )
+    annotations = found.dataset.annotations
+    out.print(
+        f"Annotations ({annotations.kind}) of {found.annotated} images in {annotations.path}."
+        if annotations
+        else "No annotations found near the images.",
+        highlight=False,
+    )
+    for problem in found.problems:
+        out.print(f"- {problem}", style="yellow", markup=False, highlight=False)
+
+
+def _write(output: str, text: str) -> None:
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error

@@ -1,0 +1,361 @@
+"""Looking at a user's pictures before anything is made of them: what there is, and what is wrong.
+
+The same listing and matching that shards are made by; of the pictures themselves a sample is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ttame_core import spec
+from ttame_core.data.annotations import BrokenAnnotation, Picture, voc_boxes
+from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
+from ttame_core.data.sharding import plan_shards
+from ttame_core.data.sources import read
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, dataset_file
+
+READ = 1000  # pictures that are read at most; the others are only listed
+FEW = 20  # images of a class under which little can be learned or said
+HUGE = 2048  # pixels of the longer side
+EXAMPLES = 3  # that a sentence names
+PEEKED = 200  # files looked at to see what a folder holds
+IMAGES_FOLDER = r"(jpeg)?images?|imgs?|photos?|pictures?|data"
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set holds.
+
+    images: by class and split. annotated: images that an annotation was found for. objects: names
+    of boxes by class, the most frequent first. looked_at: pictures that were read. sides: shortest,
+    median and longest of their longer sides, pixels. problems: a sentence each.
+    """
+
+    dataset: spec.Dataset
+    images: dict[str, dict[str, int]]
+    annotated: int
+    objects: dict[str, list[str]]
+    looked_at: int
+    sides: tuple[int, int, int]
+    problems: list[str]
+
+    def in_split(self, split: str) -> int:
+        return sum(counts.get(split, 0) for counts in self.images.values())
+
+    @property
+    def total(self) -> int:
+        return sum(sum(counts.values()) for counts in self.images.values())
+
+
+# ---- where things lie ------------------------------------------------------------------------
+
+
+def find_source(place: str) -> spec.Source:
+    """What a place holds: a CSV or Parquet manifest, a list, or a folder of class folders.
+
+    Of a folder: `<place>/<class>/`, `<place>/images/<class>/`, and either within one folder per
+    split. Raises UserError for a place with nothing of the kind.
+    """
+    path = Path(place).expanduser().resolve()
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return spec.ManifestSource(kind="manifest", path=str(path))
+    if path.is_file():
+        return spec.ListSource(kind="list", path=str(path), root=str(path.parent))
+    if not path.is_dir():
+        raise UserError(
+            f"there is no folder {place}: give the folder that holds a folder per class"
+        )
+    named = [f for f in _folders(path) if re.fullmatch(IMAGES_FOLDER, f.name, re.I)]
+    for root in (*named, path):
+        if splits := _splits(root):
+            return spec.FolderSource(kind="folder", path=splits)
+        if any(_holds_images(folder) for folder in _folders(root)):
+            return spec.FolderSource(kind="folder", path=str(root))
+    raise UserError(
+        f"{place} holds no class folders with images in them: it must look like "
+        f"{place}/<class>/picture.jpg"
+    )
+
+
+def find_annotations(source: spec.Source) -> list[spec.Annotations]:
+    """What may annotate a folder's images: COCO files, folders of VOC XML or of masks near it."""
+    if not isinstance(source, spec.FolderSource):
+        return []
+    roots = [source.path] if isinstance(source.path, str) else list(source.path.values())
+    images = [Path(root) for root in roots]
+    around = images[0].parent
+    beside = [f for f in _folders(around) if f not in images and _sounds_annotated(f, images[0])]
+    found: list[spec.Annotations] = [
+        spec.CocoAnnotations(kind="coco", path=str(file))
+        for place in (around, images[0], *beside)
+        for file in sorted(place.glob("*.json"))
+        if _looks_like_coco(file)
+    ]
+    for folder in (*beside, images[0]):
+        suffixes = {Path(name).suffix.lower() for name in _peek(folder)}
+        if ".xml" in suffixes:
+            found.append(spec.VocAnnotations(kind="voc", path=str(folder)))
+        elif suffixes == {".png"} and folder in beside:
+            found.append(spec.MaskAnnotations(kind="masks", path=str(folder)))
+    return found
+
+
+def _sounds_annotated(folder: Path, images: Path) -> bool:
+    words = r"annot|xml|label|box|mask|voc|coco|seg|truth"
+    return folder.name.startswith(images.name) or bool(re.search(words, folder.name, re.I))
+
+
+def choose_annotations(dataset: spec.Dataset) -> spec.Annotations | None:
+    """Of what lies near, what fits most of the images; None where nothing fits any."""
+    best, most = None, 0
+    for candidate in find_annotations(dataset.source):
+        try:
+            rows = _plan(dataset.model_copy(update={"annotations": candidate}))
+        except UserError:
+            continue
+        fitting = sum(bool(row["shard"] and row["annotation_path"]) for row in rows)
+        if fitting > most:
+            best, most = candidate, fitting
+    return best
+
+
+def _splits(root: Path) -> dict[spec.Split, str]:
+    """The folders of `root` that are splits; none where there is not a train and another one."""
+    named = {folder.name.lower(): folder for folder in _folders(root)}
+    found: dict[spec.Split, str] = {}
+    for split in spec.SPLITS:
+        for name in SPLIT_NAMES[split]:
+            if name in named and any(_holds_images(f) for f in _folders(named[name])):
+                found.setdefault(split, str(named[name]))
+    return found if "train" in found and len(found) > 1 else {}
+
+
+def _folders(root: Path) -> list[Path]:
+    try:
+        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {root}: {error.strerror}") from error
+
+
+def _peek(folder: Path) -> list[str]:
+    files = (name for _, _, names in os.walk(folder) for name in names if name[0] != ".")
+    return list(islice(files, PEEKED))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(name) for name in _peek(folder))
+
+
+def _looks_like_coco(file: Path) -> bool:
+    """By its first keys; the files can be large."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError:
+        return False
+    keys = rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"'
+    return bool(re.match(keys, start))
+
+
+# ---- looking ---------------------------------------------------------------------------------
+
+
+def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = None) -> Survey:
+    """Look at a data set as it would be made into shards.
+
+    All inputs are listed; at most READ pictures are read, the first in the data set's random order.
+    progress: told how many of how many are. Raises UserError where the source or the annotations
+    cannot be listed.
+    """
+    images: dict[str, Counter[str]] = defaultdict(Counter)
+    left_out: dict[tuple[str, str], _LeftOut] = defaultdict(_LeftOut)
+    annotated = 0
+    sample: list[dict[str, Any]] = []
+    for row in _plan(dataset):
+        if not row["shard"]:
+            left_out[row["kind"], row["reason"]].add(row["path"])
+            continue
+        images[row["label"]][row["split"]] += 1
+        annotated += bool(row["annotation_path"])
+        sample.append(row)
+        if len(sample) >= 2 * READ:
+            sample = sorted(sample, key=lambda row: row["rank"])[:READ]
+    sample = sorted(sample, key=lambda row: row["rank"])[:READ]
+    seen = _Seen(dataset)
+    with ThreadPoolExecutor(thread_name_prefix="look") as pool:
+        for number, look in enumerate(pool.map(seen.look, sample), start=1):
+            seen.add(look)
+            if progress:
+                progress(number, len(sample))
+    counts = {label: dict(images[label]) for label in sorted(images)}
+    problems = [
+        *(found.sentence(*why) for why, found in sorted(left_out.items())),
+        *seen.problems(),
+        *_problems_of_classes(counts),
+    ]
+    sides = sorted(seen.sides) or [0]
+    return Survey(
+        dataset,
+        counts,
+        annotated,
+        {label: [name for name, _ in found.most_common()] for label, found in seen.objects.items()},
+        len(sample),
+        (sides[0], round(median(sides)), sides[-1]),
+        problems,
+    )
+
+
+def _plan(dataset: spec.Dataset) -> Iterator[dict[str, Any]]:
+    """Rows of the plan of a data set's shards, which is kept nowhere."""
+    with TemporaryDirectory() as scratch:
+        lake = Lake(scratch)
+        plan_shards(dataset, lake)
+        with lake.open(dataset_file(dataset.name, "plan.parquet")) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches():
+                yield from batch.to_pylist()
+
+
+@dataclass
+class _LeftOut:
+    """Inputs that are not taken, for one reason."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, path: str) -> None:
+        self.count += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(path)
+
+    def sentence(self, kind: str, reason: str) -> str:
+        more = " and so on" if self.count > len(self.examples) else ""
+        things = f"{self.count} {kind}{'' if self.count == 1 else 's'}"
+        return f"{things} left out ({reason}): {', '.join(self.examples)}{more}."
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one picture is. broken: why it, or its annotation, cannot be used."""
+
+    row: dict[str, Any]
+    size: tuple[int, int] = (0, 0)
+    digest: str = ""
+    boxes: tuple[str, ...] = ()
+    broken: str = ""
+    annotation_broken: str = ""
+
+
+@dataclass
+class _Seen:
+    """What the pictures looked at have shown so far."""
+
+    dataset: spec.Dataset
+    sides: list[int] = field(default_factory=list)
+    objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    broken: list[str] = field(default_factory=list)
+    annotations_broken: list[str] = field(default_factory=list)
+    huge: list[str] = field(default_factory=list)
+    first: dict[str, dict[str, Any]] = field(default_factory=dict)  # by content
+    copies: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    def look(self, row: dict[str, Any]) -> _Look:
+        try:
+            data = read(row["location"])
+            picture = decode_image(data, row["path"])
+            facts = Picture(picture.size, *stored(data, row["path"]))
+        except BrokenImage as error:
+            return _Look(row, broken=error.reason)
+        except OSError as error:
+            return _Look(row, broken=error.strerror or str(error))
+        names, problem = [box["name"] for box in row["boxes"] or []], ""
+        if row["annotation"] and isinstance(self.dataset.annotations, spec.VocAnnotations):
+            try:
+                names = [box["name"] for box in voc_boxes(read(row["annotation"]), facts)]
+            except (BrokenAnnotation, OSError) as error:
+                problem = str(error)
+        digest = hashlib.sha256(data).hexdigest()
+        return _Look(row, picture.size, digest, tuple(names), annotation_broken=problem)
+
+    def add(self, look: _Look) -> None:
+        path = look.row["path"]
+        if look.broken:
+            self.broken.append(f"{path} ({look.broken})")
+            return
+        if look.annotation_broken:
+            self.annotations_broken.append(
+                f"{look.row['annotation_path']} ({look.annotation_broken})"
+            )
+        self.sides.append(max(look.size))
+        if max(look.size) > HUGE:
+            self.huge.append(f"{path} ({look.size[0]}×{look.size[1]})")
+        self.objects[look.row["label"]].update(look.boxes)
+        same = self.first.setdefault(look.digest, look.row)
+        if same is not look.row:
+            apart = same["split"] != look.row["split"]
+            self.copies.append((path, same["path"], apart))
+
+    def problems(self) -> Iterator[str]:
+        if self.broken:
+            yield f"{_number(self.broken, 'image')} cannot be read: {_some(self.broken)}."
+        if self.annotations_broken:
+            found = self.annotations_broken
+            yield f"{_number(found, 'annotation')} cannot be read: {_some(found)}."
+        if self.copies:
+            pairs = [f"{one} = {other}" for one, other, _ in self.copies]
+            apart = sum(apart for _, _, apart in self.copies)
+            leak = (
+                f"; {apart} in another split than the first, so that it is no test" if apart else ""
+            )
+            yield f"{_number(pairs, 'image')} repeated byte for byte{leak}: {_some(pairs)}."
+        if self.huge:
+            yield (
+                f"{_number(self.huge, 'image')} longer than {HUGE} pixels, which decode slowly; "
+                f"`max_size` keeps smaller copies: {_some(self.huge)}."
+            )
+
+
+def _problems_of_classes(images: dict[str, dict[str, int]]) -> Iterator[str]:
+    if len(images) == 1:
+        yield "There is one class only, and a classifier needs two: give the folder above it."
+    few = [f"{label} ({sum(c.values())})" for label, c in images.items() if sum(c.values()) < FEW]
+    if few:
+        yield f"{_number(few, 'class', 'classes')} with fewer than {FEW} images: {_some(few)}."
+    splits = sorted({split for counts in images.values() for split in counts})
+    for split in splits:
+        without = [label for label, counts in images.items() if not counts.get(split)]
+        if without:
+            classes = _number(without, "class", "classes")
+            yield f"{classes} without images in {split}: {_some(without)}."
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in images:
+        alike[re.sub(r"[\W_]+", "", label).casefold().removesuffix("s")].append(label)
+    for labels in alike.values():
+        if len(labels) > 1:
+            yield f"The class folders {' and '.join(labels)} may be one class under other names."
+
+
+def _number(found: list[Any], one: str, many: str = "") -> str:
+    return f"{len(found)} {one if len(found) == 1 else many or one + 's'}"
+
+
+def _some(found: list[str]) -> str:
+    return ", ".join(found[:EXAMPLES]) + (" and so on" if len(found) > EXAMPLES else "")
