@@ -38,7 +38,10 @@ def train(
             return None
         if warning := few_steps(audit.training_of(explainer), provenance.shards("train")):
             get_run_logger().warning("%s: %s", explainer.name, warning)
-        with one_network(), progress(f"train {explainer.name} on {backbone.name}", "steps") as report:
+        with (
+            one_network(),
+            progress(f"train {explainer.name} on {backbone.name}", "steps") as report,
+        ):
             train_one(provenance, backbone, explainer, folder, report)
     except NotApplicable as reason:
         refuse_head(provenance.lake, folder, made_from, str(reason))
