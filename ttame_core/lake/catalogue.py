@@ -23,6 +23,8 @@ from rich.text import Text
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
+    AUDIT_CHANGES,
+    AUDIT_THUMBNAILS,
     AUDIT_VALUES,
     HISTORY,
     INDEX,
@@ -52,6 +54,8 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
     "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
+    "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
+    "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
 }
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
