@@ -7,8 +7,9 @@ import logging
 from flows.each_backbone import BackbonesFailed
 from ttame_core.errors import UserError
 from ttame_core.explainers import NotApplicable
+from ttame_core.gates import GatesFailed
 
-PLAIN = (UserError, BackbonesFailed, NotApplicable)
+PLAIN = (UserError, BackbonesFailed, GatesFailed, NotApplicable)
 
 
 class _OneSentence(logging.Filter):

@@ -88,7 +88,14 @@ def connect(lake: Lake) -> duckdb.DuckDBPyConnection:
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
-    for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
+    for script in (
+        "leaderboard",
+        "directions",
+        "ranks",
+        "disagreement",
+        "object_sizes",
+        "map_changes",
+    ):
         db.execute(_sql(script))
     return db
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
+WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
 BOX = pa.struct(
     [
@@ -225,10 +226,10 @@ AUDIT_VALUES = pa.schema(
 )
 
 # What changed since the last audit of the same name, and whether the spec's gates hold: a row per
-# gate, backbone, explainer and metric that it checks, and without a gate ('') one for each principal
-# metric whose change is beyond chance. explainer: '-' for what is a backbone's own. previous, value:
-# of the two audits, in the metric's unit, and change: the second less the first, with its 95 %
-# paired bootstrap interval; null where nothing is compared. words: one sentence.
+# gate, backbone, explainer and metric that it checks, and without a gate ('') one for each
+# principal metric whose change is beyond chance. explainer: '-' for what is a backbone's own.
+# previous, value: of the two audits, in the metric's unit, and change: the second less the first,
+# with its 95 % paired bootstrap interval; null where nothing is compared. words: one sentence.
 AUDIT_CHANGES = pa.schema(
     [
         ("gate", pa.string()),
