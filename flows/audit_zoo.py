@@ -13,6 +13,9 @@ from flows.opening import named, open_spec
 from flows.shard_dataset import shard_dataset
 from flows.train_heads import train_heads
 from tasks.report import report
+from ttame_core.gates import GatesFailed
+from ttame_core.lake import Lake
+from ttame_core.report.record import failed_gates
 from ttame_core.spec import AuditSpec
 
 STAGES = (fit_backbones, train_heads, explain_dataset, evaluate_maps)
@@ -22,7 +25,8 @@ STAGES = (fit_backbones, train_heads, explain_dataset, evaluate_maps)
 def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
     """Audit many backbones; where one fails, the others go on and the audit ends as failed.
 
-    Returns the place of the report. Raises BackbonesFailed when all that can be done is done.
+    Returns the place of the report. When all that can be done is done, raises BackbonesFailed, or
+    GatesFailed where no backbone failed but a gate did.
     """
     audit = open_spec(spec)
     failures: dict[str, BaseException] = {}
@@ -42,4 +46,6 @@ def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
     place = report(audit, workspace, {name: str(error) for name, error in failures.items()})
     if failures:
         raise BackbonesFailed(failures)
+    if broken := failed_gates(Lake(workspace), place):
+        raise GatesFailed([row["words"] for row in broken])
     return place

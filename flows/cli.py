@@ -14,6 +14,7 @@ from ttame_core.spec import AuditSpec, load_spec
 
 if TYPE_CHECKING:
     from flows.each_backbone import BackbonesFailed
+    from ttame_core.gates import GatesFailed
 
 app = typer.Typer(
     help="Where in the image did the decision come from, and how far can that be trusted?",
@@ -81,7 +82,9 @@ def audit(
     from flows.audit_zoo import audit_zoo
 
     failed = _run(audit_zoo, spec, workspace, var)
-    _print_outcome(_load(spec, var), workspace)
+    done = _load(spec, var)
+    _print_outcome(done, workspace)
+    _print_failed_gates(done, workspace)
     _finish(failed)
 
 
@@ -343,16 +346,17 @@ def _load(path: str, variables: list[str] | None) -> AuditSpec:
 
 def _run(
     flow: Any, path: str, workspace: str, variables: list[str] | None
-) -> BackbonesFailed | None:
-    """Run a flow over a spec; what it could not do for some backbones is returned."""
+) -> BackbonesFailed | GatesFailed | None:
+    """Run a flow over a spec; what backbones and gates failed is returned."""
     from flows import messages
     from flows.each_backbone import BackbonesFailed
+    from ttame_core.gates import GatesFailed
 
     messages.install()
     Lake(workspace)  # an address that is refused stands in no run's parameters
     try:
         flow(_load(path, variables), workspace)
-    except BackbonesFailed as failed:
+    except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
@@ -363,10 +367,15 @@ def _run(
     return None
 
 
-def _finish(failed: BackbonesFailed | None) -> None:
-    """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake."""
+def _finish(failed: BackbonesFailed | GatesFailed | None) -> None:
+    """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake, and with
+    3 where none did but a gate."""
+    from ttame_core.gates import GatesFailed
+
     if failed is None:
         return
+    if isinstance(failed, GatesFailed):
+        raise typer.Exit(3)
     for name, error in failed.failures.items():
         err.print(f"backbone {name} failed: {error}", style="red", markup=False)
     raise typer.Exit(2 if failed.by_user else 1)
@@ -389,3 +398,13 @@ def _print_outcome(audit: AuditSpec, workspace: str) -> None:
         err.print(note, style="yellow", markup=False)
     if records := lake.glob(f"audits/{audit.name}/*/report.html"):
         err.print(f"report: {workspace}/{records[-1]}")
+
+
+def _print_failed_gates(audit: AuditSpec, workspace: str) -> None:
+    """A sentence for each, of the audit's last record."""
+    from ttame_core.report.record import failed_gates
+
+    lake = Lake(workspace)
+    for path in lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")[-1:]:
+        for row in failed_gates(lake, path.rsplit("/", 1)[0]):
+            err.print(f"gate failed: {row['words']}", style="red", markup=False)

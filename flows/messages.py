@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from flows.each_backbone import BackbonesFailed
 from tasks.messages import PLAIN, shorten
+from ttame_core.gates import GatesFailed
 
 
 def install() -> None:
     """For the logger of flow runs; that of task runs has it wherever one is."""
-    shorten("prefect.flow_runs", *PLAIN, BackbonesFailed)
+    shorten("prefect.flow_runs", *PLAIN, BackbonesFailed, GatesFailed)

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 
 from tasks.unit import unit
 from ttame_core import spec
 from ttame_core.lake import Lake
-from ttame_core.report.record import audit_refusals, write_record
+from ttame_core.report.record import audit_refusals, failed_gates, write_record
 from ttame_core.report.tables import records, refusals, warnings
 
 
 @unit("report {audit.name}")
 def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -> str:
-    """Write the audit's record; returns its folder in the lake."""
+    """Write the audit's record; returns its folder in the lake.
+
+    Gates that do not hold are an event, `ttame.gates.failed` of the resource `ttame.audit.<name>`.
+    """
     lake = Lake(workspace)
-    folder = write_record(lake, audit, failures, datetime.now(UTC))
+    folder = write_record(lake, audit, failures, datetime.now(UTC), flow_run.id or "")
+    broken = failed_gates(lake, folder)
+    if broken:
+        _announce(audit, lake, folder, broken)
     board = lake.read_table(f"{folder}/leaderboard.parquet")
     notes = warnings(board, audit.evaluation.minimum_discrimination)
     for note in notes:
         get_run_logger().warning(note)
     refused = refusals(audit_refusals(lake, audit))
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
+    failed += [f"Gate failed: {row['words']}" for row in broken]
     create_table_artifact(
         key="leaderboard",
         table=records(board),
@@ -34,3 +45,18 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
         ),
     )
     return folder
+
+
+def _announce(
+    audit: spec.AuditSpec, lake: Lake, folder: str, broken: Sequence[Mapping[str, Any]]
+) -> None:
+    """Emit the event, once for each record."""
+    emit_event(
+        "ttame.gates.failed",
+        resource={
+            "prefect.resource.id": f"ttame.audit.{audit.name}",
+            "prefect.resource.name": audit.name,
+        },
+        payload={"record": folder, "workspace": lake.url, "failed": list(broken)},
+        id=uuid5(NAMESPACE_URL, lake.path(folder)),
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
@@ -44,12 +44,24 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
     not of a kind, and where nothing is scored for both.
     """
     kind, a, b = _resolved(lake, a, b)
+    rows = _compared(lake, kind, a, b, dataset or "")
+    if not rows.num_rows:
+        raise UserError(f"nothing is scored for both {a} and {b} on the same images")
+    return Comparison(kind, a, b, rows)
+
+
+def compare_audits(lake: Lake, a: str, b: str, dataset: str) -> list[dict[str, Any]]:
+    """Rows of a comparison of two audits, name/timestamp both; none where nothing is shared."""
+    return _compared(lake, "audit", a, b, dataset).to_pylist()
+
+
+def _compared(lake: Lake, kind: str, a: str, b: str, dataset: str) -> pa.Table:
     cell = ["dataset", *(k for k in ("backbone", "explainer") if k != kind)]
     rows = []
     with connect(lake) as db:
         weights = np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
         for metric, values, parameters in _metrics(db, kind, a, b):
-            pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset or ""))
+            pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
             for names, part in _cells(pairs, cell):
                 bucket, x, y = (part[c].to_numpy() for c in ("bucket", "a", "b"))
                 rows.append(
@@ -57,13 +69,11 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
                     | {"metric": metric, "a": x.mean(), "b": y.mean()}
                     | paired(x - y, bucket, weights)
                 )
-    if not rows:
-        raise UserError(f"nothing is scored for both {a} and {b} on the same images")
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_corrected"] = corrected
         row["better"] = _better(row, a, b)
     rows.sort(key=lambda r: (*(r[c] for c in cell), direction(r["metric"]).place, r["metric"]))
-    return Comparison(kind, a, b, pa.Table.from_pylist(rows, _schema(cell)))
+    return pa.Table.from_pylist(rows, _schema(cell))
 
 
 def _schema(cell: Sequence[str]) -> pa.Schema:
@@ -181,11 +191,12 @@ def _pairs(
 
 
 def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
-    for row in pairs.select(cell).group_by(cell).aggregate([]).to_pylist():
-        mask = pa.scalar(True)
-        for column, name in row.items():
-            mask = pc.and_(mask, pc.equal(pairs[column], name))
-        yield [row[c] for c in cell], pairs.filter(mask)
+    """Names and rows of each cell; they follow each other."""
+    counts = pairs.group_by(cell, use_threads=False).aggregate([([], "count_all")])
+    start = 0
+    for row in counts.to_pylist():
+        yield [row[c] for c in cell], pairs.slice(start, row["count_all"])
+        start += row["count_all"]
 
 
 # ---- what is meant --------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, maps_schema
+from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.masking import min_max
 
@@ -61,7 +61,10 @@ def explain_shard(
     batches = load_batches(
         lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
     )
-    view = json.dumps(asdict(backbone.preprocessing))
+    about = {
+        "preprocessing": json.dumps(asdict(backbone.preprocessing)),
+        WEIGHTS: backbone.weights,
+    }
     most = max(maps.images for maps in wanted)
     with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
         opened: dict[str, tuple[RowGroups, RowGroups]] = {}
@@ -73,7 +76,7 @@ def explain_shard(
                 names = dataset, backbone.name, order.name, shard
                 schema, made_from = maps_schema(height, width), order.made_from
                 create = lake.create_parquet
-                maps = create(maps_file(*names), schema, made_from, preprocessing=view)
+                maps = create(maps_file(*names), schema, made_from, **about)
                 costs = create(scores_file("cost", *names), SCORES["cost"], made_from)
                 opened[order.name] = files.enter_context(maps), files.enter_context(costs)
             return opened[order.name]

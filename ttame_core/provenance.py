@@ -6,6 +6,7 @@ weights, and nothing else: a change redoes what it touches.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from ttame_core.lake import (
     maps_file,
     scores_file,
 )
-from ttame_core.lake.schemas import REFUSED
+from ttame_core.lake.schemas import REFUSED, WEIGHTS
 from ttame_core.metrics import REGISTRY as FAMILIES
 
 # Raised when the code makes other content from the same inputs.
@@ -168,6 +169,22 @@ class Provenance:
                 weights = self.lake.metadata(history).get("weights", "not yet")
                 self._fitted[backbone.name] = None if weights == "not yet" else weights
         return {**_architecture(backbone), "weights": weights}
+
+    def weights(self, backbone: spec.Backbone) -> dict[str, Any]:
+        """Hash of the weights that the maps were made with, and of each explainer's head."""
+        names = self.dataset, backbone.name
+        maps = (self.lake.glob(maps_file(*names, e.name, "*"))[:1] for e in self.explainers())
+        loaded = (self.lake.metadata(path).get(WEIGHTS) for paths in maps for path in paths)
+        heads = {}
+        for explainer in self.explainers():
+            head = f"{head_folder(*names, explainer.name)}/head.safetensors"
+            if REGISTRY[explainer.method].needs_head and self.lake.exists(head):
+                with self.lake.open(head) as stream:
+                    heads[explainer.name] = (
+                        f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+                    )
+        own = next(filter(None, loaded), None) or self.backbone(backbone)["weights"]
+        return {"backbone": own, "heads": heads}
 
     # ---- heads, maps, scores -----------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ttame_core import spec
 from ttame_core.attention import map_size
 from ttame_core.backbones.folding import fold_batch_norms
-from ttame_core.backbones.models import create_model
+from ttame_core.backbones.models import create_model, weights_hash
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.backbones.taps import (
     Tap,
@@ -28,6 +28,7 @@ class Backbone(nn.Module):
 
     Takes normalised images (B, 3, H, W) float32; `normalise` makes them from images in [0, 1].
     With `taps` [] it is a black box: only its logits are looked at. A script of TorchScript is one.
+    weights: their hash, where a spec's backbone was loaded.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Backbone(nn.Module):
         sizes = [(tap.height, tap.width) for tap in self.taps]
         self.map_size = map_size(sizes or [preprocessing.input_size])
         self.precision = torch.float32
+        self.weights = ""
         self._capture = capture
 
     def fold(self) -> Backbone:
@@ -131,6 +133,7 @@ def load_backbone(
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     backbone = Backbone(model, settings.name, preprocessing_of(settings, model), settings.taps)
+    backbone.weights = weights_hash(model)
     return backbone.fold()
 
 

@@ -73,14 +73,19 @@ def own_weights(settings: spec.Backbone) -> str:
     return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
 
 
-@lru_cache(maxsize=64)
-def _factory_weights(settings: str) -> str:
-    model = _factory(spec.Backbone.model_validate_json(settings), None, None)
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, with their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"sha256:{digest.hexdigest()}"
+
+
+@lru_cache(maxsize=64)
+def _factory_weights(settings: str) -> str:
+    model = _factory(spec.Backbone.model_validate_json(settings), None, None)
+    return weights_hash(model)
 
 
 # ---- timm ----------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
+    AUDIT_CHANGES,
+    AUDIT_THUMBNAILS,
     AUDIT_VALUES,
     HISTORY,
     INDEX,
@@ -54,6 +56,8 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
     "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
+    "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
+    "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
 }
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
@@ -113,7 +117,14 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | No
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
-    for script in ("leaderboard", "directions", "ranks", "disagreement", "object_sizes"):
+    for script in (
+        "leaderboard",
+        "directions",
+        "ranks",
+        "disagreement",
+        "object_sizes",
+        "map_changes",
+    ):
         db.execute(_sql(script))
 
 

@@ -46,6 +46,11 @@ def direction(metric: str) -> Direction:
     return next((d for pattern, d in known.items() if fnmatchcase(metric, pattern)), UNKNOWN)
 
 
+def stems() -> list[str]:
+    """The names that metrics begin with, in reading order."""
+    return [pattern.removesuffix("*") for pattern in _tables()[0]]
+
+
 def is_yardstick(explainer: str) -> bool:
     """Whether an explainer is a floor or the ceiling, which win and lose nothing."""
     return any(fnmatchcase(explainer, pattern) for pattern in _tables()[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
+WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
 BOX = pa.struct(
     [
@@ -221,5 +222,36 @@ AUDIT_VALUES = pa.schema(
         ("metric", pa.string()),
         ("key", pa.string()),
         ("value", pa.float32()),
+    ]
+)
+
+# What changed since the last audit of the same name, and whether the spec's gates hold: a row per
+# gate, backbone, explainer and metric that it checks, and without a gate ('') one for each
+# principal metric whose change is beyond chance. explainer: '-' for what is a backbone's own.
+# previous, value: of the two audits, in the metric's unit, and change: the second less the first,
+# with its 95 % paired bootstrap interval; null where nothing is compared. words: one sentence.
+AUDIT_CHANGES = pa.schema(
+    [
+        ("gate", pa.string()),
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("metric", pa.string()),
+        ("previous", pa.float64()),
+        ("value", pa.float64()),
+        ("change", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("failed", pa.bool_()),
+        ("words", pa.string()),
+    ]
+)
+
+# Each map of the images of AUDIT_VALUES at 14×14, as in SCORES["shape"], in half precision.
+AUDIT_THUMBNAILS = pa.schema(
+    [
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("key", pa.string()),
+        ("thumbnail", pa.list_(pa.float16(), 196)),
     ]
 )

@@ -1,4 +1,4 @@
-"""The record of one audit: audits/<name>/<time>/ with spec, leaderboard, pictures and page."""
+"""The record of one audit: audits/<name>/<time>/ with spec, leaderboard, changes and page."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import pyarrow.compute as pc
 import yaml
 
 from ttame_core import spec
+from ttame_core.gates import find_changes
 from ttame_core.lake import Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
-from ttame_core.lake.schemas import AUDIT_VALUES, LEADERBOARD
+from ttame_core.lake.directions import is_yardstick
+from ttame_core.lake.schemas import AUDIT_CHANGES, AUDIT_THUMBNAILS, AUDIT_VALUES, LEADERBOARD
+from ttame_core.provenance import Provenance
 from ttame_core.report.album import exhibits
 from ttame_core.report.findings import RECORDED, certain_winners, gather
 from ttame_core.report.page import render_page
@@ -56,23 +59,33 @@ def write_record(
     audit: spec.AuditSpec,
     failures: Mapping[str, str],
     now: datetime,
+    run: str = "",
 ) -> str:
     """Write an audit's record and return its folder in the lake.
 
-    failures: reason by backbone. now: UTC.
+    failures: reason by backbone. now: UTC. run: of which this is the audit; one that has left a
+    record of the same failures and is tried again keeps it.
     """
+    if run and (there := _left_by(lake, audit, failures, run)):
+        return there
     lake.remove_orphans(audit_folder(audit.name, "*"))
     timestamp = now.strftime("%Y%m%dT%H%M%SZ")
     folder = audit_folder(audit.name, timestamp)
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    whole = [b.name for b in audit.backbones if b.name not in failures]
+    provenance = Provenance(audit, lake)
     made_from: dict[str, Any] = {
         "audit": audit.name,
+        "run": run,
         "versions": versions,
+        "dataset": audit.dataset.name,
+        "backbones": [b.name for b in audit.backbones],
+        "explainers": [e.name for e in audit.explainers],
+        "weights": {b.name: provenance.weights(b) for b in audit.backbones if b.name in whole},
         "failures": dict(failures),
     }
-    whole = [b.name for b in audit.backbones if b.name not in failures]
     keys = _pictured(lake, audit, whole)
     if keys:
         samples = find_samples(
@@ -83,7 +96,11 @@ def write_record(
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
     lake.write_json(f"{folder}/record.json", made_from)
-    _write_values(lake, audit, f"{folder}/values.parquet", made_from)
+    _write_values(lake, audit, folder, made_from)
+    refused = audit_refusals(lake, audit)
+    absent = {(r["backbone"], r["explainer"]) for r in refused}
+    changes = find_changes(lake, audit, f"{audit.name}/{timestamp}", board, failures, absent, run)
+    lake.write_parquet(f"{folder}/changes.parquet", changes, AUDIT_CHANGES, made_from)
     found = gather(lake, audit, board, timestamp)
     page = render_page(
         audit,
@@ -93,21 +110,49 @@ def write_record(
         winners=certain_winners(lake, board, f"{folder}/values.parquet"),
         exhibits=exhibits(lake, audit.dataset.name, found, folder),
         failures=failures,
-        refusals=refusals(audit_refusals(lake, audit)),
+        refusals=refusals(refused),
         warnings=warnings(board, audit.evaluation.minimum_discrimination),
+        changes=changes,
         frozen=frozen,
         versions=versions,
     )
     with lake.create(f"{folder}/report.html") as path:
         path.write_text(page, encoding="utf-8")
+    # The last: a record is whole where this is.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
 
 
-def _write_values(lake: Lake, audit: spec.AuditSpec, path: str, made_from: Any) -> None:
-    """Values of single images, of those with the lowest hash: the same ones in every audit."""
+def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:
+    """Rows of a record's changes, of gates that do not hold."""
+    changes = lake.read_table(f"{folder}/changes.parquet")
+    return changes.filter(changes["failed"]).to_pylist()
+
+
+def _left_by(
+    lake: Lake, audit: spec.AuditSpec, failures: Mapping[str, str], run: str
+) -> str | None:
+    """The whole record that this run has left last, where the same backbones failed."""
+    for path in reversed(lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")):
+        folder = path.rsplit("/", 1)[0]
+        about = lake.read_json(f"{folder}/record.json")
+        if about.get("run") != run:
+            return None
+        if about["failures"].keys() == failures.keys():
+            return folder
+    return None
+
+
+def _write_values(lake: Lake, audit: spec.AuditSpec, folder: str, made_from: Any) -> None:
+    """Values and thumbnails of the images with the lowest hash: the same ones in every audit."""
     dataset, explainers = audit.dataset.name, [*(e.name for e in audit.explainers), BACKBONE]
-    with connect(lake) as db, lake.create_parquet(path, AUDIT_VALUES, made_from) as rows:
+    with (
+        connect(lake) as db,
+        lake.create_parquet(f"{folder}/values.parquet", AUDIT_VALUES, made_from) as rows,
+        lake.create_parquet(
+            f"{folder}/thumbnails.parquet", AUDIT_THUMBNAILS, made_from
+        ) as thumbnails,
+    ):
         db.execute(
             "CREATE TEMP TABLE recorded AS SELECT key FROM samples WHERE dataset = ? "
             "AND split = ? ORDER BY md5(key), key LIMIT ?",
@@ -123,6 +168,14 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, path: str, made_from: Any) 
             ).to_arrow_reader(ROWS_AT_ONCE)
             for batch in found:
                 rows.write(batch.cast(AUDIT_VALUES))
+            found = db.sql(
+                "SELECT backbone, explainer, key, thumbnail FROM shape "
+                "WHERE dataset = ? AND backbone = ? AND list_contains(?, explainer) "
+                "AND target = predicted AND key IN (FROM recorded) ORDER BY explainer, key",
+                params=[dataset, backbone, [e for e in explainers if not is_yardstick(e)]],
+            ).to_arrow_reader(ROWS_AT_ONCE // 16)
+            for batch in found:
+                thumbnails.write(batch.cast(AUDIT_THUMBNAILS))
 
 
 def _pictured(lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]) -> list[str]:

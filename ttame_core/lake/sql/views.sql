@@ -62,3 +62,17 @@ SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
        regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_values;
+
+-- Each of these images' maps at 14×14, centred and of unit norm.
+CREATE VIEW audit_thumbnails AS
+SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
+       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+       * EXCLUDE (filename)
+FROM files_audit_thumbnails;
+
+-- What changed since the last audit of the name, and whether its gates hold.
+CREATE VIEW audit_changes AS
+SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
+       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+       * EXCLUDE (filename)
+FROM files_audit_changes;
