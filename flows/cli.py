@@ -171,6 +171,20 @@ def query(
 
 
 @app.command()
+def audits(
+    name: Annotated[str | None, typer.Argument(help="default: all", metavar="NAME")] = None,
+    workspace: Workspace = HERE,
+    format: Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")] = "table",
+    output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
+) -> None:
+    """List the audits of a workspace: when, of what, and whether their gates held."""
+    from ttame_core.lake.catalogue import write_result
+    from ttame_core.report import history
+
+    write_result(history.audits(Lake(workspace), name), format, output)
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="an explainer, a backbone, or an audit", metavar="A")],
     b: Annotated[
