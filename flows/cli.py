@@ -226,6 +226,57 @@ def show(
     err.print(f"wrote {output}")
 
 
+@app.command("explain-image")
+def explain_image(
+    images: Annotated[list[str], typer.Argument(help="pictures of any size", metavar="IMAGE...")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="its classifier, as in a spec; with --spec: by its name there"),
+    ] = None,
+    explainer: Annotated[
+        list[str] | None, typer.Option(help="may be repeated; default: ttame")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="safetensors of a trained head")] = None,
+    tap: Annotated[
+        list[str] | None, typer.Option(help="module the head reads; may be repeated")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="weights of the classifier; default: pretrained ones")
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="take classifier and head from an audit", metavar="SPEC")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="class to explain, name or number; default: predicted")
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="PNG to write, or a folder for one PNG per picture")
+    ] = "explained.png",
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Explain single pictures: no data set, and no workspace where a head is given.
+
+    Beside each picture with the predicted class and its probability stands its map.
+    """
+    from flows.explain_image import open_named, open_of_spec, write_pictures
+
+    if spec:
+        alone = {"--tap": tap, "--checkpoint": checkpoint}
+        if wrong := next((name for name, value in alone.items() if value), None):
+            raise UserError(f"{wrong} goes with a classifier by name: the --spec has its own")
+        opened = open_of_spec(_load(spec, var), workspace, backbone, head, explainer or [])
+    elif backbone:
+        opened = open_named(backbone, checkpoint, head, tap, explainer or [])
+    else:
+        raise UserError("say whose decision is explained: --backbone MODEL, or --spec SPEC")
+    failed = write_pictures(images, *opened, target, output)
+    for sentence in failed:
+        err.print(sentence, style="red", markup=False)
+    if failed:
+        raise typer.Exit(2)
+
+
 @app.command()
 def backbones(
     pattern: Annotated[str, typer.Argument(help="name or wildcard, such as 'swin*'")] = "*",

@@ -250,34 +250,37 @@ def _boxed(sample: Sample, backbone: str) -> tuple[Image.Image, Image.Image]:
     return view, boxed
 
 
-def _fit(picture: Image.Image) -> Image.Image:
+def _fit(picture: Image.Image, tile: int = TILE) -> Image.Image:
     """Scaled so that its longer side is a tile's."""
-    scale = TILE / max(picture.size)
+    scale = tile / max(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def grid(rows: Sequence[Sequence[tuple[Image.Image | None, str]]]) -> Image.Image:
-    """Captioned pictures in rows and columns; a row without captions has no room for them."""
+def grid(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], tile: int = TILE) -> Image.Image:
+    """Captioned pictures in rows and columns; a row without captions has no room for them.
+
+    tile: pixels, side of one picture.
+    """
     font = ImageFont.load_default(13)
     columns = max(len(row) for row in rows)
-    heights = [TILE + (LINE if any(text for _, text in row) else 0) for row in rows]
-    width = MARGIN + columns * (TILE + MARGIN)
+    heights = [tile + (LINE if any(text for _, text in row) else 0) for row in rows]
+    width = MARGIN + columns * (tile + MARGIN)
     sheet = Image.new("RGB", (width, MARGIN + sum(heights) + MARGIN * len(rows)), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = MARGIN
     for row, height in zip(rows, heights, strict=True):
         for column, (picture, text) in enumerate(row):
-            left = MARGIN + column * (TILE + MARGIN)
+            left = MARGIN + column * (tile + MARGIN)
             if text:
-                draw.text((left, top), _cut(text, font), fill=INK, font=font)
+                draw.text((left, top), _cut(text, font, tile), fill=INK, font=font)
             if picture is not None:
-                sheet.paste(_fit(picture), (left, top + height - TILE))
+                sheet.paste(_fit(picture, tile), (left, top + height - tile))
         top += height + MARGIN
     return sheet
 
 
-def _cut(text: str, font: Any) -> str:
-    while font.getlength(text) > TILE:
+def _cut(text: str, font: Any, room: int) -> str:
+    while font.getlength(text) > room:
         text = text.removesuffix("…")[:-1] + "…"
     return text

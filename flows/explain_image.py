@@ -1,0 +1,170 @@
+"""`ttame explain-image`: pictures of no data set, with a classifier by name or one of a spec."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from tasks.models import load
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.compute import place
+from ttame_core.errors import UserError, nearest
+from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
+from ttame_core.lake import Lake, dataset_file, head_folder
+from ttame_core.provenance import Provenance, given_head
+from ttame_core.published import published_taps
+from ttame_core.report.single import (
+    Explained,
+    class_names,
+    draw,
+    explain_picture,
+    find_class,
+    read_picture,
+)
+from ttame_core.tensors import load_backbone
+from ttame_core.training import load_head, read_head
+
+DEFAULT = "ttame"
+Opened = tuple[dict[str, Explainer], list[str]]  # explainers by name, names of classes
+
+
+def open_named(
+    model: str,
+    checkpoint: str | None,
+    head: str | None,
+    taps: Sequence[str] | None,
+    explainers: Sequence[str],
+) -> Opened:
+    """Explainers of a classifier by name, with pretrained weights or those of a checkpoint."""
+    reads: list[int | str] | None = list(taps) if taps else None
+    if head and not reads and not _is_ours(head):
+        reads = published_taps(model)
+    weights = {"checkpoint": checkpoint} if checkpoint else {"pretrained": True}
+    try:
+        settings = spec.Backbone.model_validate({"model": model, "taps": reads, **weights})
+        if settings.library in ("huggingface", "factory"):  # they bring their own
+            settings = settings.model_copy(update={"pretrained": False})
+        chosen = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    for explainer in chosen:
+        if REGISTRY[explainer.method].needs_head and not head:
+            raise UserError(
+                f"{explainer.name} needs a trained head: give --head FILE, a --spec whose "
+                "workspace has one, or an explainer that needs none, such as --explainer gradcam"
+            )
+    backbone = load_backbone(settings)
+    made = {e.name: _explainer(backbone, e, head) for e in chosen}
+    return made, class_names(settings, backbone)
+
+
+def open_of_spec(
+    audit: spec.AuditSpec,
+    workspace: str,
+    name: str | None,
+    head: str | None,
+    explainers: Sequence[str],
+) -> Opened:
+    """Explainers of a spec's backbone, with the heads in the workspace."""
+    provenance = Provenance(audit, Lake(workspace))
+    named = {b.name: b for b in audit.backbones}
+    if name is None and len(named) > 1:
+        raise UserError(f"say which --backbone of the spec: {', '.join(named)}")
+    name = name or next(iter(named))
+    if name not in named:
+        raise UserError(f"the spec has no backbone {name}." + nearest(name, named))
+    settings = named[name]
+    if settings.fit is not None and not provenance.is_fitted(settings):
+        raise UserError(f"backbone {name} has not been trained yet: run `ttame fit-backbone`")
+    backbone = place(load(provenance, settings), audit.compute)
+    own = {e.name: e for e in audit.explainers}
+    made: dict[str, Explainer] = {}
+    for wanted in explainers or [DEFAULT if DEFAULT in own else next(iter(own))]:
+        try:
+            chosen = own.get(wanted) or spec.Explainer.model_validate(wanted)
+        except ValidationError as error:
+            raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        file = head or given_head(settings, chosen)
+        made[wanted] = _explainer(backbone, chosen, file, provenance)
+    sharded = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
+    if sharded and len(provenance.classes) == backbone.num_classes:
+        return made, provenance.classes
+    return made, class_names(settings, backbone)
+
+
+def write_pictures(
+    images: Sequence[str],
+    explainers: dict[str, Explainer],
+    classes: Sequence[str],
+    target: str | None,
+    output: str,
+) -> list[str]:
+    """Explain pictures into one PNG, or into a folder of them; a line on stdout for each.
+
+    Returns what was wrong with those that could not be. Raises UserError for an unknown class.
+    """
+    number = None if target is None else find_class(target, classes)
+    together = output.lower().endswith(".png")
+    found, failed = [], []
+    for path in images:
+        try:
+            one = explain_picture(Path(path).name, read_picture(path), explainers, classes, number)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        print(one.sentence)
+        if together:
+            found.append(one)
+        else:
+            _save([one], Path(output) / f"{Path(path).stem}.png")
+    if found:
+        _save(found, Path(output))
+    return failed
+
+
+def _save(found: Sequence[Explained], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw(found).save(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _explainer(
+    backbone: Backbone,
+    settings: spec.Explainer,
+    head: str | None,
+    provenance: Provenance | None = None,
+) -> Explainer:
+    """An explainer with its head, if it has one: from the file, else from the workspace."""
+    method = REGISTRY[settings.method]
+    if method.needs_annotations or settings.method == "imported":
+        raise UserError(f"{settings.name} explains the images of a data set only: name another")
+    try:
+        explainer = method(backbone, settings.settings)
+    except NotApplicable as reason:
+        raise UserError(f"{settings.name} does not apply to {backbone.name}: {reason}") from reason
+    if not isinstance(explainer, Trained):
+        return explainer
+    if head:
+        return explainer.use(read_head(head, explainer, "give the head and --tap that go together"))
+    assert provenance is not None
+    folder = head_folder(provenance.dataset, backbone.name, settings.name)
+    return explainer.use(load_head(provenance.lake, folder, explainer))
+
+
+def _is_ours(head: str) -> bool:
+    """Whether a head was trained here: imported ones do not say what they show."""
+    if not Path(head).is_file():
+        raise UserError(f"cannot read the head {head}: there is no such file")
+    try:
+        with safe_open(head, "pt") as file:
+            return "ttame" in (file.metadata() or {})
+    except SafetensorError:
+        return True  # what is wrong is said when it is read

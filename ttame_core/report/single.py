@@ -1,0 +1,145 @@
+"""Single pictures explained, without a lake: `ttame explain-image`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.data.images import decode_image
+from ttame_core.data.loader import Batch
+from ttame_core.errors import UserError, nearest
+from ttame_core.explainers import Explainer, forward_pass
+from ttame_core.masking import min_max
+from ttame_core.report.pictures import grid, overlay
+
+TILE = 320  # pixels, side of one picture
+IMAGENET = "imagenet-1k"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One picture with maps of one class. view: what the classifier sees of it.
+
+    probability: of the predicted class; of_target: of the class explained. maps: (h, w) in [0, 1]
+    by explainer.
+    """
+
+    name: str
+    view: Image.Image
+    predicted: str
+    probability: float
+    target: str
+    of_target: float
+    maps: dict[str, np.ndarray]
+
+    @property
+    def sentence(self) -> str:
+        said = f"{self.name}: {self.predicted} {self.probability:.3f}"
+        if self.target == self.predicted:
+            return said
+        return f"{said}; explained: {self.target} {self.of_target:.3f}"
+
+
+def read_picture(path: str) -> Image.Image:
+    """The picture in a file. Raises UserError where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read()
+    except OSError as error:
+        raise UserError(f"image {path} cannot be read: {error.strerror}") from error
+    return decode_image(data, path)
+
+
+def explain_picture(
+    name: str,
+    picture: Image.Image,
+    explainers: Mapping[str, Explainer],
+    classes: Sequence[str],
+    target: int | None = None,
+) -> Explained:
+    """Explain one class of a picture, by default the predicted one, with explainers by name.
+
+    Those are of one backbone, whose class names are `classes`. Raises UserError for an explainer
+    that has no map of the picture.
+    """
+    backbone = next(iter(explainers.values())).backbone
+    pixels = backbone.preprocessing.pixels(picture)[None]
+    batch = Batch([name], pixels, torch.zeros(1).long(), [torch.zeros(0, 4)], [None])
+    forward = forward_pass(backbone, batch)
+    probabilities = forward.logits[0].softmax(dim=0).tolist()
+    predicted = int(forward.logits[0].argmax())
+    chosen = predicted if target is None else target
+    targets = torch.tensor([[chosen]], device=forward.logits.device)
+    maps = {}
+    for label, explainer in explainers.items():
+        heat = min_max(explainer.attribute(forward, targets)).float().cpu()[0, 0]
+        if heat.isnan().any():
+            raise UserError(f"{label} has no map of {name}: it needs annotated images")
+        maps[label] = heat.numpy()
+    return Explained(
+        name,
+        backbone.preprocessing.view(picture),
+        classes[predicted],
+        probabilities[predicted],
+        classes[chosen],
+        probabilities[chosen],
+        maps,
+    )
+
+
+def draw(found: Sequence[Explained]) -> Image.Image:
+    """A row per picture: what the classifier sees and says, and the overlay of each map."""
+    rows = []
+    for one in found:
+        tiles = [(one.view, f"{one.predicted} {one.probability:.2f}")]
+        of = "" if one.target == one.predicted else f": {one.target} {one.of_target:.2f}"
+        tiles += [(overlay(one.view, heat), f"{name}{of}") for name, heat in one.maps.items()]
+        rows.append(tiles)
+    return grid(rows, TILE)
+
+
+# ---- names of classes ------------------------------------------------------------------------
+
+
+def class_names(settings: spec.Backbone, backbone: Backbone) -> list[str]:
+    """What a classifier's own library calls its classes; their numbers where it does not say."""
+    count = backbone.num_classes
+    config = getattr(backbone.model, "config", None)
+    if settings.library == "huggingface" and getattr(config, "id2label", None):
+        return [str(config.id2label[i]) for i in range(count)]
+    names: list[str] = []
+    if settings.pretrained and settings.library == "torchvision":
+        from torchvision import models
+
+        name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
+        names = models.get_model_weights(name)[tag or "DEFAULT"].meta["categories"]
+    elif settings.pretrained and settings.library == "timm":
+        info = timm.data.ImageNetInfo(timm.data.infer_imagenet_subset(backbone.model) or IMAGENET)
+        if info.num_classes() == count:
+            names = [info.index_to_description(i) for i in range(count)]
+    return list(names) if len(names) == count else [str(i) for i in range(count)]
+
+
+def find_class(wanted: str, classes: Sequence[str]) -> int:
+    """The number of a class by its number or name; of `tabby, tabby cat` any part will do."""
+    by_name: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        for part in (name, *re.split(r",\s*", name)):
+            by_name.setdefault(part.casefold(), number)
+    if wanted.casefold() in by_name:
+        return by_name[wanted.casefold()]
+    if wanted.isdigit() and int(wanted) < len(classes):
+        return int(wanted)
+    raise UserError(
+        f"there is no class {wanted}: the classifier has the classes 0 to {len(classes) - 1}"
+        + (f", such as {', '.join(classes[:3])}." if not classes[0].isdigit() else ".")
+        + nearest(wanted.casefold(), by_name)
+    )
