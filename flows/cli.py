@@ -322,6 +322,7 @@ def _run(
     from flows.each_backbone import BackbonesFailed
 
     messages.install()
+    Lake(workspace)  # an address that is refused stands in no run's parameters
     try:
         flow(_load(path, variables), workspace)
     except BackbonesFailed as failed:

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
 import tasks.messages  # noqa: F401
-from ttame_core.errors import UserError
+from ttame_core.errors import StoreAway, UserError
 from ttame_core.explainers import NotApplicable
 
 
@@ -20,6 +20,8 @@ def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether trying again could help: never with a user's mistake."""
     try:
         state.result()
+    except StoreAway:
+        return True
     except (UserError, NotApplicable):
         return False
     except Exception:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from s3fs import S3FileSystem
+from stores import Store
 from tiny import shard_all, tiny_backbone
 
 os.environ["DO_NOT_TRACK"] = "1"
@@ -48,3 +51,20 @@ def folder(tmp_path: Path) -> Path:
         image = Image.new("RGB", (40, 30), (len(name) * 5, 100, 50))
         image.save(path, "PNG" if name.endswith("png") else "JPEG")
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Store]:
+    store = Store()
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def s3(object_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An object store with an empty bucket, which the environment leads to."""
+    object_store.new_bucket()
+    S3FileSystem.clear_instance_cache()  # clients know the environment they were made in
+    for name, value in object_store.env.items():
+        monkeypatch.setenv(name, value)
+    return object_store

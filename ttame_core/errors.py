@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class StoreAway(UserError):
+    """An object store that does not answer: trying again may help, so tasks do."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """' Did you mean …?' with the known names nearest to `name`, or '' where none is near."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)

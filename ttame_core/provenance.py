@@ -152,13 +152,21 @@ class Provenance:
             and self.lake.is_current(f"{folder}/history.parquet", self.fit(backbone))
         )
 
+    @cached_property
+    def _fitted(self) -> dict[str, str | None]:
+        """Identities of the weights made here, once there are any."""
+        return {}
+
     def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
         """What tells this classifier from any other."""
         if backbone.fit is None:
             weights = _given_weights(backbone)
         else:
-            folder = fitted_folder(self.dataset, backbone.name)
-            weights = self.lake.metadata(f"{folder}/history.parquet").get("weights", "not yet")
+            weights = self._fitted.get(backbone.name)
+            if weights is None:
+                history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
+                weights = self.lake.metadata(history).get("weights", "not yet")
+                self._fitted[backbone.name] = None if weights == "not yet" else weights
         return {**_architecture(backbone), "weights": weights}
 
     # ---- heads, maps, scores -----------------------------------------------------------------
@@ -219,27 +227,33 @@ class Provenance:
 
     def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
         """Explainers whose maps of this shard are not there."""
-        return [
-            e
-            for e in self.explainers()
-            if not self.lake.is_current(
-                maps_file(self.dataset, backbone.name, e.name, shard), self.maps(backbone, e, shard)
-            )
-        ]
+        wanted = self.explainers()
+        there = self.lake.are_current(
+            [
+                (
+                    maps_file(self.dataset, backbone.name, e.name, shard),
+                    self.maps(backbone, e, shard),
+                )
+                for e in wanted
+            ]
+        )
+        return [e for e, found in zip(wanted, there, strict=True) if not found]
 
     def missing_scores(
         self, backbone: spec.Backbone, shard: str
     ) -> list[tuple[spec.Explainer, spec.Metric]]:
         """Explainers and metrics whose scores of this shard are not there."""
-        return [
-            (e, metric)
-            for e in self.explainers()
-            for metric in self.audit.evaluation.metrics
-            if not self.lake.is_current(
-                scores_file(metric.family, self.dataset, backbone.name, e.name, shard),
-                self.scores(backbone, e, metric, shard),
-            )
-        ]
+        wanted = [(e, m) for e in self.explainers() for m in self.audit.evaluation.metrics]
+        there = self.lake.are_current(
+            [
+                (
+                    scores_file(m.family, self.dataset, backbone.name, e.name, shard),
+                    self.scores(backbone, e, m, shard),
+                )
+                for e, m in wanted
+            ]
+        )
+        return [pair for pair, found in zip(wanted, there, strict=True) if not found]
 
     def units(self) -> Iterator[Unit]:
         """All that the audit makes from its shards, in order, and whether it is there."""

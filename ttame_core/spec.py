@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,12 +25,14 @@ from pydantic import (
 )
 
 from ttame_core.errors import UserError, nearest
+from ttame_core.places import without_credentials
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Names become folder names of the lake, on every file system and object store.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
-Location = str | dict[Split, str]
+Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
+Location = Place | dict[Split, Place]
 
 
 class Section(BaseModel):
@@ -59,7 +62,7 @@ class ListSource(Section):
 
     kind: Literal["list"]
     path: Location
-    root: str
+    root: Place
 
 
 class ManifestSource(Section):
@@ -67,7 +70,9 @@ class ManifestSource(Section):
 
     kind: Literal["manifest"]
     path: Location
-    root: str | None = Field(None, description="of relative image paths; default: beside the file")
+    root: Place | None = Field(
+        None, description="of relative image paths; default: beside the file"
+    )
     image_column: str = "path"
     label_column: str = "label"
     split_column: str = "split"

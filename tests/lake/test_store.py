@@ -19,8 +19,10 @@ from ttame_core.lake import Lake, fingerprint
 SCHEMA = pa.schema([("a", pa.int32())])
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    if request.param == "s3":
+        return Lake(request.getfixturevalue("s3").url)
     return Lake(tmp_path / "lake" if request.param == "local" else f"memory://{tmp_path.name}")
 
 
@@ -71,6 +73,9 @@ def test_broken_parquet_is_not_current(lake: Lake) -> None:
     with lake.create("f.parquet") as path:
         path.write_bytes(b"PAR1 but no more")
     assert not lake.is_current("f.parquet", "x")
+    with lake.create("empty.parquet") as path:
+        path.touch()
+    assert not lake.is_current("empty.parquet", "x")
 
 
 def test_nothing_outside_the_workspace(lake: Lake) -> None:

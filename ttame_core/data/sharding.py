@@ -407,7 +407,8 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     shards.parquet comes last: it says that the data set is whole. Raises UserError where not one
     image could be taken.
     """
-    about = {name: lake.metadata(shard_rows(dataset.name, name)) for name in plan.shards}
+    sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
+    about = dict(zip(plan.shards, lake.metadata_of(sidecars), strict=True))
     if not sum(int(found["samples"]) for found in about.values()):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
@@ -492,10 +493,8 @@ def count_current(lake: Lake, plan: ShardPlan) -> int:
     """How many of a plan's shards are in the lake as planned; 0 where the index is not."""
     if not lake.exists(dataset_file(plan.dataset, "shards.parquet")):
         return 0
-    return sum(
-        lake.is_current(shard_rows(plan.dataset, name), plan.made_from(name))
-        for name in plan.shards
-    )
+    sidecars = [(shard_rows(plan.dataset, name), plan.made_from(name)) for name in plan.shards]
+    return sum(lake.are_current(sidecars))
 
 
 def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:

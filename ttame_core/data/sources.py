@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.images import is_image
 from ttame_core.errors import UserError, nearest
+from ttame_core.places import file_system, reaching, without_credentials
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
     found = []
     for split, place in places:
         try:
-            fs, path = fsspec.url_to_fs(place)
-            exists = fs.exists(path)
-        except (OSError, ValueError, ImportError) as error:
+            fs, path = file_system(place)
+            with reaching(place, fs):
+                exists = fs.exists(path)
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read the {what} {place}: {error}") from error
         if not exists:
             raise UserError(f"the {what} {place} does not exist: correct its `path` in the spec")
@@ -81,7 +82,9 @@ def stamp(info: dict[str, Any]) -> str:
 
 
 def read(location: str) -> bytes:
-    with fsspec.open(location, "rb") as stream:
+    """The bytes of a file. Raises OSError, and StoreAway where a store does not answer."""
+    fs, path = file_system(location)
+    with reaching(location, fs), fs.open(path, "rb") as stream:
         return stream.read()
 
 
@@ -199,12 +202,13 @@ class _Images:
     def entry(self, path: str, label: str, split: spec.Split | None, where: str) -> Entry:
         if label.startswith("-") and label[1:].isdigit():
             raise UserError(f"{where}: the label {label} is negative; classes count from 0")
-        absolute = path.startswith("/") or "://" in path
+        absolute = path.startswith("/") or "://" in without_credentials(path)
         location = path if absolute else posixpath.join(self.root, path)
         if absolute and location.startswith(f"{self.root}/"):
             path = location.removeprefix(f"{self.root}/")
         try:
-            changed = stamp(self.fs.info(location))
+            with reaching(location, self.fs):
+                changed = stamp(self.fs.info(location))
         except (OSError, ValueError):
             return Entry(path, location, None, split, reason="there is no such file")
         return Entry(path, self.fs.unstrip_protocol(location), label, split, changed)

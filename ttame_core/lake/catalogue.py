@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttame_core.errors import UserError, nearest
+from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
     AUDIT_VALUES,
@@ -60,30 +61,41 @@ WIDEST_LIST = 6  # elements of a list that a table shows
 
 
 @contextmanager
-def connect(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
-    Raises UserError for a file that turns out to be damaged.
+    confined: nothing is written, and nothing read but the lake, whatever is asked. Raises UserError
+    for a file that turns out to be damaged, and StoreAway where an object store does not answer.
     """
+    reading = ReadOnly(lake) if confined or not lake.local else None
     with duckdb.connect() as db:
         try:
-            _add_views(db, lake)
+            _add_views(db, lake, reading)
+            if confined:
+                _confine(db)
             yield db
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        except duckdb.Error as error:
+            if reading and reading.failed:  # DuckDB tells it as text
+                raise reading.failed from error
+            damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
+            if confined or not damaged:  # what a user asks may be wrong as well
+                raise
             raise UserError(
                 f"a file of the workspace {lake} cannot be read ({error}): delete it and run "
                 "`ttame audit` again"
             ) from error
 
 
-def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | None) -> None:
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
-    if not lake.local:
-        db.register_filesystem(lake.fs)
+    files, root = lake.glob, f"{_literally(lake.root)}/"
+    if reading:
+        db.register_filesystem(reading)
+        files, root = reading.glob, "lake://"
     for name, (pattern, schema, partitions) in FILES.items():
         empty = db.from_arrow(_readable(schema).empty_table())
-        if lake.glob(pattern):
-            place = f"{_literally(_address(lake))}/{pattern}".replace("'", "''")
+        if files(pattern):
+            place = f"{root}{pattern}".replace("'", "''")
             # The columns are known: not every file is opened to learn them.
             columns = ", ".join(
                 f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
@@ -97,7 +109,7 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
         else:
             extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
             db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
-    _add_metadata(db, lake)
+    _add_metadata(db, root if files(FILES["maps"][0]) else None)
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
@@ -120,11 +132,18 @@ def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
         return db.sql("SELECT key, metric, value FROM metric_values").fetchall()
 
 
-def _add_metadata(db: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """The table of all maps files' metadata."""
-    pattern = FILES["maps"][0]
-    if lake.glob(pattern):
-        place = f"{_literally(_address(lake))}/{pattern}".replace("'", "''")
+def _confine(db: duckdb.DuckDBPyConnection) -> None:
+    db.execute("SET allowed_directories = ['lake://']")
+    db.execute("SET enable_external_access = false")
+    db.execute("SET python_enable_replacements = false")  # no variables of ours
+    db.execute("SET lock_configuration = true")
+    db.execute("BEGIN TRANSACTION READ ONLY")
+
+
+def _add_metadata(db: duckdb.DuckDBPyConnection, root: str | None) -> None:
+    """The table of all maps files' metadata. root: None where there are no maps."""
+    if root:
+        place = f"{root}{FILES['maps'][0]}".replace("'", "''")
         db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
     else:
         db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
@@ -139,11 +158,6 @@ def _scores_view(family: str) -> str:
         f"CREATE VIEW {family} AS SELECT dataset, backbone, explainer, "
         f"* EXCLUDE (dataset, backbone, explainer, filename, metric) FROM files_{family}"
     )
-
-
-def _address(lake: Lake) -> str:
-    """The lake's root as DuckDB wants it."""
-    return lake.root if lake.local else lake.fs.unstrip_protocol(lake.root)
 
 
 def _literally(path: str) -> str:
@@ -175,24 +189,20 @@ def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
 def run_query(lake: Lake, sql: str) -> pa.Table:
     """The answer to one SELECT over the lake's views.
 
-    Nothing can be written, and of a local workspace no file outside it can be read. Raises
-    UserError for anything but one SELECT-like statement, and with DuckDB's words for SQL errors.
+    Nothing can be written, and nothing outside the workspace can be read. Raises UserError for
+    anything but one SELECT-like statement, and with DuckDB's words for SQL errors.
     """
-    with connect(lake) as db:
-        try:
+    try:
+        with connect(lake, confined=True) as db:
             statements = duckdb.extract_statements(sql)
             if len(statements) != 1 or statements[0].type not in READING:
                 raise UserError(
                     "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, "
                     "SHOW, SUMMARIZE or EXPLAIN"
                 )
-            root = _address(lake)
-            db.execute("SET allowed_directories = ?", [[root, _literally(root)]])
-            db.execute("SET enable_external_access = false")
-            db.execute("SET lock_configuration = true")
             return db.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise UserError(f"SQL error: {error}") from error
+    except duckdb.Error as error:
+        raise UserError(f"SQL error: {error}") from error
 
 
 def write_result(result: pa.Table, format: str = "table", output: str | None = None) -> None:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import io
 import json
 import os
 import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import UserError
+from ttame_core.places import file_system, reaching
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
 ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
+FOOTER = 2**16  # bytes at the end of a Parquet file, which hold its footer but for very long ones
 ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
@@ -67,10 +69,7 @@ class Lake:
 
     def __init__(self, root: str | Path) -> None:
         self.url = str(root)
-        try:
-            self.fs, path = fsspec.url_to_fs(self.url, auto_mkdir=True)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"cannot use the workspace {self.url}: {error}") from error
+        self.fs, path = file_system(self.url)
         self.local = isinstance(self.fs, LocalFileSystem)
         self.root = os.path.abspath(path) if self.local else path.rstrip("/")
 
@@ -92,24 +91,46 @@ class Lake:
     # ---- reading ---------------------------------------------------------------------------
 
     def exists(self, path: str) -> bool:
-        return self.fs.exists(self.path(path))
+        with suppress(FileNotFoundError), reaching(self.url, self.fs):
+            self.fs.info(self.path(path))
+            return True
+        return False
 
     def glob(self, pattern: str) -> list[str]:
         """Paths relative to the root that match, sorted."""
-        found = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
+        with reaching(self.url, self.fs):
+            found = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
         return sorted(str(p)[len(self.root) :].lstrip("/") for p in found)
+
+    def entries(self, folder: str) -> dict[str, dict[str, Any]]:
+        """What lies in a folder, by name, and what the file system says of it: size, type, time."""
+        try:
+            with reaching(self.url, self.fs):
+                found = self.fs.ls(self.path(folder).rstrip("/"), detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {about["name"].rstrip("/").rsplit("/", 1)[-1]: about for about in found}
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
-        with self.fs.open(self.path(path), "rb") as stream:
+        with reaching(self.url, self.fs), self.stream(path) as stream:
             yield stream
+
+    def stream(self, path: str) -> IO[bytes]:
+        """A file to read from, a block at a time."""
+        return self.fs.open(self.path(path), "rb")
+
+    def read_bytes(self, path: str) -> bytes:
+        """A small file, in one request."""
+        with reaching(self.url, self.fs):
+            return self.fs.cat_file(self.path(path), start=0)
 
     def read_json(self, path: str) -> Any:
         with self.open(path) as stream:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
-        with self._parquet(path) as stream:
+        with self._parquet(path, whole=False) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
@@ -120,17 +141,19 @@ class Lake:
             return
         with tempfile.TemporaryDirectory() as folder:
             copy = f"{folder}/{path.rsplit('/', 1)[-1]}"
-            self.fs.get_file(self.path(path), copy)
+            with reaching(self.url, self.fs):
+                self.fs.get_file(self.path(path), copy)
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        with self._parquet(path) as stream:
+        with self._parquet(path, whole=columns is None) as stream:
             return pq.read_table(stream, columns=columns)
 
     @contextmanager
-    def _parquet(self, path: str) -> Iterator[IO[bytes]]:
+    def _parquet(self, path: str, whole: bool) -> Iterator[IO[bytes]]:
         """As `open`; raises UserError where what is there is no whole Parquet file."""
-        with self.open(path) as stream:
+        at_once = whole and not self.local
+        with io.BytesIO(self.read_bytes(path)) if at_once else self.open(path) as stream:
             try:
                 yield stream
             except pa.ArrowInvalid as error:
@@ -140,20 +163,49 @@ class Lake:
 
     def metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
+        return self.metadata_of([path])[0]
+
+    def metadata_of(self, paths: Sequence[str]) -> list[dict[str, str]]:
+        """`metadata` of many files: of an object store, one request each, side by side."""
+        if self.local:
+            return [self._metadata(path) for path in paths]
+        with reaching(self.url, self.fs):
+            ends = self.fs.cat_ranges(
+                [self.path(path) for path in paths], -FOOTER, None, on_error="return"
+            )
+        return [self._metadata(path, end) for path, end in zip(paths, ends, strict=True)]
+
+    def _metadata(self, path: str, end: bytes | Exception | None = None) -> dict[str, str]:
+        """end: of the file, or why it cannot be had; None where it is still to be read."""
         try:
-            with self.open(path) as stream:
+            if isinstance(end, OSError) and end.errno == errno.EINVAL:
+                return {}  # the end of nothing was asked for: an empty file
+            if isinstance(end, Exception):
+                with reaching(self.url, self.fs):
+                    raise end
+            with self.open(path) if end is None else io.BytesIO(end) as stream:
                 found = pq.read_schema(stream).metadata or {}
-        except (OSError, pa.ArrowInvalid):
+        except pa.ArrowInvalid:
+            return self._metadata(path) if end and len(end) == FOOTER else {}
+        except OSError:
             return {}
         return {k.decode(): v.decode() for k, v in found.items()}
 
     def is_current(self, path: str, made_from: Any) -> bool:
         """Whether the Parquet file at `path` is there, whole, and made from `made_from`."""
-        return self.metadata(path).get(FINGERPRINT.decode()) == fingerprint(made_from)
+        return self.are_current([(path, made_from)])[0]
+
+    def are_current(self, files: Sequence[tuple[str, Any]]) -> list[bool]:
+        """`is_current` of many files and what they should be made from."""
+        found = self.metadata_of([path for path, _ in files])
+        return [
+            metadata.get(FINGERPRINT.decode()) == fingerprint(made_from)
+            for metadata, (_, made_from) in zip(found, files, strict=True)
+        ]
 
     def remove(self, path: str) -> None:
         """Remove a file; nothing happens where there is none."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), reaching(self.url, self.fs):
             if self.exists(path):  # a read-only disk refuses even to remove nothing
                 self.fs.rm_file(self.path(path))
 
@@ -181,7 +233,11 @@ class Lake:
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / "file"
             yield temporary
-            self.fs.put_file(str(temporary), target)
+            try:
+                with reaching(self.url, self.fs):
+                    self.fs.put_file(str(temporary), target)
+            except FileNotFoundError as error:
+                raise UserError(f"there is no bucket for {self.url}: create it first") from error
 
     def _create_local(self, target: Path) -> Iterator[Path]:
         writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,80 @@
+"""Where things are kept: folders and object stores, reached through fsspec.
+
+Credentials come from the usual chain of each store (environment, configuration files, the machine's
+role), never from an address: addresses stand in records, logs and specs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ttame_core.errors import StoreAway, UserError
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # what pip installs for a protocol
+CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3")
+BLOCK = 8 * 2**20  # bytes that are read ahead of a stream, in one request
+
+
+def without_credentials(place: str) -> str:
+    """The place itself. Raises UserError, without naming them, where credentials are in it."""
+    protocol, found, rest = place.partition("://")
+    if found and ("@" in rest.split("/")[0] or re.search(r"\?.*=", rest)):
+        raise UserError(
+            f"an address {protocol}://… has a user name, a password or a key in it: leave them out "
+            "and give them as the store's own tools take them, in the environment (for S3 "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or in their configuration file"
+        )
+    return place
+
+
+def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a folder or URL, and its path there.
+
+    Nothing is remembered of an object store's listings, which other machines change. Raises
+    UserError for credentials in the URL, unknown protocols and packages that are not installed.
+    """
+    protocol = fsspec.utils.get_protocol(without_credentials(place))
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if protocol in ("file", "local"):
+        options = {"auto_mkdir": True}
+    elif EXTRAS.get(protocol) == "s3":
+        options["default_block_size"] = BLOCK
+    try:
+        return fsspec.url_to_fs(place, **options)
+    except ImportError as error:
+        extra = EXTRAS.get(protocol)
+        how = f"pip install 'ttame[{extra}]'" if extra else "install the package of that name"
+        raise UserError(f"{place} cannot be used ({error}): {how}") from error
+    except ValueError as error:
+        raise UserError(f"{place} cannot be used: {error}") from error
+
+
+@contextmanager
+def reaching(place: str, fs: fsspec.AbstractFileSystem) -> Iterator[None]:
+    """Where a store refuses or does not answer, say so; what is not there stays FileNotFoundError.
+
+    Raises StoreAway after its client's own retries. On local folders nothing changes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(fs, LocalFileSystem) or isinstance(error, FileNotFoundError):
+            raise
+        words = " ".join(str(error).split())[:200]
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            raise UserError(
+                f"the object store lets nobody at {place} with these credentials ({words}): give "
+                "others, in the environment or in the configuration file of the store's own tools"
+            ) from error
+        if isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS:
+            raise StoreAway(
+                f"the object store of {place} does not answer as it should ({words}): what is "
+                "whole stays; run again when it does"
+            ) from error
+        raise
