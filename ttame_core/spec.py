@@ -180,6 +180,9 @@ class Backbone(Section):
     fit: Fit | None = None
     num_classes: int | None = Field(None, ge=2)
     args: dict[str, Any] = Field(default_factory=dict, description="of the model")
+    trust_remote_code: bool = Field(
+        False, description="run the Python files that come with a Hugging Face folder"
+    )
     taps: list[int | str] | None = Field(
         None,
         description="indices into the model's feature_info, or module names; default: last 3; []: "

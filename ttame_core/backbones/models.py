@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -21,6 +22,16 @@ from ttame_core import spec
 from ttame_core.backbones.checkpoints import file_hash, load_weights, read_checkpoint
 from ttame_core.errors import UserError, nearest
 
+# Keys that libraries take beside a model's own, and that would load files or run code unseen.
+WEIGHTS_AND_CODE = {
+    "checkpoint_path",
+    "code_revision",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "trust_remote_code",
+    "use_safetensors",
+    "weights_only",
+}
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
 
@@ -40,6 +51,12 @@ def create_model(
         "factory": _factory,
     }[settings.library]
     state = read_checkpoint(checkpoint) if checkpoint else None
+    if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
+        raise UserError(
+            f"backbone {settings.name}: {hidden[0]} is no argument of a model; weights are given "
+            "as `checkpoint`, and code that comes with them runs by `trust_remote_code: true` "
+            "beside `model`"
+        )
     model = make(settings, state, num_classes or settings.num_classes)
     if state is not None:
         load_weights(model, state, settings, str(checkpoint))
@@ -50,7 +67,9 @@ def own_weights(settings: spec.Backbone) -> str:
     """Identity of the weights that a folder or a function brings with it."""
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
-        return f"sha256:{file_hash(str(folder / 'model.safetensors'))}"
+        code = sorted(folder.glob("*.py")) if settings.trust_remote_code else []
+        files = [folder / "model.safetensors", *code]
+        return "sha256:" + "+".join(file_hash(str(file)) for file in files)
     return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
 
 
@@ -159,7 +178,7 @@ def _torchvision(
         raise _wrong_arguments(settings, error) from error
     if settings.pretrained and state is None:
         try:
-            pretrained = weights.get_state_dict(check_hash=True)
+            pretrained = weights.get_state_dict(check_hash=True, weights_only=True)
         except Exception as error:
             raise _no_weights(settings, error) from error
         _start_from(model, pretrained, settings)
@@ -203,23 +222,32 @@ def _huggingface(
             "`transformers` is needed: pip install 'ttame[huggingface]'"
         ) from error
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
+    trust = settings.trust_remote_code  # left open, transformers would ask at the terminal
     try:
         if state is not None or not (folder / "model.safetensors").is_file():
             if state is None and settings.fit is None:
                 raise UserError(f"backbone {settings.name}: {folder} has no model.safetensors")
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, **arguments)
-            model = AutoModelForImageClassification.from_config(config)
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust, **arguments
+            )
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust)
         else:
             model = AutoModelForImageClassification.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=trust,
                 ignore_mismatched_sizes=settings.fit is not None,
                 **arguments,
             )
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        if not trust and "trust_remote_code" in str(error):
+            raise UserError(
+                f"backbone {settings.name}: {folder} has code of its own, which is not run: read "
+                "it, and say `trust_remote_code: true` beside `model` if you trust it"
+            ) from error
         raise UserError(
             f"backbone {settings.name}: {folder} holds no image classifier that transformers can "
             f"load: {' '.join(str(error).split())[:300]}"
