@@ -161,10 +161,8 @@ def certain_winners(lake: Lake, board: pa.Table, singles: str) -> dict[str, dict
     """
     winners, contests = _contests(board)
     found: list[tuple[str, str, dict[str, float]]] = []
-    with connect(lake) as db:
-        path = lake.path(singles)
-        place = _literal(path if lake.local else lake.fs.unstrip_protocol(path))
-        db.execute(f"CREATE VIEW singles AS FROM read_parquet({place})")
+    with connect(lake) as db, lake.local_copy(singles) as place:
+        db.execute(f"CREATE VIEW singles AS FROM read_parquet({_literal(place)})")
         weights = np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
         for backbone, rows in contests.items():
             db.execute(f"SET VARIABLE backbone = {_literal(backbone)}")
