@@ -65,7 +65,6 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="not yet run to its end since gates and report were merged")
 def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "kills", "--kills", "12"]
     bench = subprocess.run(command, capture_output=True, text=True, timeout=600)
