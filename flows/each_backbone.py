@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
+from typing import Any
+
+from prefect.tasks import Task
 
 from flows.engine import Engine, Unit
+from flows.opening import place_of
 from tasks.progress import progress
 from ttame_core.errors import UserError
+from ttame_core.provenance import Provenance
 
 MOST = 5000  # about so many task runs has a flow at most: docs/scale.md
 
@@ -32,6 +37,18 @@ def batches(shards: Sequence[str], times: int = 1) -> list[list[str]]:
     """The shards in order, so many together that `times` as many batches are about MOST."""
     size = max(1, ceil(len(shards) * times / MOST))
     return [list(shards[first : first + size]) for first in range(0, len(shards), size)]
+
+
+def units_of_shards(task: Task[..., Any], provenance: Provenance, workspace: str) -> list[Unit]:
+    """A unit of `task` for each backbone and some of the shards of the audit's split."""
+    audit = provenance.audit
+    shards = [name for name, _ in provenance.shards(audit.maps.split)]
+    common = {"audit": audit, "workspace": place_of(workspace)}
+    return [
+        Unit(b.name, task, {**common, "backbone": b, "shards": some}, len(some))
+        for b in audit.backbones
+        for some in batches(shards, len(audit.backbones))
+    ]
 
 
 def run_units(title: str, engine: Engine, units: Sequence[Unit], gpus: int = 1) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from flows.each_backbone import batches, run_units
-from flows.engine import Unit, opened
-from flows.opening import named, open_audit, place_of
+from flows.each_backbone import run_units, units_of_shards
+from flows.engine import opened
+from flows.opening import named, open_audit
 from tasks.explain import explain
 from ttame_core.spec import AuditSpec
 
@@ -24,12 +24,6 @@ def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
                 explainer.name,
                 audit.dataset.name,
             )
-    shards = [name for name, _ in provenance.shards(audit.maps.split)]
-    common = {"audit": audit, "workspace": place_of(workspace)}
-    units = [
-        Unit(b.name, explain, {**common, "backbone": b, "shards": some}, len(some))
-        for b in audit.backbones
-        for some in batches(shards, len(audit.backbones))
-    ]
+    units = units_of_shards(explain, provenance, workspace)
     with opened(audit.compute) as engine:
         run_units("explain", engine, units)

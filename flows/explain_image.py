@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from tasks.models import load
+from tasks.models import check_fitted, load
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.compute import place
@@ -79,8 +79,7 @@ def open_of_spec(
     if name not in named:
         raise UserError(f"the spec has no backbone {name}." + nearest(name, named))
     settings = named[name]
-    if settings.fit is not None and not provenance.is_fitted(settings):
-        raise UserError(f"backbone {name} has not been trained yet: run `ttame fit-backbone`")
+    check_fitted(provenance, settings)
     backbone = place(load(provenance, settings), audit.compute)
     own = {e.name: e for e in audit.explainers}
     made: dict[str, Explainer] = {}

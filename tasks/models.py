@@ -26,12 +26,17 @@ def one_network() -> Lock:
     return _in_use
 
 
-def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """The frozen classifier of an audit, on its device."""
+def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
+    """Raise UserError where a backbone is still to be trained."""
     if settings.fit is not None and not provenance.is_fitted(settings):
         raise UserError(
             f"backbone {settings.name} has not been trained yet: run `ttame fit-backbone`"
         )
+
+
+def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
+    """The frozen classifier of an audit, on its device."""
+    check_fitted(provenance, settings)
     identity = fingerprint([provenance.backbone(settings), settings.taps, provenance.lake.url])
     compute = provenance.audit.compute
     with _loading:

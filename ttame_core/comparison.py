@@ -50,6 +50,11 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
     return Comparison(kind, a, b, rows)
 
 
+def bootstrap_weights(db: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """How often each group of images counts in each replicate, as leaderboard.sql draws them."""
+    return np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+
+
 def compare_audits(lake: Lake, a: str, b: str, dataset: str) -> list[dict[str, Any]]:
     """Rows of a comparison of two audits, name/timestamp both; none where nothing is shared."""
     return _compared(lake, "audit", a, b, dataset).to_pylist()
@@ -59,7 +64,7 @@ def _compared(lake: Lake, kind: str, a: str, b: str, dataset: str) -> pa.Table:
     cell = ["dataset", *(k for k in ("backbone", "explainer") if k != kind)]
     rows = []
     with connect(lake) as db:
-        weights = np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+        weights = bootstrap_weights(db)
         for metric, values, parameters in _metrics(db, kind, a, b):
             pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
             for names, part in _cells(pairs, cell):

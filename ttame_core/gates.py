@@ -13,7 +13,7 @@ import pyarrow as pa
 from ttame_core import spec
 from ttame_core.comparison import compare_audits
 from ttame_core.errors import nearest
-from ttame_core.lake import Lake
+from ttame_core.lake import AUDIT_TIME, Lake
 from ttame_core.lake.catalogue import connect
 from ttame_core.lake.directions import UNKNOWN, direction, is_yardstick, stems
 from ttame_core.report.tables import BACKBONE, shown
@@ -338,5 +338,5 @@ def _unit(metric: str) -> str:
 
 
 def _when(record: str) -> str:
-    time = datetime.strptime(record.rsplit("/", 1)[-1], "%Y%m%dT%H%M%SZ")
+    time = datetime.strptime(record.rsplit("/", 1)[-1], AUDIT_TIME)
     return f"on {time:%Y-%m-%d at %H:%M}"

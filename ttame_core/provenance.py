@@ -154,8 +154,8 @@ class Provenance:
         )
 
     @cached_property
-    def _fitted(self) -> dict[str, str | None]:
-        """Identities of the weights made here, once there are any."""
+    def _fitted(self) -> dict[str, str]:
+        """Identities of the weights made here, by backbone, once there are any."""
         return {}
 
     def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
@@ -167,7 +167,8 @@ class Provenance:
             if weights is None:
                 history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
                 weights = self.lake.metadata(history).get("weights", "not yet")
-                self._fitted[backbone.name] = None if weights == "not yet" else weights
+                if weights != "not yet":
+                    self._fitted[backbone.name] = weights
         return {**_architecture(backbone), "weights": weights}
 
     def weights(self, backbone: spec.Backbone) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def train_head(
         for batch in load_batches(lake, dataset, shards, view, size, compute.workers):
             yield batch.float_images(device)
 
-    def after_step(epoch: int) -> None:
+    def after_step() -> None:
         if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
             run.save(lake, folder, made_from)
 
@@ -263,7 +263,7 @@ class HeadRun:
         read: Callable[[int, int], Iterable[Tensor]],
         short: str,
         progress: Progress | None = None,
-        after_step: Callable[[int], None] = lambda epoch: None,
+        after_step: Callable[[], None] = lambda: None,
         after_epoch: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         """All the steps that are left.
@@ -276,7 +276,7 @@ class HeadRun:
             epoch, done = divmod(self.step, self.batches)
             for images in islice(read(epoch, done), self.batches - done):
                 losses = self.advance(images, epoch)
-                after_step(epoch)
+                after_step()
                 if progress and losses is not None:
                     text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
                     progress(self.step, self.total, f"epoch {epoch + 1}/{epochs} {text}")

@@ -1,6 +1,7 @@
 """The lake: a workspace of plain Parquet, tar and safetensors files."""
 
 from ttame_core.lake.store import (
+    AUDIT_TIME,
     Lake,
     audit_folder,
     dataset_file,
@@ -15,6 +16,7 @@ from ttame_core.lake.store import (
 )
 
 __all__ = [
+    "AUDIT_TIME",
     "Lake",
     "audit_folder",
     "dataset_file",

@@ -378,5 +378,8 @@ def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard:
     )
 
 
+AUDIT_TIME = "%Y%m%dT%H%M%SZ"  # how the folder of an audit says when it was, UTC
+
+
 def audit_folder(name: str, timestamp: str) -> str:
     return f"audits/{name}/{timestamp}"

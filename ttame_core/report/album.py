@@ -89,7 +89,7 @@ def exhibits(lake: Lake, dataset: str, findings: Findings, folder: str) -> dict[
     by_kind: dict[str, list[Exhibit]] = {}
     for row in findings.exhibits:
         if found := made.get((row["backbone"], row["key"])):
-            by_kind.setdefault(row["kind"], []).append(_with(found, row))
+            by_kind.setdefault(row["kind"], []).append(replace(found, finding=row))
     return by_kind
 
 
@@ -127,7 +127,3 @@ def _exhibit(
         [tuple(box) for box in (boxes / scale).tolist()],
         maps,
     )
-
-
-def _with(exhibit: Exhibit, row: Mapping[str, Any]) -> Exhibit:
-    return replace(exhibit, finding=row)

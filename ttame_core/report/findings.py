@@ -8,11 +8,10 @@ from importlib import resources
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from ttame_core import spec
-from ttame_core.comparison import SIGNIFICANT, holm, paired
+from ttame_core.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import connect
 from ttame_core.lake.directions import direction, is_yardstick
@@ -71,7 +70,7 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
     with connect(lake) as db:
         for name, value in known.items():
             db.execute(f"SET VARIABLE {name} = {_literal(value)}")
-        db.execute(f"CREATE TEMP TABLE recorded AS {_RECORDED}")
+        keep_recorded(db, audit.dataset.name, audit.maps.split)
         series = {name: _rows(db, name) for name in SERIES}
         exhibits = [row for name in EXHIBITS for row in _rows(db, name)]
         pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
@@ -95,9 +94,9 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])
 # The images with the lowest hash: the same ones in every audit.
-_RECORDED = f"""SELECT key FROM samples
+_LOWEST = """SELECT key FROM samples
 WHERE dataset = getvariable('dataset') AND split = getvariable('split')
-ORDER BY md5(key), key LIMIT {RECORDED}"""
+ORDER BY md5(key), key LIMIT """
 _LEADERBOARD = """SELECT backbone, explainer, metric, value, ci_low, ci_high, images
 FROM leaderboard
 WHERE dataset = getvariable('dataset')
@@ -105,6 +104,15 @@ AND list_contains(getvariable('backbones'), backbone)
 AND list_contains(getvariable('explainers'), explainer)
 ORDER BY metric, backbone, value
 """
+
+
+def keep_recorded(
+    db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int = RECORDED
+) -> None:
+    """Make the table `recorded`: keys of the images of a split whose single values are kept."""
+    for name, value in (("dataset", dataset), ("split", split)):
+        db.execute(f"SET VARIABLE {name} = {_literal(value)}")
+    db.execute(f"CREATE TEMP TABLE recorded AS {_LOWEST}{most}")
 
 
 def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
@@ -129,7 +137,7 @@ def _literal(value: Any) -> str:
 
 def _runnable(sql: str, known: Mapping[str, Any]) -> str:
     """A query with its variables filled in: one statement, for whoever wants to ask again."""
-    sql = sql.replace("(FROM recorded)", f"({_RECORDED})")
+    sql = sql.replace("(FROM recorded)", f"({_LOWEST}{RECORDED})")
     for name, value in known.items():
         sql = sql.replace(f"getvariable('{name}')", _literal(value))
     return sql
@@ -163,7 +171,7 @@ def certain_winners(lake: Lake, board: pa.Table, singles: str) -> dict[str, dict
     found: list[tuple[str, str, dict[str, float]]] = []
     with connect(lake) as db, lake.local_copy(singles) as place:
         db.execute(f"CREATE VIEW singles AS FROM read_parquet({_literal(place)})")
-        weights = np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+        weights = bootstrap_weights(db)
         for backbone, rows in contests.items():
             db.execute(f"SET VARIABLE backbone = {_literal(backbone)}")
             db.register("contests", pa.Table.from_pylist(rows))

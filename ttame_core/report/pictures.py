@@ -131,8 +131,8 @@ def _each_sample(
     shards: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         shards.setdefault((row["dataset"], row["shard"]), {})[row["key"]] = row
-    for (dataset, shard), wanted in sorted(shards.items()):
-        with connect(lake) as db:
+    with connect(lake) as db:
+        for (dataset, shard), wanted in sorted(shards.items()):
             maps = db.sql(
                 "FROM maps WHERE dataset = ? AND shard = ? AND list_contains(?, key) "
                 "AND target = predicted AND (? OR list_contains(?, backbone)) "
@@ -152,22 +152,22 @@ def _each_sample(
                 "WHERE dataset = ? AND list_contains(?, key) ORDER BY key, object",
                 params=[dataset, list(wanted)],
             ).to_arrow_table()
-        for raw in read_shard(lake, dataset, shard):
-            key = raw["__key__"]
-            if key not in wanted:
-                continue
-            own = maps.filter(pc.equal(maps["key"], key)).to_pylist()
-            if not own:
-                continue
-            corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
-            yield Sample(
-                key,
-                wanted[key]["class"],
-                decode_image(image_bytes(raw), key),
-                np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
-                {(row["backbone"], row["explainer"]): row for row in own},
-                {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
-            )
+            for raw in read_shard(lake, dataset, shard):
+                key = raw["__key__"]
+                if key not in wanted:
+                    continue
+                own = maps.filter(pc.equal(maps["key"], key)).to_pylist()
+                if not own:
+                    continue
+                corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
+                yield Sample(
+                    key,
+                    wanted[key]["class"],
+                    decode_image(image_bytes(raw), key),
+                    np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
+                    {(row["backbone"], row["explainer"]): row for row in own},
+                    {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
+                )
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:

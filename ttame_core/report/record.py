@@ -14,13 +14,13 @@ import yaml
 
 from ttame_core import spec
 from ttame_core.gates import find_changes
-from ttame_core.lake import Lake, audit_folder
+from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
 from ttame_core.lake.directions import is_yardstick
 from ttame_core.lake.schemas import AUDIT_CHANGES, AUDIT_THUMBNAILS, AUDIT_VALUES, LEADERBOARD
 from ttame_core.provenance import Provenance
 from ttame_core.report.album import exhibits
-from ttame_core.report.findings import RECORDED, certain_winners, gather
+from ttame_core.report.findings import RECORDED, certain_winners, gather, keep_recorded
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
 from ttame_core.report.tables import BACKBONE, refusals, warnings
@@ -69,7 +69,7 @@ def write_record(
     if run and (there := _left_by(lake, audit, failures, run)):
         return there
     lake.remove_orphans(audit_folder(audit.name, "*"))
-    timestamp = now.strftime("%Y%m%dT%H%M%SZ")
+    timestamp = now.strftime(AUDIT_TIME)
     folder = audit_folder(audit.name, timestamp)
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -153,11 +153,7 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, folder: str, made_from: Any
             f"{folder}/thumbnails.parquet", AUDIT_THUMBNAILS, made_from
         ) as thumbnails,
     ):
-        db.execute(
-            "CREATE TEMP TABLE recorded AS SELECT key FROM samples WHERE dataset = ? "
-            "AND split = ? ORDER BY md5(key), key LIMIT ?",
-            [dataset, audit.maps.split, RECORDED],
-        )
+        keep_recorded(db, dataset, audit.maps.split, RECORDED)
         for backbone in sorted(b.name for b in audit.backbones):
             found = db.sql(
                 "SELECT dataset, backbone, explainer, metric, key, value::FLOAT AS value "

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ttame_core import spec
+from ttame_core.lake import AUDIT_TIME
 from ttame_core.lake.directions import is_yardstick
 from ttame_core.report.findings import Findings
 from ttame_core.report.tables import Best, Rows, shown, wins
@@ -262,7 +263,7 @@ def _list(names: Sequence[str], most: int = 4) -> str:
 
 def _time(timestamp: str) -> str:
     """20260131T101500Z as 2026-01-31 10:15."""
-    return datetime.strptime(timestamp, "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M")
+    return datetime.strptime(timestamp, AUDIT_TIME).strftime("%Y-%m-%d %H:%M")
 
 
 def _cut(text: str) -> str:

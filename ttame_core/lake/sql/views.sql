@@ -1,20 +1,26 @@
 -- What `ttame query` sees. In: a table files_… for each kind of file of the lake, with `filename`
 -- and the Hive partitions as columns.
 
+CREATE MACRO dataset_of(filename) AS regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1);
+
+-- The name (1) and the time (2) of the audit that a file is of.
+CREATE MACRO audit_of(filename, part) AS
+    regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', part);
+
 CREATE VIEW samples AS
-SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+SELECT dataset_of(filename) AS dataset, * EXCLUDE (filename)
 FROM files_samples;
 
 CREATE VIEW boxes AS
-SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+SELECT dataset_of(filename) AS dataset, * EXCLUDE (filename)
 FROM files_boxes;
 
 CREATE VIEW rejected AS
-SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+SELECT dataset_of(filename) AS dataset, * EXCLUDE (filename)
 FROM files_rejected;
 
 CREATE VIEW shards AS
-SELECT regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1) AS dataset, * EXCLUDE (filename)
+SELECT dataset_of(filename) AS dataset, * EXCLUDE (filename)
 FROM files_shards;
 
 -- A row per image, explainer and target class.
@@ -51,28 +57,24 @@ FROM files_sweeps;
 
 -- The leaderboards that audits left.
 CREATE VIEW audits AS
-SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
-       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audits;
 
 -- The values of single images behind them, for comparisons: of the same images in every audit.
 CREATE VIEW audit_values AS
-SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
-       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_values;
 
 -- Each of these images' maps at 14×14, centred and of unit norm.
 CREATE VIEW audit_thumbnails AS
-SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
-       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_thumbnails;
 
 -- What changed since the last audit of the name, and whether its gates hold.
 CREATE VIEW audit_changes AS
-SELECT regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 1) AS name,
-       regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', 2) AS timestamp,
+SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_changes;
