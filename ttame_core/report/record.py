@@ -78,7 +78,6 @@ def write_record(
     provenance = Provenance(audit, lake)
     made_from: dict[str, Any] = {
         "audit": audit.name,
-        "run": run,
         "versions": versions,
         "dataset": audit.dataset.name,
         "backbones": [b.name for b in audit.backbones],
@@ -95,7 +94,7 @@ def write_record(
             contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
-    lake.write_json(f"{folder}/record.json", made_from)
+    lake.write_json(f"{folder}/record.json", {**made_from, "run": run})
     _write_values(lake, audit, folder, made_from)
     refused = audit_refusals(lake, audit)
     absent = {(r["backbone"], r["explainer"]) for r in refused}
