@@ -10,7 +10,9 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
+from torch.nn import functional, init
 from torch.nn.functional import adaptive_avg_pool2d
+from torch.overrides import TorchFunctionMode
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead, map_size
@@ -55,13 +57,40 @@ def describe(model: str) -> Coverage:
 
     Raises UserError where it cannot be explained.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _ShapesAlone():
         network = _network(model).eval()
         size = resolve_model_data_config(network)["input_size"][1:]
         taps, classes = resolve_taps(network, model, size, None)
         maps = map_size([(tap.height, tap.width) for tap in taps])
         head = AttentionHead([tap.channels for tap in taps], classes, maps)
     return Coverage(model, tuple(size), taps, maps, _count(network), _count(head))
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Leaves out what changes values and no shape: most of the time that `meta` tensors take."""
+
+    LEFT_OUT = frozenset(
+        {
+            *(Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_),
+            *(Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.add_),
+            *(init.trunc_normal_, init.normal_, init.uniform_, init.kaiming_uniform_),
+            *(init.kaiming_normal_, init.constant_),
+            *(functional.batch_norm, functional.layer_norm, functional.group_norm),
+            *(functional.relu, functional.gelu, functional.silu, functional.hardswish),
+            *(functional.dropout, functional.sigmoid, torch.sigmoid, Tensor.sigmoid),
+        }
+    )
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in self.LEFT_OUT and args:
+            return args[0]
+        if function is torch.lstm:  # step by step there
+            inputs, states, directions = args[0], args[1], 1 + args[7]
+            width = states[0].shape[-1] * directions
+            return (inputs.new_empty(*inputs.shape[:-1], width), *states)
+        return function(*args, **(kwargs or {}))
 
 
 def _network(model: str, **arguments: Any) -> nn.Module:
@@ -120,29 +149,31 @@ def check(backbone: Backbone) -> None:
         raise UserError(
             f"a training step on {backbone.name} gives no gradient to every part of the head"
         )
+    changed = _with_changed_corners(image)
     with torch.inference_mode():
-        logits, features = backbone.features(backbone.normalise(image))
+        logits, features = backbone.features(backbone.normalise(changed))
         maps = head.eval().fold()(features, logits.argmax(dim=1))
-    if maps.shape != (1, 1, *backbone.map_size) or not maps.isfinite().all():
+    if maps.shape != (len(changed), 1, *backbone.map_size) or not maps.isfinite().all():
         raise UserError(f"the maps of {backbone.name} are {tuple(maps.shape)}, or not finite")
-    _check_places(backbone, image)
+    _check_places(backbone, changed, features[0])
 
 
-def _check_places(backbone: Backbone, image: Tensor) -> None:
-    """What changes in an upper corner of the image must change the shallowest tap there most.
-
-    Where random weights have mixed all places by then, the network's first stage must show it.
-    """
+def _with_changed_corners(image: Tensor) -> Tensor:
+    """Its upper left corner inverted; its upper right; the image (1, 3, H, W) itself."""
     height, width = (side // 4 for side in image.shape[-2:])
     changed = image.repeat(3, 1, 1, 1)
     changed[0, :, :height, :width] = 1 - changed[0, :, :height, :width]
     changed[1, :, :height, -width:] = 1 - changed[1, :, :height, -width:]
-    size = backbone.preprocessing.input_size
-    for taps in (backbone.taps[:1], None):
-        if taps is None:
-            taps, _ = resolve_taps(backbone.model, backbone.name, size, [0])
-        with torch.inference_mode():
-            _, (maps,) = capture(backbone.model, taps, backbone.normalise(changed))
+    return changed
+
+
+def _check_places(backbone: Backbone, changed: Tensor, shallowest: Tensor) -> None:
+    """What changes in an upper corner of the image must change the shallowest tap there most.
+
+    Where random weights have mixed all places by then, the network's first stage must show it.
+    """
+    tap, maps = backbone.taps[0], shallowest
+    for _ in range(2):
         moved = (maps[:-1] - maps[-1]).abs().sum(dim=1, keepdim=True)
         quarters = adaptive_avg_pool2d(moved, 2).flatten(1)
         found = quarters.argmax(dim=1).tolist()
@@ -150,7 +181,12 @@ def _check_places(backbone: Backbone, image: Tensor) -> None:
             return
         if (quarters.amax(dim=1) > MIXED * quarters.mean(dim=1)).all():
             break
+        (tap,), _ = resolve_taps(
+            backbone.model, backbone.name, backbone.preprocessing.input_size, [0]
+        )
+        with torch.inference_mode():
+            _, (maps,) = capture(backbone.model, [tap], backbone.normalise(changed))
     raise UserError(
-        f"{taps[0].name} of {backbone.name} is no map of the image: changing its upper "
+        f"{tap.name} of {backbone.name} is no map of the image: changing its upper "
         f"corners changes the quarters {found} of the map, not [0, 1]"
     )

@@ -48,14 +48,20 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     grids = _grids(removed)
     finest = grids[0]
     pixels = images.new_zeros(*finest.framed, COLUMNS)
-    torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1, :3])
+    for channel, colour in enumerate(images.unbind(dim=1)):  # faster than all of them permuted
+        torch.sub(colour, GREY, out=pixels[:, 1:-1, 1:-1, channel])
     pixels = pixels.flatten(0, 2).index_fill_(0, finest.places, 0)
     from_known = _sparse(
         finest.near, finest.inverse[:-1] * _kernel(BLUR, images.device), len(pixels)
     )
     solution = _conjugate_gradients(grids, from_known @ pixels)
-    imputed = images.clone()
-    imputed.permute(0, 2, 3, 1)[finest.cells] = solution[:-1, :3] + GREY
+    imputed = images.clone(memory_format=torch.contiguous_format)
+    channels, height, width = images.shape[1:]
+    image, y, x = finest.cells
+    first = (image * channels * height + y) * width + x
+    for channel in range(channels):
+        place = first + channel * height * width
+        imputed.view(-1).scatter_(0, place, solution[:-1, channel] + GREY)
     return imputed
 
 

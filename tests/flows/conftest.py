@@ -9,12 +9,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import forked
 import pytest
 import timm
 import torch
 import yaml
+from forked import fork_server
 from safetensors.torch import save_file
 
 MODEL = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
@@ -56,11 +59,20 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the Prefect server did not start")
 
 
+@pytest.fixture(scope="session")
+def forks(server: dict[str, str]) -> ForkServerContext:
+    return fork_server(server)
+
+
 @pytest.fixture
-def ttame(server: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def ttame(
+    server: dict[str, str], forks: ForkServerContext, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess]:
     """Run the command line as a user does, in a folder of its own."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        if not any(name.startswith("PREFECT") for name in environment):
+            return forked.run(forks, arguments, tmp_path, environment, timeout=300)
         return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
             env=server | environment,

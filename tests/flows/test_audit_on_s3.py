@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 from stores import BROKEN, KEY, SECRET, Store
@@ -89,7 +90,8 @@ def test_an_audit_on_an_object_store_is_the_one_in_a_folder(
 
     def run(*arguments: object, place: str = s3.url) -> str:
         nonlocal said
-        result = ttame(*arguments, "--workspace", place, PREFECT_LOGGING_LEVEL="DEBUG", **s3.env)
+        loud = {"PREFECT_LOGGING_LEVEL": "DEBUG"} if arguments[0] == "audit" else {}
+        result = ttame(*arguments, "--workspace", place, **loud, **s3.env)
         said += result.stdout + result.stderr
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -138,34 +140,27 @@ def test_an_audit_on_an_object_store_is_the_one_in_a_folder(
         assert not any(secret.encode() in data for data in files)
 
 
-def _start(spec: Path, place: str, env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "train", str(spec)]
-    with log.open("ab") as stream:
-        return subprocess.Popen(
-            [*command, "--workspace", place], env=env, stdout=stream, stderr=stream
-        )
-
-
 @pytest.mark.slow
 def test_killed_while_training_it_goes_on_from_the_stores_checkpoint(
-    spec_file: Path, s3: Store, server: dict[str, str], tmp_path: Path
+    ttame: Run, forks: ForkServerContext, spec_file: Path, s3: Store, tmp_path: Path
 ) -> None:
-    log, env = tmp_path / "log", server | s3.env | {"PREFECT_LOGGING_LEVEL": "WARNING"}
+    log = tmp_path / "log"
     undisturbed = tmp_path / "undisturbed"
     for place in (s3.url, undisturbed):
         shard_all(load_spec(spec_file).dataset, Lake(place))
-    assert _start(spec_file, str(undisturbed), env, log).wait(300) == 0
+    train = ["train", spec_file, "--workspace"]
+    assert ttame(*train, undisturbed).returncode == 0
 
-    process = _start(spec_file, s3.url, env, log)
+    process = forked.start(forks, [*train, s3.url], tmp_path, log, log, s3.env)
     deadline = time.monotonic() + 200
     while not any(method == "PUT" and "checkpoint.pt" in path for method, path in s3.asked):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.wait()
+    process.join()
     s3.asked.clear()
-    assert _start(spec_file, s3.url, env, log).wait(300) == 0
+    assert ttame(*train, s3.url, **s3.env).returncode == 0
     assert any(method == "GET" and "checkpoint.pt" in path for method, path in s3.asked)
     assert _in_store(s3) == _in_folder(undisturbed)
 

@@ -6,8 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pytest
 
 from benchmarks.faults import content, differences, temporary, whole
@@ -24,28 +27,32 @@ FIRST_FILES = {
 }
 
 
-def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
-    log = (workspace.parent / f"{workspace.name}.log").open("ab")
-    return subprocess.Popen(
-        [*command, "--workspace", str(workspace)], env=env, stdout=log, stderr=log
-    )
+def _audit(forks: ForkServerContext, spec: Path, workspace: Path) -> BaseProcess:
+    log = workspace.parent / f"{workspace.name}.log"
+    command = ["audit", spec, "--workspace", workspace]
+    return forked.start(forks, command, spec.parent, log, log, {})
 
 
-def _kill_in_stage(process: subprocess.Popen[bytes], workspace: Path, pattern: str) -> None:
+def _ends_well(process: BaseProcess) -> None:
+    process.join(300)
+    assert process.exitcode == 0
+
+
+def _kill_in_stage(process: BaseProcess, workspace: Path, pattern: str) -> None:
     before = set(workspace.glob(pattern))
     deadline = time.monotonic() + 200
     while not set(workspace.glob(pattern)) - before:
-        assert process.poll() is None, f"the audit ended before {pattern} appeared"
+        assert process.is_alive(), f"the audit ended before {pattern} appeared"
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    assert process.wait() == -9
+    process.join()
+    assert process.exitcode == -9
 
 
 @pytest.mark.slow
 def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
-    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+    forks: ForkServerContext, edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:
     def with_fitted_classifier(spec: dict) -> None:
         fitted = {k: v for k, v in spec["backbones"][0].items() if k != "checkpoint"}
@@ -54,10 +61,10 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
 
     spec = edit_spec(with_fitted_classifier)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert _audit(spec, undisturbed, server).wait(300) == 0
+    _ends_well(_audit(forks, spec, undisturbed))
     for pattern in FIRST_FILES.values():
-        _kill_in_stage(_audit(spec, disturbed, server), disturbed, pattern)
-    assert _audit(spec, disturbed, server).wait(300) == 0
+        _kill_in_stage(_audit(forks, spec, disturbed), disturbed, pattern)
+    _ends_well(_audit(forks, spec, disturbed))
 
     assert differences(undisturbed, disturbed) == []
     assert temporary(disturbed) == []
@@ -69,7 +76,7 @@ def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "kills", "--kills", "12"]
     bench = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert bench.returncode == 0, bench.stdout + bench.stderr
-    assert "12 kills in 1 audits" in bench.stdout
+    assert bench.stdout.startswith("12 kills in ")
 
 
 def test_the_bench_sees_what_must_not_happen(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Processes that have everything imported from the start, for tests that run many commands."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import flows
+
+
+def fork_server(env: Mapping[str, str]) -> ForkServerContext:
+    """A server of processes with this environment, in which the flows are imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [f"flows.{m.name}" for m in pkgutil.iter_modules(flows.__path__)]
+    )
+    with patch.dict(os.environ, env, clear=True):
+        forkserver.ensure_running()
+    return context
+
+
+def start(
+    context: ForkServerContext,
+    arguments: Iterable[object],
+    folder: Path,
+    out: Path,
+    err: Path,
+    environment: Mapping[str, str],
+) -> BaseProcess:
+    """`ttame ARGUMENTS` in that folder; what it says is added to the two files.
+
+    environment: beyond the server's own; nothing that is read when a module is imported.
+    """
+    words = [str(argument) for argument in arguments]
+    process = context.Process(target=_ttame, args=(words, folder, out, err, dict(environment)))
+    process.start()
+    return process
+
+
+def run(
+    context: ForkServerContext,
+    arguments: Iterable[object],
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout: float,
+) -> subprocess.CompletedProcess[str]:
+    """The same to its end."""
+    with TemporaryDirectory() as apart:
+        files = Path(apart, "out"), Path(apart, "err")
+        process = start(context, arguments, folder, *files, environment)
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(list(arguments), timeout)
+        said = [path.read_text() for path in files]
+    return subprocess.CompletedProcess(list(arguments), process.exitcode, *said)
+
+
+def _ttame(
+    words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]
+) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = ["ttame", *words]
+    from flows.cli import main
+
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()
