@@ -18,6 +18,7 @@ FILES = ("report.html", "pictures/*", "contact-sheet.png", "*.yaml", "leaderboar
          "changes.parquet")  # fmt: skip
 RECORD = "ttame.record"  # tag of a run: the audit's name and time
 AT_ONCE = 100  # parameters that MLflow takes in one request; of metrics it takes more
+LONGEST = 6000  # characters of a parameter that MLflow takes
 
 
 def find_record(lake: Lake, audit: str) -> tuple[str, str]:
@@ -50,6 +51,7 @@ def export_record(lake: Lake, audit: str, to: str | None = None) -> str:
     where MLflow is not installed or does not answer.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # else minutes, if it is away
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -60,7 +62,8 @@ def export_record(lake: Lake, audit: str, to: str | None = None) -> str:
         client = MlflowClient(to)
         return _Export(client, lake, name, time).write()
     except MlflowException as error:
-        raise UserError(f"MLflow says: {' '.join(str(error).split())}") from error
+        words = re.sub(r"//[^/@\s]+@", "//", " ".join(str(error).split()))  # no credentials
+        raise UserError(f"MLflow says: {words}") from error
 
 
 class _Export:
@@ -123,7 +126,7 @@ class _Export:
     def _parameters(self, run: str, given: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(allowed(key), str(value)) for key, value in _flat(given)]
+        params = [Param(allowed(key), str(value)[:LONGEST]) for key, value in _flat(given)]
         for first in range(0, len(params), AT_ONCE):
             self.client.log_batch(run, params=params[first : first + AT_ONCE])
 

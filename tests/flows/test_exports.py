@@ -90,6 +90,14 @@ def test_no_such_audit(audited: Path, audit: str, words: str) -> None:
     assert words in str(told.value)
 
 
+def test_mlflow_away(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"^MLflow says: .*failed with exception") as told:
+        _run(audited, "export-mlflow", "small", "--to", "http://someone:secret@127.0.0.1:9")
+    assert "secret" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
 def test_an_audit_as_a_folder_for_datasets(
     audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
