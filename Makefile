@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test bench faults zoo lint
+.PHONY: install demo test bench faults docs zoo lint
 
 install: $(BIN)/.installed
 
@@ -24,6 +24,9 @@ bench: install ## what an explanation costs beside plain inference
 
 faults: install ## kill -9 at random moments, a server that goes away, broken inputs (docs/reliability.md)
 	$(BIN)/python -m benchmarks.faults
+
+docs: install ## the documentation as a site in build/site, to be read from the disk
+	$(BIN)/mkdocs build --strict
 
 lint: install
 	$(BIN)/ruff check .

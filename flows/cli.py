@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from flows.cli_exports import exports
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec, load_spec
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(exports)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Spec = Annotated[str, typer.Argument(help="YAML file that describes the audit", metavar="SPEC")]

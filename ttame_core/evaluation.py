@@ -17,7 +17,7 @@ from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import Explainer
 from ttame_core.explaining import ALL, Progress, read_maps
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.schemas import SCORES
+from ttame_core.lake.scores import schema_of
 from ttame_core.lake.store import RowGroups
 from ttame_core.metrics import Family, MappedImages, Row
 
@@ -99,7 +99,7 @@ def evaluate_shard(
 def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Scores) -> Any:
     family = scores.family.name
     path = scores_file(family, dataset, backbone.name, scores.explainer, shard)
-    return lake.create_parquet(path, SCORES[family], scores.made_from)
+    return lake.create_parquet(path, schema_of(family), scores.made_from)
 
 
 class _MapReader:

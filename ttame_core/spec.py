@@ -400,9 +400,13 @@ class Metric(Section):
     @field_validator("settings")
     @classmethod
     def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ttame_core.lake.scores import schema_of
         from ttame_core.metrics import REGISTRY
 
-        return _checked("metric", info.data.get("family", ""), settings, REGISTRY)
+        family = info.data.get("family", "")
+        checked = _checked("metric", family, settings, REGISTRY)
+        schema_of(family)  # what another package adds may say nothing of its rows
+        return checked
 
 
 def _unfolded(value: Any, key: str) -> Any:

@@ -31,7 +31,7 @@ from ttame_core.explainers.trained import Head
 from ttame_core.explaining import choose_targets
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import run_query, values_of
-from ttame_core.lake.schemas import SCORES
+from ttame_core.lake.scores import schema_of
 from ttame_core.masking import min_max
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
@@ -243,7 +243,7 @@ def evaluate(
             with torch.set_grad_enabled(family.reexplains):
                 rows[family.name] += family.rows(mapped)
     tables = {
-        name: pa.Table.from_pylist(_columns(found, SCORES[name]), SCORES[name])
+        name: pa.Table.from_pylist(_columns(found, schema_of(name)), schema_of(name))
         for name, found in rows.items()
     }
     scores: dict[str, Tensor] = {}

@@ -125,7 +125,15 @@ def test_partitions_are_text(lake: Lake) -> None:
 
 def test_an_empty_lake_has_empty_views(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    for view in (*FILES, "predictions", "leaderboard", "metric_values", "ranks", "refusals"):
+    for view in (
+        *FILES,
+        *SCORES,
+        "predictions",
+        "leaderboard",
+        "metric_values",
+        "ranks",
+        "refusals",
+    ):
         assert run_query(lake, f"FROM {view}").num_rows == 0
     assert run_query(lake, "FROM leaderboard").column_names == LEADERBOARD.names
     described = run_query(lake, "DESCRIBE maps").to_pylist()

@@ -77,6 +77,20 @@ class Preprocessing:
         visible = (moved[:, 2] > moved[:, 0]) & (moved[:, 3] > moved[:, 1])
         return moved[visible]
 
+    def region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """What the view shows of a picture of `size` (width, height): x0, y0, x1, y1, its pixels.
+
+        Beyond the picture where it is padded.
+        """
+        scale_x, scale_y, left, top = self._geometry(size)
+        height, width = self.input_size
+        return (
+            left / scale_x,
+            top / scale_y,
+            (left + width) / scale_x,
+            (top + height) / scale_y,
+        )
+
     def _geometry(self, size: tuple[int, int]) -> tuple[float, float, int, int]:
         """Scale in x and y, and the crop's left and top in the resized picture, pixels."""
         width, height = size

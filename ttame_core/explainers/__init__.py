@@ -1,9 +1,10 @@
 """Explainers: T-TAME and its rivals, behind one interface and in one registry.
 
-To add one, put a module with a subclass of Explainer into this package.
+To add one, put a module with a subclass of Explainer into this package. Another package adds its
+own by entry points (docs/extending.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -16,6 +17,7 @@ from ttame_core.explainers.base import (
     measure,
 )
 from ttame_core.explainers.trained import Trained
+from ttame_core.plugins import Registry, of_class
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -28,9 +30,11 @@ def _subclasses(cls: type[Explainer]) -> Iterator[type[Explainer]]:
 
 
 # A class without a name is what several share.
-REGISTRY: dict[str, type[Explainer]] = {
-    cls.name: cls for cls in _subclasses(Explainer) if "name" in vars(cls)
-}
+REGISTRY: Mapping[str, type[Explainer]] = Registry(
+    "ttame.explainers",
+    {cls.name: cls for cls in _subclasses(Explainer) if "name" in vars(cls)},
+    of_class(Explainer),
+)
 
 __all__ = [
     "REGISTRY",

@@ -69,7 +69,8 @@ def bounded(maps: Tensor) -> Tensor:
 
 
 class Explainer(ABC):
-    """Gives explanation maps. A subclass in a module of this package is in the registry.
+    """Gives explanation maps. A subclass in a module of this package, or in an entry point of
+    the group `ttame.explainers`, is in the registry.
 
     name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads

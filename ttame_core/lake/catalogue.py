@@ -22,6 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ttame_core.errors import UserError, nearest
+from ttame_core.lake import scores
+from ttame_core.lake.directions import add_directions
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
@@ -32,7 +34,6 @@ from ttame_core.lake.schemas import (
     INDEX,
     LEADERBOARD,
     REJECTED,
-    SCORES,
     SHARDS,
     SWEEPS,
     maps_schema,
@@ -42,16 +43,13 @@ from ttame_core.lake.values import add_metrics
 
 PARTITIONS = ("dataset", "backbone", "explainer")
 # Files behind each table: where they lie, what is in them, which partitions their path tells.
+# Beside them, a table of each family of scores.
 FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "samples": ("datasets/*/index.parquet", INDEX, ()),
     "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
     "maps": ("maps/*/*/*/*.parquet", maps_schema(1, 1), PARTITIONS),
-    **{
-        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
-        for family, schema in SCORES.items()
-    },
     "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
@@ -59,6 +57,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
     "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
 }
+ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
 WIDEST_LIST = 6  # elements of a list that a table shows
@@ -96,7 +95,9 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | No
     if reading:
         db.register_filesystem(reading)
         files, root = reading.glob, "lake://"
-    for name, (pattern, schema, partitions) in FILES.items():
+    _refuse_taken()
+    families = scores.schemas()
+    for name, (pattern, schema, partitions) in (FILES | _scores_files(families)).items():
         empty = db.from_arrow(_readable(schema).empty_table())
         if files(pattern):
             place = f"{root}{pattern}".replace("'", "''")
@@ -114,32 +115,43 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | No
             extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
             db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
     _add_metadata(db, root if files(FILES["maps"][0]) else None)
-    for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
+    for script in (_sql("macros"), _sql("views"), *map(_scores_view, families)):
         db.execute(script)
     add_metrics(db)
-    for script in (
-        "leaderboard",
-        "directions",
-        "ranks",
-        "disagreement",
-        "object_sizes",
-        "map_changes",
-    ):
+    add_directions(db)
+    for script in ANSWERS:
         db.execute(_sql(script))
 
 
-def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
+def _refuse_taken() -> None:
+    """Raise UserError where another package's family has the name of a view of ttame."""
+    for family in scores.added():
+        made = "\n".join(map(_sql, ("views", "directions", *ANSWERS)))
+        if family in FILES or re.search(rf"^CREATE (VIEW|TABLE) {family}\b", made, re.I | re.M):
+            raise UserError(
+                f"{scores.origin_of(family)} has the name of a view of ttame: rename the family"
+            )
+
+
+def _scores_files(families: Mapping[str, pa.Schema]) -> dict[str, Any]:
+    return {
+        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
+        for family, schema in families.items()
+    }
+
+
+def values_of(found: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
     """Key, metric and value of scores that are in memory: as `metric_values` has those of a lake.
 
-    scores: a table of each family, of one explainer, as its schema says.
+    found: a table of each family, of one explainer, as its schema says.
     """
     with duckdb.connect() as db:
         db.execute(_sql("macros"))
-        for family, rows in scores.items():
+        for family, rows in found.items():
             db.register(f"rows_{family}", rows)
             whose = "'' AS dataset, '' AS backbone, '' AS explainer"
             db.execute(f"CREATE VIEW {family} AS SELECT {whose}, * FROM rows_{family}")
-        add_metrics(db, scores)
+        add_metrics(db, found)
         return db.sql("SELECT key, metric, value FROM metric_values").fetchall()
 
 

@@ -1,4 +1,7 @@
-"""What each metric is: its family, direction and unit, as sql/directions.sql has it."""
+"""What each metric is: its family, direction and unit, as sql/directions.sql has it.
+
+Families of other packages say so themselves (ttame_core/lake/scores.py).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from functools import cache
 from importlib import resources
 
 import duckdb
+
+from ttame_core.errors import UserError
+from ttame_core.lake import scores
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,45 @@ class Direction:
 UNKNOWN = Direction(1000, "", None, "", False)
 
 
+def add_directions(db: duckdb.DuckDBPyConnection) -> None:
+    """The tables `metrics` and `yardsticks`, other packages' metrics last.
+
+    Raises UserError where one of these has the name of a metric that is there.
+    """
+    db.execute(resources.files("ttame_core.lake").joinpath("sql/directions.sql").read_text())
+    for family, added in scores.added().items():
+        for metric in added.metrics:
+            _refuse_known(db, family, metric.pattern)
+            db.execute(
+                "INSERT INTO metrics SELECT count(*) + 1, ?, ?, ?, ?, ?, ? FROM metrics",
+                [
+                    metric.pattern,
+                    family,
+                    metric.lower_is_better,
+                    metric.unit,
+                    metric.principal,
+                    metric.description,
+                ],
+            )
+
+
+def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> None:
+    known = db.execute(
+        "SELECT pattern FROM metrics "
+        "WHERE rtrim($1, '*') GLOB pattern OR rtrim(pattern, '*') GLOB $1",
+        [pattern],
+    ).fetchone()
+    if known:
+        raise UserError(
+            f"{scores.origin_of(family)} has a metric {pattern}, and {known[0]} is there already: "
+            "give it a name of its own"
+        )
+
+
 @cache
 def _tables() -> tuple[dict[str, Direction], frozenset[str]]:
-    script = resources.files("ttame_core.lake").joinpath("sql/directions.sql").read_text()
     with duckdb.connect() as db:
-        db.execute(script)
+        add_directions(db)
         rows = db.sql(
             "SELECT pattern, place, family, lower_is_better, unit, principal FROM metrics "
             "ORDER BY place"

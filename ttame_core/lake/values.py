@@ -4,6 +4,7 @@ Each sql/metrics/<name>.sql is one SELECT with a row per image (or image and set
 backbone, explainer, key, and a numeric column per metric, called as the metric is. What completes
 the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
 AD@15/blur). Where names are data, a column `metric` holds them beside one column `value`.
+Families of other packages bring such a SELECT along (ttame_core/lake/scores.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from importlib import resources
 
 import duckdb
 
+from ttame_core.errors import UserError
+from ttame_core.lake.scores import added, origin_of
+
 IDENTITY = ("dataset", "backbone", "explainer", "key")
 SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
 
@@ -20,15 +24,24 @@ SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
 def add_metrics(db: duckdb.DuckDBPyConnection, families: Collection[str] | None = None) -> None:
     """The views `values_<name>` of every file, `metric_values` and `metric_sums` of all.
 
-    families: of the files that are called as these alone.
+    families: of the files that are called as these alone. Raises UserError where another package's
+    SELECT is wrong.
     """
     folder = resources.files("ttame_core.lake").joinpath("sql/metrics")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    selects = {file.name.removesuffix(".sql"): file.read_text() for file in files}
+    selects |= {name: scores.values for name, scores in added().items()}
     values, sums = [], []
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        name = file.name.removesuffix(".sql")
+    for name, select in selects.items():
         if families is not None and name not in families:
             continue
-        db.execute(f"CREATE VIEW values_{name} AS\n{file.read_text()}")
+        try:
+            db.execute(f"CREATE VIEW values_{name} AS\n{select}")
+        except duckdb.Error as error:
+            if name not in added():
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"the SQL of {origin_of(name)} is wrong: {reason}") from error
         columns = db.sql(f"FROM values_{name} LIMIT 0").columns
         values.append(_values(name, columns))
         sums.append(_sums(name, columns))

@@ -3,8 +3,10 @@
 To add a family, put a module with a subclass of Family into this package, its schema into
 `lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows, a
 column per metric (`lake/values.py`). A line in `lake/sql/directions.sql` says which way is better.
+Another package adds its own by entry points (docs/extending.md).
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -23,11 +25,14 @@ from ttame_core.metrics.localization import (
 from ttame_core.metrics.robustness import relative_change
 from ttame_core.metrics.shape import complexity, sparseness, thumbnails
 from ttame_core.metrics.similarity import pearson, spearman, ssim
+from ttame_core.plugins import Registry, of_class
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-REGISTRY: dict[str, type[Family]] = {cls.name: cls for cls in Family.__subclasses__()}
+REGISTRY: Mapping[str, type[Family]] = Registry(
+    "ttame.metrics", {cls.name: cls for cls in Family.__subclasses__()}, of_class(Family)
+)
 
 __all__ = [
     "REGISTRY",

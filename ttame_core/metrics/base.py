@@ -114,11 +114,13 @@ class MappedImages:
 
 
 class Family(ABC):
-    """Scores of one kind. A subclass in a module of this package is in the registry.
+    """Scores of one kind. A subclass in a module of this package, or in an entry point of the group
+    `ttame.metrics`, is in the registry.
 
     name: in specs and in the lake. version: raised when its rows change, so that they are redone.
     reexplains: runs the explainer again, where others read its maps alone. Settings: its own keys
-    in a spec. The columns of its rows stand in `lake.schemas.SCORES`.
+    in a spec. The columns of its rows stand in `lake.schemas.SCORES`, or in an entry point of the
+    group `ttame.scores`.
     """
 
     name: ClassVar[str]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from ttame_core import spec
+from ttame_core import plugins, spec
 from ttame_core.gates import find_changes
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
@@ -73,7 +73,8 @@ def write_record(
     folder = audit_folder(audit.name, timestamp)
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    versions = {name: version(name) for name in PACKAGES} | plugins.versions()
+    versions["python"] = platform.python_version()
     whole = [b.name for b in audit.backbones if b.name not in failures]
     provenance = Provenance(audit, lake)
     made_from: dict[str, Any] = {

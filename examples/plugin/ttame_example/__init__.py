@@ -1,0 +1,1 @@
+"""An explainer and a family of metrics, added to ttame from outside."""

@@ -1,0 +1,118 @@
+"""The documentation as a site: built strictly, every link leads somewhere, nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from pages import DOCS, ROOT
+
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+
+
+class _Page(HTMLParser):
+    """links: what `href` and `src` say. fetched: those that a browser fetches by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.fetched: set[str] = set()
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        found = {given[name] for name in ("href", "src") if name in given}
+        self.links |= found
+        if tag in ("script", "img", "iframe") or (
+            tag == "link" and given.get("rel") != "canonical"
+        ):
+            self.fetched |= found
+
+
+def _build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)],
+        cwd=root,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_it_is_whole(tmp_path: Path) -> None:
+    built = _build(ROOT, tmp_path / "site")
+    assert built.returncode == 0, built.stderr
+    site = tmp_path / "site"
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert {name.replace(".md", ".html") for name in PAGES} <= {path.name for path in pages}
+    broken = []
+    checked = 0
+    for path, page in pages.items():
+        assert not [link for link in page.fetched if "//" in link], path
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or path.name == "404.html":
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            target = target / "index.html" if target.is_dir() else target
+            there = target.exists()
+            if there and parts.fragment and target in pages:
+                there = unquote(parts.fragment) in pages[target].ids
+            checked += 1
+            if not there:
+                broken.append((path.name, link))
+    assert not broken
+    assert checked > 500
+    assert (site / "repository/examples/field3.yaml.txt").read_text() == (
+        ROOT / "examples/field3.yaml"
+    ).read_text()
+    functions = pages[site / "api.html"].ids
+    assert {"ttame_core.tensors.explain", "ttame_core.explainers.base.Explainer"} <= functions
+
+
+def test_a_broken_link_or_a_page_outside_the_contents_fails(tmp_path: Path) -> None:
+    def small(name: str, index: str) -> Path:
+        root = tmp_path / name
+        (root / "docs").mkdir(parents=True)
+        shutil.copy(DOCS / "hooks.py", root / "docs")
+        config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+        kept = ("site_name", "strict", "use_directory_urls", "exclude_docs", "hooks", "validation")
+        whole = {key: config[key] for key in kept} | {"nav": ["index.md"], "plugins": []}
+        (root / "mkdocs.yml").write_text(yaml.safe_dump(whole))
+        (root / "docs/index.md").write_text(index)
+        return root
+
+    fine = small("fine", "# Here\n\n[here](#here) [code](../mkdocs.yml)\n")
+    assert _build(fine, tmp_path / "site").returncode == 0
+    for name, text in (
+        ("page", "[x](none.md)"),
+        ("anchor", "[x](#none)"),
+        ("file", "[x](../none.py)"),
+    ):
+        assert _build(small(name, f"# Here\n\n{text}\n"), tmp_path / name / "site").returncode != 0
+    (fine / "docs/more.md").write_text("# More\n")
+    built = _build(fine, tmp_path / "site")
+    assert built.returncode != 0
+    assert "more.md" in built.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_stands_in_the_contents_once(page: str) -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+    def leaves(found: object) -> list[str]:
+        if isinstance(found, str):
+            return [found]
+        inner = found.values() if isinstance(found, dict) else found
+        return [leaf for part in inner for leaf in leaves(part)]  # type: ignore[union-attr]
+
+    assert leaves(nav).count(page) == 1

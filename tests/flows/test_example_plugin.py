@@ -1,0 +1,74 @@
+"""The package of examples/plugin, installed: an audit with its explainer and its metric."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess]
+ROOT = Path(__file__).parents[2]
+OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+# by_hand: of the maps of `center`, whose middle is the image's.
+QUESTION = """
+WITH board AS (FROM leaderboard WHERE metric = 'centroid_distance'),
+distances AS (
+    SELECT key, min(list_distance([x0 + x1, y0 + y1]::FLOAT[], [64, 64]) / 2) AS pixels
+    FROM boxes WHERE key IN (SELECT key FROM centroid) GROUP BY key
+)
+SELECT (SELECT map_from_entries(list((explainer, images))) FROM board) AS images,
+       (SELECT value FROM board WHERE explainer = 'center') AS value,
+       (SELECT 100 * avg(pixels) / sqrt(2 * 64 * 64) FROM distances) AS by_hand,
+       (SELECT unit FROM metrics WHERE family = 'centroid') AS unit,
+       (SELECT count(*) FROM maps) AS maps
+"""
+
+
+@pytest.mark.slow  # five processes of the command line
+def test_an_audit_with_both(ttame: Run, edit_spec: Callable[..., Path], tmp_path: Path) -> None:
+    sources = shutil.copytree(ROOT / "examples/plugin", tmp_path / "plugin")
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *OFFLINE]
+    subprocess.run([*pip, "--target", site, sources], check=True)
+    path = os.pathsep.join([str(ROOT), str(site)])
+
+    def both(spec: dict) -> None:
+        spec["backbones"][0]["preprocessing"] = {"input_size": [64, 64], "crop_pct": 1}
+        spec["explainers"] = [{"feature-norm": {"order": 1}}, "center"]
+        spec["evaluation"] = {"metrics": ["shape", {"centroid": {"images": 12}}]}
+
+    spec = edit_spec(both)
+    result = ttame("audit", spec, PYTHONPATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "centroid_distance" in result.stdout
+    (record,) = (tmp_path / "workspace/audits/small").glob("*/record.json")
+    assert json.loads(record.read_text())["versions"]["ttame-example"] == "0.1.0"
+    assert "centroid_distance" in record.with_name("report.html").read_text()
+
+    answer = ttame("query", QUESTION, "--format", "json", PYTHONPATH=path)
+    assert answer.returncode == 0, answer.stderr
+    (found,) = json.loads(answer.stdout)
+    assert dict(found["images"]) == {"feature-norm": 12, "center": 12}
+    assert found["unit"] == "%"
+    assert found["maps"] == 32
+    assert math.isclose(found["value"], found["by_hand"], rel_tol=1e-4)
+
+    listing = ttame("explainers", PYTHONPATH=path)
+    assert "feature-norm" in listing.stdout
+    assert "order: 2.0" in listing.stdout
+
+    # Where it is broken, who asks is told of the package; who does not is not disturbed.
+    (site / "ttame_example/feature_norm.py").write_text("import not_there\n")
+    broken = ttame("explainers", PYTHONPATH=path)
+    assert broken.returncode == 2
+    assert "feature-norm = ttame_example.feature_norm:FeatureNorm" in broken.stderr
+    assert "of ttame-example cannot be loaded" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert ttame("query", "FROM centroid", PYTHONPATH=path).returncode == 0

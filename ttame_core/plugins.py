@@ -1,0 +1,111 @@
+"""What other packages add by entry points: explainers, and families of metrics with their scores.
+
+The groups are `ttame.explainers`, `ttame.metrics` and `ttame.scores` (docs/extending.md). Which
+names there are is known from what is installed; what a name stands for is imported when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from ttame_core.errors import UserError
+
+T = TypeVar("T")
+GROUPS = ("ttame.explainers", "ttame.metrics", "ttame.scores")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Things of one kind by name: ttame's own, and those of an entry-point group.
+
+    refuse: says of a name and what was loaded for it what is wrong, or None. Raises UserError with
+    the package and the entry point where one has the name of another, cannot be loaded, or is
+    refused.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        own: Mapping[str, T],
+        refuse: Callable[[str, object], str | None],
+    ) -> None:
+        self.group = group
+        self._own = own
+        self._refuse = refuse
+        self._loaded: dict[str, T] = {}
+
+    @cached_property
+    def added(self) -> Mapping[str, EntryPoint]:
+        """The entry points of other packages, by name."""
+        found: dict[str, EntryPoint] = {}
+        for entry in sorted(entry_points(group=self.group), key=lambda e: (e.name, e.value)):
+            other = "ttame itself" if entry.name in self._own else None
+            if entry.name in found:
+                other = f"the package {package(found[entry.name])}"
+            if other:
+                raise UserError(
+                    f"{origin(entry)} has a name that {other} has already: rename it, or uninstall "
+                    "the package"
+                )
+            found[entry.name] = entry
+        return found
+
+    def __getitem__(self, name: str) -> T:
+        added = self.added  # a clash of names is told whichever is asked for
+        if name in self._own:
+            return self._own[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._load(added[name])
+        return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or name in self.added
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        yield from self.added
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self.added)
+
+    def _load(self, entry: EntryPoint) -> T:
+        try:
+            found = entry.load()
+        except Exception as error:  # whatever another package's code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{origin(entry)} cannot be loaded ({reason}): mend or uninstall the package"
+            ) from error
+        if wrong := self._refuse(entry.name, found):
+            raise UserError(f"{origin(entry)} {wrong}")
+        return found
+
+
+def of_class(base: type[T]) -> Callable[[str, object], str | None]:
+    """Refuse what is no subclass of `base` with the entry point's name as its own."""
+
+    def refuse(name: str, found: object) -> str | None:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            return f"is no subclass of {base.__module__}.{base.__qualname__}"
+        if getattr(found, "name", None) != name:
+            return f"is a class whose name is {getattr(found, 'name', None)!r}: both must be alike"
+        return None
+
+    return refuse
+
+
+def origin(entry: EntryPoint) -> str:
+    """Words for where something comes from."""
+    return f"the entry point {entry.name} = {entry.value} ({entry.group}) of {package(entry)}"
+
+
+def package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "an unknown package"
+
+
+def versions() -> dict[str, str]:
+    """The version of each package that adds anything."""
+    found = (entry.dist for group in GROUPS for entry in entry_points(group=group))
+    return {dist.name: dist.version for dist in found if dist}
