@@ -158,6 +158,18 @@ def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> 
 
 
 @app.command()
+def doctor(workspace: Workspace = HERE) -> None:
+    """Check the installation, the device, the workspace and Prefect, and say what to do.
+
+    Exit code 1 where something would keep an audit from running.
+    """
+    from flows.doctor import print_findings
+
+    if not print_findings(workspace):
+        raise typer.Exit(1)
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
     workspace: Workspace = HERE,
