@@ -170,6 +170,26 @@ def doctor(workspace: Workspace = HERE) -> None:
 
 
 @app.command()
+def status(
+    spec: Annotated[
+        str | None,
+        typer.Argument(help="only what this audit makes; default: all", metavar="[SPEC]"),
+    ] = None,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+    format: Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")] = "table",
+    output: Annotated[str | None, typer.Option(help="file to write; default: the terminal")] = None,
+) -> None:
+    """Say what is done, running and failed, and the disk used.
+
+    It looks at the workspace, and asks the Prefect server where PREFECT_API_URL names one.
+    """
+    from flows.status import print_status
+
+    print_status(workspace, _load(spec, var) if spec else None, format, output)
+
+
+@app.command()
 def query(
     sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
     workspace: Workspace = HERE,
@@ -427,12 +447,13 @@ def _run(
     """Run a flow over a spec; what backbones and gates failed is returned."""
     from flows import messages
     from flows.each_backbone import BackbonesFailed
+    from flows.opening import place_of
     from ttame_core.gates import GatesFailed
 
     messages.install()
-    Lake(workspace)  # an address that is refused stands in no run's parameters
+    place = place_of(workspace)  # an address that is refused stands in no run's parameters
     try:
-        flow(_load(path, variables), workspace)
+        flow(_load(path, variables), place)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:
