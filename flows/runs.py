@@ -18,6 +18,7 @@ FLOWS = (
     "sweep_training",
     "explain_dataset",
     "evaluate_maps",
+    "dump_maps",
     "import_maps",
 )
 LOOKED_AT = 100  # runs, the newest, and task runs that run or failed
