@@ -104,11 +104,16 @@ class Lake:
 
     def entries(self, folder: str) -> dict[str, dict[str, Any]]:
         """What lies in a folder, by name, and what the file system says of it: size, type, time."""
-        try:
-            with reaching(self.url, self.fs):
-                found = self.fs.ls(self.path(folder).rstrip("/"), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        place = self.path(folder).rstrip("/")
+        while True:
+            try:
+                with reaching(self.url, self.fs):
+                    found = self.fs.ls(place, detail=True)
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                if not (self.local and os.path.isdir(place)):
+                    return {}
+            # Else a file in it, such as one that was half written, went as it was listed.
         return {about["name"].rstrip("/").rsplit("/", 1)[-1]: about for about in found}
 
     @contextmanager
@@ -320,11 +325,16 @@ def _disk_says(error: BaseException | None) -> str | None:
 def _remove_orphans(folder: Path, target: str) -> None:
     """Remove half-written files that dead processes left behind: of this host, or a day old."""
     for orphan in folder.glob(f".{target}{WRITING}*"):
-        host, pid, _ = orphan.name.rpartition(WRITING)[2].rsplit("-", 2)
         with suppress(FileNotFoundError):
-            old = time.time() - orphan.stat().st_mtime > ABANDONED
-            if old or (host == socket.gethostname() and not _is_alive(int(pid))):
+            if is_abandoned(orphan.name, orphan.stat().st_mtime):
                 orphan.unlink()
+
+
+def is_abandoned(name: str, modified: float) -> bool:
+    """Whether the process that was writing a half-written file is dead. modified: seconds."""
+    host, pid, _ = name.rpartition(WRITING)[2].rsplit("-", 2)
+    old = time.time() - modified > ABANDONED
+    return old or (host == socket.gethostname() and not _is_alive(int(pid)))
 
 
 def _is_alive(pid: int) -> bool:

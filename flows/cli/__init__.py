@@ -1,0 +1,69 @@
+"""The command line: flows, and questions to the lake. `ttame --help` is its table of contents."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from inspect import cleandoc
+
+import typer
+
+from flows.cli.catalogue import backbones, explainers
+from flows.cli.elsewhere import explain_image, export_head, import_head, import_maps
+from flows.cli.exports import export_dataset, export_mlflow
+from flows.cli.options import err
+from flows.cli.results import audits, compare, query, show
+from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
+from flows.cli.start import audit, doctor, init, status
+from ttame_core.errors import UserError
+
+CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start here": (init, doctor, audit, status),
+    "What came out": (query, audits, compare, show),
+    "Single pictures": (explain_image,),
+    "What there is to choose from": (backbones, explainers),
+    "The stages of an audit, alone": (shard, fit_backbone, train, sweep, explain, evaluate),
+    "Heads and maps of others, and for others": (
+        *(import_maps, import_head),
+        *(export_head, export_dataset, export_mlflow),
+    ),
+}
+
+app = typer.Typer(
+    help="Where in the image did the decision come from, and how far can that be trusted?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def add(section: str, command: Callable[..., None]) -> None:
+    """A command whose docstring ends with examples, a line each."""
+    words, _, examples = cleandoc(command.__doc__ or "").partition("Examples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
+    shown = "\n".join(["Examples:", *(f"  {line.strip()}" for line in examples.splitlines())])
+    app.command(
+        help=_literally("\n\n".join(paragraphs)),
+        epilog=_literally(shown),
+        rich_help_panel=section,
+    )(command)
+
+
+def _literally(text: str) -> str:
+    """Text in which no bracket is markup."""
+    return text.replace("[", "\\[")
+
+
+for section, commands in CONTENTS.items():
+    for command in commands:
+        add(section, command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(2)

@@ -1,0 +1,54 @@
+"""What there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import err, out
+from ttame_core.errors import UserError
+
+
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="name or wildcard, such as 'swin*'")] = "*",
+    check: Annotated[
+        bool, typer.Option("--check", help="train and explain one step with random weights")
+    ] = False,
+) -> None:
+    """List the architectures that can be explained, with the taps that would be used.
+
+    Examples:
+        ttame backbones
+        ttame backbones 'swin*'
+        ttame backbones resnet50 --check
+    """
+    from ttame_core import coverage
+    from ttame_core.report.tables import coverage_line
+
+    failed = 0
+    for model in coverage.find_architectures(pattern):
+        try:
+            print(coverage_line(coverage.describe(model)), flush=True)
+            if check:
+                coverage.check(coverage.random_backbone(model))
+        except UserError as error:
+            failed += 1
+            err.print(str(error), style="red", markup=False)
+    if failed:
+        raise typer.Exit(2)
+
+
+def explainers() -> None:
+    """List the explainers: what a map costs in passes, what they need, and their settings.
+
+    Passes are those through the classifier beyond the one that all share; C is the number of
+    channels of the tap.
+
+    Examples:
+        ttame explainers
+    """
+    from ttame_core.explainers import REGISTRY
+    from ttame_core.report.tables import explainers_table
+
+    out(200).print(explainers_table(REGISTRY))

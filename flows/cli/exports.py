@@ -1,0 +1,59 @@
+"""The commands that hand an audit to what people already use."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import HERE, Spec, Variables, Workspace, err
+from flows.cli.running import load
+from ttame_core.lake import Lake
+
+
+def export_mlflow(
+    audit: Annotated[
+        str,
+        typer.Argument(
+            help="NAME of an audit (its latest record), NAME@previous, NAME/TIME, or a spec",
+            metavar="AUDIT",
+        ),
+    ],
+    to: Annotated[
+        str | None,
+        typer.Option(help="MLflow's tracking URI; default: as MLflow itself, MLFLOW_TRACKING_URI"),
+    ] = None,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Write an audit's record to MLflow: leaderboard as metrics, settings, report.
+
+    Examples:
+        ttame export-mlflow my-audit
+        ttame export-mlflow my-audit@previous --to sqlite:///mlflow.db
+    """
+    from ttame_core.tracking import export_record
+
+    if audit.endswith((".yaml", ".yml")):
+        audit = load(audit, var).name
+    err.print(export_record(Lake(workspace), audit, to), markup=False)
+
+
+def export_dataset(
+    spec: Spec,
+    folder: Annotated[str, typer.Argument(help="to write, and not there yet", metavar="FOLDER")],
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Write images, labels, maps and scores as a folder for Hugging Face `datasets`.
+
+    Examples:
+        ttame export-dataset my-audit.yaml explained/
+    """
+    from ttame_core.map_dataset import export_dataset
+    from ttame_core.provenance import Provenance
+
+    provenance = Provenance(load(spec, var), Lake(workspace))
+    provenance.check()
+    export_dataset(provenance, folder, lambda name: err.print(f"wrote {name}", markup=False))
+    err.print(f"in Python: datasets.load_dataset({folder!r})", markup=False)

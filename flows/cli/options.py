@@ -1,0 +1,32 @@
+"""Options that many commands take, and where they write."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+HERE = "./workspace"
+
+Spec = Annotated[str, typer.Argument(help="YAML file that describes the audit", metavar="SPEC")]
+Workspace = Annotated[
+    str,
+    typer.Option(
+        "--workspace", envvar="TTAME_WORKSPACE", help="folder or URL of the lake", metavar="PLACE"
+    ),
+]
+Variables = Annotated[
+    list[str] | None,
+    typer.Option("--var", help="fill ${NAME} in the spec; may be repeated", metavar="NAME=VALUE"),
+]
+Format = Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")]
+Output = Annotated[str | None, typer.Option(help="file to write; default: the terminal")]
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def out(width: int = 160) -> Console:
+    """Where answers go. width: columns, where there is no terminal that says how many."""
+    return Console(width=None if sys.stdout.isatty() else width)

@@ -1,0 +1,98 @@
+"""Questions to what audits have left in a workspace."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import HERE, Format, Output, Workspace, err, out
+from ttame_core.lake import Lake
+
+
+def query(
+    sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
+    workspace: Workspace = HERE,
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Ask the lake anything in SQL. Read-only.
+
+    Examples:
+        ttame query "SELECT * FROM leaderboard ORDER BY metric, value"
+        ttame query "FROM leaderboard WHERE metric = 'AD@15'" --format csv
+        ttame query "FROM metric_values" --format parquet --output values.parquet
+    """
+    from ttame_core.lake.catalogue import run_query, write_result
+
+    write_result(run_query(Lake(workspace), sql), format, output)
+
+
+def audits(
+    name: Annotated[str | None, typer.Argument(help="default: all", metavar="NAME")] = None,
+    workspace: Workspace = HERE,
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """List the audits of a workspace: when, of what, and whether their gates held.
+
+    Examples:
+        ttame audits
+        ttame audits my-audit --format json
+    """
+    from ttame_core.lake.catalogue import write_result
+    from ttame_core.report import history
+
+    write_result(history.audits(Lake(workspace), name), format, output)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="an explainer, a backbone, or an audit", metavar="A")],
+    b: Annotated[
+        str,
+        typer.Argument(
+            help="another one; audits are NAME@latest, NAME@previous or NAME/TIME", metavar="B"
+        ),
+    ],
+    workspace: Workspace = HERE,
+    dataset: Annotated[str | None, typer.Option(help="default: all")] = None,
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Say which of two is better at what: paired by image, with intervals and p-values.
+
+    Examples:
+        ttame compare ttame gradcam
+        ttame compare resnet50 vit_base_patch16_224 --dataset birds
+        ttame compare my-audit@previous my-audit@latest --format csv
+    """
+    from ttame_core import comparison
+    from ttame_core.lake.catalogue import write_result
+    from ttame_core.report.tables import comparison_table
+
+    found = comparison.compare(Lake(workspace), a, b, dataset)
+    if format == "table" and output is None:
+        out().print(comparison_table(found))
+    else:
+        write_result(found.rows, format, output)
+
+
+def show(
+    keys: Annotated[list[str], typer.Argument(help="keys of samples (see the view `samples`)")],
+    workspace: Workspace = HERE,
+    dataset: Annotated[str | None, typer.Option(help="default: the one that has the keys")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="default: all with maps")] = None,
+    explainer: Annotated[list[str] | None, typer.Option(help="default: all with maps")] = None,
+    output: Annotated[str, typer.Option(help="PNG to write")] = "ttame.png",
+) -> None:
+    """Draw image, boxes, map and overlay for each backbone and explainer.
+
+    Examples:
+        ttame show dog-042-1f3a5c7e9b2d
+        ttame show $(ttame query "FROM samples SELECT key LIMIT 4" --format csv | tail -n +2)
+        ttame show dog-042-1f3a5c7e9b2d --backbone resnet50 --explainer ttame --output dog.png
+    """
+    from ttame_core.report.pictures import find_samples, show_samples
+
+    show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer)).save(output)
+    err.print(f"wrote {output}")

@@ -1,0 +1,92 @@
+"""Running a flow from the command line, and how that ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from flows.cli.options import err, out
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake
+from ttame_core.spec import AuditSpec, load_spec
+
+if TYPE_CHECKING:
+    from flows.each_backbone import BackbonesFailed
+    from ttame_core.gates import GatesFailed
+
+
+def load(path: str, variables: list[str] | None) -> AuditSpec:
+    """The spec in a file. variables: NAME=VALUE."""
+    pairs = dict(v.partition("=")[::2] for v in variables or [])
+    wrong = next((v for v in variables or [] if "=" not in v), None)
+    if wrong:
+        raise UserError(f"--var {wrong} has no value: write --var {wrong}=VALUE")
+    return load_spec(path, pairs)
+
+
+def run(
+    flow: Any, path: str, workspace: str, variables: list[str] | None
+) -> BackbonesFailed | GatesFailed | None:
+    """Run a flow over a spec; what backbones and gates failed is returned."""
+    from flows import messages
+    from flows.each_backbone import BackbonesFailed
+    from flows.opening import place_of
+    from ttame_core.gates import GatesFailed
+
+    messages.install()
+    place = place_of(workspace)  # an address that is refused stands in no run's parameters
+    try:
+        flow(load(path, variables), place)
+    except (BackbonesFailed, GatesFailed) as failed:
+        return failed
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise UserError(
+            f"{error}: start that Prefect server, or unset PREFECT_API_URL to do without one"
+        ) from error
+    return None
+
+
+def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
+    """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake, and with
+    3 where none did but a gate."""
+    from ttame_core.gates import GatesFailed
+
+    if failed is None:
+        return
+    if isinstance(failed, GatesFailed):
+        raise typer.Exit(3)
+    for name, error in failed.failures.items():
+        err.print(f"backbone {name} failed: {error}", style="red", markup=False)
+    raise typer.Exit(2 if failed.by_user else 1)
+
+
+def print_outcome(audit: AuditSpec, workspace: str) -> None:
+    """The leaderboard, what to think of it, and where the report lies."""
+    from ttame_core.report.record import audit_board, audit_refusals
+    from ttame_core.report.tables import backbones_table, leaderboard_tables, refusals, warnings
+
+    lake = Lake(workspace)
+    board = audit_board(lake, audit)
+    console = out()
+    console.print(backbones_table(board))
+    for table in leaderboard_tables(board, console.width):
+        console.print(table)
+    for note in refusals(audit_refusals(lake, audit)):
+        err.print(note, markup=False)
+    for note in warnings(board, audit.evaluation.minimum_discrimination):
+        err.print(note, style="yellow", markup=False)
+    if records := lake.glob(f"audits/{audit.name}/*/report.html"):
+        err.print(f"report: {workspace}/{records[-1]}")
+
+
+def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
+    """A sentence for each, of the audit's last record."""
+    from ttame_core.report.record import failed_gates
+
+    lake = Lake(workspace)
+    for path in lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")[-1:]:
+        for row in failed_gates(lake, path.rsplit("/", 1)[0]):
+            err.print(f"gate failed: {row['words']}", style="red", markup=False)

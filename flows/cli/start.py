@@ -1,0 +1,111 @@
+"""Commands that most people need, and no others."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import HERE, Format, Output, Spec, Variables, Workspace
+from flows.cli.running import finish, load, print_failed_gates, print_outcome, run
+
+
+def init(
+    images: Annotated[
+        str | None,
+        typer.Argument(
+            help="folder with a folder per class, or a list or manifest", metavar="IMAGES"
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="classifier; may be repeated; default: a small one is trained"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="of the audit; default: the folder's")] = None,
+    output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the file")] = False,
+) -> None:
+    """Look at your images and write a commented spec for them.
+
+    It says which classes and annotations there are, and what is wrong with the images.
+
+    Examples:
+        ttame init photos
+        ttame init photos --model resnet50 --model torchvision/swin_t --yes
+        ttame init photos/list.csv --name birds --output specs/birds.yaml
+    """
+    from flows.init import init
+
+    ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
+    init(images, model or [], name, output, force, ask)
+
+
+def doctor(workspace: Workspace = HERE) -> None:
+    """Check the installation, the device, the workspace and Prefect, and say what to do.
+
+    Exit code 1 where something would keep an audit from running.
+
+    Examples:
+        ttame doctor
+        ttame doctor --workspace s3://my-bucket/audits
+    """
+    from flows.doctor import print_findings
+
+    if not print_findings(workspace):
+        raise typer.Exit(1)
+
+
+def audit(
+    spec: Spec,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+) -> None:
+    """Do everything the spec asks for that is not there yet, and report.
+
+    Ctrl-C stops it, and the same command goes on from there. Exit code 1 where backbones failed, 2
+    where that is a mistake in what was given, 3 where a gate does not hold.
+
+    Examples:
+        ttame audit my-audit.yaml --dry-run
+        ttame audit my-audit.yaml
+        ttame audit zoo.yaml --var DATA=/data/birds --workspace s3://my-bucket/audits
+    """
+    if dry_run:
+        from flows.dry_run import print_plan
+
+        print_plan(load(spec, var), workspace)
+        return
+    from flows.audit_zoo import audit_zoo
+
+    failed = run(audit_zoo, spec, workspace, var)
+    done = load(spec, var)
+    print_outcome(done, workspace)
+    print_failed_gates(done, workspace)
+    finish(failed)
+
+
+def status(
+    spec: Annotated[
+        str | None,
+        typer.Argument(help="only what this audit makes; default: all", metavar="SPEC"),
+    ] = None,
+    workspace: Workspace = HERE,
+    var: Variables = None,
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Say what is done, running and failed, and the disk used.
+
+    It looks at the workspace, and asks the Prefect server where PREFECT_API_URL names one.
+
+    Examples:
+        ttame status
+        ttame status my-audit.yaml
+        ttame status --format json
+    """
+    from flows.status import print_status
+
+    print_status(workspace, load(spec, var) if spec else None, format, output)

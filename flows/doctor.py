@@ -1,0 +1,281 @@
+"""`ttame doctor`: whether this machine can run an audit, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+from packaging.requirements import Requirement
+from rich.console import Console
+
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake
+
+IMPORTED = ("torch", "torchvision", "timm", "prefect", "duckdb", "pyarrow")
+ROOM = 5 * 2**30  # bytes; with less the disk may be full before an audit ends
+ANSWER = 10.0  # seconds that a Prefect server has to answer
+ABOVE = "mend what is broken above first, if anything is; else this is a defect of ttame"
+MARKS = {"right": ("✓", "green"), "odd": ("!", "yellow"), "broken": ("✗", "red")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and what to do where that is not right.
+
+    state: `broken` keeps an audit from running; `odd` does not.
+    """
+
+    about: str
+    words: str
+    state: Literal["right", "odd", "broken"] = "right"
+    advice: str = ""
+
+
+def print_findings(workspace: str) -> bool:
+    """Look at everything, a line each; whether an audit can run."""
+    out = Console(highlight=False, soft_wrap=True)
+    sound = True
+    for finding in examine(workspace):
+        mark, style = MARKS[finding.state]
+        out.print(f"[{style}]{mark}[/] [bold]{finding.about:<13}[/]", end="")
+        out.print(finding.words, markup=False)
+        if finding.advice:
+            out.print(f"{'':15}→ {finding.advice}", style=style, markup=False)
+        sound &= finding.state != "broken"
+    return sound
+
+
+def examine(workspace: str) -> Iterator[Finding]:
+    """Installation, device, workspace, Prefect. One that fails does not hide the others."""
+    parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("installation", installation),
+        ("device", device),
+        ("workspace", lambda: place(workspace)),
+        ("prefect", prefect),
+    ]
+    for about, part in parts:
+        try:
+            yield from part()
+        except UserError as error:
+            yield Finding(about, "cannot be used", "broken", str(error))
+        except Exception as error:
+            yield Finding(
+                about,
+                f"{type(error).__name__}: {error}",
+                "broken",
+                ABOVE,
+            )
+
+
+# ---- the installation ------------------------------------------------------------------------
+
+
+def installation() -> Iterator[Finding]:
+    python = platform.python_version()
+    if sys.version_info < (3, 11):  # noqa: UP036  an old one can still run this file
+        yield Finding("python", python, "broken", "ttame needs Python 3.11 or newer")
+    else:
+        yield Finding("python", f"{python}, {sys.executable}")
+    try:
+        needed = [Requirement(line) for line in requires("ttame") or []]
+        extras = metadata("ttame").get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        words = "ttame itself is not installed, though its code is found"
+        yield Finding("packages", words, "broken", "in its folder: pip install --editable .")
+        return
+    lacking = [word for one in needed if _asked_for(one, "") and (word := _lacking(one))]
+    if lacking:
+        wanted = " ".join(f"'{one}'" for one in lacking)
+        yield Finding("packages", "not as needed", "broken", f"pip install {wanted}")
+    broken = False
+    for name in IMPORTED:
+        found = _import(name)
+        yield replace(found, advice=ABOVE) if broken and found.advice else found
+        broken |= found.state == "broken"
+    absent = [
+        extra
+        for extra in extras
+        if any(_lacking(one) for one in needed if _asked_for(one, extra) and one.marker)
+    ]
+    there = ", ".join(sorted({*extras} - {*absent})) or "none"
+    how = f"for the others: pip install 'ttame[{','.join(absent)}]'" if absent else ""
+    yield Finding("extras", there, "right", how)
+
+
+def _asked_for(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _lacking(requirement: Requirement) -> str:
+    """The requirement as pip takes it, where it is not met; else nothing."""
+    try:
+        met = requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        met = False
+    return "" if met else f"{requirement.name}{requirement.specifier}"
+
+
+def _import(name: str) -> Finding:
+    """Whether a package can be imported: torchvision cannot beside the wrong torch."""
+    try:
+        module = import_module(name)
+    except Exception as error:
+        words = f"cannot be imported: {' '.join(str(error).split())[:200]}"
+        together = "torch torchvision" if name.startswith("torch") else name
+        return Finding(name, words, "broken", f"pip install --force-reinstall {together}")
+    return Finding(name, str(getattr(module, "__version__", version(name))))
+
+
+# ---- the device ------------------------------------------------------------------------------
+
+
+def device() -> Iterator[Finding]:
+    import torch
+
+    from ttame_core.compute import device_of, precision_of
+    from ttame_core.spec import Compute
+
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        words = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+        yield Finding(f"cuda:{number}", words)
+    chosen = device_of(Compute())
+    try:
+        torch.ones(8, 8, device=chosen) @ torch.ones(8, 8, device=chosen)
+    except Exception as error:
+        words = f"{chosen} does not compute: {error}"
+        advice = "install the PyTorch that goes with this driver, or say compute: {device: cpu}"
+        yield Finding("device", words, "broken", advice)
+        return
+    fast = precision_of(Compute(precision="auto"), chosen) is torch.bfloat16
+    numbers = "bfloat16 is fast: compute: {precision: auto}" if fast else "float32"
+    cores = f" with {os.cpu_count()} cores" if chosen.type == "cpu" else ""
+    yield Finding("device", f"{chosen}{cores}, {numbers}", *_unused(chosen.type))
+
+
+def _unused(chosen: str) -> tuple[Literal["right", "odd"], str]:
+    """What this machine has and PyTorch or ttame does not use."""
+    import torch
+
+    if chosen == "cpu" and shutil.which("nvidia-smi"):
+        if torch.version.cuda is None:
+            return "odd", "this PyTorch is for the CPU only: install one for CUDA to use the GPU"
+        return "odd", "PyTorch finds no GPU, though there is a driver: see what nvidia-smi says"
+    if chosen == "cpu" and torch.backends.mps.is_available():
+        return "right", "Apple's GPU (MPS) is not used: ttame runs on CUDA and on the CPU"
+    return "right", ""
+
+
+# ---- the workspace ---------------------------------------------------------------------------
+
+
+def place(workspace: str) -> Iterator[Finding]:
+    lake = Lake(workspace)
+    if not lake.local:
+        yield _bucket(lake)
+        return
+    folder = Path(lake.root)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        advice = "give a folder: --workspace or TTAME_WORKSPACE"
+        yield Finding("workspace", f"{there} is a file", "broken", advice)
+        return
+    if not _takes_files(there):
+        advice = "give another --workspace (or TTAME_WORKSPACE), or the right to write there"
+        yield Finding("workspace", f"{there} cannot be written to", "broken", advice)
+        return
+    made = "" if there == folder else ", which the first command makes"
+    yield Finding("workspace", f"{folder}{made}")
+    free = shutil.disk_usage(there).free
+    words = f"{size(free)} free"
+    if free < ROOM:
+        yield Finding("disk", words, "odd", "make room: an audit writes shards, maps and scores")
+    else:
+        yield Finding("disk", words)
+
+
+def _takes_files(folder: Path) -> bool:
+    try:
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _bucket(lake: Lake) -> Finding:
+    """Of an object store: it is asked for a listing, and to take and give up a small file."""
+    probe = f"doctor-{os.getpid()}.json"
+    lake.write_json(probe, {})
+    lake.remove(probe)
+    begun = "" if lake.entries("datasets") else ", which holds no data set yet"
+    return Finding("workspace", f"{lake}{begun}")
+
+
+def size(number: float) -> str:
+    """Bytes for people: 3.4 GiB."""
+    units = iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while number >= 1024 and (larger := next(units, None)):
+        number, unit = number / 1024, larger
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+
+
+# ---- Prefect ---------------------------------------------------------------------------------
+
+
+def prefect() -> Iterator[Finding]:
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    )
+
+    if url := PREFECT_API_URL.value():
+        yield _server(url)
+        return
+    home = Path(PREFECT_HOME.value()).expanduser()
+    there = next(path for path in (home, *home.parents) if path.exists())
+    if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        words = "no server, and none may be started"
+        advice = "set PREFECT_API_URL, or: prefect config set PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=1"
+        yield Finding("prefect runs", words, "broken", advice)
+    elif not _takes_files(there):
+        words = f"{there}, where a temporary server keeps its records, cannot be written to"
+        yield Finding("prefect runs", words, "broken", "set PREFECT_HOME to a folder of yours")
+    else:
+        words = "no PREFECT_API_URL is set: each command starts a temporary server for itself"
+        yield Finding("prefect runs", words)
+
+
+def _server(url: str) -> Finding:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    advice = "start it (prefect server start), or unset PREFECT_API_URL to do without one"
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True, httpx_settings={"timeout": ANSWER}) as client,
+    ):
+        if error := client.api_healthcheck():
+            words = f"{url} does not answer: {str(error) or type(error).__name__}"
+            return Finding("prefect runs", words, "broken", advice)
+        try:
+            theirs = client.api_version()
+            client.raise_for_api_version_mismatch()
+        except httpx.HTTPStatusError as refused:
+            words = f"{url} answers with {refused.response.status_code}"
+            return Finding("prefect runs", words, "broken", "give the key: PREFECT_API_KEY")
+        except RuntimeError as mismatch:
+            words, mend = str(mismatch), "install the server's version of prefect"
+            return Finding("prefect runs", words, "broken", mend)
+    return Finding("prefect runs", f"reported to {url}, Prefect {theirs}")

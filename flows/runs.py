@@ -1,0 +1,144 @@
+"""What a Prefect server knows of the runs over one workspace: running, failed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ttame_core.lake import Lake
+
+FLOWS = (
+    "audit_zoo",
+    "shard_dataset",
+    "fit_backbones",
+    "train_heads",
+    "sweep_training",
+    "explain_dataset",
+    "evaluate_maps",
+    "dump_maps",
+    "import_maps",
+)
+LOOKED_AT = 100  # runs, the newest, and task runs that run or failed
+# Names of task runs (tasks/): what they are of.
+TASKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<stage>plan|shard|index) (?P<dataset>\S+)",
+        r"(?P<stage>fit) (?P<backbone>\S+)$",
+        r"(?P<stage>train) (?P<explainer>\S+) on (?P<backbone>\S+)$",
+        r"(?P<stage>trial) \d+ of (?P<explainer>\S+) on (?P<backbone>\S+)$",
+        r"(?P<stage>explain|evaluate) .* of (?P<backbone>\S+)$",
+        r"(?P<stage>report) (?P<dataset>\S+)$",
+    )
+)
+STAGE = {"plan": "shard", "index": "shard", "trial": "sweep"}
+Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer; '' is any
+
+
+@dataclass
+class Runs:
+    """running, failed: how many task runs by what they are of. source: where that is from."""
+
+    source: str
+    running: Counter[Names] = field(default_factory=Counter)
+    failed: Counter[Names] = field(default_factory=Counter)
+    sentences: list[str] = field(default_factory=list)
+
+
+def recent_runs(workspace: str, audit: str | None = None) -> Runs:
+    """Of the last run of each audit over a workspace. audit: by name; default: all.
+
+    Nothing but `source` where PREFECT_API_URL is not set or does not answer.
+    """
+    from httpx import HTTPError
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from_files = "running and failed: as the files say"
+    if not (url := PREFECT_API_URL.value()):
+        return Runs(f"{from_files}, for no PREFECT_API_URL is set")
+    runs = Runs(f"running and failed: as {url} and the files say")
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True) as client,
+        ):
+            _ask(client, workspace, audit, runs)
+    except (HTTPError, PrefectException, OSError):
+        return Runs(f"{from_files}, for {url} does not answer")
+    return runs
+
+
+def _ask(client: Any, workspace: str, audit: str | None, runs: Runs) -> None:
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    newest = client.read_flow_runs(
+        flow_filter=FlowFilter.model_validate({"name": {"any_": FLOWS}}),
+        flow_run_filter=FlowRunFilter.model_validate({"parent_task_run_id": {"is_null_": True}}),
+        sort=FlowRunSort.START_TIME_DESC,
+        limit=LOOKED_AT,
+    )
+    last: dict[str, Any] = {}  # of each audit; one that was killed before seems to run for ever
+    for run in newest:
+        name = _audit_of(run)
+        if _same_place(run.parameters.get("workspace"), workspace) and audit in (None, name):
+            last.setdefault(name, run)
+    if not last:
+        return
+    for run in last.values():
+        if run.state and run.state.is_running():
+            since = f"{run.start_time:%Y-%m-%d %H:%M} UTC" if run.start_time else "now"
+            runs.sentences.append(f"{run.name} runs since {since}")
+        elif run.state and (run.state.is_failed() or run.state.is_crashed()):
+            runs.sentences.append(f"{run.name} failed: {run.state.message}")
+    _count_tasks(client, [run.id for run in last.values()], runs)
+
+
+def _count_tasks(client: Any, flow_runs: Iterable[Any], runs: Runs) -> None:
+    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+
+    ids = [str(i) for i in flow_runs]
+    below = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": ids}}),
+        limit=LOOKED_AT,
+    )
+    ids += [str(run.id) for run in below]
+    wanted = {
+        "flow_run_id": {"any_": ids},
+        "state": {"type": {"any_": ["RUNNING", "FAILED", "CRASHED"]}},
+    }
+    for task in client.read_task_runs(
+        task_run_filter=TaskRunFilter.model_validate(wanted), limit=LOOKED_AT
+    ):
+        names = _names_of(task.name)
+        if names is None:
+            continue  # a flow within a flow
+        if task.state.is_running():
+            runs.running[names] += 1
+        else:
+            runs.failed[names] += 1
+            runs.sentences.append(f"{task.name} failed: {task.state.message}")
+
+
+def _names_of(task_run: str) -> Names | None:
+    for pattern in TASKS:
+        if found := pattern.match(task_run):
+            said = {"dataset": "", "backbone": "", "explainer": ""} | found.groupdict()
+            stage = STAGE.get(said["stage"], said["stage"])
+            return stage, said["dataset"], said["backbone"], said["explainer"]
+    return None
+
+
+def _audit_of(run: Any) -> str:
+    spec = run.parameters.get("spec")
+    return str(spec.get("name")) if isinstance(spec, dict) else str(spec)
+
+
+def _same_place(theirs: Any, ours: str) -> bool:
+    """Whether two say the same workspace; that of a run may be relative to another folder."""
+    return isinstance(theirs, str) and Lake(theirs).root == Lake(ours).root

@@ -1,0 +1,206 @@
+"""`ttame status`: what is done, running and failed, and the disk used."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.doctor import size
+from flows.runs import Runs, recent_runs
+from ttame_core.data.sharding import load_shards
+from ttame_core.lake import Lake, dataset_file
+from ttame_core.lake.catalogue import write_result
+from ttame_core.lake.holdings import STAGES, Holding, holdings
+from ttame_core.provenance import Provenance
+from ttame_core.spec import AuditSpec
+
+SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("dataset", pa.string()),
+        ("backbone", pa.string()),
+        ("explainer", pa.string()),
+        ("done", pa.int64()),
+        ("of", pa.int64()),
+        ("running", pa.int64()),
+        ("failed", pa.int64()),
+        ("bytes", pa.int64()),
+        ("note", pa.string()),
+    ]
+)
+Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer
+
+
+@dataclass
+class Row:
+    """done: shards, heads, trials or records. of: how many there are to be, where that is known."""
+
+    names: Names
+    done: int = 0
+    of: int | None = None
+    running: int = 0
+    failed: int = 0
+    bytes: int = 0
+    note: str = ""
+
+
+def print_status(workspace: str, audit: AuditSpec | None, format: str, output: str | None) -> None:
+    """All of a workspace, or what one audit makes there."""
+    lake = Lake(workspace)
+    runs = recent_runs(workspace, audit.name if audit else None)
+    rows = _rows(lake, audit, runs)
+    if format != "table" or output:
+        write_result(_table(rows), format, output)
+        return
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if rows:
+        out.print(_for_people(rows))
+    else:
+        out.print("Nothing is there yet: ttame audit SPEC makes it.")
+    free = f", {size(shutil.disk_usage(lake.root).free)} free" if _on_disk(lake) else ""
+    out.print(f"{lake}: {size(sum(row.bytes for row in rows))}{free}", markup=False)
+    for sentence in (*runs.sentences, *_failures(lake, audit)):
+        out.print(f"- {sentence}", style="yellow", markup=False)
+    out.print(runs.source, style="dim", markup=False)
+
+
+def _rows(lake: Lake, audit: AuditSpec | None, runs: Runs) -> list[Row]:
+    held = {one.names: one for one in holdings(lake)}
+    planned = _planned(lake, audit) if audit else {}
+    names = {*planned, *(n for n in held if audit is None or _is_of(audit, n))}
+    names |= {
+        n
+        for n in {*runs.running, *runs.failed}
+        if n[3] or not any(_same(n, other) for other in names)
+    }
+    totals = _Totals(lake)
+    rows = []
+    for one in sorted(names, key=lambda n: (STAGES.index(n[0]), *n[1:])):
+        holding = held.get(one) or Holding(*one)
+        done, of = planned.get(one, (holding.done, None))
+        row = Row(one, done, of if one in planned else totals.of(holding), bytes=holding.bytes)
+        row.running = holding.writing or _count(runs.running, one)
+        row.failed = _count(runs.failed, one)
+        row.note = _note(holding, done, row.running)
+        rows.append(row)
+    return rows
+
+
+def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
+    """What the audit makes once its data set is there: how many are, and of how many."""
+    dataset = audit.dataset.name
+    if not lake.exists(dataset_file(dataset, "shards.parquet")):
+        return {}
+    counts: dict[Names, Counter[bool]] = {}
+    for unit in Provenance(audit, lake).units():
+        names = unit.stage, dataset, unit.backbone, unit.explainer
+        counts.setdefault(names, Counter())[unit.done] += 1
+    return {names: (count[True], count.total()) for names, count in counts.items()}
+
+
+def _is_of(audit: AuditSpec, names: Names) -> bool:
+    stage, dataset, backbone, explainer = names
+    if stage == "report":
+        return dataset == audit.name
+    return (
+        dataset == audit.dataset.name
+        and backbone in ("", *(b.name for b in audit.backbones))
+        and explainer in ("", *(e.name for e in audit.explainers))
+    )
+
+
+class _Totals:
+    """How many there are to be, as far as the index of the data set tells it."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._splits: dict[str, Counter[str]] = {}
+
+    def of(self, held: Holding) -> int | None:
+        if held.stage in ("fit", "train"):
+            return 1
+        if held.stage in ("sweep", "report"):
+            return None
+        shards = self._of_splits(held.dataset)
+        if held.stage == "shard":
+            return shards.total() or None
+        return sum(shards[split] for split in held.splits) or None
+
+    def _of_splits(self, dataset: str) -> Counter[str]:
+        if dataset not in self._splits:
+            there = self._lake.exists(dataset_file(dataset, "shards.parquet"))
+            shards = load_shards(self._lake, dataset) if there else []
+            self._splits[dataset] = Counter(s.split for s in shards if s.samples)
+        return self._splits[dataset]
+
+
+def _same(run: Names, row: Names) -> bool:
+    """Whether a row is of what a run is of, which may know less of it."""
+    return all(a in ("", b) for a, b in zip(run, row, strict=True))
+
+
+def _count(runs: Mapping[Names, int], row: Names) -> int:
+    return sum(number for names, number in runs.items() if _same(names, row))
+
+
+def _note(held: Holding, current: int, running: int) -> str:
+    notes = []
+    if held.done > current:
+        notes.append(f"{held.done - current} to be made again")
+    if held.begun:
+        notes.append("begun" if running else "begun: goes on from its checkpoint")
+    if held.left:
+        notes.append(f"{held.left} left half written, which the next run removes")
+    return "; ".join(notes)
+
+
+def _failures(lake: Lake, audit: AuditSpec | None) -> Iterator[str]:
+    """What the last record of each audit says of failures."""
+    pattern = audit.name if audit else "*"
+    last = {path.split("/")[1]: path for path in lake.glob(f"audits/{pattern}/*/record.json")}
+    for name, path in last.items():
+        when = path.split("/")[2]
+        for backbone, reason in lake.read_json(path).get("failures", {}).items():
+            yield f"audit {name} of {when}: {backbone} failed: {reason}"
+
+
+def _on_disk(lake: Lake) -> bool:
+    return lake.local and lake.exists("")
+
+
+def _table(rows: Iterable[Row]) -> pa.Table:
+    def record(row: Row) -> dict[str, object]:
+        names = dict(zip(SCHEMA.names[:4], row.names, strict=True))
+        return {**names, **{k: v for k, v in row.__dict__.items() if k != "names"}}
+
+    return pa.Table.from_pylist([record(row) for row in rows], SCHEMA)
+
+
+def _for_people(rows: Iterable[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in ("stage", "of what", "backbone", "explainer"):
+        table.add_column(name, no_wrap=True)
+    for name in ("done", "running", "failed", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        whole = row.of is None or row.done >= row.of
+        done = str(row.done) if row.of is None else f"{row.done} of {row.of}"
+        table.add_row(
+            *map(Text, row.names),
+            Text(done, style="green" if whole and row.done else ""),
+            Text(str(row.running or ""), style="bold"),
+            Text(str(row.failed or ""), style="red"),
+            size(row.bytes),
+            Text(row.note, style="yellow"),
+        )
+    return table

@@ -1,0 +1,91 @@
+"""`ttame doctor`: what is right, what is not, and what to do."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from stores import Store
+
+from flows import doctor
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def test_a_sound_machine(ttame: Run, server: dict[str, str], tmp_path: Path) -> None:
+    result = ttame("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "✗" not in result.stdout
+    said = {line.split()[1]: line for line in result.stdout.splitlines() if line[0] == "✓"}
+    assert said.keys() >= {"torch", "torchvision", "device", "workspace", "prefect"}
+    assert str(tmp_path / "workspace") in said["workspace"]
+    assert server["PREFECT_API_URL"] in result.stdout
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_all_that_is_broken_is_said_at_once(ttame: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "beside/torchvision/__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "file").touch()
+    result = ttame(
+        "doctor",
+        "--workspace",
+        tmp_path / "file",
+        PYTHONPATH=f"{broken.parents[1]}:{Path.cwd()}",
+        PREFECT_API_URL="http://127.0.0.1:9/api",
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    for words in (
+        "torchvision::nms does not exist",
+        "pip install --force-reinstall torch torchvision",
+        "file is a file",
+        "http://127.0.0.1:9/api does not answer",
+        "prefect server start",
+    ):
+        assert words in result.stdout
+    assert "force-reinstall timm" not in result.stdout  # it only cannot do without torchvision
+
+
+def test_packages_that_are_lacking_or_too_old() -> None:
+    assert doctor._lacking(Requirement("torch>=2.0")) == ""
+    assert doctor._lacking(Requirement("torch<2.0")) == "torch<2.0"
+    assert doctor._lacking(Requirement("no-such-package>=1")) == "no-such-package>=1"
+    assert not doctor._asked_for(Requirement("s3fs; extra == 's3'"), "")
+    assert doctor._asked_for(Requirement("s3fs; extra == 's3'"), "s3")
+
+
+def test_a_disk_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "ROOM", 2**60)
+    *_, disk = doctor.place(str(tmp_path))
+    assert (disk.about, disk.state) == ("disk", "odd")
+    assert "make room" in disk.advice
+
+
+def test_a_bucket_is_tried_and_left_as_it_was(s3: Store) -> None:
+    (found,) = doctor.place(s3.url)
+    assert found.state == "right"
+    assert s3.content() == {}
+    s3.client.delete_bucket(Bucket=s3.bucket)
+    about = {f.about: f for f in doctor.examine(s3.url)}
+    assert about["workspace"].state == "broken"
+    assert "no bucket" in about["workspace"].advice
+
+
+def test_a_temporary_server_needs_a_folder() -> None:
+    with temporary_settings({PREFECT_HOME: "/proc/closed"}, restore_defaults={PREFECT_API_URL}):
+        (found,) = doctor.prefect()
+    assert found.state == "broken"
+    assert "PREFECT_HOME" in found.advice
+
+
+def test_sizes_for_people() -> None:
+    sizes = (0, 1023, 1024, 150 * 2**20, 3.4 * 2**30, 2**45)
+    assert [doctor.size(s) for s in sizes] == [
+        "0 B", "1023 B", "1.0 KiB", "150 MiB", "3.4 GiB", "32.0 TiB",
+    ]  # fmt: skip

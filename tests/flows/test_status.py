@@ -1,0 +1,140 @@
+"""`ttame status` of an audit that fails in part, runs, was killed, and has ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from stores import Store
+from tiny import shard_all
+
+from flows.status import print_status
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.spec import load_spec
+
+NO_SERVER = {PREFECT_API_URL}
+Run = Callable[..., subprocess.CompletedProcess]
+Rows = dict[tuple[str, str, str], dict[str, object]]
+
+
+@pytest.fixture
+def status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Rows]:
+    """The rows, by stage, backbone and explainer. url: of a Prefect server."""
+
+    def rows(audit: Path | None = None, url: str | None = None) -> Rows:
+        with temporary_settings({PREFECT_API_URL: url} if url else {}, restore_defaults=NO_SERVER):
+            wanted = load_spec(str(audit)) if audit else None
+            print_status(str(tmp_path / "workspace"), wanted, "json", None)
+        found = json.loads(capsys.readouterr().out)
+        return {(r["stage"], r["backbone"], r["explainer"]): r for r in found}
+
+    return rows
+
+
+def _stopped_in(audit: subprocess.Popen, workspace: Path, folder: str) -> None:
+    """Hold a process that has a file of this folder half written."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert audit.poll() is None
+        if list(workspace.glob(f"{folder}/**/.*.writing-*")):
+            audit.send_signal(signal.SIGSTOP)
+            time.sleep(0.1)
+            if list(workspace.glob(f"{folder}/**/.*.writing-*")):
+                return
+            audit.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+    raise AssertionError(f"nothing was written to {folder}")
+
+
+@pytest.mark.slow
+def test_an_audit_from_its_start_to_its_end(
+    ttame: Run,
+    status: Callable[..., Rows],
+    edit_spec: Callable[..., Path],
+    server: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    def with_broken(spec: dict) -> None:
+        broken = spec["backbones"][0] | {"name": "broken", "args": {"stem_width": 16}}
+        spec["backbones"].insert(0, broken)
+        spec["evaluation"] = {"metrics": ["shape"]}
+
+    url = server["PREFECT_API_URL"]
+    spec, workspace = edit_spec(with_broken), tmp_path / "workspace"
+    nothing = ttame("status")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "Nothing is there yet" in nothing.stdout
+
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
+    with (tmp_path / "log").open("w") as log:
+        audit = subprocess.Popen(command, env=server, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        _stopped_in(audit, workspace, "maps")
+        deadline = time.monotonic() + 60
+        while True:  # the server takes a moment to write what it was told
+            found = status(url=url)
+            failed = found.get(("train", "broken", ""), found.get(("train", "broken", "ttame")))
+            if failed or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        assert failed
+        assert (failed["failed"], failed["done"]) == (1, 0)
+        shards = found["shard", "", ""]
+        assert (shards["done"], shards["of"]) == (7, 7)
+        assert shards["bytes"] == sum(
+            p.stat().st_size for p in (workspace / "datasets").rglob("*") if p.is_file()
+        )
+        trained = found["train", "net", "ttame"]
+        assert (trained["done"], trained["of"], trained["running"]) == (1, 1, 0)
+        assert found["explain", "net", "ttame"]["running"] == 1
+        shown = ttame("status").stdout
+        assert "audit small runs since" in shown
+        assert "train ttame on broken failed" in shown
+        assert url in shown
+    finally:
+        audit.kill()
+        audit.wait()
+
+    # Killed: the files say so, whatever the server believes.
+    found = status(spec)
+    begun = found["explain", "net", "ttame"]
+    assert (begun["running"], begun["of"]) == (0, 2)
+    assert begun["done"] < 2
+    assert "half written" in begun["note"]
+    assert found["evaluate", "net", "oracle"]["done"] == 0
+
+    assert ttame("audit", spec).returncode == 2
+    ended = ttame("status", spec, PREFECT_API_URL="")
+    assert "no PREFECT_API_URL is set" in ended.stdout
+    assert "broken failed: the checkpoint" in ended.stdout
+    found = status(spec, url)
+    for stage, explainer in (("explain", "ttame"), ("evaluate", "random")):
+        row = found[stage, "net", explainer]
+        assert (row["done"], row["of"], row["running"], row["note"]) == (2, 2, 0, "")
+    assert found["report", "", ""]["done"] == 1
+
+    # Other settings: what is there is no longer what the spec asks for.
+    edit_spec(lambda s: s["training"].update(epochs=3))
+    row = status(spec)["explain", "net", "ttame"]
+    assert (row["done"], row["note"]) == (0, "2 to be made again")
+
+
+def test_an_object_store(s3: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = spec.Dataset(
+        name="drawn", source={"kind": "shapes", "train": 2, "val": 1, "test": 2, "size": 32}
+    )
+    shard_all(dataset, Lake(s3.url))
+    print_status(s3.url, None, "json", None)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["stage"], row["dataset"], row["done"], row["of"]) == ("shard", "drawn", 3, 3)
+    assert row["bytes"] == sum(map(len, s3.content().values()))
+    print_status(s3.url, None, "table", None)
+    assert s3.url in capsys.readouterr().out

@@ -1,0 +1,145 @@
+"""What a workspace holds, by stage, backbone and explainer: told by names and sizes alone.
+
+Folders are listed one after another, and no file is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ttame_core.lake.store import WRITING, Lake, is_abandoned
+
+STAGES = ("shard", "fit", "sweep", "train", "explain", "evaluate", "report")
+# Folder of the lake, the partitions below it, and the stage that fills it.
+PARTITIONED = (
+    ("backbones", ("dataset", "backbone"), "fit"),
+    ("heads", ("dataset", "backbone", "explainer"), "train"),
+    ("sweeps", ("dataset", "backbone", "explainer"), "sweep"),
+    ("maps", ("dataset", "backbone", "explainer"), "explain"),
+    ("scores", ("metric", "dataset", "backbone", "explainer"), "evaluate"),
+)
+Entries = dict[str, dict[str, Any]]
+
+
+@dataclass
+class Holding:
+    """What one stage has made of a data set, a backbone and an explainer, as far as it knows them.
+
+    done: shards, heads, trials or records that are whole. writing: files that a live process is
+    writing; left: those that a dead one left. begun: whether a training left a checkpoint. splits:
+    those that the files are of. For the stage `report`, dataset is the name of the audit.
+    """
+
+    stage: str
+    dataset: str
+    backbone: str = ""
+    explainer: str = ""
+    done: int = 0
+    bytes: int = 0
+    writing: int = 0
+    left: int = 0
+    begun: bool = False
+    splits: set[str] = field(default_factory=set)
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        return self.stage, self.dataset, self.backbone, self.explainer
+
+    def add(self, files: Entries) -> None:
+        """Sizes of files, and which are half written."""
+        for name, about in files.items():
+            self.bytes += about["size"] or 0
+            if WRITING in name:
+                if is_abandoned(name, float(about.get("mtime") or 0)):
+                    self.left += 1
+                else:
+                    self.writing += 1
+
+
+def holdings(lake: Lake) -> list[Holding]:
+    """All of a workspace, in the order of the stages."""
+    found: dict[tuple[str, ...], Holding] = {}
+    for one in (*_datasets(lake), *_partitioned(lake), *_audits(lake)):
+        if (known := found.setdefault(one.names, one)) is not one:
+            _merge(known, one)
+    return sorted(found.values(), key=lambda h: (STAGES.index(h.stage), *h.names[1:]))
+
+
+def _datasets(lake: Lake) -> Iterator[Holding]:
+    for dataset in _folders(lake, "datasets"):
+        one = Holding("shard", dataset)
+        one.add(_files(lake, f"datasets/{dataset}"))
+        shards = _files(lake, f"datasets/{dataset}/shards")
+        one.add(shards)
+        one.done = len(_whole(shards))
+        yield one
+
+
+def _partitioned(lake: Lake) -> Iterator[Holding]:
+    for top, partitions, stage in PARTITIONED:
+        for folder, names in _partitions(lake, top, partitions):
+            files = _files(lake, folder)
+            family = names.pop("metric", "")
+            # How long explaining took stands among the scores, and comes with the maps.
+            one = Holding("explain" if family == "cost" else stage, **names)
+            one.add(files)
+            if stage in ("fit", "train"):
+                one.done = int("history.parquet" in files)
+                one.begun = "checkpoint.pt" in files
+            elif family != "cost":
+                whole = _whole(files)
+                one.done = len(whole)
+                one.splits = {name.rsplit("-", 1)[0] for name in whole if stage != "sweep"}
+            yield one
+
+
+def _audits(lake: Lake) -> Iterator[Holding]:
+    for audit in _folders(lake, "audits"):
+        one = Holding("report", audit)
+        for time in _folders(lake, f"audits/{audit}"):
+            folder = f"audits/{audit}/{time}"
+            files = _files(lake, folder)
+            one.add(files)
+            one.add(_files(lake, f"{folder}/pictures"))
+            one.done += "leaderboard.parquet" in files
+        yield one
+
+
+def _merge(known: Holding, other: Holding) -> None:
+    """Of one explainer's families of scores, the most shards that any has."""
+    known.done = max(known.done, other.done)
+    known.bytes += other.bytes
+    known.writing += other.writing
+    known.left += other.left
+    known.splits |= other.splits
+
+
+def _partitions(
+    lake: Lake, folder: str, partitions: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Folders `folder/name=value/…`, and the values by name."""
+    if not partitions:
+        yield folder, {}
+        return
+    for name in _folders(lake, folder):
+        key, _, value = name.partition("=")
+        if key == partitions[0]:
+            for below, names in _partitions(lake, f"{folder}/{name}", partitions[1:]):
+                yield below, {key: value, **names}
+
+
+def _folders(lake: Lake, folder: str) -> list[str]:
+    found = lake.entries(folder).items()
+    return sorted(name for name, about in found if about["type"] == "directory")
+
+
+def _files(lake: Lake, folder: str) -> Entries:
+    found = lake.entries(folder).items()
+    return {name: about for name, about in found if about["type"] == "file"}
+
+
+def _whole(files: Entries) -> list[str]:
+    """Parquet files by their names, the mark of a unit that is complete."""
+    return [name for name in files if name.endswith(".parquet") and WRITING not in name]
