@@ -185,6 +185,9 @@ def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Serv
     assert (run["state"]["type"], run["run_count"]) == ("FAILED", 1)
     assert "at least 101 is asked for" in run["state"]["message"]
     assert _when(lambda: worker.deployment("audit_zoo/weekly")["paused"], bool)
+    place = f"/deployments/{worker.deployment('audit_zoo/weekly')['id']}/resume_deployment"
+    worker.prefect("api", "POST", place)
+    assert not worker.deployment("audit_zoo/weekly")["paused"]
 
 
 def test_another_try_runs_all_stages_again(server: dict[str, str]) -> None:
