@@ -176,7 +176,7 @@ def test_a_schedule_is_paused_and_resumed(deployments: Server) -> None:
 
 @pytest.mark.slow
 def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Server) -> None:
-    worker.prefect("automation", "create", "--from-file", "examples/automations.yaml")
+    worker.prefect("automation", "create", "--from-file", "automations.yaml")
     gated = yaml.safe_load(worker.spec.read_text())
     gated |= {"name": "gated", "gates": [{"accuracy": {"at_least": 101}}]}
     spec = worker.spec.with_name("gated.yaml")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -170,6 +171,16 @@ def test_a_new_metric_costs_no_maps(start: dict[str, Any], audit: Run, workspace
     assert before.items() <= _files(workspace, "*/**/*.parquet").items()
 
 
+def test_other_storage_costs_maps_and_scores(
+    start: dict[str, Any], audit: Run, workspace: Path
+) -> None:
+    passes = audit(start | {"maps": {"dtype": "uint8"}}, workspace)
+    images = IMAGES["test"]
+    assert passes == {("explain", "net"): images, ("evaluate", "net"): 2 * KEPT * images}
+    for path in workspace.glob("maps/**/*.parquet"):
+        assert "map_uint8" in pq.read_schema(path).names
+
+
 def test_new_images_cost_their_shards(
     start: dict[str, Any], audit: Run, workspace: Path, add_picture: Callable[[str], None]
 ) -> None:
@@ -199,3 +210,14 @@ def test_new_images_to_train_on_cost_the_heads_and_what_they_explain(
     after = _files(workspace, "maps/**/*.parquet")
     untouched = {path for path in before if after[path] == before[path]}
     assert untouched == {path for path in before if "explainer=center" in path}
+
+
+def test_a_head_that_is_given_outlives_new_images_to_train_on(
+    start: dict[str, Any], audit: Run, workspace: Path, add_picture: Callable[[str], None]
+) -> None:
+    (head,) = workspace.glob("heads/**/head.safetensors")
+    kept = shutil.copy(head, workspace.parent / "kept.safetensors")
+    given = start | {"backbones": [start["backbones"][0] | {"head": str(kept)}]}
+    assert ("train", "net") not in audit(given, workspace)
+    add_picture("train")
+    assert audit(given, workspace) == {}

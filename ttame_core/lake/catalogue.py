@@ -41,13 +41,14 @@ from ttame_core.lake.store import Lake
 from ttame_core.lake.values import add_metrics
 
 PARTITIONS = ("dataset", "backbone", "explainer")
+EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # as maps are stored
 # Files behind each table: where they lie, what is in them, which partitions their path tells.
 FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "samples": ("datasets/*/index.parquet", INDEX, ()),
     "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
-    "maps": ("maps/*/*/*/*.parquet", maps_schema(1, 1), PARTITIONS),
+    "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
     **{
         family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
         for family, schema in SCORES.items()
