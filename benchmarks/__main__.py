@@ -9,9 +9,9 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, memory, metrics, rise, scaling, server, stages
+from benchmarks import bulk, cost, memory, metrics, rise, scaling, server, stages, storage
 
-PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "memory")
+PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "memory", "storage")
 
 
 def main() -> None:
@@ -51,6 +51,8 @@ def main() -> None:
         console.print(server.compare())
     if "memory" in options.only:
         console.print(memory.compare(options.samples))
+    if "storage" in options.only:
+        console.print(storage.compare(where))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def audit_once(
         tested = [name for name, _ in provenance.shards(audit.maps.split)]
         enter("fit")
         for backbone in audit.backbones:
-            fit.fn(audit, workspace, backbone)
+            if backbone.fit:
+                fit.fn(audit, workspace, backbone)
         enter("train")
         for backbone in audit.backbones:
             for explainer in audit.explainers:

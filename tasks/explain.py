@@ -69,5 +69,6 @@ def _wanted(
             write_refusal(provenance.lake, *names, made_from, str(reason))
             continue
         images = provenance.explained(shard, settings)
-        wanted.append(Maps(settings.name, explainer, made_from, images))
+        dtype = provenance.audit.maps.dtype
+        wanted.append(Maps(settings.name, explainer, made_from, images, dtype))
     return wanted

@@ -16,17 +16,14 @@ from ttame_core.errors import StoreAway, UserError
 from ttame_core.explainers import NotApplicable
 
 
-def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether trying again could help: never with a user's mistake."""
-    try:
-        state.result()
-    except StoreAway:
-        return True
-    except (UserError, NotApplicable):
-        return False
-    except Exception:
-        return True
-    return False
+    return isinstance(error, StoreAway) or not isinstance(error, UserError | NotApplicable)
+
+
+def _retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and may_pass(error)
 
 
 def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task[..., Any]]:
@@ -35,7 +32,7 @@ def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task
         task_run_name=partial(_name, run_name),
         retries=retries,
         retry_delay_seconds=[2, 20][:retries],
-        retry_condition_fn=may_pass,
+        retry_condition_fn=_retry,
         cache_policy=NO_CACHE,  # the lake knows what is there
         persist_result=False,
     )

@@ -21,6 +21,7 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.map_values import column_of, restore, store
 from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.masking import min_max
@@ -33,13 +34,15 @@ ALL = 2**62  # more images than any shard holds
 class Maps:
     """One file that is wanted: of one explainer, under its name in the lake.
 
-    made_from: what fingerprints it. images: the first so many of the shard.
+    made_from: what fingerprints it. images: the first so many of the shard. dtype: of the stored
+    values.
     """
 
     name: str
     explainer: Explainer
     made_from: Any
     images: int = ALL
+    dtype: str = "float16"
 
 
 def explain_shard(
@@ -74,7 +77,7 @@ def explain_shard(
             if order.name not in opened:
                 # Last in, first closed: maps are in the lake only when their costs are.
                 names = dataset, backbone.name, order.name, shard
-                schema, made_from = maps_schema(height, width), order.made_from
+                schema, made_from = maps_schema(height, width, order.dtype), order.made_from
                 create = lake.create_parquet
                 maps = create(maps_file(*names), schema, made_from, **about)
                 costs = create(scores_file("cost", *names), SCORES["cost"], made_from)
@@ -160,8 +163,9 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
     images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
     probabilities = forward.logits.float().softmax(dim=1).cpu()
     predicted = forward.logits.argmax(dim=1).cpu()
-    values = maps[images, columns].to(torch.float16).numpy().reshape(-1)
     height, width = maps.shape[-2:]
+    kept = schema.field(-1).type
+    values = store(maps[images, columns].float().numpy(), kept.value_type).reshape(-1)
     chosen = targets[images, columns]
     return pa.record_batch(
         [
@@ -172,7 +176,7 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
             probabilities[images, chosen].numpy(),
             np.full(len(images), height, np.int16),
             np.full(len(images), width, np.int16),
-            pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float16()), height * width),
+            pa.FixedSizeListArray.from_arrays(pa.array(values, kept.value_type), type=kept),
         ],
         schema=schema,
     )
@@ -205,11 +209,12 @@ def read_maps(
         found = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
         if made_by not in (None, found):
             raise RuntimeError(f"the maps at {path} were replaced by others")
+        column = column_of(file.schema_arrow)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            flat = table.column("map").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            rows = table.drop_columns(["map"]).to_pylist()
+            flat = restore(table.column(column).combine_chunks(), column)
+            rows = table.drop_columns([column]).to_pylist()
             if rows:
                 shape = (len(rows), rows[0]["height"], rows[0]["width"])
-                maps = torch.from_numpy(flat.astype(np.float32).reshape(shape))
+                maps = torch.from_numpy(flat.reshape(shape))
                 yield from zip(rows, maps, strict=True)

@@ -213,7 +213,7 @@ class Provenance:
         self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str
     ) -> dict[str, Any]:
         needs_head = REGISTRY[explainer.method].needs_head
-        return {
+        made_from = {
             "format": MAPS,
             "explainer": self._method(explainer),
             "backbone": self.backbone(backbone),
@@ -224,6 +224,9 @@ class Provenance:
             "shard": self._content[shard],
             "images": self.explained(shard, explainer),
         }
+        if self.audit.maps.dtype != "float16":  # which maps were before there was a choice
+            made_from["dtype"] = self.audit.maps.dtype
+        return made_from
 
     def scores(
         self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str

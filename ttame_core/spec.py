@@ -325,6 +325,9 @@ class Maps(Section):
     targets: str | list[int] = Field(
         "predicted", description="predicted, label, top-K, or a list of class indices"
     )
+    dtype: Literal["float16", "uint8"] = Field(
+        "float16", description="of the stored values; uint8: to the nearest 255th (docs/scale.md)"
+    )
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -85,12 +85,22 @@ def ttame(
     return run
 
 
+@pytest.fixture(scope="session")
+def small_audit() -> Callable[[Path], Path]:
+    """Write the spec of a small audit into a folder."""
+    return _small_audit
+
+
 @pytest.fixture
 def spec_file(tmp_path: Path) -> Path:
-    """A small audit of one untrained network over a few drawn pictures."""
+    return _small_audit(tmp_path)
+
+
+def _small_audit(folder: Path) -> Path:
+    """One untrained network over a few drawn pictures."""
     torch.manual_seed(0)
     state = timm.create_model(MODEL["model"], num_classes=10, **MODEL["args"]).state_dict()
-    save_file(state, tmp_path / "net.safetensors")
+    save_file(state, folder / "net.safetensors")
     spec = {
         "name": "small",
         "dataset": {
@@ -102,7 +112,7 @@ def spec_file(tmp_path: Path) -> Path:
         "training": {"epochs": 2, "min_steps": 0, "batch_size": 8, "checkpoint_steps": 2},
         "compute": {"batch_size": 4, "workers": 2},
     }
-    path = tmp_path / "small.yaml"
+    path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(spec))
     return path
 

@@ -5,37 +5,201 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+from flows import deployed
+from flows.each_backbone import BackbonesFailed
+from ttame_core.errors import StoreAway, UserError
+from ttame_core.gates import GatesFailed
+from ttame_core.spec import load_spec
+
 ROOT = Path(__file__).parents[2]
-Prefect = Callable[..., subprocess.CompletedProcess]
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+TRIES = """
+import flows.deployed
+from prefect import flow
+
+@flow
+def stage(log):
+    log.append("stage")
+
+log = []
+
+@flow
+def body(spec, workspace):
+    stage(log)
+    if len(log) < 3:
+        raise OSError("away")
+
+flows.deployed.PAUSE = 0
+print(flows.deployed._deployed(body, hours=1)("", "", return_state=True).name, len(log))
+"""
 
 
-def prefect(server: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-        env=server,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+class Server:
+    """A Prefect server with all deployments: its command line and its API."""
+
+    def __init__(self, env: dict[str, str], spec: Path) -> None:
+        self.env = env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self.spec = spec
+        self.workspace = spec.parent / "workspace"
+
+    def prefect(self, *arguments: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
+            env=self.env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def api(self, path: str, body: dict | None = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.env['PREFECT_API_URL']}/{path}",
+            json.dumps(body).encode() if body is not None else None,
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+
+    def deployment(self, name: str) -> dict:
+        return self.api(f"deployments/name/{name}")
+
+    def start(self, name: str, **parameters: str) -> str:
+        """A run of a deployment on the small audit; its id."""
+        parameters = {"spec": str(self.spec), "workspace": str(self.workspace)} | parameters
+        place = f"deployments/{self.deployment(name)['id']}/create_flow_run"
+        return self.api(place, {"parameters": parameters})["id"]
+
+    def ended(self, run: str) -> dict:
+        found = _when(lambda: self.api(f"flow_runs/{run}"), lambda r: r["end_time"])
+        assert found["end_time"], found["state"]
+        return found
+
+
+def _when(ask: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
+    """What is answered once it is as wanted, or after a long time."""
+    deadline = time.monotonic() + 300
+    while not there(answer := ask()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def deployments(
+    server: dict[str, str],
+    small_audit: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Server:
+    found = Server(server, small_audit(tmp_path_factory.mktemp("deployed")))
+    found.prefect("work-pool", "create", "ttame", "--type", "process")
+    found.prefect("deploy", "--all")
+    return found
+
+
+@pytest.fixture(scope="module")
+def worker(deployments: Server) -> Iterator[Server]:
+    """As docs/schedules.md starts one for each device."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ttame"]
+    with (deployments.spec.parent / "worker.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--limit", "1"], env=deployments.env, cwd=ROOT, stdout=log, stderr=log
+        )
+        yield deployments
+        process.terminate()
+        process.wait(60)
+
+
+def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> None:
+    found = {d["name"]: d for d in deployments.api("deployments/filter", {})}
+    assert found.keys() == {wanted["name"] for wanted in DEPLOYMENTS}
+    for wanted in DEPLOYMENTS:
+        there = found[wanted["name"]]
+        assert there["parameters"] == wanted["parameters"]
+        assert there["tags"] == wanted["tags"]
+        assert there["work_pool_name"] == "ttame"
+        assert there["global_concurrency_limit"]["limit"] == 1
+        assert [s["schedule"]["cron"] for s in there["schedules"]] == [
+            s["cron"] for s in wanted.get("schedules", [])
+        ]
+        load_spec(ROOT / wanted["parameters"]["spec"])
+    assert len(found["nightly"]["schedules"]) == len(found["weekly"]["schedules"]) == 1
+    assert not found["dump"]["schedules"] + found["rescore"]["schedules"]
+    for flow in (deployed.nightly, deployed.weekly, deployed.dump, deployed.rescore):
+        assert flow.retries == 2
+        assert flow.timeout_seconds
+
+
+@pytest.mark.slow
+def test_an_audit_and_a_dump_started_at_once_take_turns_on_a_device(worker: Server) -> None:
+    audit, dump = worker.start("audit_zoo/nightly"), worker.start("dump_maps/dump")
+    runs = [worker.ended(run) for run in (audit, dump)]
+    assert [run["state"]["type"] for run in runs] == ["COMPLETED"] * 2
+    first, second = sorted(runs, key=lambda run: run["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    (record,) = (worker.workspace / "audits/small").iterdir()
+    assert {"leaderboard.parquet", "report.html"} <= {path.name for path in record.iterdir()}
+    (board,) = worker.api("artifacts/filter", {"flow_runs": {"id": {"any_": [audit]}}})
+    assert board["key"] == "leaderboard"
+    assert "AD@15" in board["data"]
+    made = worker.api("task_runs/filter", {"flow_runs": {"id": {"any_": _within(worker, dump)}}})
+    assert {"explain test-000000 of net", "train ttame on net"} <= {run["name"] for run in made}
+    assert not [run for run in made if run["name"].startswith(("evaluate", "report"))]
+
+
+def _within(server: Server, run: str) -> list[str]:
+    """A run's own flow runs."""
+    found = server.api("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
+    return [flow["id"] for flow in found]
+
+
+def test_a_schedule_is_paused_and_resumed(deployments: Server) -> None:
+    def active() -> list[bool]:
+        return [s["active"] for s in deployments.deployment("audit_zoo/nightly")["schedules"]]
+
+    assert active() == [True]
+    (schedule,) = deployments.deployment("audit_zoo/nightly")["schedules"]
+    for command, state in (("pause", [False]), ("resume", [True])):
+        deployments.prefect("deployment", "schedule", command, "audit_zoo/nightly", schedule["id"])
+        assert active() == state
+
+
+@pytest.mark.slow
+def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Server) -> None:
+    worker.prefect("automation", "create", "--from-file", "automations.yaml")
+    gated = yaml.safe_load(worker.spec.read_text())
+    gated |= {"name": "gated", "gates": [{"accuracy": {"at_least": 101}}]}
+    spec = worker.spec.with_name("gated.yaml")
+    spec.write_text(yaml.safe_dump(gated))
+    run = worker.ended(worker.start("audit_zoo/weekly", spec=str(spec)))
+    assert (run["state"]["type"], run["run_count"]) == ("FAILED", 1)
+    assert "at least 101 is asked for" in run["state"]["message"]
+    assert _when(lambda: worker.deployment("audit_zoo/weekly")["paused"], bool)
+    place = f"/deployments/{worker.deployment('audit_zoo/weekly')['id']}/resume_deployment"
+    worker.prefect("api", "POST", place)
+    assert not worker.deployment("audit_zoo/weekly")["paused"]
+
+
+def test_another_try_runs_all_stages_again(server: dict[str, str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", TRIES], env=server, cwd=ROOT, capture_output=True, text=True
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result
+    assert run.stdout.split() == ["Completed", "3"], run.stderr
 
 
-def test_the_deployments_work(server: dict[str, str], spec_file: Path, tmp_path: Path) -> None:
-    names = [d["name"] for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]]
-    prefect(server, "work-pool", "create", "ttame", "--type", "process")
-    prefect(server, "deploy", "--all")
-    listed = prefect(server, "deployment", "ls").stdout
-    assert all(name in listed for name in names)
-
-    workspace = tmp_path / "workspace"
-    parameters = json.dumps({"spec": str(spec_file), "workspace": str(workspace)})
-    prefect(server, "deployment", "run", "shard_dataset/shard", "--params", parameters)
-    prefect(server, "worker", "start", "--pool", "ttame", "--run-once")
-    assert (workspace / "datasets/drawn/shards.parquet").exists()
+def test_no_try_is_wasted_on_what_time_does_not_mend() -> None:
+    typo, away, passing = UserError("typo"), StoreAway("away"), OSError("away")
+    assert [deployed.worth_another(error) for error in (typo, away, passing)] == [False, True, True]
+    assert not deployed.worth_another(BackbonesFailed({"net": typo}))
+    assert deployed.worth_another(BackbonesFailed({"net": typo, "other": passing}))
+    assert not deployed.worth_another(GatesFailed(["worse"]))

@@ -23,8 +23,9 @@ from ttame_core import spec
 from ttame_core.backbones import file_hash
 from ttame_core.errors import UserError
 from ttame_core.explainers.base import Explainer, ForwardPass, bounded
+from ttame_core.lake.map_values import column_of, restore
 
-COLUMNS = ("key", "map", "height", "width")
+ABOUT = ("key", "height", "width")  # columns beside the maps
 Size = tuple[int, int]  # height, width
 Found = dict[tuple[str, int | None], np.ndarray]  # by key and target; None: of any target
 
@@ -33,10 +34,11 @@ class Imported(Explainer):
     """Maps that others made, from a Parquet file or a folder of .npy files.
 
     Parquet: a row per map with columns key, map (list of numbers, row by row), height and width; a
-    column target is optional: without it, a map is of whatever class is asked for. Folder:
-    `<key>.npy` of (h, w) numbers each. Maps cover what the classifier sees (resized and cropped as
-    the backbone has it), all of one size; of more than 224 a side, they are averaged down to that.
-    A sample without a map is left out. Keys are in the view `samples`.
+    column target is optional: without it, a map is of whatever class is asked for. A lake's own
+    files of maps are such files. Folder: `<key>.npy` of (h, w) numbers each. Maps cover what the
+    classifier sees (resized and cropped as the backbone has it), all of one size; of more than 224
+    a side, they are averaged down to that. A sample without a map is left out. Keys are in the view
+    `samples`.
 
     One batch's maps are in memory at a time. Parquet is unpacked once to float32 in the temporary
     folder (12 GB for a million maps of 56×56), where each map can be found by itself.
@@ -87,16 +89,17 @@ class _Parquet:
             about = os.stat(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{path} is no Parquet file of maps: {error}") from error
-        for column in COLUMNS:
+        maps = column_of(schema)
+        for column in (*ABOUT, maps):
             if column not in schema.names:
                 raise UserError(
                     f"{path} has no column {column}; it has {', '.join(schema.names)}: a Parquet "
                     "file of maps has key, map, height and width"
                 )
-        kind = schema.field("map").type
+        kind = schema.field(maps).type
         numbers = getattr(kind, "value_type", None)
         if numbers is None or not (pa.types.is_floating(numbers) or pa.types.is_integer(numbers)):
-            raise UserError(f"the column map of {path} is {kind}: it must be a list of numbers")
+            raise UserError(f"the column {maps} of {path} is {kind}: it must be a list of numbers")
         self._target = "target" if "target" in schema.names else "NULL"
         self._unpacked = _Unpacked.of(path, about.st_size, about.st_mtime_ns)
         self.size = self._unpacked.size
@@ -128,12 +131,12 @@ class _Unpacked:
         target, rows, self.size = Path(self._folder.name) / "maps", 0, (0, 0)
         try:
             with pq.ParquetFile(path, pre_buffer=False) as file, target.open("wb") as stream:
-                for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+                column = column_of(file.schema_arrow)
+                for batch in file.iter_batches(batch_size=64, columns=[*ABOUT, column]):
                     if not rows and batch.num_rows:
                         self.size = batch["height"][0].as_py() or 0, batch["width"][0].as_py() or 0
-                    _check_sizes(batch, self.size, path)
-                    values = batch["map"].flatten().to_numpy(zero_copy_only=False)
-                    stream.write(values.astype(np.float32).tobytes())
+                    _check_sizes(batch, column, self.size, path)
+                    stream.write(restore(batch[column], column).tobytes())
                     rows += batch.num_rows
         except (OSError, pa.ArrowException) as error:
             where = tempfile.gettempdir()
@@ -149,8 +152,8 @@ class _Unpacked:
         return _Unpacked(path)
 
 
-def _check_sizes(batch: pa.RecordBatch, size: Size, path: str) -> None:
-    counts = pc.fill_null(pc.list_value_length(batch["map"]), 0).to_pylist()
+def _check_sizes(batch: pa.RecordBatch, column: str, size: Size, path: str) -> None:
+    counts = pc.fill_null(pc.list_value_length(batch[column]), 0).to_pylist()
     given = zip(
         batch["key"].to_pylist(),
         batch["height"].to_pylist(),

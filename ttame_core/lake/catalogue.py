@@ -42,6 +42,7 @@ from ttame_core.lake.store import Lake
 from ttame_core.lake.values import add_metrics
 
 PARTITIONS = ("dataset", "backbone", "explainer")
+EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # as maps are stored
 # Files behind each table: where they lie, what is in them, which partitions their path tells.
 # Beside them, a table of each family of scores.
 FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
@@ -49,7 +50,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
-    "maps": ("maps/*/*/*/*.parquet", maps_schema(1, 1), PARTITIONS),
+    "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
     "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),

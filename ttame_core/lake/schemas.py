@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from ttame_core.lake.map_values import STORED
+
 REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
 WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
@@ -66,18 +68,19 @@ PREDICTION = [
 ]
 
 
-def maps_schema(height: int, width: int) -> pa.Schema:
+def maps_schema(height: int, width: int, dtype: str = "float16") -> pa.Schema:
     """A row per image and target class; map: row-major in [0, 1], at the explainer's resolution.
 
-    probability: softmax of the target class on the whole image.
+    probability: softmax of the target class on the whole image. dtype: as a spec's maps.dtype.
     """
+    column, values = STORED[dtype]
     return pa.schema(
         [
             *PREDICTION,
             ("probability", pa.float32()),
             ("height", pa.int16()),
             ("width", pa.int16()),
-            ("map", pa.list_(pa.float16(), height * width)),
+            (column, pa.list_(values, height * width)),
         ]
     )
 

@@ -23,10 +23,11 @@ CREATE VIEW shards AS
 SELECT dataset_of(filename) AS dataset, * EXCLUDE (filename)
 FROM files_shards;
 
--- A row per image, explainer and target class.
+-- A row per image, explainer and target class. Files hold `map`, or `map_uint8` in 255ths.
 CREATE VIEW maps AS
 SELECT dataset, backbone, explainer, regexp_extract(filename, '([^/]+)\.parquet$', 1) AS shard,
-       * EXCLUDE (dataset, backbone, explainer, filename)
+       * EXCLUDE (dataset, backbone, explainer, filename, map_uint8)
+         REPLACE (coalesce(map, list_transform(map_uint8, lambda x: x / 255)) AS map)
 FROM files_maps;
 
 -- Explainers that do not apply to a backbone, and why.

@@ -1,0 +1,132 @@
+"""Bytes of a stored map, and what rounding does to AD and IC: the demo's classifiers and heads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone, load_backbone
+from ttame_core.compute import place
+from ttame_core.data.loader import load_batches
+from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.explainers import REGISTRY, Explainer, forward_pass
+from ttame_core.explaining import Maps, explain_shard
+from ttame_core.lake import Lake, maps_file
+from ttame_core.lake.map_values import STORED, restore, store
+from ttame_core.masking import min_max
+from ttame_core.metrics.confidence import drop, increase, masked_probabilities
+from ttame_core.provenance import Provenance
+from ttame_core.training import load_head, train_head
+
+SPEC = "examples/shapes.yaml"
+METHODS = ("ttame", "gradcam")
+KEEP = (100, 50, 15)
+
+
+def compare(device: str) -> Table:
+    """A row for each way of storing: what a map takes on disk, and how far AD and IC move.
+
+    AD and IC of the test split, by backbone and explainer, less those of the same maps in float32;
+    the largest of these differences, in points.
+    """
+    audit = spec.load_spec(SPEC)
+    audit = audit.model_copy(update={"compute": spec.Compute(device=device)})
+    names = [f"{metric}@{keep}" for metric in ("AD", "IC") for keep in KEEP]
+    table = Table(title=f"{', '.join(METHODS)} on the demo's classifiers: largest change, points")
+    for name in ("maps.dtype", "bytes per map", "of 1,000 values", *names):
+        table.add_column(name, justify="left" if name == "maps.dtype" else "right")
+    changes: dict[str, list[Tensor]] = {dtype: [] for dtype in STORED}
+    sizes: dict[str, list[tuple[float, int]]] = {dtype: [] for dtype in STORED}
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(folder)
+        _shard(audit.dataset, lake)
+        provenance = Provenance(audit, lake)
+        for settings in audit.backbones:
+            backbone = place(load_backbone(settings), audit.compute)
+            for method in METHODS:
+                explainer = _explainer(provenance, backbone, method)
+                for dtype, moved in _changes(provenance, backbone, explainer).items():
+                    changes[dtype].append(moved)
+                for dtype in STORED:
+                    sizes[dtype].append(_size(provenance, backbone, explainer, dtype))
+    for dtype, found in changes.items():
+        size = np.mean([bytes for bytes, _ in sizes[dtype]])
+        values = np.mean([values for _, values in sizes[dtype]])
+        largest = torch.stack(found).abs().amax(dim=0)
+        moved = (f"{value:.3f}" for value in largest.flatten().tolist())
+        table.add_row(dtype, f"{size:,.0f}", f"{1000 * size / values:,.0f}", *moved)
+    return table
+
+
+def _shard(dataset: spec.Dataset, lake: Lake) -> None:
+    plan = plan_shards(dataset, lake)
+    for shard in plan.shards:
+        write_shard(dataset, lake, plan, shard)
+    finish_dataset(dataset, lake, plan)
+
+
+def _explainer(provenance: Provenance, backbone: Backbone, method: str) -> Explainer:
+    explainer = REGISTRY[method](backbone)
+    if not explainer.needs_head:
+        return explainer
+    lake, audit, folder = provenance.lake, provenance.audit, f"heads/{backbone.name}"
+    shards = provenance.shards("train"), provenance.shards("val")
+    train_head(
+        lake, provenance.dataset, *shards, explainer, audit.training, audit.compute, folder, "bench"
+    )
+    explainer.use(load_head(lake, folder, explainer))
+    return explainer
+
+
+def _changes(provenance: Provenance, backbone: Backbone, explainer: Explainer) -> dict[str, Tensor]:
+    """By dtype: AD and IC (2, kept percentages), less those of maps in float32."""
+    size = provenance.audit.compute.batch_size
+    values: dict[str, list[Tensor]] = {dtype: [] for dtype in ("float32", *STORED)}
+    for shard, _ in provenance.shards("test"):
+        for batch in load_batches(
+            provenance.lake, provenance.dataset, [shard], backbone.preprocessing, size, 2
+        ):
+            images = batch.float_images(backbone.device)
+            forward = forward_pass(backbone, batch)
+            p, targets = forward.logits.float().softmax(dim=1).max(dim=1)
+            maps = min_max(explainer.attribute(forward, targets[:, None]))[:, 0].float().cpu()
+            for dtype, kept in (("float32", maps), *_stored(maps)):
+                masked = masked_probabilities(
+                    backbone, images, kept.to(backbone.device), targets, KEEP, size
+                )
+                whole = p[:, None].expand_as(masked)
+                values[dtype].append(torch.stack([drop(whole, masked), increase(whole, masked)]))
+    means = {dtype: torch.cat(found, dim=1).mean(dim=1) for dtype, found in values.items()}
+    return {dtype: means[dtype] - means["float32"] for dtype in STORED}
+
+
+def _stored(maps: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The maps as they come back from each way of storing them."""
+    for dtype, (column, kind) in STORED.items():
+        values = pa.array(store(maps.numpy(), kind).reshape(-1), kind)
+        listed = pa.FixedSizeListArray.from_arrays(values, maps[0].numel())
+        yield dtype, torch.from_numpy(restore(listed, column).reshape(maps.shape))
+
+
+def _size(
+    provenance: Provenance, backbone: Backbone, explainer: Explainer, dtype: str
+) -> tuple[float, int]:
+    """Bytes per map of the test split's files, and values per map."""
+    lake, dataset, audit = provenance.lake, provenance.dataset, provenance.audit
+    order = Maps(explainer.name, explainer, "bench", dtype=dtype)
+    size = rows = values = 0
+    for shard, samples in provenance.shards("test"):
+        explain_shard(lake, dataset, shard, backbone, [order], "predicted", audit.compute)
+        path = maps_file(dataset, backbone.name, explainer.name, shard)
+        size, rows = size + Path(lake.path(path)).stat().st_size, rows + samples
+        first = lake.read_table(path, ["height", "width"]).slice(0, 1).to_pylist()[0]
+        values = first["height"] * first["width"]
+    return size / rows, values

@@ -1,0 +1,33 @@
+"""Stage after stage: a backbone that one of them fails on is left out of those that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import Flow
+
+from flows.each_backbone import BackbonesFailed
+from flows.engine import opened
+from flows.shard_dataset import shard_dataset
+from ttame_core.spec import AuditSpec
+
+
+def run_stages(
+    stages: Sequence[Flow[..., None]], audit: AuditSpec, workspace: str
+) -> dict[str, BaseException]:
+    """Shard the data set, then run the stages on one engine; what went wrong, by backbone."""
+    failures: dict[str, BaseException] = {}
+    with opened(audit.compute):  # for all stages
+        shard_dataset(audit, workspace)
+        for stage in stages:
+            left = [b for b in audit.backbones if b.name not in failures]
+            if not left:
+                break
+            part = audit.model_copy(update={"backbones": left})
+            state = stage(part, workspace, return_state=True)
+            if not state.is_completed():
+                error = state.result(raise_on_failure=False)
+                if not isinstance(error, BackbonesFailed):
+                    raise error
+                failures |= error.failures
+    return failures
