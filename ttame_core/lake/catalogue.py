@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -91,29 +91,13 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
 
 
 def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | None) -> None:
+    """Views over no files first, and the files last: DuckDB lists all that a new view is of."""
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
-    files, root = lake.glob, f"{_literally(lake.root)}/"
-    if reading:
-        db.register_filesystem(reading)
-        files, root = reading.glob, "lake://"
-    for name, (pattern, schema, partitions) in FILES.items():
+    for name, (_, schema, partitions) in FILES.items():
         empty = db.from_arrow(_readable(schema).empty_table())
-        if files(pattern):
-            place = f"{root}{pattern}".replace("'", "''")
-            # The columns are known: not every file is opened to learn them.
-            columns = ", ".join(
-                f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
-                for column, type in zip(empty.columns, empty.types, strict=True)
-            )
-            db.execute(
-                f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
-                f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
-                "hive_types_autocast = false)"
-            )
-        else:
-            extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
-            db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
-    _add_metadata(db, root if files(FILES["maps"][0]) else None)
+        extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+        db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
+    db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
@@ -126,6 +110,35 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | No
         "map_changes",
     ):
         db.execute(_sql(script))
+    files, root = lake.glob, f"{_literally(lake.root)}/"
+    if reading:
+        db.register_filesystem(reading)
+        files, root = reading.glob, "lake://"
+    for name, (pattern, _, partitions) in FILES.items():
+        if files(pattern):
+            _add_files(db, name, f"{root}{pattern}".replace("'", "''"), partitions)
+
+
+def _add_files(
+    db: duckdb.DuckDBPyConnection, name: str, place: str, partitions: Sequence[str]
+) -> None:
+    """The files of a kind, in the stead of none."""
+    told = ("filename", *partitions)  # by a file's path
+    own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
+    # The columns are known: not every file is opened to learn them.
+    columns = ", ".join(
+        f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
+        for column, type, *_ in own
+    )
+    db.execute(f"DROP TABLE files_{name}")
+    db.execute(
+        f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
+        f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
+        "hive_types_autocast = false)"
+    )
+    if name == "maps":
+        db.execute("DROP TABLE files_metadata")
+        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
 
 
 def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
@@ -149,15 +162,6 @@ def _confine(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("SET python_enable_replacements = false")  # no variables of ours
     db.execute("SET lock_configuration = true")
     db.execute("BEGIN TRANSACTION READ ONLY")
-
-
-def _add_metadata(db: duckdb.DuckDBPyConnection, root: str | None) -> None:
-    """The table of all maps files' metadata. root: None where there are no maps."""
-    if root:
-        place = f"{root}{FILES['maps'][0]}".replace("'", "''")
-        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
-    else:
-        db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
 
 
 def _sql(script: str) -> str:
