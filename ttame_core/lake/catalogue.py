@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttame_core.errors import UserError, nearest
+from ttame_core.lake.kept import kept_boards
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
@@ -71,15 +72,19 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
     confined: nothing is written, and nothing read but the lake, whatever is asked. Raises UserError
     for a file that turns out to be damaged, and StoreAway where an object store does not answer.
     """
-    reading = ReadOnly(lake) if confined or not lake.local else None
+    reading = ReadOnly(lake)
+    through = confined or not lake.local
     with duckdb.connect() as db:
         try:
-            _add_views(db, lake, reading)
+            if through:
+                db.register_filesystem(reading)
+            root = "lake://" if through else f"{_literally(lake.root)}/"
+            _add_views(db, lake, reading, root)
             if confined:
                 _confine(db)
             yield db
         except duckdb.Error as error:
-            if reading and reading.failed:  # DuckDB tells it as text
+            if reading.failed:  # DuckDB tells it as text
                 raise reading.failed from error
             damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
             if confined or not damaged:  # what a user asks may be wrong as well
@@ -90,17 +95,24 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
             ) from error
 
 
-def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | None) -> None:
+def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str) -> None:
     """Views over no files first, and the files last: DuckDB lists all that a new view is of."""
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
     for name, (_, schema, partitions) in FILES.items():
-        empty = db.from_arrow(_readable(schema).empty_table())
+        db.register("empty", _readable(schema).empty_table())
         extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
         db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
     db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, SCORES)):
         db.execute(script)
     add_metrics(db)
+    boards = kept_boards(lake, reading)
+    kept = pa.concat_tables(
+        [LEADERBOARD.empty_table(), *(b.cast(LEADERBOARD) for b in boards.values())]
+    )
+    db.register("boards", kept)
+    db.execute("CREATE TABLE kept AS FROM boards")
+    db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
     for script in (
         "leaderboard",
         "directions",
@@ -110,12 +122,8 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | No
         "map_changes",
     ):
         db.execute(_sql(script))
-    files, root = lake.glob, f"{_literally(lake.root)}/"
-    if reading:
-        db.register_filesystem(reading)
-        files, root = reading.glob, "lake://"
     for name, (pattern, _, partitions) in FILES.items():
-        if files(pattern):
+        if reading.glob(pattern):
             _add_files(db, name, f"{root}{pattern}".replace("'", "''"), partitions)
 
 
