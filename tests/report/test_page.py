@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +14,11 @@ from known import HOSTILE
 
 from ttame_core import spec
 from ttame_core.lake import Lake
+from ttame_core.lake.kept import scores_state
 from ttame_core.report.findings import Findings, certain_winners, gather
 from ttame_core.report.page import headline, render_page
 from ttame_core.report.plots import COLOURS, Plots, looks
-from ttame_core.report.record import audit_board
+from ttame_core.report.record import audit_board, write_record
 from ttame_core.report.tables import Best, wide
 from ttame_core.report.verdict import attention, best_where, changed, trust
 
@@ -83,6 +87,18 @@ def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
         assert name in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert len(page) < 10e6
+
+
+def test_a_record_of_the_whole_data_set_says_of_which_scores_it_is(
+    known: Known, report: Path, tmp_path: Path
+) -> None:
+    lake, audit = known
+    record = json.loads((report.parent / "record.json").read_text())
+    assert record["scores"] == scores_state(lake, audit.dataset.name)
+    part = audit.model_copy(update={"name": "part", "explainers": audit.explainers[:1]})
+    copy = Lake(shutil.copytree(lake.root, tmp_path / "copy"))
+    folder = write_record(copy, part, {}, datetime(2026, 2, 2, tzinfo=UTC))
+    assert "scores" not in copy.read_json(f"{folder}/record.json")
 
 
 def test_changes_and_other_texts_are_escaped(known: Known) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ from rich.text import Text
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import scores
 from ttame_core.lake.directions import add_directions
+from ttame_core.lake.kept import kept_boards
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
@@ -71,15 +72,19 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
     confined: nothing is written, and nothing read but the lake, whatever is asked. Raises UserError
     for a file that turns out to be damaged, and StoreAway where an object store does not answer.
     """
-    reading = ReadOnly(lake) if confined or not lake.local else None
+    reading = ReadOnly(lake)
+    through = confined or not lake.local
     with duckdb.connect() as db:
         try:
-            _add_views(db, lake, reading)
+            if through:
+                db.register_filesystem(reading)
+            root = "lake://" if through else f"{_literally(lake.root)}/"
+            _add_views(db, lake, reading, root)
             if confined:
                 _confine(db)
             yield db
         except duckdb.Error as error:
-            if reading and reading.failed:  # DuckDB tells it as text
+            if reading.failed:  # DuckDB tells it as text
                 raise reading.failed from error
             damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
             if confined or not damaged:  # what a user asks may be wrong as well
@@ -90,38 +95,55 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
             ) from error
 
 
-def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly | None) -> None:
+def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str) -> None:
+    """Views over no files first, and the files last: DuckDB lists all that a new view is of."""
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
-    files, root = lake.glob, f"{_literally(lake.root)}/"
-    if reading:
-        db.register_filesystem(reading)
-        files, root = reading.glob, "lake://"
     _refuse_taken()
     families = scores.schemas()
-    for name, (pattern, schema, partitions) in (FILES | _scores_files(families)).items():
-        empty = db.from_arrow(_readable(schema).empty_table())
-        if files(pattern):
-            place = f"{root}{pattern}".replace("'", "''")
-            # The columns are known: not every file is opened to learn them.
-            columns = ", ".join(
-                f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
-                for column, type in zip(empty.columns, empty.types, strict=True)
-            )
-            db.execute(
-                f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
-                f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
-                "hive_types_autocast = false)"
-            )
-        else:
-            extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
-            db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
-    _add_metadata(db, root if files(FILES["maps"][0]) else None)
+    kinds = FILES | _scores_files(families)
+    for name, (_, schema, partitions) in kinds.items():
+        db.register("empty", _readable(schema).empty_table())
+        extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+        db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
+    db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
     for script in (_sql("macros"), _sql("views"), *map(_scores_view, families)):
         db.execute(script)
     add_metrics(db)
     add_directions(db)
+    boards = kept_boards(lake, reading)
+    kept = pa.concat_tables(
+        [LEADERBOARD.empty_table(), *(b.cast(LEADERBOARD) for b in boards.values())]
+    )
+    db.register("boards", kept)
+    db.execute("CREATE TABLE kept AS FROM boards")
+    db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
     for script in ANSWERS:
         db.execute(_sql(script))
+    for name, (pattern, _, partitions) in kinds.items():
+        if reading.glob(pattern):
+            _add_files(db, name, f"{root}{pattern}".replace("'", "''"), partitions)
+
+
+def _add_files(
+    db: duckdb.DuckDBPyConnection, name: str, place: str, partitions: Sequence[str]
+) -> None:
+    """The files of a kind, in the stead of none."""
+    told = ("filename", *partitions)  # by a file's path
+    own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
+    # The columns are known: not every file is opened to learn them.
+    columns = ", ".join(
+        f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
+        for column, type, *_ in own
+    )
+    db.execute(f"DROP TABLE files_{name}")
+    db.execute(
+        f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
+        f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
+        "hive_types_autocast = false)"
+    )
+    if name == "maps":
+        db.execute("DROP TABLE files_metadata")
+        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
 
 
 def _refuse_taken() -> None:
@@ -162,15 +184,6 @@ def _confine(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("SET python_enable_replacements = false")  # no variables of ours
     db.execute("SET lock_configuration = true")
     db.execute("BEGIN TRANSACTION READ ONLY")
-
-
-def _add_metadata(db: duckdb.DuckDBPyConnection, root: str | None) -> None:
-    """The table of all maps files' metadata. root: None where there are no maps."""
-    if root:
-        place = f"{root}{FILES['maps'][0]}".replace("'", "''")
-        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
-    else:
-        db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
 
 
 def _sql(script: str) -> str:

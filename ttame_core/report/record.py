@@ -17,6 +17,7 @@ from ttame_core.gates import find_changes
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
 from ttame_core.lake.directions import is_yardstick
+from ttame_core.lake.kept import scores_state
 from ttame_core.lake.schemas import AUDIT_CHANGES, AUDIT_THUMBNAILS, AUDIT_VALUES, LEADERBOARD
 from ttame_core.provenance import Provenance
 from ttame_core.report.album import exhibits
@@ -32,7 +33,10 @@ ROWS_AT_ONCE = 2**16
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
     """The leaderboard of an audit's data set, backbones and explainers."""
-    board = leaderboard(lake, audit.dataset.name)
+    return _of_audit(leaderboard(lake, audit.dataset.name), audit)
+
+
+def _of_audit(board: pa.Table, audit: spec.AuditSpec) -> pa.Table:
     backbones = pa.array([b.name for b in audit.backbones])
     explainers = pa.array([*(e.name for e in audit.explainers), "-"])
     chosen = pc.and_(
@@ -71,7 +75,9 @@ def write_record(
     lake.remove_orphans(audit_folder(audit.name, "*"))
     timestamp = now.strftime(AUDIT_TIME)
     folder = audit_folder(audit.name, timestamp)
-    board = audit_board(lake, audit)
+    state = scores_state(lake, audit.dataset.name)
+    everything = leaderboard(lake, audit.dataset.name)
+    board = _of_audit(everything, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
     versions["python"] = platform.python_version()
@@ -95,7 +101,8 @@ def write_record(
             contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
-    lake.write_json(f"{folder}/record.json", {**made_from, "run": run})
+    told = {"run": run} | ({"scores": state} if board.num_rows == everything.num_rows else {})
+    lake.write_json(f"{folder}/record.json", {**made_from, **told})
     _write_values(lake, audit, folder, made_from)
     refused = audit_refusals(lake, audit)
     absent = {(r["backbone"], r["explainer"]) for r in refused}

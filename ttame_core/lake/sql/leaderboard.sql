@@ -1,7 +1,8 @@
 -- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
 -- number of images behind it. Only maps of the model truth count (target = predicted). What is a
 -- backbone's own (accuracy, discrimination) has the explainer '-'.
--- In: metric_sums (a row per metric and group of images; ttame_core/lake/values.py).
+-- In: metric_sums (a row per metric and group of images; ttame_core/lake/values.py), kept (leaderboards
+-- of records that still hold; ttame_core/lake/kept.py) and the variable of that name, their data sets.
 
 -- Images fall into 256 groups by their keys' hash, and a replicate counts each group a Poisson(1)
 -- number of times: one pass over the images, then sums of 256 numbers, whatever the data's size.
@@ -23,7 +24,7 @@ CREATE VIEW leaderboard AS
 WITH sums AS MATERIALIZED (
     SELECT dataset, backbone, explainer, metric_name(measure, metric, level, fill) AS metric, bucket,
            total, n
-    FROM metric_sums
+    FROM metric_sums WHERE NOT list_contains(coalesce(getvariable('kept'), []), dataset)
 ),
 -- Groups without images count as well: with nothing.
 complete AS (
@@ -53,4 +54,5 @@ replicates AS (
 )
 SELECT dataset, backbone, explainer, metric, value, ends[1]::DOUBLE AS ci_low, ends[2]::DOUBLE AS ci_high,
        images::BIGINT AS images
-FROM replicates;
+FROM replicates
+UNION ALL FROM kept;

@@ -1,0 +1,80 @@
+"""A record's leaderboard stands for the scores until one of them changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.catalogue import leaderboard, run_query
+from ttame_core.lake.kept import scores_state
+from ttame_core.lake.schemas import LEADERBOARD, SCORES
+
+RECORD = "audits/nightly/20260101T000000Z"
+
+
+def _score(lake: Lake, dataset: str, shard: int, seconds: float) -> None:
+    row = {"key": f"k{shard}", "label": 0, "predicted": 0, "target": 0, "seconds": seconds}
+    path = scores_file("cost", dataset, "net", "e", f"test-{shard:06d}")
+    lake.write_parquet(path, [row], SCORES["cost"], "x")
+
+
+def _record(lake: Lake, state: str, value: float = 42.0) -> None:
+    """A record of the data set d, with a value that its scores do not have."""
+    names = {"dataset": "d", "backbone": "net", "explainer": "e", "metric": "seconds"}
+    row = {**names, "value": value, "ci_low": value, "ci_high": value, "images": 1}
+    board = pa.Table.from_pylist([row], LEADERBOARD)
+    lake.write_json(f"{RECORD}/record.json", {"dataset": "d", "scores": state})
+    lake.write_parquet(f"{RECORD}/leaderboard.parquet", board, LEADERBOARD, "x")
+
+
+def _values(lake: Lake) -> dict[str, float]:
+    rows = leaderboard(lake).to_pylist()
+    assert rows == run_query(lake, "FROM leaderboard ORDER BY dataset").to_pylist()
+    return {row["dataset"]: row["value"] for row in rows}
+
+
+@pytest.fixture(params=["local", "memory"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    lake = Lake(f"memory://{tmp_path.name}" if request.param == "memory" else tmp_path)
+    _score(lake, "d", 0, 1.0)
+    _score(lake, "other", 0, 7.0)
+    return lake
+
+
+def test_a_record_of_the_same_scores_is_taken_and_other_data_sets_are_worked_out(
+    lake: Lake,
+) -> None:
+    assert _values(lake) == {"d": 1, "other": 7}
+    _record(lake, scores_state(lake, "d"))
+    assert _values(lake) == {"d": 42, "other": 7}
+    _score(lake, "other", 1, 9.0)
+    assert _values(lake) == {"d": 42, "other": 8}
+
+
+def test_a_score_more_or_less_or_another_is_seen(lake: Lake) -> None:
+    _record(lake, scores_state(lake, "d"))
+    _score(lake, "d", 1, 3.0)
+    assert _values(lake)["d"] == 2
+    lake.remove(scores_file("cost", "d", "net", "e", "test-000001"))
+    assert _values(lake)["d"] == 42
+    _score(lake, "d", 0, 5.0)  # as large as the one before
+    assert _values(lake)["d"] == 5
+
+
+def test_a_record_that_does_not_say_or_is_broken_is_not_taken(lake: Lake) -> None:
+    _record(lake, "")
+    assert _values(lake)["d"] == 1
+    _record(lake, scores_state(lake, "d"))
+    whole = lake.read_bytes(f"{RECORD}/leaderboard.parquet")
+    with lake.create(f"{RECORD}/leaderboard.parquet") as path:
+        path.write_bytes(whole[:-10])
+    assert leaderboard(lake, "d")["value"].to_pylist() == [1]
+    with lake.create(f"{RECORD}/leaderboard.parquet") as path:
+        path.write_bytes(whole)
+    assert _values(lake)["d"] == 42
+    with lake.create(f"{RECORD}/record.json") as path:
+        path.write_text("{")
+    assert _values(lake)["d"] == 1

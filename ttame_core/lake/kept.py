@@ -1,0 +1,65 @@
+"""Leaderboards that records keep and that still hold, because no score has changed since.
+
+A leaderboard is worked out from all scores; that takes as long as reading them. A record says from
+which files its leaderboard is, by a hash of their names, sizes and times. Where they are still the
+same, the record's is taken, and nothing is read again; else it is worked out as if there were none.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from importlib import resources
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ttame_core.errors import UserError
+from ttame_core.lake import scores
+from ttame_core.lake.reading import ReadOnly
+from ttame_core.lake.store import Lake, fingerprint
+
+SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet")  # what leaderboards are made from
+KEPT = "audits/*/*/leaderboard.parquet"
+
+
+def scores_state(lake: Lake, dataset: str) -> str:
+    """A hash that changes with every score of a data set. Taken before they are read."""
+    return _states(ReadOnly(lake)).get(dataset, "")
+
+
+def kept_boards(lake: Lake, reading: ReadOnly) -> dict[str, pa.Table]:
+    """By data set, the leaderboard of a record that holds all of it and still holds."""
+    last = {path.split("/")[1]: path for path in reading.glob(KEPT)}
+    if not last:
+        return {}
+    states, boards = _states(reading), {}
+    for path in last.values():
+        # What is damaged here is no concern of who asks: it is worked out instead.
+        with suppress(UserError, ValueError, FileNotFoundError):
+            about = lake.read_json(f"{path.rsplit('/', 1)[0]}/record.json")
+            dataset = about.get("dataset", "")
+            if about.get("scores") == states.get(dataset, "none"):
+                boards[dataset] = lake.read_table(path)
+    return boards
+
+
+def _states(reading: ReadOnly) -> dict[str, str]:
+    files: dict[str, list[Any]] = defaultdict(list)
+    for pattern in SCORED:
+        for path in reading.glob(pattern):
+            about = reading.info(path)
+            when = about.get("ETag") or about.get("mtime") or about.get("created")
+            files[path.split("dataset=")[1].split("/")[0]].append((path, about["size"], when))
+    computed = [duckdb.__version__, *_definitions()]
+    return {dataset: fingerprint([computed, found]) for dataset, found in files.items()}
+
+
+def _definitions() -> list[str]:
+    """The SQL that leaderboards are worked out by."""
+    folder = resources.files("ttame_core.lake").joinpath("sql")
+    metrics = sorted(folder.joinpath("metrics").iterdir(), key=lambda file: file.name)
+    files = [folder.joinpath(f"{name}.sql") for name in ("macros", "views", "leaderboard")]
+    added = [repr(found) for found in scores.added().values()]
+    return [file.read_text() for file in (*files, *metrics)] + added
