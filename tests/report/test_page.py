@@ -113,6 +113,7 @@ def test_changes_and_other_texts_are_escaped(known: Known) -> None:
 def test_only_what_is_certain_is_bold(known: Known) -> None:
     sure = {"AD@15": {"net": Best("23.5", True), "other": Best("23.5", False)}}
     page = _render(known, winners=sure)
+    assert 'class="text sure"' in page
     cells = re.findall(r'<td data-v="[^"]*"[^>]*class="(best[^"]*)"', page)
     assert sorted(cells) == ["best", "best", "best sure", "best sure"]  # two tables have AD@15
 
@@ -124,6 +125,8 @@ def test_nothing_is_best_where_ad_and_ic_rank_nothing(known: Known) -> None:
     page = _render((known[0], audit), winners={"AD@15": {"net": Best("23.5", True)}})
     assert "AD/IC void" in page
     assert 'class="best' not in page
+    assert 'class="text sure"' not in page
+    assert "Not known on net" in page
 
 
 def test_headline_has_one_of_each_kind() -> None:
@@ -199,11 +202,11 @@ def test_who_is_best_and_whether_it_is_certain(known: Known, found: Findings, re
     board = audit_board(lake, audit)
     rows = wide(board)[1]
     values = lake.glob("audits/known/*/values.parquet")[-1]
-    answer = best_where(rows, "AD@15", certain_winners(lake, board, values), found)
+    answer = best_where(rows, "AD@15", certain_winners(lake, board, values), found, set())
     assert answer.short == "ttame, everywhere, beyond chance"
     assert answer.lines[0].words.startswith("net: ttame, AD@15 23.5 %; next gradcam, 57.5 %")
     maybe = {"AD@15": {b: Best("23.5", False) for b in ("net", "other")}}
-    answer = best_where(rows, "AD@15", maybe, found)
+    answer = best_where(rows, "AD@15", maybe, found, set())
     assert answer.short == "ttame, everywhere; certain on 0"
     assert "may be chance" in answer.lines[0].words
 

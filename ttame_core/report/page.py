@@ -66,6 +66,7 @@ def render_page(
         for r in rows
         if r["discrimination"] and r["discrimination"]["value"] < minimum
     }
+    winners = _without_void(winners, blind)
     return (
         _environment()
         .from_string(_asset("page.html"))
@@ -79,7 +80,7 @@ def render_page(
             audited=verdict.audited(audit, findings, rows),
             answers=[
                 verdict.trust(rows, drop, minimum, failures, changes or ()),
-                verdict.best_where(rows, drop, winners, findings),
+                verdict.best_where(rows, drop, winners, findings, blind),
                 verdict.attention(findings, refusals, changes or ()),
                 verdict.changed(changes, previous),
             ],
@@ -93,7 +94,7 @@ def render_page(
             backbones=_backbones(rows),
             blind=blind,
             bests=_bests(metrics, rows, winners),
-            boards=_boards(metrics, rows, winners, blind),
+            boards=_boards(metrics, rows, winners),
             plots=_plots(Plots(seen), board.to_pylist(), findings, drop),
             classes=_classes(findings),
             outside=exhibits.get("outside", ()),
@@ -141,6 +142,18 @@ def headline(metrics: Sequence[str]) -> list[str]:
     ]
 
 
+def _without_void(
+    winners: Mapping[str, Mapping[str, Best]], blind: set[str]
+) -> dict[str, Mapping[str, Best]]:
+    """Where AD and IC rank nothing, nobody wins at them."""
+    return {
+        metric: {name: best for name, best in found.items() if name not in blind}
+        if direction(metric).family == "confidence"
+        else found
+        for metric, found in winners.items()
+    }
+
+
 def _bests(
     metrics: Sequence[str], rows: Rows, winners: Mapping[str, Mapping[str, Best]]
 ) -> dict[str, Any]:
@@ -184,7 +197,6 @@ def _boards(
     metrics: Sequence[str],
     rows: Rows,
     winners: Mapping[str, Mapping[str, Best]],
-    blind: set[str],
 ) -> list[dict[str, Any]]:
     """The table of the headline metrics, and one of each family of all."""
     parts = {"Main metrics": headline(metrics), **families(metrics)}
@@ -198,7 +210,7 @@ def _boards(
                     "backbone": row["backbone"],
                     "explainer": row["explainer"],
                     "end": is_yardstick(row["explainer"]),
-                    "cells": [_cell(row, m, winners.get(m, {}), blind) for m in members],
+                    "cells": [_cell(row, m, winners.get(m, {})) for m in members],
                 }
                 for row in rows
                 if any(row[m] for m in members)
@@ -209,15 +221,12 @@ def _boards(
     ]
 
 
-def _cell(
-    row: dict[str, Any], metric: str, winners: Mapping[str, Best], blind: set[str]
-) -> dict[str, Any] | None:
+def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
     """A value and its interval as text, exact for a table's CSV, and their places on 0–100."""
     found = row[metric]
     if found is None:
         return None
-    ranks_nothing = row["backbone"] in blind and direction(metric).family == "confidence"
-    winner = None if ranks_nothing else wins(row, metric, winners)
+    winner = wins(row, metric, winners)
     ends = ("value", "ci_low", "ci_high")
     bar = None
     if direction(metric).unit == "%":

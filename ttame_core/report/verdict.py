@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -122,9 +122,16 @@ def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
 
 
 def best_where(
-    rows: Rows, metric: str | None, winners: Mapping[str, Mapping[str, Best]], findings: Findings
+    rows: Rows,
+    metric: str | None,
+    winners: Mapping[str, Mapping[str, Best]],
+    findings: Findings,
+    blind: Collection[str],
 ) -> Answer:
-    """Which explainer keeps most confidence on which backbone, and whether that is certain."""
+    """Which explainer keeps most confidence on which backbone, and whether that is certain.
+
+    blind: backbones on which AD and IC rank nothing.
+    """
     question = "Which explainer is best?"
     rivals = {row["explainer"] for row in rows if not is_yardstick(row["explainer"])}
     if len(rivals) < 2:
@@ -161,6 +168,8 @@ def best_where(
     kept = lines[:6]
     if len(lines) > len(kept):
         kept.append(Line(f"{len(lines) - len(kept)} more backbones: see the table.", "best"))
+    if blind:
+        kept.append(Line(f"Not known on {_list(sorted(blind), 6)}: AD and IC rank nothing there."))
     ranked = [r for r in findings.series["ranks"] if r["explainer"] in rivals]
     if ranked:
         now = max(r["timestamp"] for r in ranked)
