@@ -1,7 +1,7 @@
 """An audit as a folder that Hugging Face `datasets` loads: images, labels, maps and scores.
 
 A row is an image as it was stored, with what each classifier and explainer say of it. Shards are
-read one after another, so memory does not grow with the data.
+read one after another, and scores are sorted by shard within MEMORY.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from ttame_core.provenance import Provenance
 
 FORMAT = 1  # raised when the same audit gives other rows
 SPLITS = {"val": "validation"}  # as `datasets` calls them
-ROWS_AT_ONCE = 2**16
+ROWS_AT_ONCE = 2**14
+MEMORY = "1GB"  # that sorting the scores may take; the rest goes to the disk
 SCORES = """
 SELECT shard, (key, backbone, explainer) AS place, metric, value
 FROM metric_values JOIN samples USING (dataset, key)
@@ -66,7 +68,9 @@ def export_dataset(
         return
     shards = [shard for shard, _ in sorted(provenance.shards(audit.maps.split))]
     split = SPLITS.get(audit.maps.split, audit.maps.split)
-    with connect(lake) as db:
+    with connect(lake) as db, TemporaryDirectory() as spilt:
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+        db.execute(f"SET temp_directory = '{spilt}'")
         dataset, whose = audit.dataset.name, [[b.name for b in audit.backbones], _names(provenance)]
         metrics = [m for (m,) in db.sql(METRICS, params=[dataset, *whose]).fetchall()]
         features = _features(provenance.classes, metrics)

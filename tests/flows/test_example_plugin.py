@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess]
 ROOT = Path(__file__).parents[2]
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
 # by_hand: of the maps of `center`, whose middle is the image's.
@@ -31,13 +30,24 @@ SELECT (SELECT map_from_entries(list((explainer, images))) FROM board) AS images
 """
 
 
-@pytest.mark.slow  # five processes of the command line
-def test_an_audit_with_both(ttame: Run, edit_spec: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.slow  # five processes, which import everything anew
+def test_an_audit_with_both(
+    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+) -> None:
     sources = shutil.copytree(ROOT / "examples/plugin", tmp_path / "plugin")
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", *OFFLINE]
     subprocess.run([*pip, "--target", site, sources], check=True)
-    path = os.pathsep.join([str(ROOT), str(site)])
+
+    def ttame(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
+            env=server | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     def both(spec: dict) -> None:
         spec["backbones"][0]["preprocessing"] = {"input_size": [64, 64], "crop_pct": 1}
@@ -45,14 +55,14 @@ def test_an_audit_with_both(ttame: Run, edit_spec: Callable[..., Path], tmp_path
         spec["evaluation"] = {"metrics": ["shape", {"centroid": {"images": 12}}]}
 
     spec = edit_spec(both)
-    result = ttame("audit", spec, PYTHONPATH=path)
+    result = ttame("audit", spec)
     assert result.returncode == 0, result.stderr
     assert "centroid_distance" in result.stdout
     (record,) = (tmp_path / "workspace/audits/small").glob("*/record.json")
     assert json.loads(record.read_text())["versions"]["ttame-example"] == "0.1.0"
     assert "centroid_distance" in record.with_name("report.html").read_text()
 
-    answer = ttame("query", QUESTION, "--format", "json", PYTHONPATH=path)
+    answer = ttame("query", QUESTION, "--format", "json")
     assert answer.returncode == 0, answer.stderr
     (found,) = json.loads(answer.stdout)
     assert dict(found["images"]) == {"feature-norm": 12, "center": 12}
@@ -60,15 +70,15 @@ def test_an_audit_with_both(ttame: Run, edit_spec: Callable[..., Path], tmp_path
     assert found["maps"] == 32
     assert math.isclose(found["value"], found["by_hand"], rel_tol=1e-4)
 
-    listing = ttame("explainers", PYTHONPATH=path)
+    listing = ttame("explainers")
     assert "feature-norm" in listing.stdout
     assert "order: 2.0" in listing.stdout
 
     # Where it is broken, who asks is told of the package; who does not is not disturbed.
     (site / "ttame_example/feature_norm.py").write_text("import not_there\n")
-    broken = ttame("explainers", PYTHONPATH=path)
+    broken = ttame("explainers")
     assert broken.returncode == 2
     assert "feature-norm = ttame_example.feature_norm:FeatureNorm" in broken.stderr
     assert "of ttame-example cannot be loaded" in broken.stderr
     assert "Traceback" not in broken.stderr
-    assert ttame("query", "FROM centroid", PYTHONPATH=path).returncode == 0
+    assert ttame("query", "FROM centroid").returncode == 0
