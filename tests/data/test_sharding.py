@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
+from ttame_core.data import sharding
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.data.sharding import load_classes, load_shards, plan_shards, write_shard
 from ttame_core.errors import UserError
@@ -115,6 +116,28 @@ def test_again_does_nothing_and_a_change_touches_its_shard_only(tmp_path: Path) 
     assert sum(shard_all(dataset, lake)) == 1
     after = _hashes(lake)
     assert sum(before[path] != after[path] for path in before) == 1
+
+
+def test_a_plan_is_the_same_however_many_are_sorted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _many(tmp_path / "images", 60)
+    for name in ("b.jpg", "a.jpg"):  # in no class folder
+        (root / name).write_bytes(jpeg())
+    dataset = _dataset(root, samples_per_shard=8)
+    lakes = [Lake(tmp_path / name) for name in ("whole", "parts")]
+    plans = [plan_shards(dataset, lakes[0])]
+    monkeypatch.setattr(sharding, "AT_ONCE", 5)
+    plans.append(plan_shards(dataset, lakes[1]))
+    assert plans[0] == plans[1]
+    assert _table(lakes[0], "plan") == _table(lakes[1], "plan")
+    path = "datasets/d/plan.parquet"
+    assert lakes[0].metadata(path) == lakes[1].metadata(path)
+    refused = [row for row in _table(lakes[0], "plan") if not row["shard"]]
+    lines = sorted(f"{row['path']}|{row['kind']}|{row['reason']}" for row in refused)
+    assert len(lines) == 2
+    digest = hashlib.md5("\n".join(lines).encode()).hexdigest()
+    assert digest in lakes[0].metadata(path)["ttame.made_from"]
 
 
 def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -49,6 +49,8 @@ from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_t
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
+MEMORY = "192MB"  # that DuckDB takes for a plan before it spills
+AT_ONCE = 200_000  # rows of a plan that are sorted at once
 FORMAT = 1  # raised when the code makes other shards from the same inputs
 JPEG_QUALITY = 95
 
@@ -116,28 +118,67 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
     """List the inputs of a data set and write plan.parquet, a row per input, by shard.
 
     Raises UserError where the source or the annotations cannot be listed, and for a label outside
-    `dataset.classes`. Sorting is DuckDB's and spills to disk.
+    `dataset.classes`. Sorting and joining are DuckDB's and spill to disk, whatever the number.
     """
     with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
         db.execute("SET enable_progress_bar = false")  # there is one of ours
+        db.execute(f"SET memory_limit = '{MEMORY}'")
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in list_entries(dataset)))
         _insert(db, "annotation_files", FILES, _annotation_files(dataset.annotations))
         _insert(db, "annotation_boxes", BOXES, _annotation_boxes(dataset.annotations))
         db.execute("SET VARIABLE per_shard = ?", [dataset.samples_per_shard])
-        db.execute(_sql("plan"))
+        for statement in duckdb.extract_statements(_sql("plan")):
+            _execute(db, statement)
         classes = _classes(db, dataset)
-        digests = dict(
-            db.execute("SELECT shard, digest FROM shard_digests ORDER BY shard").fetchall()
-        )
+        parts = _parts(db)
+        digests: dict[str, str] = {}
+        for part in parts:
+            digests |= _execute(
+                db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
+            ).fetchall()
         plan = ShardPlan(dataset.name, classes, digests, _settings(dataset))
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):
-            reader = db.sql("FROM plan ORDER BY shard, rank, path").to_arrow_reader(10_000)
-            with lake.create_parquet(path, reader.schema, made_from) as rows:
-                for batch in reader:
-                    rows.write(batch)
+            schema = db.sql("FROM plan LIMIT 0").to_arrow_table().schema
+            with lake.create_parquet(path, schema, made_from) as rows:
+                for part in parts:
+                    _execute(db, _PART, part)
+                    for batch in db.sql("FROM part").to_arrow_reader(10_000):
+                        rows.write(batch)
     return plan
+
+
+_PART = """CREATE OR REPLACE TABLE part AS
+FROM plan WHERE shard BETWEEN ? AND ? ORDER BY shard, rank, path"""
+
+
+def _execute(
+    db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
+) -> duckdb.DuckDBPyConnection:
+    """Within MEMORY where that is enough for DuckDB, else with what the machine has."""
+    try:
+        return db.execute(sql, list(parameters))
+    except duckdb.OutOfMemoryException:
+        db.execute("RESET memory_limit")
+        return db.execute(sql, list(parameters))
+
+
+def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """The first and the last shard of parts of the plan that are sorted in memory, in order.
+
+    The first part begins with '', of what is not taken.
+    """
+    parts: list[tuple[str, str]] = []
+    held = AT_ONCE
+    counts = db.execute("SELECT shard, count(*) FROM plan GROUP BY shard ORDER BY shard")
+    for shard, count in counts.fetchall():
+        if held + count > AT_ONCE:
+            parts.append((shard, shard))
+            held = 0
+        parts[-1] = (parts[-1][0], shard)
+        held += count
+    return parts
 
 
 def _row(entry: Entry, dataset: spec.Dataset) -> dict[str, Any]:
@@ -238,7 +279,11 @@ def _settings(dataset: spec.Dataset) -> dict[str, Any]:
 
 
 def _of_plan(plan: ShardPlan, db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    ((rejected,),) = db.execute("SELECT digest FROM rejected_digest").fetchall()
+    lines, rejected = hashlib.md5(usedforsecurity=False), None
+    for batch in db.sql("FROM rejected_lines").to_arrow_reader(10_000):
+        lines.update(("" if rejected is None else "\n").encode())
+        lines.update("\n".join(batch["line"].to_pylist()).encode())
+        rejected = lines.hexdigest()
     shards = {name: plan.made_from(name) for name in plan.shards}
     return {"shards": fingerprint(shards), "rejected": rejected}
 

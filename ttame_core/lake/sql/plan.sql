@@ -3,7 +3,7 @@
 -- In: listed (a row per input, as the source gives them), annotation_files and annotation_boxes
 -- (what the annotations hold, by the path of the image or by its stem), the variable per_shard.
 -- Out: plan (a row per input; those that are not taken have an empty shard and a reason), labels,
--- shard_digests and rejected_digest (what fingerprints them).
+-- shard_digests and rejected_lines (what fingerprints them).
 
 CREATE TABLE once AS
 SELECT * EXCLUDE (nth), CASE WHEN nth > 1 THEN 'listed more than once' ELSE reason END AS why
@@ -75,6 +75,7 @@ SELECT shard, md5(string_agg(
     ORDER BY rank, path)) AS digest
 FROM plan WHERE shard <> '' GROUP BY shard;
 
-CREATE VIEW rejected_digest AS
-SELECT md5(string_agg(concat_ws('|', path, kind, reason), chr(10) ORDER BY path, kind, reason)) AS digest
-FROM plan WHERE shard = '';
+-- What is not taken, which may be more than a digest of one group can hold.
+CREATE TABLE rejected_lines AS
+SELECT concat_ws('|', path, kind, reason) AS line FROM plan WHERE shard = ''
+ORDER BY path, kind, reason;
