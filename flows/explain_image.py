@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from tasks.logs import say
 from tasks.models import check_fitted, load
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -132,7 +132,7 @@ def _save(found: Sequence[Explained], path: Path) -> None:
         draw(found).save(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    print(f"wrote {path}", file=sys.stderr)
+    say(f"wrote {path}")
 
 
 def _explainer(

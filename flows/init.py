@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.prompt import Confirm, Prompt
 from rich.table import Table
 
+from tasks.logs import is_quiet, say
 from ttame_core import spec
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
 from ttame_core.draft import draft, name_of
@@ -46,7 +47,8 @@ def init(
             f"{output} is there already: give another --output, or --force to replace it"
         )
     found = _look(_dataset(name, source))
-    _print(found)
+    if not is_quiet():
+        _print(found)
     if found.dataset.annotations and ask:
         place = found.dataset.annotations.path
         if not Confirm.ask(
@@ -60,9 +62,8 @@ def init(
         )
         models = answer.replace(",", " ").split()
     _write(output, draft(name, found, models, output))
-    console.print(
-        f"wrote {output}; next:\n  ttame audit {output} --dry-run\n  ttame audit {output}"
-    )
+    then = f"; next:\n  ttame audit {output} --dry-run\n  ttame audit {output}"
+    say(f"wrote {output}" + ("" if is_quiet() else then))
 
 
 def _ask(question: str, default: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.names import names_of
 from ttame_core.lake import Lake
 
 FLOWS = (
@@ -22,19 +22,6 @@ FLOWS = (
     "import_maps",
 )
 LOOKED_AT = 100  # runs, the newest, and task runs that run or failed
-# Names of task runs (tasks/): what they are of.
-TASKS = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"(?P<stage>plan|shard|index) (?P<dataset>\S+)",
-        r"(?P<stage>fit) (?P<backbone>\S+)$",
-        r"(?P<stage>train) (?P<explainer>\S+) on (?P<backbone>\S+)$",
-        r"(?P<stage>trial) \d+ of (?P<explainer>\S+) on (?P<backbone>\S+)$",
-        r"(?P<stage>explain|evaluate) .* of (?P<backbone>\S+)$",
-        r"(?P<stage>report) (?P<dataset>\S+)$",
-    )
-)
-STAGE = {"plan": "shard", "index": "shard", "trial": "sweep"}
 Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer; '' is any
 
 
@@ -126,12 +113,11 @@ def _count_tasks(client: Any, flow_runs: Iterable[Any], runs: Runs) -> None:
 
 
 def _names_of(task_run: str) -> Names | None:
-    for pattern in TASKS:
-        if found := pattern.match(task_run):
-            said = {"dataset": "", "backbone": "", "explainer": ""} | found.groupdict()
-            stage = STAGE.get(said["stage"], said["stage"])
-            return stage, said["dataset"], said["backbone"], said["explainer"]
-    return None
+    said = names_of(task_run)
+    if said is None:
+        return None
+    rest = (said.get(name, "") for name in ("dataset", "backbone", "explainer"))
+    return said["stage"], *rest  # type: ignore[return-value]
 
 
 def _audit_of(run: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from tasks.models import backbone_of, explainer_of, one_network
-from tasks.progress import images_bar
+from tasks.progress import on_shard
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -60,7 +60,7 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
 
     loaded = backbone_of(provenance, backbone)
     makers = {e.name: partial(make, e) for e, _ in missing}
-    with images_bar(f"evaluate {shard}", provenance.samples(shard)) as done:
+    with on_shard("evaluate", shard, backbone.name, provenance.samples(shard)) as done:
 
         def run(compute: spec.Compute) -> None:
             lake, dataset = provenance.lake, provenance.dataset

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import get_run_logger
 
 from tasks.models import backbone_of, explainer_of, one_network
-from tasks.progress import images_bar
+from tasks.progress import on_shard
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -38,7 +38,7 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
     wanted = _wanted(provenance, model, backbone, missing, shard)
     if wanted:
         targets = provenance.audit.maps.targets
-        with images_bar(f"explain {shard}", provenance.samples(shard)) as done:
+        with on_shard("explain", shard, backbone.name, provenance.samples(shard)) as done:
 
             def run(compute: spec.Compute) -> None:
                 lake, dataset = provenance.lake, provenance.dataset

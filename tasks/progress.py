@@ -1,15 +1,13 @@
-"""Progress for people: a bar on the terminal, an artifact on the Prefect page."""
+"""Progress for people: a bar on the terminal, lines in the log, an artifact on the Prefect page."""
 
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 
-from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 from rich.console import Console
@@ -24,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from tasks.logs import event, for_people
 
 ARTIFACT_SECONDS = 3.0  # between updates of an artifact
 LOG_SECONDS = 30.0  # between lines in the log, where there is no terminal
@@ -62,9 +62,10 @@ Report = Callable[[int, int, str], None]
 def bar(title: str, unit: str) -> Iterator[Report]:
     """Give `report(done, total, text)`, shown as a bar where there is a terminal.
 
-    unit: of what is counted, for the rate.
+    unit: of what is counted, for the rate. Before the first report, and where there is none, the
+    bar only says that something is done.
     """
-    if parent_process() or not sys.stderr.isatty():  # one process has the terminal
+    if parent_process() or not for_people():  # one process has the terminal
         yield lambda done, total, text: None
         return
     shown = _bars.add_task(title, total=None, text="", unit=unit)
@@ -78,18 +79,25 @@ def bar(title: str, unit: str) -> Iterator[Report]:
 
 
 @contextmanager
-def images_bar(title: str, images: int) -> Iterator[Callable[[int], None]]:
-    """A bar of `images`; gives a function to be told how many are done."""
+def on_shard(stage: str, shard: str, of: str, images: int) -> Iterator[Callable[[int], None]]:
+    """A bar of the images of a shard, and a line in the log when it is done.
+
+    Gives a function to be told how many are. of: the backbone.
+    """
+    title, begun = f"{stage} {shard} of {of}", time.monotonic()
     with bar(title, "images") as report:
         yield lambda done: report(done, images, "")
+    seconds = time.monotonic() - begun
+    words = f"{title}: {images} images in {seconds:.1f} s"
+    event(words, shard=shard, images=images, seconds=round(seconds, 3))
 
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Report]:
     """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
 
-    Without a terminal, a line in the log now and then. The artifact is a courtesy: where the
-    server does not answer, the work goes on without it.
+    In the log a line at its end and, without a terminal, one now and then. The artifact is a
+    courtesy: where the server does not answer, the work goes on without it.
     """
     artifact = _quietly(
         create_progress_artifact,
@@ -97,22 +105,39 @@ def progress(title: str, unit: str) -> Iterator[Report]:
         key=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
         description=title,
     )
-    last = logged = time.monotonic()
+    begun = last = logged = time.monotonic()
+    counted = 0
 
     with bar(title, unit) as show:
 
         def report(done: int, total: int, text: str) -> None:
-            nonlocal last, logged
+            nonlocal last, logged, counted
             show(done, total, text)
-            if not sys.stderr.isatty() and time.monotonic() - logged > LOG_SECONDS:
+            counted = done
+            if not for_people() and time.monotonic() - logged > LOG_SECONDS:
                 logged = time.monotonic()
-                get_run_logger().info("%s: %d of %d %s", title, done, total, text)
+                _log(title, unit, done, total, text, logged - begun)
             if artifact and (done >= total or time.monotonic() - last > ARTIFACT_SECONDS):
                 last = time.monotonic()
                 share = 100.0 * min(done / max(total, 1), 1.0)
                 _quietly(update_progress_artifact, artifact_id=artifact, progress=share)
 
         yield report
+    if counted:
+        seconds = time.monotonic() - begun
+        fields = {unit: counted, "seconds": round(seconds, 3)}
+        event(f"{title}: {counted} {unit} in {seconds:.1f} s", **fields)
+
+
+def _log(title: str, unit: str, done: int, total: int, text: str, seconds: float) -> None:
+    """How far it is, and how long it will take at the rate so far."""
+    left = seconds / done * (total - done) if done else None
+    fields = {unit: done, "total": total, "seconds": round(seconds, 3)}
+    words = f"{title}: {done} of {total} {unit}"
+    if left is not None:
+        fields["seconds_left"] = round(left)
+        words += f", {left:.0f} s left"
+    event(f"{words}, {text}" if text else words, **fields)
 
 
 def _quietly(call: Callable[..., object], **arguments: object) -> object | None:

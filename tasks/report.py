@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from tasks.progress import bar
 from tasks.unit import unit
 from ttame_core import spec
 from ttame_core.lake import Lake
@@ -26,7 +27,8 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
     Gates that do not hold are an event, `ttame.gates.failed` of the resource `ttame.audit.<name>`.
     """
     lake = Lake(workspace)
-    folder = write_record(lake, audit, failures, datetime.now(UTC), flow_run.id or "")
+    with bar(f"report {audit.name}", ""):
+        folder = write_record(lake, audit, failures, datetime.now(UTC), flow_run.id or "")
     broken = failed_gates(lake, folder)
     if broken:
         _announce(audit, lake, folder, broken)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from prefect import get_run_logger
 
+from tasks.logs import event
+from tasks.progress import bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.data.sharding import ShardPlan, finish_dataset, plan_shards, write_shard
@@ -15,19 +18,28 @@ from ttame_core.lake import Lake
 @unit("plan {dataset.name}")
 def plan(dataset: spec.Dataset, workspace: str) -> ShardPlan:
     """List the source's inputs and say which shard each goes to."""
-    return plan_shards(dataset, Lake(workspace))
+    with bar(f"list the inputs of {dataset.name}", ""):
+        return plan_shards(dataset, Lake(workspace))
 
 
 @unit("shard {dataset.name} {shards}")
 def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
     """Write the tar and the index of each shard of a part of the plan."""
     lake = Lake(workspace)
-    made = [write_shard(dataset, lake, shards, shard) for shard in shards.shards]
-    return None if any(made) else skipped()
+    made = 0
+    for shard in shards.shards:
+        begun = time.monotonic()
+        if write_shard(dataset, lake, shards, shard):
+            made += 1
+            seconds = time.monotonic() - begun
+            words = f"shard {dataset.name} {shard}: {seconds:.1f} s"
+            event(words, shard=shard, seconds=round(seconds, 3))
+    return None if made else skipped()
 
 
 @unit("index {dataset.name}")
 def finish(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
     """Gather the shards' indexes into the data set's."""
-    finish_dataset(dataset, Lake(workspace), shards)
+    with bar(f"index {dataset.name}", ""):
+        finish_dataset(dataset, Lake(workspace), shards)
     get_run_logger().info("data set %s is in %s", dataset.name, workspace)

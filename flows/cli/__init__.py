@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from inspect import cleandoc
+from typing import Annotated
 
 import typer
 
 from flows.cli.catalogue import backbones, explainers
 from flows.cli.elsewhere import explain_image, export_head, import_head, import_maps
 from flows.cli.exports import export_dataset, export_mlflow
-from flows.cli.options import err
 from flows.cli.results import audits, compare, query, show
 from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
 from flows.cli.start import audit, doctor, init, status
+from tasks import logs
 from ttame_core.errors import UserError
 
 CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -30,12 +32,29 @@ CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
 }
 
 app = typer.Typer(
-    help="Where in the image did the decision come from, and how far can that be trusted?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
+@app.callback()
+def choose(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="say nothing but the outcome and errors")
+    ] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="of standard error: json is an object a line")
+    ] = LogFormat.text,
+) -> None:
+    """Where in the image did the decision come from, and how far can that be trusted?"""
+    logs.choose(quiet, log_format)
 
 
 def add(section: str, command: Callable[..., None]) -> None:
@@ -65,5 +84,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(str(error), style="red", markup=False)
+        logs.say(str(error), "error")
         sys.exit(2)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import err, out
+from flows.cli.options import out
+from tasks.logs import say
 from ttame_core.errors import UserError
 
 
@@ -34,7 +35,7 @@ def backbones(
                 coverage.check(coverage.random_backbone(model))
         except UserError as error:
             failed += 1
-            err.print(str(error), style="red", markup=False)
+            say(str(error), "error")
     if failed:
         raise typer.Exit(2)
 

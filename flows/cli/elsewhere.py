@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import HERE, Spec, Variables, Workspace, err
+from flows.cli.options import HERE, Spec, Variables, Workspace
 from flows.cli.running import finish, load, print_outcome, run
+from tasks.logs import say
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 
@@ -64,7 +65,7 @@ def explain_image(
         raise UserError("say whose decision is explained: --backbone MODEL, or --spec SPEC")
     failed = write_pictures(images, *opened, target, output)
     for sentence in failed:
-        err.print(sentence, style="red", markup=False)
+        say(sentence, "error")
     if failed:
         raise typer.Exit(2)
 
@@ -116,7 +117,7 @@ def import_head(
     settings = published.import_head(
         file, Backbone(model=backbone, pretrained=True, taps=taps), output
     )
-    err.print(f"wrote {output}; in a spec:")
+    say(f"wrote {output}; in a spec:")
     entry = {"model": backbone, "pretrained": True, "head": output, "taps": settings.taps}
     print(json.dumps({k: v for k, v in entry.items() if v}))
 
@@ -148,4 +149,4 @@ def export_head(
     model = backbone_of(provenance, named[backbone])
     folder = head_folder(provenance.dataset, backbone, "ttame")
     export(model, load_head(provenance.lake, folder, REGISTRY["ttame"](model)), output)
-    err.print(f"wrote {output}")
+    say(f"wrote {output}")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import HERE, Spec, Variables, Workspace, err
+from flows.cli.options import HERE, Spec, Variables, Workspace
 from flows.cli.running import load
+from tasks.logs import say
 from ttame_core.lake import Lake
 
 
@@ -36,7 +37,7 @@ def export_mlflow(
 
     if audit.endswith((".yaml", ".yml")):
         audit = load(audit, var).name
-    err.print(export_record(Lake(workspace), audit, to), markup=False)
+    say(export_record(Lake(workspace), audit, to))
 
 
 def export_dataset(
@@ -55,5 +56,5 @@ def export_dataset(
 
     provenance = Provenance(load(spec, var), Lake(workspace))
     provenance.check()
-    export_dataset(provenance, folder, lambda name: err.print(f"wrote {name}", markup=False))
-    err.print(f"in Python: datasets.load_dataset({folder!r})", markup=False)
+    export_dataset(provenance, folder, lambda name: say(f"wrote {name}"))
+    say(f"in Python: datasets.load_dataset({folder!r})")

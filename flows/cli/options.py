@@ -24,8 +24,6 @@ Variables = Annotated[
 Format = Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")]
 Output = Annotated[str | None, typer.Option(help="file to write; default: the terminal")]
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
 
 def out(width: int = 160) -> Console:
     """Where answers go. width: columns, where there is no terminal that says how many."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import HERE, Format, Output, Workspace, err, out
+from flows.cli.options import HERE, Format, Output, Workspace, out
+from tasks.logs import say
 from ttame_core.lake import Lake
 
 
@@ -95,4 +96,4 @@ def show(
     from ttame_core.report.pictures import find_samples, show_samples
 
     show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer)).save(output)
-    err.print(f"wrote {output}")
+    say(f"wrote {output}")

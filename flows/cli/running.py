@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flows.cli.options import err, out
+from flows.cli.options import out
+from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec, load_spec
@@ -59,7 +60,7 @@ def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
     if isinstance(failed, GatesFailed):
         raise typer.Exit(3)
     for name, error in failed.failures.items():
-        err.print(f"backbone {name} failed: {error}", style="red", markup=False)
+        say(f"backbone {name} failed: {error}", "error")
     raise typer.Exit(2 if failed.by_user else 1)
 
 
@@ -75,11 +76,11 @@ def print_outcome(audit: AuditSpec, workspace: str) -> None:
     for table in leaderboard_tables(board, console.width):
         console.print(table)
     for note in refusals(audit_refusals(lake, audit)):
-        err.print(note, markup=False)
+        say(note, "warning")
     for note in warnings(board, audit.evaluation.minimum_discrimination):
-        err.print(note, style="yellow", markup=False)
+        say(note, "warning")
     if records := lake.glob(f"audits/{audit.name}/*/report.html"):
-        err.print(f"report: {workspace}/{records[-1]}")
+        say(f"report: {workspace}/{records[-1]}")
 
 
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
@@ -89,4 +90,4 @@ def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
     lake = Lake(workspace)
     for path in lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")[-1:]:
         for row in failed_gates(lake, path.rsplit("/", 1)[0]):
-            err.print(f"gate failed: {row['words']}", style="red", markup=False)
+            say(f"gate failed: {row['words']}", "error")

@@ -49,10 +49,12 @@ def test_a_failed_gate_is_an_exit_code_an_event_and_a_row(
             gates=[{"accuracy": {"at_least": 101}}, {"changed_maps": {"at_most": 5}}],
         )
     )
-    result = ttame("audit", spec)
+    result = ttame("--quiet", "audit", spec)
     assert result.returncode == 3, result.stderr
-    assert "Traceback" not in result.stderr
-    assert "at least 101 is asked for" in result.stderr
+    assert "discrimination" in result.stdout
+    report, gate = result.stderr.splitlines()  # and nothing else, for it is to be quiet
+    assert report.startswith("report: ./workspace/audits/gated/")
+    assert "at least 101 is asked for" in gate
 
     (event,) = _events(server, "ttame.audit.gated")
     assert event["event"] == "ttame.gates.failed"

@@ -1,0 +1,134 @@
+"""What is said on standard error: lines for people or, one an event, JSON for machines.
+
+The choice lies in the environment, where the processes of an engine find it as well. It is made
+before Prefect is imported, whose console handler is `Lines` then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+
+from tasks.names import names_of
+
+QUIET, FORMAT = "TTAME_QUIET", "TTAME_LOG_FORMAT"
+STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def choose(quiet: bool, log_format: str) -> None:
+    """For this process and those that it starts. log_format: text or json."""
+    os.environ[QUIET] = "1" if quiet else ""
+    os.environ[FORMAT] = log_format
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "tasks.logs.Lines"
+    if log_format == "json":  # whatever a terminal would leave to its bars
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+
+
+def is_quiet() -> bool:
+    return bool(os.environ.get(QUIET))
+
+
+def is_json() -> bool:
+    return os.environ.get(FORMAT) == "json"
+
+
+def for_people() -> bool:
+    """Whether somebody looks at a terminal and wants to see bars there."""
+    return sys.stderr.isatty() and not is_quiet() and not is_json()
+
+
+def say(message: str, level: str = "info") -> None:
+    """A sentence of the command line's own; warnings are not for those who want it quiet."""
+    if level == "warning" and is_quiet():
+        return
+    if is_json():
+        _write({"time": _time(time.time()), "level": level, "message": message})
+    else:
+        console.print(message, style=STYLES.get(level), markup=False)
+
+
+def event(message: str, **fields: Any) -> None:
+    """A line in the log of the run it is called in. fields: what JSON says beside it."""
+    from prefect import get_run_logger
+
+    get_run_logger().info(message, extra={"event": fields})
+
+
+class Lines(logging.StreamHandler):
+    """Prefect's records, but for those that say no more than others do."""
+
+    def __init__(self, stream: Any = None, styles: Any = None) -> None:
+        super().__init__(stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if _says_nothing(record):
+                return
+            if is_json():
+                _write(_fields(record))
+            else:
+                style = STYLES.get(record.levelname.lower())
+                console.print(_text(record), style=style, markup=False)
+        except Exception:
+            self.handleError(record)
+
+
+def _says_nothing(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    if is_quiet():  # mistakes are said at the end, defects have a traceback
+        return record.levelno < logging.ERROR or not record.exc_info
+    if record.name.startswith("prefect.flow_runs"):
+        return message.startswith(("Beginning ", "Finished in state "))
+    return message.startswith(("Finished in state Completed(", "Finished in state Skipped("))
+
+
+def _text(record: logging.LogRecord) -> str:
+    run = _run(record)
+    about = f"{run}: " if run and not hasattr(record, "event") else ""
+    level = f"{record.levelname} " if record.levelno > logging.INFO else ""
+    line = f"{datetime.fromtimestamp(record.created):%H:%M:%S} {level}{about}{_message(record)}"
+    return f"{line}\n{_traceback(record)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {"time": _time(record.created), "level": record.levelname.lower()}
+    if run := _run(record):
+        of_task = names_of(run) if getattr(record, "task_run_name", None) else None
+        fields |= of_task or {"stage": run.split()[0]}  # a flow run's name begins with its verb
+        fields["run"] = run
+    fields |= {**getattr(record, "event", {}), "message": _message(record)}
+    if record.exc_info:
+        fields["traceback"] = _traceback(record)
+    return fields
+
+
+def _run(record: logging.LogRecord) -> str:
+    """Name of the task run or flow run that a record is from."""
+    return getattr(record, "task_run_name", None) or getattr(record, "flow_run_name", None) or ""
+
+
+def _message(record: logging.LogRecord) -> str:
+    return " ".join(record.getMessage().split())
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    return logging.Formatter().formatException(record.exc_info)  # type: ignore[arg-type]
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _write(fields: dict[str, Any]) -> None:
+    # One call: lines of processes that share a stream do not mix.
+    sys.stderr.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+    sys.stderr.flush()

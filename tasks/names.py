@@ -1,0 +1,31 @@
+"""What the name of a task run says: of which stage, data set, backbone and explainer it is."""
+
+from __future__ import annotations
+
+import re
+
+# As the tasks name their runs (`unit` of each).
+TASKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<stage>plan|shard|index) (?P<dataset>\S+)",
+        r"(?P<stage>fit) (?P<backbone>\S+)$",
+        r"(?P<stage>train) (?P<explainer>\S+) on (?P<backbone>\S+)$",
+        r"(?P<stage>trial) \d+ of (?P<explainer>\S+) on (?P<backbone>\S+)$",
+        r"(?P<stage>explain|evaluate) .* of (?P<backbone>\S+)$",
+        r"(?P<stage>report) (?P<dataset>\S+)$",
+    )
+)
+STAGE = {"plan": "shard", "index": "shard", "trial": "sweep"}
+
+
+def names_of(task_run: str) -> dict[str, str] | None:
+    """stage, and of dataset, backbone and explainer what the name tells; None for other runs.
+
+    The dataset of a report is the name of its audit.
+    """
+    for pattern in TASKS:
+        if found := pattern.match(task_run):
+            said = found.groupdict()
+            return {**said, "stage": STAGE.get(said["stage"], said["stage"])}
+    return None
