@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,17 +34,6 @@ FORMAT = 1  # raised when the same audit gives other rows
 SPLITS = {"val": "validation"}  # as `datasets` calls them
 ROWS_AT_ONCE = 2**14
 MEMORY = "1GB"  # that sorting the scores may take; the rest goes to the disk
-SCORES = """
-SELECT shard, (key, backbone, explainer) AS place, metric, value
-FROM metric_values JOIN samples USING (dataset, key)
-WHERE dataset = ? AND split = ? AND list_contains(?, backbone) AND list_contains(?, explainer)
-ORDER BY shard
-"""
-METRICS = """
-SELECT DISTINCT metric FROM leaderboard
-WHERE dataset = ? AND list_contains(?, backbone) AND list_contains(?, explainer) ORDER BY metric
-"""
-
 Place = tuple[str, str, str]  # key, backbone, explainer
 
 
@@ -72,11 +62,17 @@ def export_dataset(
         db.execute(f"SET memory_limit = '{MEMORY}'")
         db.execute(f"SET temp_directory = '{spilt}'")
         dataset, whose = audit.dataset.name, [[b.name for b in audit.backbones], _names(provenance)]
-        metrics = [m for (m,) in db.sql(METRICS, params=[dataset, *whose]).fetchall()]
+        measured = db.sql(
+            "SELECT DISTINCT metric FROM leaderboard WHERE dataset = ? AND "
+            "list_contains(?, backbone) AND list_contains(?, explainer) ORDER BY metric",
+            params=[dataset, *whose],
+        )
+        metrics = [metric for (metric,) in measured.fetchall()]
         features = _features(provenance.classes, metrics)
         schema = features.arrow_schema
         about = schema.metadata[b"huggingface"].decode()
-        found = db.sql(SCORES, params=[dataset, audit.maps.split, *whose])
+        sql = resources.files("ttame_core.lake").joinpath("sql/exported_scores.sql").read_text()
+        found = db.sql(sql, params=[dataset, audit.maps.split, *whose])
         scores = _by_shard(found.to_arrow_reader(ROWS_AT_ONCE))
         unfinished = place.absolute().with_name(f".{place.absolute().name}.unfinished")
         making = Lake(unfinished)

@@ -117,7 +117,8 @@ def test_commands_in_the_text_exist(line: Line) -> None:
     words = line.text.replace("…", " ").split()
     if not words or not re.match(r"[a-z-]+$", words[0]):
         return
-    command = _known()[words[0]]
+    of_all = typer.main.get_command(app)
+    command = of_all if words[0].startswith("--") else _known()[words[0]]
     known = {name for parameter in command.params for name in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= known | {"--help"}
 
