@@ -128,7 +128,10 @@ def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> Non
         assert there["parameters"] == wanted["parameters"]
         assert there["tags"] == wanted["tags"]
         assert there["work_pool_name"] == "ttame"
+        limit = wanted["concurrency_limit"]
         assert there["global_concurrency_limit"]["limit"] == 1
+        if limit != 1:  # what is due while the last one runs is left out
+            assert there["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
         assert [s["schedule"]["cron"] for s in there["schedules"]] == [
             s["cron"] for s in wanted.get("schedules", [])
         ]
