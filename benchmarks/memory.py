@@ -2,7 +2,8 @@
 
 One shard is made in earnest; the data set is as many links to it, so that nothing but the number of
 samples differs. Each stage does its work for a few shards, or for the whole where it is about the
-whole (plan, index, report).
+whole (plan, index, report). The report has a workspace of its own, in which the maps and scores of
+that shard are written again and again under other keys: what SQL groups by them must grow.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rich.table import Table
 
 from benchmarks.faults import AUDIT, audit_once
@@ -24,7 +29,7 @@ from tasks.evaluate import evaluate
 from tasks.explain import explain
 from ttame_core import spec
 from ttame_core.backbones.preprocessing import Preprocessing
-from ttame_core.data.loader import load_batches
+from ttame_core.data.loader import load_batches, read_shard
 from ttame_core.data.sharding import CLASSES, ShardPlan, finish_dataset, plan_shards, write_shard
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.schemas import INDEX, SHARDS
@@ -34,6 +39,7 @@ from ttame_core.report.record import write_record
 PER_SHARD = 500
 SAMPLES = (10_000, 100_000)  # ten times as many take ten times the time in plan and report
 WORKED_ON = 2  # shards
+COPIES = 10  # of the shard in a file of the report's workspace
 FIRST = "test-000000"
 
 
@@ -68,6 +74,48 @@ def _grown(template: Path, folder: Path, samples: int) -> None:
         for _ in names:
             for batch in index.to_batches():
                 writer.write(batch)
+
+
+def _scored(template: Path, folder: Path, samples: int) -> None:
+    """A workspace of `samples` with keys of their own, to be reported on."""
+    for path in (p for p in template.rglob("*") if p.is_file()):
+        place = folder / path.relative_to(template)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scores = path.relative_to(template).parts[0] in ("maps", "scores")
+        if not scores and path.name not in ("index.parquet", "annotations.parquet"):
+            os.link(path, place)
+            continue
+        table = pq.read_table(path, partitioning=None)
+        if scores and FIRST in path.name:
+            for shard in range(samples // PER_SHARD // COPIES):
+                with pq.ParquetWriter(
+                    place.with_name(f"test-{shard:06d}.parquet"), table.schema, compression="zstd"
+                ) as writer:
+                    for number in range(shard * COPIES, (shard + 1) * COPIES):
+                        writer.write_table(_renamed(table, number))
+        elif not scores:
+            test = (
+                table.filter(pc.starts_with(table["shard"], "test"))
+                if "shard" in table.column_names
+                else table
+            )
+            with pq.ParquetWriter(place, table.schema, compression="zstd") as writer:
+                for number in range(samples // PER_SHARD):
+                    renamed = _renamed(test, number)
+                    if "shard" in renamed.column_names:
+                        shard = pa.array([f"test-{number // COPIES:06d}"] * len(renamed))
+                        place_of = renamed.schema.get_field_index("shard")
+                        renamed = renamed.set_column(place_of, "shard", shard)
+                    writer.write_table(renamed.cast(table.schema))
+
+
+def _key(number: int, key: str) -> str:
+    return f"{number:06d}-{key}"
+
+
+def _renamed(table: pa.Table, number: int) -> pa.Table:
+    keys = pc.binary_join_element_wise(f"{number:06d}", table["key"], "-")
+    return table.set_column(table.schema.get_field_index("key"), table.schema.field("key"), keys)
 
 
 # ---- stages ----------------------------------------------------------------------------------
@@ -122,7 +170,14 @@ def _again(folder: Path, what: str) -> None:
 
 
 def _report(folder: Path, samples: int) -> None:
-    write_record(Lake(folder), SMALL, {}, datetime.now(UTC))
+    def read_any(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
+        first = int(shard.rpartition("-")[2]) * COPIES
+        for raw in read_shard(lake, dataset, FIRST):
+            for number in range(first, first + COPIES):
+                yield {**raw, "__key__": _key(number, raw["__key__"])}
+
+    with patch("ttame_core.report.pictures.read_shard", read_any):
+        write_record(Lake(folder / "scored"), SMALL, {}, datetime.now(UTC))
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {
@@ -157,8 +212,9 @@ def _measured(send: object, stage: str, folder: Path, samples: int) -> None:
     send.send(status("VmHWM") / 2**20)  # type: ignore[attr-defined]
 
 
-def compare(sizes: Sequence[int] = SAMPLES) -> Table:
+def compare(sizes: Sequence[int] = SAMPLES, stages: Sequence[str] = ()) -> Table:
     """MiB of each stage at each size, and what the last tenfold adds."""
+    stages = stages or list(STAGES)
     table = Table(title=f"peak resident memory, MiB; shards of {PER_SHARD} samples")
     for name in (
         "stage",
@@ -167,14 +223,15 @@ def compare(sizes: Sequence[int] = SAMPLES) -> Table:
         "bytes/sample",
     ):
         table.add_column(name, justify="right" if name != "stage" else "left")
-    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    found: dict[str, list[float]] = {stage: [] for stage in stages}
     with tempfile.TemporaryDirectory() as place:
         template = Path(place) / "template"
         audit_once(SMALL, str(template), record=False)
         for size in sizes:
             folder = Path(place) / str(size)
             _grown(template, folder, size)
-            for stage in STAGES:
+            _scored(template, folder / "scored", size)
+            for stage in stages:
                 found[stage].append(peak(stage, folder, size))
     for stage, peaks in found.items():
         grown = (peaks[-1] - peaks[-2]) * 2**20 / (sizes[-1] - sizes[-2])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -62,6 +63,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
 ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
+MEMORY = "512MB"
 WIDEST_LIST = 6  # elements of a list that a table shows
 
 
@@ -69,13 +71,18 @@ WIDEST_LIST = 6  # elements of a list that a table shows
 def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
-    confined: nothing is written, and nothing read but the lake, whatever is asked. Raises UserError
-    for a file that turns out to be damaged, and StoreAway where an object store does not answer.
+    confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
+    an audit asks: that takes MEMORY, however much there is, and the rest spills to disk. Raises
+    UserError for a file that turns out to be damaged, and StoreAway where an object store does not
+    answer.
     """
     reading = ReadOnly(lake)
     through = confined or not lake.local
-    with duckdb.connect() as db:
+    with TemporaryDirectory() as spill, duckdb.connect() as db:
         try:
+            db.execute(f"SET temp_directory = '{_quoted(spill)}'")
+            if not confined:
+                db.execute(f"SET memory_limit = '{MEMORY}'")
             if through:
                 db.register_filesystem(reading)
             root = "lake://" if through else f"{_literally(lake.root)}/"
@@ -121,7 +128,7 @@ def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, roo
         db.execute(_sql(script))
     for name, (pattern, _, partitions) in kinds.items():
         if reading.glob(pattern):
-            _add_files(db, name, f"{root}{pattern}".replace("'", "''"), partitions)
+            _add_files(db, name, _quoted(f"{root}{pattern}"), partitions)
 
 
 def _add_files(
@@ -195,6 +202,10 @@ def _scores_view(family: str) -> str:
         f"CREATE VIEW {family} AS SELECT dataset, backbone, explainer, "
         f"* EXCLUDE (dataset, backbone, explainer, filename, metric) FROM files_{family}"
     )
+
+
+def _quoted(path: str) -> str:
+    return path.replace("'", "''")
 
 
 def _literally(path: str) -> str:
