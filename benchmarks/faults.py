@@ -143,7 +143,7 @@ def audit_once(
     with (
         disable_run_logger(),
         patch("tasks.progress.create_progress_artifact", return_value=None),
-        patch("tasks.report.create_table_artifact"),
+        patch("tasks.report.leave_artifacts"),
         ThreadPoolExecutor(audit.compute.workers) as pool,
     ):
         enter("shard")

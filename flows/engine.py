@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.tasks import Task
 
 from flows.runners import Runner, runner_of, threads
+from flows.stopping import deaf_children
 from ttame_core.errors import UserError
 from ttame_core.spec import Compute
 
@@ -88,7 +89,7 @@ class Pool:
     def _submit(
         self, unit: Unit, gpus: int, running: dict[Any, Unit], ended: SimpleQueue[Any]
     ) -> None:
-        with self._runner.asking_for(gpus):
+        with self._runner.asking_for(gpus), deaf_children():
             future = self._open.submit(unit.task, unit.parameters)
         running[future] = unit
         future.add_done_callback(ended.put)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from flows.stopping import end_on_signals
 from ttame_core.errors import UserError
 from ttame_core.spec import Compute
 
@@ -66,6 +67,7 @@ def _processes(compute: Compute) -> Runner:
 
 def _begin(own_gpu: Any, at_once: int) -> None:
     """First in each process: its end, its GPU, its share of the cores."""
+    end_on_signals()
     Thread(target=_end_with_parent, daemon=True).start()
     if own_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu.get()

@@ -84,6 +84,8 @@ class Lines(logging.StreamHandler):
 
 def _says_nothing(record: logging.LogRecord) -> bool:
     message = record.getMessage()
+    if message.startswith(("Crash detected!", "Finished in state Crashed(")):
+        return True  # of Prefect, of a process that was stopped and says so itself
     if is_quiet():  # mistakes are said at the end, defects have a traceback
         return record.levelno < logging.ERROR or not record.exc_info
     if record.name.startswith("prefect.flow_runs"):

@@ -99,7 +99,7 @@ def progress(title: str, unit: str) -> Iterator[Report]:
     In the log a line at its end and, without a terminal, one now and then. The artifact is a
     courtesy: where the server does not answer, the work goes on without it.
     """
-    artifact = _quietly(
+    artifact = quietly(
         create_progress_artifact,
         progress=0.0,
         key=re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
@@ -120,7 +120,7 @@ def progress(title: str, unit: str) -> Iterator[Report]:
             if artifact and (done >= total or time.monotonic() - last > ARTIFACT_SECONDS):
                 last = time.monotonic()
                 share = 100.0 * min(done / max(total, 1), 1.0)
-                _quietly(update_progress_artifact, artifact_id=artifact, progress=share)
+                quietly(update_progress_artifact, artifact_id=artifact, progress=share)
 
         yield report
     if counted:
@@ -140,7 +140,8 @@ def _log(title: str, unit: str, done: int, total: int, text: str, seconds: float
     event(f"{words}, {text}" if text else words, **fields)
 
 
-def _quietly(call: Callable[..., object], **arguments: object) -> object | None:
+def quietly(call: Callable[..., object], **arguments: object) -> object | None:
+    """What `call` gives; None where the server does not answer."""
     try:
         return call(**arguments)
     except (PrefectException, OSError):

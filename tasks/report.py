@@ -1,4 +1,4 @@
-"""Task that ends an audit: its record in the lake, its leaderboard on the Prefect page."""
+"""Task that ends an audit: its record in the lake, and what of it is on the Prefect page."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from prefect import get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from tasks.artifacts import leave_artifacts
 from tasks.progress import bar
 from tasks.unit import unit
 from ttame_core import spec
 from ttame_core.lake import Lake
 from ttame_core.report.record import audit_refusals, failed_gates, write_record
-from ttame_core.report.tables import records, refusals, warnings
+from ttame_core.report.tables import refusals, warnings
 
 
 @unit("report {audit.name}")
@@ -39,13 +39,8 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
     refused = refusals(audit_refusals(lake, audit))
     failed = [f"{name} failed: {reason}" for name, reason in failures.items()]
     failed += [f"Gate failed: {row['words']}" for row in broken]
-    create_table_artifact(
-        key="leaderboard",
-        table=records(board),
-        description="\n\n".join(
-            [f"Audit {audit.name}: {lake.path(folder)}", *failed, *refused, *notes]
-        ),
-    )
+    whole = [b.name for b in audit.backbones if b.name not in failures]
+    leave_artifacts(lake, audit, folder, board, whole, [*failed, *refused, *notes])
     return folder
 
 

@@ -19,10 +19,13 @@ from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
+from ttame_core.stopping import Stopped
 from ttame_core.training import train_head
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+STOPS = 10  # seconds that a process may take to remove what it has half written
 
 
 def train_one(
@@ -58,6 +61,10 @@ def train_one(
                 "was killed, as is done where memory runs out: run again to go on from the "
                 "checkpoint, with fewer compute.workers or compute.devices if it happens again"
             ) from error
+        raise
+    except Stopped:
+        for process in members.processes:
+            process.join(STOPS)  # it is told to stop as well
         raise
     finally:
         for process in members.processes:

@@ -16,8 +16,10 @@ from flows.cli.exports import export_dataset, export_mlflow
 from flows.cli.results import audits, compare, query, show
 from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
 from flows.cli.start import audit, doctor, init, status
+from flows.stopping import stop_on_signals
 from tasks import logs
 from ttame_core.errors import UserError
+from ttame_core.stopping import Stopped
 
 CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init, doctor, audit, status),
@@ -80,9 +82,16 @@ for section, commands in CONTENTS.items():
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence and exit code 2."""
+    """Run the command line; a user's mistake is one sentence and exit code 2.
+
+    Stopped by a signal, it ends with 128 and the signal's number: 130 for Ctrl-C.
+    """
+    stop_on_signals()
     try:
         app()
     except UserError as error:
         logs.say(str(error), "error")
         sys.exit(2)
+    except Stopped as stopped:
+        logs.say(str(stopped), "error")
+        sys.exit(128 + stopped.signal)

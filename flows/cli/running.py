@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.cli.options import out
+from flows.stopping import deaf_children
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -30,6 +31,8 @@ def run(
     flow: Any, path: str, workspace: str, variables: list[str] | None
 ) -> BackbonesFailed | GatesFailed | None:
     """Run a flow over a spec; what backbones and gates failed is returned."""
+    from prefect.client.orchestration import get_client
+
     from flows import messages
     from flows.each_backbone import BackbonesFailed
     from flows.opening import place_of
@@ -37,8 +40,11 @@ def run(
 
     messages.install()
     place = place_of(workspace)  # an address that is refused stands in no run's parameters
+    audit = load(path, variables)
     try:
-        flow(load(path, variables), place)
+        with deaf_children(), get_client(sync_client=True):
+            pass  # a temporary server is started here, where there is no other
+        flow(audit, place)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import urllib.request
@@ -11,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -24,6 +27,12 @@ def _prefect(server: dict[str, str], path: str, body: dict) -> list[dict]:
     )
     with urllib.request.urlopen(request) as response:
         return json.load(response)
+
+
+def _newest(server: dict[str, str], key: str) -> dict:
+    wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+    (artifact,) = _prefect(server, "artifacts/filter", wanted)
+    return artifact
 
 
 def _files(workspace: Path) -> dict[str, int]:
@@ -62,6 +71,17 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
         server, "artifacts/filter", {"artifacts": {"key": {"like_": "leaderboard"}}}
     )
     assert any("AD@15" in artifact["data"] for artifact in artifacts)
+    gallery, link = (_newest(server, key) for key in ("gallery", "report"))
+    assert str(folder) in gallery["description"]
+    _, _, picture = gallery["data"].partition("](data:image/webp;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(picture.partition(")")[0]))) as sheet:
+        assert (sheet.width > 570, sheet.height > 760) == (True, True)  # 3 × 4 tiles of 200 pixels
+    assert len(gallery["data"]) < 500_000
+    assert (folder / "report.html").as_uri() in link["data"]
+    for stage in ("train-heads", "train-ttame-on-net", "explain", "evaluate"):
+        assert float(_newest(server, stage)["data"]) == 100.0
+    flows = _prefect(server, "flow_runs/filter", {"limit": 200})
+    assert {"audit small", "explain small"} <= {run["name"] for run in flows}
     runs = _prefect(server, "task_runs/filter", {"limit": 200})
     assert "explain test-000000 of net" in {run["name"] for run in runs}
 

@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import UserError
 from ttame_core.places import file_system, reaching
+from ttame_core.stopping import scratch
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
@@ -144,7 +145,7 @@ class Lake:
         if self.local:
             yield self.path(path)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, scratch(Path(folder)):
             copy = f"{folder}/{path.rsplit('/', 1)[-1]}"
             with reaching(self.url, self.fs):
                 self.fs.get_file(self.path(path), copy)
@@ -235,7 +236,7 @@ class Lake:
         if self.local:
             yield from self._create_local(Path(target))
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, scratch(Path(folder)):
             temporary = Path(folder) / "file"
             yield temporary
             try:
@@ -245,11 +246,15 @@ class Lake:
                 raise UserError(f"there is no bucket for {self.url}: create it first") from error
 
     def _create_local(self, target: Path) -> Iterator[Path]:
-        writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        temporary = target.parent / f".{target.name}{WRITING}{writer}"
+        with scratch(temporary):
+            yield from self._create_beside(target, temporary)
+
+    def _create_beside(self, target: Path, temporary: Path) -> Iterator[Path]:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove_orphans(target.parent, glob.escape(target.name))
-            temporary = target.parent / f".{target.name}{WRITING}{socket.gethostname()}-{writer}"
             temporary.touch()
         except OSError as error:
             raise UserError(f"cannot write to the workspace {self.url}: {error}") from error
@@ -271,8 +276,6 @@ class Lake:
                     "what is whole stays"
                 ) from error
             raise
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def create_parquet(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
+from PIL import Image
 
 from ttame_core import plugins, spec
 from ttame_core.gates import find_changes
@@ -28,6 +29,7 @@ from ttame_core.report.tables import BACKBONE, refusals, warnings
 
 PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
 PICTURED = 8  # samples on the contact sheet
+COMPARED = 5  # backbones, and explainers of each, on the small ones
 ROWS_AT_ONCE = 2**16
 
 
@@ -128,6 +130,17 @@ def write_record(
     # The last: a record is whole where this is.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
+
+
+def contact_sheets(
+    lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """A small contact sheet of each of the first few backbones, with the rivals' maps."""
+    rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)][:COMPARED]
+    for backbone in backbones[:COMPARED]:
+        if keys := _pictured(lake, audit, [backbone])[: PICTURED // 2]:
+            samples = find_samples(lake, keys, audit.dataset.name, [backbone], rivals)
+            yield backbone, contact_sheet(samples)
 
 
 def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM: a command ends soon and leaves nothing half written."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import active_children
+from types import FrameType
+
+from tasks import logs
+from ttame_core.stopping import Stopped, give_up
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WORDS = "stopped: what is whole stays, and the same command goes on from there"
+
+
+def stop_on_signals() -> None:
+    """Of the command line's process: Stopped is raised, and its workers are stopped."""
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for again in SIGNALS:
+        signal.signal(again, _end_at_once)
+    if logs.for_people():
+        logs.say("stopping; Ctrl-C again ends it at once")
+    for child in active_children():
+        with suppress(ProcessLookupError):
+            os.kill(child.pid or 0, signal.SIGINT)
+    raise Stopped(WORDS, number)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    give_up()
+    atexit._run_exitfuncs()  # a temporary Prefect server ends with this process
+    os._exit(128 + number)
+
+
+def end_on_signals() -> None:
+    """Of a worker's process: it ends at once, with nothing to say and nothing half written."""
+    signal.signal(signal.SIGINT, lambda number, frame: (give_up(), os._exit(128 + number)))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """What is started in here does not hear Ctrl-C, until it says that it wants to.
+
+    A terminal sends it to all: to workers that are still importing, and to a temporary Prefect
+    server, which is needed to the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,76 @@
+"""What an audit leaves on the Prefect page. All of it is a courtesy: the lake has it as well."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+
+from tasks.progress import quietly
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.report.record import contact_sheets
+from ttame_core.report.tables import records
+
+WIDEST = 1000  # pixels of a picture
+QUALITY = 75  # of WebP
+
+
+def leave_artifacts(
+    lake: Lake,
+    audit: spec.AuditSpec,
+    folder: str,
+    board: pa.Table,
+    backbones: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    """Leaderboard, gallery and link of an audit's record. notes: sentences to read first.
+
+    backbones: those that did not fail.
+    """
+    title = f"Audit {audit.name}: {lake.path(folder)}"
+    quietly(
+        create_table_artifact,
+        key="leaderboard",
+        table=records(board),
+        description="\n\n".join([title, *notes]),
+    )
+    pictures = [
+        f"### {backbone}\n\n![maps of {backbone}]({_inline(sheet)})"
+        for backbone, sheet in contact_sheets(lake, audit, backbones)
+    ]
+    if pictures:
+        words = "The image with its boxes, then each explainer's map; all else is in the report."
+        quietly(
+            create_markdown_artifact,
+            key="gallery",
+            markdown="\n\n".join([f"## {audit.name}", words, *pictures]),
+            description=title,
+        )
+    quietly(
+        create_link_artifact,
+        key="report",
+        link=_link(lake, f"{folder}/report.html"),
+        link_text=f"Report of {audit.name}",
+        description=f"{title}\n\nBeside it lie leaderboard.parquet, spec.yaml, contact-sheet.png.",
+    )
+
+
+def _inline(picture: Image.Image) -> str:
+    picture.thumbnail((WIDEST, WIDEST))
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _link(lake: Lake, path: str) -> str:
+    return Path(lake.path(path)).as_uri() if lake.local else f"{lake.url.rstrip('/')}/{path}"

@@ -1,0 +1,148 @@
+"""Ctrl-C and SIGTERM: nothing half written, nobody left, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.faults import differences, temporary
+from ttame_core.lake import Lake
+from ttame_core.stopping import Stopped, give_up, scratch
+
+# A stage is under way when it writes this.
+WRITES = {
+    "train": "heads/*/*/*/.checkpoint.pt.writing-*",
+    "explain": "maps/*/*/*/.*.writing-*",
+    "evaluate": "scores/metric=confidence/*/*/*/.*.writing-*",
+}
+WRITER = """
+import sys, time
+from flows.stopping import end_on_signals
+from ttame_core.lake import Lake
+end_on_signals()
+with Lake(sys.argv[1]).create("folder/file") as path:
+    path.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_is_half_written_goes_with_whoever_stops(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+
+    def write() -> None:
+        with lake.create("folder/file") as path:
+            path.write_text("half")
+            raise Stopped("stopped", signal.SIGINT)
+
+    with pytest.raises(Stopped, match="stopped"):
+        write()
+    assert list((tmp_path / "folder").iterdir()) == []
+
+    (tmp_path / "whole").touch()
+    (tmp_path / "tree/below").mkdir(parents=True)
+    with scratch(tmp_path / "tree"), scratch(tmp_path / "not made yet"):
+        give_up()
+        assert [p.name for p in tmp_path.iterdir() if p.name != "folder"] == ["whole"]
+
+
+def test_a_worker_ends_at_once_and_takes_its_file_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "writing\n"
+    assert len(list((tmp_path / "folder").iterdir())) == 1
+    worker.send_signal(signal.SIGINT)
+    _, said = worker.communicate(timeout=30)
+    assert (worker.returncode, said) == (130, "")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
+    return subprocess.Popen(
+        [*command, "--workspace", str(workspace)],
+        env=env | {"PYTHONFAULTHANDLER": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _stop(
+    audit: subprocess.Popen[str], workspace: Path, stage: str, send: Callable[[int], None]
+) -> None:
+    deadline = time.monotonic() + 200
+    while not list(workspace.glob(WRITES[stage])):
+        assert audit.poll() is None, f"it ended before it wrote in stage {stage}"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    workers = psutil.Process(audit.pid).children(recursive=True)
+    send(audit.pid)
+    _, said = audit.communicate(timeout=100)
+    assert "Traceback" not in said
+    assert said.count("the same command goes on from there") == 1
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    assert list(workspace.rglob("*.writing-*")) == []
+
+
+@pytest.mark.slow
+def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
+    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec = edit_spec(lambda s: s["dataset"].update(samples_per_shard=4))
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    audit = _audit(spec, undisturbed, server)
+    _, said = audit.communicate(timeout=300)
+    assert audit.returncode == 0, said
+
+    for stage, number in (
+        ("train", signal.SIGINT),
+        ("explain", signal.SIGTERM),
+        ("evaluate", signal.SIGINT),
+    ):
+        audit = _audit(spec, stopped, server)
+        _stop(audit, stopped, stage, lambda pid, number=number: os.kill(pid, number))
+        assert audit.returncode == 128 + number
+    assert _audit(spec, stopped, server).wait(300) == 0
+    assert differences(undisturbed, stopped) == []
+    assert temporary(stopped) == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
+    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    compute = {"engine": "processes", "at_once": 2}
+    spec = edit_spec(
+        lambda s: (s["dataset"].update(samples_per_shard=4), s["compute"].update(compute))
+    )
+    alone = {**server}
+    del alone["PREFECT_API_URL"]
+    workspace = tmp_path / "workspace"
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        audit = _audit(spec, workspace, alone)
+        # As a terminal does: to all processes of the group.
+        _stop(audit, workspace, "explain", lambda pid: os.killpg(pid, signal.SIGINT))
+        assert audit.returncode == 130
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+    whole = shutil.copytree(workspace, tmp_path / "copy")
+    assert _audit(spec, workspace, server).wait(300) == 0
+    assert temporary(workspace) == []
+    mine = {p.relative_to(whole) for p in whole.glob("heads/**/*.parquet")}
+    assert mine
+    for path in mine:  # what was whole was not made again
+        assert (whole / path).read_bytes() == (workspace / path).read_bytes()

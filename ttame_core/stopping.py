@@ -1,0 +1,45 @@
+"""Stopping a process soon: what it has half written goes, and nothing else is touched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_half_written: set[Path] = set()
+
+
+class Stopped(BaseException):
+    """Somebody wants this process to end, by a signal. Like KeyboardInterrupt, it is no error."""
+
+    def __init__(self, words: str, signal: int) -> None:
+        super().__init__(words, signal)
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A file or folder that is not whole yet: what is there of it in the end is removed."""
+    _half_written.add(path)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        _half_written.discard(path)
+
+
+def give_up() -> None:
+    """Remove what is half written, for a process that ends without unwinding."""
+    for path in list(_half_written):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
