@@ -9,9 +9,23 @@ import warnings
 import torch
 from rich.console import Console
 
-from benchmarks import bulk, cost, memory, metrics, rise, scaling, server, stages, storage
+from benchmarks import (
+    bulk,
+    cost,
+    leaderboard,
+    memory,
+    metrics,
+    rise,
+    scaling,
+    server,
+    stages,
+    storage,
+)
 
-PARTS = ("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "memory", "storage")
+PARTS = (
+    *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
+    "storage",
+)
 
 
 def main() -> None:
@@ -22,6 +36,7 @@ def main() -> None:
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--samples", type=int, nargs="+", default=memory.SAMPLES)
+    parser.add_argument("--stages", nargs="+", choices=memory.STAGES, default=list(memory.STAGES))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     cuda = torch.cuda.is_available()
@@ -49,8 +64,11 @@ def main() -> None:
         console.print(scaling.compare())
     if "server" in options.only:
         console.print(server.compare())
+    if "leaderboard" in options.only:
+        for table in leaderboard.compare():
+            console.print(table)
     if "memory" in options.only:
-        console.print(memory.compare(options.samples))
+        console.print(memory.compare(options.samples, options.stages))
     if "storage" in options.only:
         console.print(storage.compare(where))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,7 @@ SMALL = AUDIT.model_copy(update={"dataset": _dataset("drawn", train=8, val=8, te
 
 def _grown(template: Path, folder: Path, samples: int) -> None:
     """A workspace of `samples`: every file of the first shard once for each shard."""
-    names = [f"test-{number:06d}" for number in range(samples // PER_SHARD)]
+    names = [_name(number) for number in range(samples // PER_SHARD)]
     for path in (p for p in template.rglob("*") if p.is_file()):
         place = folder / path.relative_to(template)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -81,41 +81,38 @@ def _scored(template: Path, folder: Path, samples: int) -> None:
     for path in (p for p in template.rglob("*") if p.is_file()):
         place = folder / path.relative_to(template)
         place.parent.mkdir(parents=True, exist_ok=True)
-        scores = path.relative_to(template).parts[0] in ("maps", "scores")
-        if not scores and path.name not in ("index.parquet", "annotations.parquet"):
-            os.link(path, place)
-            continue
-        table = pq.read_table(path, partitioning=None)
-        if scores and FIRST in path.name:
+        made = path.relative_to(template).parts[0] in ("maps", "scores")
+        if made and FIRST in path.name:
+            table = pq.read_table(path, partitioning=None)
             for shard in range(samples // PER_SHARD // COPIES):
-                with pq.ParquetWriter(
-                    place.with_name(f"test-{shard:06d}.parquet"), table.schema, compression="zstd"
-                ) as writer:
-                    for number in range(shard * COPIES, (shard + 1) * COPIES):
-                        writer.write_table(_renamed(table, number))
-        elif not scores:
-            test = (
-                table.filter(pc.starts_with(table["shard"], "test"))
-                if "shard" in table.column_names
-                else table
-            )
-            with pq.ParquetWriter(place, table.schema, compression="zstd") as writer:
-                for number in range(samples // PER_SHARD):
-                    renamed = _renamed(test, number)
-                    if "shard" in renamed.column_names:
-                        shard = pa.array([f"test-{number // COPIES:06d}"] * len(renamed))
-                        place_of = renamed.schema.get_field_index("shard")
-                        renamed = renamed.set_column(place_of, "shard", shard)
-                    writer.write_table(renamed.cast(table.schema))
+                numbers = range(shard * COPIES, (shard + 1) * COPIES)
+                _repeat(table, place.with_name(f"{_name(shard)}.parquet"), numbers)
+        elif path.name in ("index.parquet", "annotations.parquet"):
+            table = pq.read_table(path, partitioning=None)
+            if "shard" in table.column_names:
+                table = table.filter(pc.equal(table["shard"], FIRST))
+            _repeat(table, place, range(samples // PER_SHARD))
+        elif not made:
+            os.link(path, place)
+
+
+def _repeat(table: pa.Table, place: Path, numbers: Iterable[int]) -> None:
+    """Write a table once for each number, under keys and in shards of its own."""
+    with pq.ParquetWriter(place, table.schema, compression="zstd") as writer:
+        for number in numbers:
+            columns = dict(zip(table.column_names, table.columns, strict=True))
+            columns["key"] = pc.binary_join_element_wise(f"{number:06d}", table["key"], "-")
+            if "shard" in columns:
+                columns["shard"] = pa.array([_name(number // COPIES)] * len(table))
+            writer.write_table(pa.table(columns, table.schema))
+
+
+def _name(shard: int) -> str:
+    return f"test-{shard:06d}"
 
 
 def _key(number: int, key: str) -> str:
     return f"{number:06d}-{key}"
-
-
-def _renamed(table: pa.Table, number: int) -> pa.Table:
-    keys = pc.binary_join_element_wise(f"{number:06d}", table["key"], "-")
-    return table.set_column(table.schema.get_field_index("key"), table.schema.field("key"), keys)
 
 
 # ---- stages ----------------------------------------------------------------------------------
@@ -128,7 +125,7 @@ def _plan(folder: Path, samples: int) -> None:
 def _write(folder: Path, samples: int) -> None:
     """Some of the shards that were planned just before, by another process."""
     lake, dataset = Lake(folder), _dataset("planned", train=0, val=0, test=samples)
-    names = [f"test-{number:06d}" for number in range(WORKED_ON)]
+    names = [_name(number) for number in range(WORKED_ON)]
     plan = ShardPlan("planned", CLASSES, dict.fromkeys(names, ""), {})
     for name in names:
         write_shard(dataset, lake, plan, name)
@@ -229,8 +226,10 @@ def compare(sizes: Sequence[int] = SAMPLES, stages: Sequence[str] = ()) -> Table
         audit_once(SMALL, str(template), record=False)
         for size in sizes:
             folder = Path(place) / str(size)
-            _grown(template, folder, size)
-            _scored(template, folder / "scored", size)
+            if set(stages) - {"plan", "report"}:
+                _grown(template, folder, size)
+            if "report" in stages:
+                _scored(template, folder / "scored", size)
             for stage in stages:
                 found[stage].append(peak(stage, folder, size))
     for stage, peaks in found.items():

@@ -22,7 +22,7 @@ from ttame_core.spec import AuditSpec
 
 IMAGES = 4  # of a shard, one batch
 WORKERS = (1, 2, 4)
-SECONDS = ((1.0, 8), (10.0, 3))  # sleep per shard, and shards per worker
+SECONDS = ((1.0, 8), (10.0, 5))  # sleep per shard, and shards per worker
 
 
 class Sleeper(nn.Module):
@@ -50,7 +50,15 @@ def compare() -> Table:
     """Throughput and what is lost, beside the sleep alone."""
     title = f"explain_dataset, shards of {IMAGES} images, a model that sleeps so long for each"
     table = Table(title=title)
-    for name in ("s/shard", "workers", "shards counted", "shards/s", "efficiency", "overhead"):
+    for name in (
+        "s/shard",
+        "workers",
+        "shards counted",
+        "shards/s",
+        "efficiency",
+        "lost",
+        "overhead",
+    ):
         table.add_column(name, justify="right")
     for seconds, each in SECONDS:
         alone = 0.0
@@ -63,6 +71,7 @@ def compare() -> Table:
                 str(shards),
                 f"{rate:.4f}",
                 f"{rate / alone / workers:.1%}",
+                f"{1000 * (workers / rate - seconds):.0f} ms",
                 f"{workers / rate / seconds - 1:.2%}",
             )
     return table
