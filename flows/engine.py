@@ -55,7 +55,11 @@ class Pool:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._open = runner.start()
+        self._start()
+
+    def _start(self) -> None:
+        with deaf_children():
+            self._open = self._runner.start()
 
     def close(self) -> None:
         self._open.__exit__(None, None, None)
@@ -76,7 +80,7 @@ class Pool:
                 lost = [unit, *running.values()]
                 running, ended = {}, SimpleQueue()
                 self.close()
-                self._open = self._runner.start()
+                self._start()
                 for unit in lost:
                     unit.lives -= 1
                     if unit.lives:

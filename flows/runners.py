@@ -127,6 +127,10 @@ def _dask(compute: Compute) -> Runner:
     return Runner(start, lambda: compute.at_once or len(workers()), asking_for)
 
 
+# A worker's first lines: it is stopped by its cluster, and not by a Ctrl-C that all hear.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
 def _local(compute: Compute) -> dict[str, Any]:
     """A Dask cluster on this machine: a process for each unit at once, with a GPU of its own."""
     import dask
@@ -141,7 +145,7 @@ def _local(compute: Compute) -> dict[str, Any]:
     workers = {}
     for number in range(at_once):
         own: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "env": environment}
-        own["silence_logs"] = logging.WARNING
+        own |= {"silence_logs": logging.WARNING, "preload": [DEAF]}
         if gpus:
             own_gpu = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
             own |= {"env": environment | own_gpu, "resources": {"GPU": 1}}

@@ -41,5 +41,5 @@ def give_up() -> None:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif path.exists():  # a read-only disk refuses even to remove nothing
         path.unlink(missing_ok=True)
