@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stores import SECRET, Store
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import maps_schema
 
 HIDDEN = "not for everybody"
@@ -186,3 +188,18 @@ def test_the_workspace_itself_is_read(places: tuple[Lake, str]) -> None:
     assert run_query(lake, "SELECT count(*) AS n FROM metrics").to_pylist()[0]["n"] > 20
     names = run_query(lake, "FROM glob('lake://maps/*/*/*/*')").to_pylist()
     assert names == [{"file": "lake://" + maps_file("d", "b", "e", "test-0")}]
+
+
+def test_threads_that_share_a_file_read_each_at_its_own_place(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    (tmp_path / "audits").mkdir()
+    (tmp_path / "audits/file").write_bytes(bytes(range(100)))
+    with ReadOnly(lake).open("audits/file") as stream, ThreadPoolExecutor(1) as other:
+        assert stream.seek(10) == 10
+        assert other.submit(stream.seek, 50).result() == 50
+        assert stream.read(2) == bytes([10, 11])
+        assert other.submit(stream.read, 2).result() == bytes([50, 51])
+        assert stream.seek(3, 1) == 15
+        assert stream.read(1) == bytes([15])
+        assert stream.seek(-1, 2) == 99
+        assert other.submit(stream.tell).result() == 52

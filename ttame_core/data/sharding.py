@@ -49,7 +49,7 @@ from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_t
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
-MEMORY = "192MB"  # that DuckDB takes for a plan before it spills
+MEMORY = "128MB"  # that DuckDB takes for a plan before it spills
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
 FORMAT = 1  # raised when the code makes other shards from the same inputs
 JPEG_QUALITY = 95

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from threading import Lock, local
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem
@@ -76,7 +77,10 @@ class ReadOnly(AbstractFileSystem):
         found = self._entries(self._strip_protocol(path).strip("/"))
         return list(found.values()) if detail else list(found)
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> IO[bytes] | _Watched:
+    def open(self, path: str, mode: str = "rb", **_: Any) -> _Shared:
+        return _Shared(self._open(path, mode))
+
+    def _open(self, path: str, mode: str) -> IO[bytes] | _Watched:
         path = self._strip_protocol(path)
         if mode not in ("r", "rb"):
             raise PermissionError(f"{path} is not written: SQL reads the workspace only")
@@ -109,6 +113,38 @@ class ReadOnly(AbstractFileSystem):
         except UserError as error:
             self.failed = error
             raise
+
+
+class _Shared:
+    """A stream that several threads read, each from a place of its own.
+
+    DuckDB keeps one for all scans of a file, and goes to a place and reads there in two calls.
+    """
+
+    def __init__(self, stream: IO[bytes] | _Watched) -> None:
+        self._stream = stream
+        self._one = Lock()
+        self._own = local()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._one:
+            base = self.tell() if whence == os.SEEK_CUR else 0
+            absolute = os.SEEK_SET if whence == os.SEEK_CUR else whence
+            self._own.place = self._stream.seek(base + offset, absolute)
+        return self._own.place
+
+    def tell(self) -> int:
+        return getattr(self._own, "place", 0)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._one:
+            self._stream.seek(self.tell())
+            content = self._stream.read(size)
+        self._own.place = self.tell() + len(content)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Watched:
