@@ -8,6 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -138,6 +139,17 @@ def test_a_plan_is_the_same_however_many_are_sorted_at_once(
     assert len(lines) == 2
     digest = hashlib.md5("\n".join(lines).encode()).hexdigest()
     assert digest in lakes[0].metadata(path)["ttame.made_from"]
+
+
+def test_what_cannot_spill_takes_more_memory_than_a_plan_should() -> None:
+    joined = "SELECT string_agg(i::VARCHAR, '' ORDER BY i) AS t FROM range(1000000) AS r(i)"
+    one_text = f"CREATE TABLE t AS {joined}"
+    with duckdb.connect() as db:
+        db.execute("SET memory_limit = '16MB'")
+        with pytest.raises(duckdb.OutOfMemoryException):
+            db.execute(one_text)
+        sharding._execute(db, one_text)
+        assert db.execute("SELECT length(t) FROM t").fetchall() == [(5_888_890,)]
 
 
 def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> None:

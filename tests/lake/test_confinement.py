@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_threads_that_share_a_file_read_each_at_its_own_place(tmp_path: Path) ->
     lake = Lake(tmp_path)
     (tmp_path / "audits").mkdir()
     (tmp_path / "audits/file").write_bytes(bytes(range(100)))
-    with ReadOnly(lake).open("audits/file") as stream, ThreadPoolExecutor(1) as other:
+    with closing(ReadOnly(lake).open("audits/file")) as stream, ThreadPoolExecutor(1) as other:
         assert stream.seek(10) == 10
         assert other.submit(stream.seek, 50).result() == 50
         assert stream.read(2) == bytes([10, 11])
