@@ -221,7 +221,7 @@ def attention(
             lines.append(
                 Line(
                     "There are images on which explainers show different things "
-                    f"(correlation {least:.2f}).",
+                    f"(correlation {least:.2f}).".replace("-", "−"),
                     "gallery",
                 )
             )
