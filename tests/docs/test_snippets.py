@@ -24,14 +24,14 @@ from collections.abc import Iterator
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import typer
 import yaml
 from audited import audit_alone
-from pages import DOCS, ROOT, blocks
+from pages import PAGES, ROOT, TTAME, Line, blocks, commands, prose
 from tiny import tiny_backbone
 
 import ttame_core as tt
@@ -46,46 +46,17 @@ from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class
 from ttame_core.provenance import Provenance
 
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in DOCS.glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SECTIONS = set(spec.AuditSpec.model_fields)
 
 
-class Line(NamedTuple):
-    page: str
-    text: str
-
-
-def _prose(page: str) -> str:
-    """Without fenced blocks."""
-    return FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
-
-
-def _block_lines(page: str) -> Iterator[str]:
-    """Lines of indented blocks, and of fenced ones of a shell."""
-    for language, body in FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
-        if language in ("", "sh", "bash"):
-            yield from map(str.strip, body.splitlines())
-    yield from (line.strip() for line in _prose(page).splitlines() if line.startswith("    "))
-
-
-def _commands(pattern: str) -> list[Line]:
-    return [
-        Line(page, found[1])
-        for page in PAGES
-        for line in _block_lines(page)
-        if (found := re.match(pattern, line))
-    ]
-
-
-COMMANDS = _commands(r"(?:\.venv/bin/)?ttame (.*)")
+COMMANDS = commands(TTAME)
 SPANS = [
-    Line(page, found) for page in PAGES for found in re.findall(r"`ttame ([^`]+)`", _prose(page))
+    Line(page, found) for page in PAGES for found in re.findall(r"`ttame ([^`]+)`", prose(page))
 ]
-OTHERS = _commands(r"((?:make|pip install|python -m) .*)") + [
+OTHERS = commands(r"((?:make|pip install|python -m) .*)") + [
     Line(page, found)
     for page in PAGES
-    for found in re.findall(r"`((?:make|pip install|python -m) [^`]+)`", _prose(page))
+    for found in re.findall(r"`((?:make|pip install|python -m) [^`]+)`", prose(page))
 ]
 
 
@@ -140,7 +111,7 @@ def test_targets_modules_and_extras_exist(line: Line) -> None:
 def _yaml() -> Iterator[Line]:
     for page in PAGES:
         yield from (Line(page, block.text) for block in blocks(page, "yaml"))
-        for indented in re.findall(r"^((?: {4}.*\n)+)", _prose(page), re.M):
+        for indented in re.findall(r"^((?: {4}.*\n)+)", prose(page), re.M):
             if re.match(rf" {{4}}({'|'.join(SECTIONS)}):", indented):
                 yield Line(page, re.sub(r"^ {4}", "", indented, flags=re.M))
 

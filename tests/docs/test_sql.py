@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from docs.pages import Block, blocks
+from pages import Block, blocks
 
 import ttame_core as tt
 from ttame_core.explaining import read_maps
