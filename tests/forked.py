@@ -25,7 +25,8 @@ def fork_server(env: Mapping[str, str]) -> ForkServerContext:
     context.set_forkserver_preload(
         [f"flows.{m.name}" for m in pkgutil.iter_modules(flows.__path__)]
     )
-    lines = {"PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS": "tasks.logs.Lines"}  # read when imported
+    console = "PREFECT_LOGGING_HANDLERS_CONSOLE"  # read when Prefect is imported
+    lines = {f"{console}_CLASS": "tasks.logs.Lines", f"{console}_LEVEL": "INFO"}
     with patch.dict(os.environ, {**env, **lines}, clear=True):
         forkserver.ensure_running()
     return context

@@ -152,9 +152,10 @@ def test_an_audit_and_a_dump_started_at_once_take_turns_on_a_device(worker: Serv
     assert first["end_time"] <= second["start_time"]
     (record,) = (worker.workspace / "audits/small").iterdir()
     assert {"leaderboard.parquet", "report.html"} <= {path.name for path in record.iterdir()}
-    (board,) = worker.api("artifacts/filter", {"flow_runs": {"id": {"any_": [audit]}}})
-    assert board["key"] == "leaderboard"
-    assert "AD@15" in board["data"]
+    left = worker.api("artifacts/filter", {"flow_runs": {"id": {"any_": [audit]}}})
+    by_key = {artifact["key"]: artifact["data"] for artifact in left}
+    assert {"leaderboard", "gallery", "report"} <= by_key.keys()
+    assert "AD@15" in by_key["leaderboard"]
     made = worker.api("task_runs/filter", {"flow_runs": {"id": {"any_": _within(worker, dump)}}})
     assert {"explain test-000000 of net", "train ttame on net"} <= {run["name"] for run in made}
     assert not [run for run in made if run["name"].startswith(("evaluate", "report"))]
@@ -181,7 +182,7 @@ def test_a_schedule_is_paused_and_resumed(deployments: Server) -> None:
 def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Server) -> None:
     worker.prefect("automation", "create", "--from-file", "automations.yaml")
     gated = yaml.safe_load(worker.spec.read_text())
-    gated |= {"name": "gated", "gates": [{"accuracy": {"at_least": 101}}]}
+    gated |= {"name": "nightly-gated", "gates": [{"accuracy": {"at_least": 101}}]}
     spec = worker.spec.with_name("gated.yaml")
     spec.write_text(yaml.safe_dump(gated))
     run = worker.ended(worker.start("audit_zoo/weekly", spec=str(spec)))

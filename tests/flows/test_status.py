@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from stores import Store
@@ -39,17 +42,17 @@ def status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     return rows
 
 
-def _stopped_in(audit: subprocess.Popen, workspace: Path, folder: str) -> None:
+def _stopped_in(audit: BaseProcess, workspace: Path, folder: str) -> None:
     """Hold a process that has a file of this folder half written."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        assert audit.poll() is None
+        assert audit.is_alive()
         if list(workspace.glob(f"{folder}/**/.*.writing-*")):
-            audit.send_signal(signal.SIGSTOP)
+            os.kill(audit.pid, signal.SIGSTOP)
             time.sleep(0.1)
             if list(workspace.glob(f"{folder}/**/.*.writing-*")):
                 return
-            audit.send_signal(signal.SIGCONT)
+            os.kill(audit.pid, signal.SIGCONT)
         time.sleep(0.001)
     raise AssertionError(f"nothing was written to {folder}")
 
@@ -57,6 +60,7 @@ def _stopped_in(audit: subprocess.Popen, workspace: Path, folder: str) -> None:
 @pytest.mark.slow
 def test_an_audit_from_its_start_to_its_end(
     ttame: Run,
+    forks: ForkServerContext,
     status: Callable[..., Rows],
     edit_spec: Callable[..., Path],
     server: dict[str, str],
@@ -73,9 +77,8 @@ def test_an_audit_from_its_start_to_its_end(
     assert nothing.returncode == 0, nothing.stderr
     assert "Nothing is there yet" in nothing.stdout
 
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
-    with (tmp_path / "log").open("w") as log:
-        audit = subprocess.Popen(command, env=server, cwd=tmp_path, stdout=log, stderr=log)
+    log = tmp_path / "log"
+    audit = forked.start(forks, ["audit", spec], tmp_path, log, log, {})
     try:
         _stopped_in(audit, workspace, "maps")
         deadline = time.monotonic() + 60
@@ -101,7 +104,7 @@ def test_an_audit_from_its_start_to_its_end(
         assert url in shown
     finally:
         audit.kill()
-        audit.wait()
+        audit.join()
 
     # Killed: the files say so, whatever the server believes.
     found = status(spec)

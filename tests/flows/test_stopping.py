@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 
 from benchmarks.faults import differences, temporary
 from ttame_core.lake import Lake
 from ttame_core.stopping import Stopped, give_up, scratch
+
+Run = Callable[..., subprocess.CompletedProcess]
 
 # A stage is under way when it writes this.
 WRITES = {
@@ -67,28 +71,28 @@ def test_a_worker_ends_at_once_and_takes_its_file_along(tmp_path: Path) -> None:
 
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
+    """In a session of its own, as a terminal's."""
     command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
-    return subprocess.Popen(
-        [*command, "--workspace", str(workspace)],
-        env=env | {"PYTHONFAULTHANDLER": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    with (workspace.parent / "said").open("w") as said:
+        return subprocess.Popen(
+            [*command, "--workspace", str(workspace)],
+            env=env | {"PYTHONFAULTHANDLER": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
 
 
-def _stop(
-    audit: subprocess.Popen[str], workspace: Path, stage: str, send: Callable[[int], None]
-) -> None:
+def _wait_for(workspace: Path, stage: str, runs: Callable[[], bool]) -> None:
+    """Until something is half written in that stage."""
     deadline = time.monotonic() + 200
     while not list(workspace.glob(WRITES[stage])):
-        assert audit.poll() is None, f"it ended before it wrote in stage {stage}"
+        assert runs(), f"it ended before it wrote in stage {stage}"
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    workers = psutil.Process(audit.pid).children(recursive=True)
-    send(audit.pid)
-    _, said = audit.communicate(timeout=100)
+
+
+def _stopped_well(said: str, workers: list[psutil.Process], workspace: Path) -> None:
     assert "Traceback" not in said
     assert said.count("the same command goes on from there") == 1
     _, alive = psutil.wait_procs(workers, timeout=30)
@@ -98,23 +102,27 @@ def _stop(
 
 @pytest.mark.slow
 def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
-    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+    ttame: Run, forks: ForkServerContext, edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:
     spec = edit_spec(lambda s: s["dataset"].update(samples_per_shard=4))
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
-    audit = _audit(spec, undisturbed, server)
-    _, said = audit.communicate(timeout=300)
-    assert audit.returncode == 0, said
+    audit = ["audit", spec, "--workspace"]
+    assert ttame(*audit, undisturbed).returncode == 0
 
     for stage, number in (
         ("train", signal.SIGINT),
         ("explain", signal.SIGTERM),
         ("evaluate", signal.SIGINT),
     ):
-        audit = _audit(spec, stopped, server)
-        _stop(audit, stopped, stage, lambda pid, number=number: os.kill(pid, number))
-        assert audit.returncode == 128 + number
-    assert _audit(spec, stopped, server).wait(300) == 0
+        said = tmp_path / f"{stage}.log"
+        process = forked.start(forks, [*audit, stopped], tmp_path, said, said, {})
+        _wait_for(stopped, stage, process.is_alive)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, number)
+        process.join(100)
+        _stopped_well(said.read_text(), workers, stopped)
+        assert process.exitcode == 128 + number
+    assert ttame(*audit, stopped).returncode == 0
     assert differences(undisturbed, stopped) == []
     assert temporary(stopped) == []
 
@@ -133,9 +141,11 @@ def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         audit = _audit(spec, workspace, alone)
-        # As a terminal does: to all processes of the group.
-        _stop(audit, workspace, "explain", lambda pid: os.killpg(pid, signal.SIGINT))
-        assert audit.returncode == 130
+        _wait_for(workspace, "explain", lambda: audit.poll() is None)
+        workers = psutil.Process(audit.pid).children(recursive=True)
+        os.killpg(audit.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
+        assert audit.wait(100) == 130
+        _stopped_well((tmp_path / "said").read_text(), workers, workspace)
         assert bystander.poll() is None
     finally:
         bystander.kill()

@@ -94,11 +94,9 @@ def write_record(
         "weights": {b.name: provenance.weights(b) for b in audit.backbones if b.name in whole},
         "failures": dict(failures),
     }
-    keys = _pictured(lake, audit, whole)
-    if keys:
-        samples = find_samples(
-            lake, keys, audit.dataset.name, whole, [e.name for e in audit.explainers]
-        )
+    explainers = [e.name for e in audit.explainers]
+    if keys := _pictured(lake, audit, whole, explainers):
+        samples = find_samples(lake, keys, audit.dataset.name, whole, explainers)
         with lake.create(f"{folder}/contact-sheet.png") as path:
             contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
@@ -138,7 +136,7 @@ def contact_sheets(
     """A small contact sheet of each of the first few backbones, with the rivals' maps."""
     rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)][:COMPARED]
     for backbone in backbones[:COMPARED]:
-        if keys := _pictured(lake, audit, [backbone])[: PICTURED // 2]:
+        if keys := _pictured(lake, audit, [backbone], rivals)[: PICTURED // 2]:
             samples = find_samples(lake, keys, audit.dataset.name, [backbone], rivals)
             yield backbone, contact_sheet(samples)
 
@@ -194,13 +192,15 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, folder: str, made_from: Any
                 thumbnails.write(batch.cast(AUDIT_THUMBNAILS))
 
 
-def _pictured(lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]) -> list[str]:
+def _pictured(
+    lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str], explainers: Sequence[str]
+) -> list[str]:
     """Keys for the contact sheet: the first sample of each class in the order of the keys' hash."""
     with connect(lake) as db:
         rows = db.execute(
             "SELECT arg_min(key, md5(key)) FROM samples WHERE dataset = ? AND key IN "
-            "(SELECT key FROM maps WHERE dataset = ? AND list_contains(?, backbone)) "
-            "GROUP BY label ORDER BY label",
-            [audit.dataset.name, audit.dataset.name, list(backbones)],
+            "(SELECT key FROM maps WHERE dataset = ? AND list_contains(?, backbone) "
+            "AND list_contains(?, explainer)) GROUP BY label ORDER BY label",
+            [audit.dataset.name, audit.dataset.name, list(backbones), list(explainers)],
         ).fetchall()
     return [key for (key,) in rows[:PICTURED]]
