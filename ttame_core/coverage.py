@@ -84,8 +84,8 @@ class _ShapesAlone(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if function in self.LEFT_OUT and args:
-            return args[0]
+        if function in self.LEFT_OUT:
+            return next(iter((*args, *(kwargs or {}).values())))
         if function is torch.lstm:  # step by step there
             inputs, states, directions = args[0], args[1], 1 + args[7]
             width = states[0].shape[-1] * directions

@@ -43,7 +43,8 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     """Images whose removed pixels are interpolated linearly from those that are left.
 
     images: (B, 3, H, W) float32 in [0, 1]. removed: (B, H, W) bool. Returns (B, 3, H, W), within
-    1e-3 of the exact solution. An image of which nothing is left becomes grey, 0.5.
+    1e-3 of the exact solution; of small images with large holes, one in some hundred within 2e-3.
+    An image of which nothing is left becomes grey, 0.5.
     """
     grids = _grids(removed)
     finest = grids[0]
@@ -159,7 +160,7 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
     near = (places - row - 1)[:, None] + _offsets(3, row, device)
     # Two rows more, all frame: a coarser cell at the lower edge looks so far.
     numbers = torch.full(((count * (height + 2) + 2) * row,), n, dtype=torch.int32, device=device)
-    numbers[places.long()] = torch.arange(n, dtype=torch.int32, device=device)
+    numbers.scatter_(0, places.long(), torch.arange(n, dtype=torch.int32, device=device))
     weight = _inside(BLUR, (height, width), 1, device)[y, x]
     hold = torch.zeros_like(weight)
     if finer is not None:
