@@ -35,7 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-    env.pop("TTAME_WORKSPACE", None)
+    for name in ("TTAME_WORKSPACE", "PREFECT_LOGGING_LEVEL"):  # the latter is the benches'
+        env.pop(name, None)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
     with (home / "server.log").open("w") as log:
         process = subprocess.Popen([*command, "--port", str(port)], env=env, stdout=log, stderr=log)
