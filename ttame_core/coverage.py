@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional, init
-from torch.nn.functional import adaptive_avg_pool2d
 from torch.overrides import TorchFunctionMode
 
 from ttame_core import spec
@@ -172,21 +172,28 @@ def _check_places(backbone: Backbone, changed: Tensor, shallowest: Tensor) -> No
 
     Where random weights have mixed all places by then, the network's first stage must show it.
     """
-    tap, maps = backbone.taps[0], shallowest
-    for _ in range(2):
+    for tap, maps in _first_maps(backbone, changed, shallowest):
+        name = tap.name
         moved = (maps[:-1] - maps[-1]).abs().sum(dim=1, keepdim=True)
-        quarters = adaptive_avg_pool2d(moved, 2).flatten(1)
+        quarters = functional.adaptive_avg_pool2d(moved, 2).flatten(1)
         found = quarters.argmax(dim=1).tolist()
         if found == [0, 1]:
             return
         if (quarters.amax(dim=1) > MIXED * quarters.mean(dim=1)).all():
             break
-        (tap,), _ = resolve_taps(
-            backbone.model, backbone.name, backbone.preprocessing.input_size, [0]
-        )
-        with torch.inference_mode():
-            _, (maps,) = capture(backbone.model, [tap], backbone.normalise(changed))
     raise UserError(
-        f"{tap.name} of {backbone.name} is no map of the image: changing its upper "
+        f"{name} of {backbone.name} is no map of the image: changing its upper "
         f"corners changes the quarters {found} of the map, not [0, 1]"
     )
+
+
+def _first_maps(
+    backbone: Backbone, changed: Tensor, shallowest: Tensor
+) -> Iterator[tuple[Tap, Tensor]]:
+    """The shallowest tap with its feature maps; when asked for more, the first stage with its."""
+    yield backbone.taps[0], shallowest
+    size = backbone.preprocessing.input_size
+    (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])
+    with torch.inference_mode():
+        _, (maps,) = capture(backbone.model, [first], backbone.normalise(changed))
+    yield first, maps

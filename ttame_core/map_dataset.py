@@ -1,7 +1,7 @@
 """An audit as a folder that Hugging Face `datasets` loads: images, labels, maps and scores.
 
 A row is an image as it was stored, with what each classifier and explainer say of it. Shards are
-read one after another, and scores are sorted by shard within MEMORY.
+read one after another, and scores are sorted by shard within the memory of `connect`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ from ttame_core.provenance import Provenance
 FORMAT = 1  # raised when the same audit gives other rows
 SPLITS = {"val": "validation"}  # as `datasets` calls them
 ROWS_AT_ONCE = 2**14
-MEMORY = "1GB"  # that sorting the scores may take; the rest goes to the disk
 Place = tuple[str, str, str]  # key, backbone, explainer
 
 
@@ -58,9 +56,7 @@ def export_dataset(
         return
     shards = [shard for shard, _ in sorted(provenance.shards(audit.maps.split))]
     split = SPLITS.get(audit.maps.split, audit.maps.split)
-    with connect(lake) as db, TemporaryDirectory() as spilt:
-        db.execute(f"SET memory_limit = '{MEMORY}'")
-        db.execute(f"SET temp_directory = '{spilt}'")
+    with connect(lake) as db:
         dataset, whose = audit.dataset.name, [[b.name for b in audit.backbones], _names(provenance)]
         measured = db.sql(
             "SELECT DISTINCT metric FROM leaderboard WHERE dataset = ? AND "

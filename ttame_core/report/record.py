@@ -84,17 +84,17 @@ def write_record(
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
     versions["python"] = platform.python_version()
     whole = [b.name for b in audit.backbones if b.name not in failures]
+    explainers = [e.name for e in audit.explainers]
     provenance = Provenance(audit, lake)
     made_from: dict[str, Any] = {
         "audit": audit.name,
         "versions": versions,
         "dataset": audit.dataset.name,
         "backbones": [b.name for b in audit.backbones],
-        "explainers": [e.name for e in audit.explainers],
+        "explainers": explainers,
         "weights": {b.name: provenance.weights(b) for b in audit.backbones if b.name in whole},
         "failures": dict(failures),
     }
-    explainers = [e.name for e in audit.explainers]
     if keys := _pictured(lake, audit, whole, explainers):
         samples = find_samples(lake, keys, audit.dataset.name, whole, explainers)
         with lake.create(f"{folder}/contact-sheet.png") as path:
