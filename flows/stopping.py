@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
+from threading import Thread
 from types import FrameType
 
 from tasks import logs
@@ -41,9 +42,22 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def end_on_signals() -> None:
-    """Of a worker's process: it ends at once, with nothing to say and nothing half written."""
-    signal.signal(signal.SIGINT, lambda number, frame: (give_up(), os._exit(128 + number)))
+    """Of a worker's process: it ends at once, with nothing to say and nothing half written.
+
+    Whatever its main thread is at, which may be minutes within a library: a thread waits for it.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    Thread(target=_end_when_heard, args=(heard,), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
+def _end_when_heard(heard: int) -> None:
+    (number,) = os.read(heard, 1)
+    give_up()
+    os._exit(128 + number)
 
 
 @contextmanager

@@ -29,10 +29,13 @@ WRITES = {
     "evaluate": "scores/metric=confidence/*/*/*/.*.writing-*",
 }
 WRITER = """
-import sys, time
+import signal, sys, threading, time
 from flows.stopping import end_on_signals
 from ttame_core.lake import Lake
 end_on_signals()
+# As happens among the threads of libraries: another one than the main thread is interrupted.
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 with Lake(sys.argv[1]).create("folder/file") as path:
     path.write_text("half")
     print("writing", flush=True)
