@@ -14,6 +14,7 @@ from tasks.progress import progress
 from ttame_core.errors import UserError
 from ttame_core.provenance import Provenance
 
+TOGETHER = 8  # shards of a task run
 MOST = 5000  # about so many task runs has a flow at most: docs/scale.md
 
 
@@ -33,21 +34,39 @@ class BackbonesFailed(Exception):
         return all(isinstance(error, UserError) for error in self.failures.values())
 
 
-def batches(shards: Sequence[str], times: int = 1) -> list[list[str]]:
-    """The shards in order, so many together that `times` as many batches are about MOST."""
-    size = max(1, ceil(len(shards) * times / MOST))
-    return [list(shards[first : first + size]) for first in range(0, len(shards), size)]
+def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list[list[list[str]]]:
+    """The shards in order, for each backbone, several to a task run: less to schedule.
+
+    Each takes half of an equal share of what is left of them all, so that all end at one time, and
+    TOGETHER at most, unless there would be more than MOST of them. at_once: how many run.
+    """
+    left = len(shards) * backbones
+    most = max(TOGETHER, ceil(left / MOST))
+    made: list[list[list[str]]] = []
+    for _ in range(backbones):
+        made.append([])
+        first = 0
+        while first < len(shards):
+            some = list(shards[first : first + min(most, max(1, left // (2 * at_once)))])
+            made[-1].append(some)
+            first += len(some)
+            left -= len(some)
+    return made
 
 
-def units_of_shards(task: Task[..., Any], provenance: Provenance, workspace: str) -> list[Unit]:
-    """A unit of `task` for each backbone and some of the shards of the audit's split."""
+def units_of_shards(
+    task: Task[..., Any], provenance: Provenance, workspace: str, at_once: int
+) -> list[Unit]:
+    """Units of `task` for each backbone and the shards of the audit's split, as `batches`."""
     audit = provenance.audit
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
     common = {"audit": audit, "workspace": place_of(workspace)}
     return [
-        Unit(b.name, task, {**common, "backbone": b, "shards": some}, len(some))
-        for b in audit.backbones
-        for some in batches(shards, len(audit.backbones))
+        Unit(backbone.name, task, {**common, "backbone": backbone, "shards": some}, len(some))
+        for backbone, its in zip(
+            audit.backbones, batches(shards, len(audit.backbones), at_once), strict=True
+        )
+        for some in its
     ]
 
 

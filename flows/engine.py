@@ -39,6 +39,9 @@ Outcome = tuple[Unit, BaseException | None]  # what went wrong, if anything did
 class Here:
     """Runs one unit after another, in this very thread."""
 
+    def room(self) -> int:
+        return 1
+
     def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
         """Run units and give their outcomes as they come.
 
@@ -64,12 +67,18 @@ class Pool:
     def close(self) -> None:
         self._open.__exit__(None, None, None)
 
+    def room(self) -> int:
+        """How many units can run now."""
+        return max(1, self._runner.room())
+
     def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
         """As `Here.run`; outcomes come in the order in which units end."""
         running: dict[Any, Unit] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         while True:
-            while len(running) < max(1, self._runner.room()) and (unit := next(units, None)):
+            while len(running) < self.room() * self._runner.in_flight and (
+                unit := next(units, None)
+            ):
                 self._submit(unit, gpus, running, ended)
             if not running:
                 return

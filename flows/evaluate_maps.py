@@ -15,6 +15,6 @@ from ttame_core.spec import AuditSpec
 def evaluate_maps(spec: AuditSpec | str, workspace: str) -> None:
     """Write the scores of every map of the audit's split."""
     provenance = open_audit(spec, workspace)
-    units = units_of_shards(evaluate, provenance, workspace)
     with opened(provenance.audit.compute) as engine:
+        units = units_of_shards(evaluate, provenance, workspace, engine.room())
         run_units("evaluate", engine, units)

@@ -24,6 +24,6 @@ def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
                 explainer.name,
                 audit.dataset.name,
             )
-    units = units_of_shards(explain, provenance, workspace)
     with opened(audit.compute) as engine:
+        units = units_of_shards(explain, provenance, workspace, engine.room())
         run_units("explain", engine, units)

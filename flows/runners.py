@@ -29,14 +29,15 @@ def _nothing(gpus: int) -> AbstractContextManager[Any]:
 class Runner:
     """How to start a task runner, and what only this kind of it knows.
 
-    room: how many units it can take now: what runs at once, and as many that wait beside it, so
-    that no worker waits for this process. asking_for: a context in which what is submitted gets
-    so many GPUs.
+    room: how many units can run now. asking_for: a context in which what is submitted gets so many
+    GPUs. in_flight: units for each that can run; where one waits beside it, no worker waits for
+    this process.
     """
 
     start: Callable[[], TaskRunner[Any]]
     room: Callable[[], int]
     asking_for: Callable[[int], AbstractContextManager[Any]] = _nothing
+    in_flight: int = 1
 
 
 def runner_of(compute: Compute) -> Runner:
@@ -62,7 +63,7 @@ def _processes(compute: Compute) -> Runner:
         arguments = {"initializer": _begin, "initargs": (own_gpu, at_once)}
         return ProcessPoolTaskRunner(at_once, **arguments).__enter__()
 
-    return Runner(start, lambda: 2 * at_once)
+    return Runner(start, lambda: at_once, in_flight=2)
 
 
 def _begin(own_gpu: Any, at_once: int) -> None:

@@ -19,14 +19,14 @@ def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
     dataset = audit.dataset
     common = {"dataset": dataset, "workspace": place_of(workspace)}
     shards = plan(dataset, workspace)
-    units = (
-        Unit(dataset.name, write, {**common, "shards": shards.part(some)}, len(some))
-        for some in batches(shards.shards)
-    )
     with (
         progress(f"shard {dataset.name}", "shards") as report,
         opened_without_networks(audit.compute) as engine,
     ):
+        units = (
+            Unit(dataset.name, write, {**common, "shards": shards.part(some)}, len(some))
+            for some in batches(shards.shards, at_once=engine.room())[0]
+        )
         done = 0
         for unit, error in engine.run(units):
             if error:

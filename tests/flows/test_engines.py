@@ -17,7 +17,7 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.faults import content
-from flows.each_backbone import MOST, batches
+from flows.each_backbone import MOST, TOGETHER, batches
 from flows.engine import opened
 from flows.runners import gpus_of, runner_of
 from ttame_core.errors import UserError
@@ -130,13 +130,25 @@ def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
 
 
 def test_a_flow_has_some_thousand_task_runs_whatever_the_data_set() -> None:
-    assert batches(["a", "b", "c"]) == [["a"], ["b"], ["c"]]
-    for shards, backbones in ((1_280, 12), (100_000, 3), (1_000_000, 1), (5_001, 1)):
+    for shards, backbones in ((3, 1), (1_280, 12), (100_000, 3), (1_000_000, 1), (5_001, 1)):
         names = [str(number) for number in range(shards)]
-        made = batches(names, backbones)
-        assert [name for batch in made for name in batch] == names
-        assert len(made) * backbones <= MOST + backbones
-        assert len(made) * backbones >= min(MOST // 2, shards)
+        made = batches(names, backbones, 16)
+        assert [[name for some in batch for name in some] for batch in made] == [names] * backbones
+        runs = sum(map(len, made))
+        assert shards * backbones / max(TOGETHER, shards * backbones / MOST) <= runs <= 1.1 * MOST
+
+
+def test_task_runs_take_less_and_less_so_that_all_workers_end_at_one_time() -> None:
+    assert batches("abcdefgh", at_once=2) == [[["a", "b"], *map(list, "cdefgh")]]
+    first, second = batches("abcdefgh", backbones=2, at_once=2)
+    assert first == [list("abcd"), list("efg"), ["h"]]
+    assert [second] == batches("abcdefgh", at_once=2)
+    for at_once in (1, 4, 64):
+        (made,) = batches([str(number) for number in range(1_000)], at_once=at_once)
+        sizes = [*map(len, made)]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] == min(TOGETHER, 1_000 // (2 * at_once))
+        assert sum(size == 1 for size in sizes) >= 2 * at_once
 
 
 def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +172,9 @@ def test_each_process_has_one_gpu_of_those_that_the_audit_has(
     assert gpus_of(Compute(device="cpu")) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert gpus_of(Compute(device="cuda")) == ["3", "5"]
-    # One runs and one waits.
-    assert runner_of(Compute(engine="processes")).room() == 2 * 2
-    assert runner_of(Compute(engine="processes", at_once=6)).room() == 2 * 6
+    for at_once, running in ((None, 2), (6, 6)):
+        runner = runner_of(Compute(engine="processes", at_once=at_once))
+        assert (runner.room(), runner.in_flight) == (running, 2)  # one runs and one waits
 
 
 @pytest.mark.slow
