@@ -12,8 +12,9 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
-import captum.attr
 import numpy as np
 import torch
 from pydantic import Field
@@ -59,7 +60,7 @@ class Saliency(Attribution):
     forwards, backwards = "1", "1"
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        found = captum.attr.Saliency(self.backbone).attribute(inputs, targets)
+        found = _captum("Saliency")(self.backbone).attribute(inputs, targets)
         return found.sum(dim=1)
 
 
@@ -77,7 +78,7 @@ class IntegratedGradients(Attribution):
         steps: int = Field(50, ge=1, description="points of the path")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        found = captum.attr.IntegratedGradients(self.backbone).attribute(
+        found = _captum("IntegratedGradients")(self.backbone).attribute(
             inputs,
             self._black(inputs).expand_as(inputs),
             targets,
@@ -104,7 +105,7 @@ class GradientShap(Attribution):
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
         ends = torch.cat([torch.zeros_like(inputs[:1]), torch.ones_like(inputs[:1])])
-        method = captum.attr.GradientShap(self.backbone)
+        method = _captum("GradientShap")(self.backbone)
         maps = []
         for image, target, key in zip(inputs, targets, keys, strict=True):
             with _seeded(f"{key}/{int(target)}"):
@@ -138,7 +139,7 @@ class Occlusion(Attribution):
             tuple(max(1, round(share * side)) for side in inputs.shape[-2:])
             for share in (self.settings.window, self.settings.stride)
         )
-        found = captum.attr.Occlusion(self.backbone).attribute(
+        found = _captum("Occlusion")(self.backbone).attribute(
             inputs.detach(),
             (3, *window),
             (3, *(min(step, side) for step, side in zip(stride, window, strict=True))),
@@ -188,7 +189,7 @@ class DeepLift(Attribution):
 
     def _contributions(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with _out_of_place(self.backbone):
-            return captum.attr.DeepLift(self.backbone).attribute(
+            return _captum("DeepLift")(self.backbone).attribute(
                 inputs, self._black(inputs).expand_as(inputs), targets
             )
 
@@ -221,3 +222,8 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
         for module in model.modules():  # where captum failed, it has left these behind
             for name in ("input", "output", "input_ref"):
                 vars(module).pop(name, None)
+
+
+def _captum(name: str) -> Any:
+    """A class of captum, which is imported where it is first used: that takes a second."""
+    return getattr(import_module("captum.attr"), name)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
-import pytorch_grad_cam as grad_cam
 import torch
-from pytorch_grad_cam.base_cam import BaseCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from ttame_core.backbones import Backbone, Tap
@@ -28,14 +27,15 @@ class GradientCam(Explainer):
     before that attention, as is usual. Maps have the tap's own resolution.
     """
 
-    method: ClassVar[type[BaseCAM]]
+    method: ClassVar[str]  # the library's class
     forwards, backwards = "1", "1"
     applies_to = "taps whose spatial features have a gradient"
 
     def prepare(self) -> None:
         self.layer, self.tap = deepest_with_gradient(self.backbone)
         self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
-        self.cam = self.method(self.backbone, [self.spot], reshape_transform=self.tap.feature_map)
+        method = getattr(import_module("pytorch_grad_cam"), self.method)  # takes two seconds
+        self.cam = method(self.backbone, [self.spot], reshape_transform=self.tap.feature_map)
         self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
         self.cam.get_target_width_height = lambda inputs: None  # the map stays as large as it is
 
@@ -43,7 +43,7 @@ class GradientCam(Explainer):
         inputs = self.backbone.normalise(forward.images.clone())
         with _changed(self.layer, self.tap, self.spot), torch.enable_grad():
             maps = [
-                self.cam(inputs, [ClassifierOutputTarget(int(t)) for t in column])
+                self.cam(inputs, [itemgetter(int(t)) for t in column])  # of an image's logits
                 for column in targets.T
             ]
         self.cam.activations_and_grads.clear()
@@ -58,7 +58,7 @@ class GradCam(GradientCam):
     """
 
     name = "gradcam"
-    method = grad_cam.GradCAM
+    method = "GradCAM"
 
 
 class GradCamPlusPlus(GradientCam):
@@ -69,7 +69,7 @@ class GradCamPlusPlus(GradientCam):
     """
 
     name = "gradcam++"
-    method = grad_cam.GradCAMPlusPlus
+    method = "GradCAMPlusPlus"
 
 
 class LayerCam(GradientCam):
@@ -79,7 +79,7 @@ class LayerCam(GradientCam):
     """
 
     name = "layercam"
-    method = grad_cam.LayerCAM
+    method = "LayerCAM"
 
 
 class XGradCam(GradientCam):
@@ -90,7 +90,7 @@ class XGradCam(GradientCam):
     """
 
     name = "xgradcam"
-    method = grad_cam.XGradCAM
+    method = "XGradCAM"
 
 
 class HiResCam(GradientCam):
@@ -100,7 +100,7 @@ class HiResCam(GradientCam):
     """
 
     name = "hirescam"
-    method = grad_cam.HiResCAM
+    method = "HiResCAM"
 
 
 class EigenCam(Explainer):
