@@ -21,6 +21,7 @@ from benchmarks import (
     stages,
     storage,
 )
+from ttame_core.compute import keep_freed_memory
 
 PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=memory.STAGES, default=list(memory.STAGES))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    keep_freed_memory()
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads"
     console = Console(width=100)
@@ -51,6 +53,8 @@ def main() -> None:
         console.print(
             cost.compare(model, options.batch_size, options.rounds, where, options.memory)
         )
+    if "cost" in options.only and not cuda:
+        console.print(cost.memory_kept(options.models, options.batch_size, options.rounds))
     if "rise" in options.only:
         console.print(rise.compare(options.rounds, where))
     if "bulk" in options.only:

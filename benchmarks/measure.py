@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -37,20 +38,29 @@ def ratio(times: Mapping[str, list[float]], name: str, base: str) -> float:
 
 def peak_mib(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> float:
     """Peak memory of one run above what was in use before it, in a process of its own; MiB."""
+    return apart(_peak, prepare, arguments, name)
+
+
+def apart(measure: Callable[..., float], *arguments: object) -> float:
+    """What a function finds in a process of its own; nan where that fails, which says why."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    child = context.Process(target=_peak, args=(send, prepare, arguments, name))
+    child = context.Process(target=_send, args=(send, measure, *arguments))
     child.start()
     send.close()
     try:
-        found = receive.recv()
+        return receive.recv()
     except EOFError:
-        found = float("nan")  # it ran out of memory, or failed and has said why
-    child.join()
-    return found
+        return float("nan")
+    finally:
+        child.join()
 
 
-def _peak(send: object, prepare: Callable[..., Contestants], arguments: tuple, name: str) -> None:
+def _send(pipe: Connection, measure: Callable[..., float], *arguments: object) -> None:
+    pipe.send(measure(*arguments))
+
+
+def _peak(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> float:
     run = prepare(*arguments)[name]
     gc.collect()
     if torch.cuda.is_available():
@@ -64,7 +74,7 @@ def _peak(send: object, prepare: Callable[..., Contestants], arguments: tuple, n
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
         run()
         peak = status("VmHWM") - before
-    send.send(max(peak, 0) / 2**20)  # type: ignore[attr-defined]
+    return max(peak, 0) / 2**20
 
 
 def status(field: str) -> int:

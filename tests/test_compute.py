@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny import TINY_VIT, tiny_backbone
@@ -73,3 +76,29 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_of(spec.Compute()) == torch.device("cpu")
     with pytest.raises(UserError, match=r"compute\.device is cuda:1, but PyTorch finds no CUDA"):
         device_of(spec.Compute(device="cuda:1"))
+
+
+FAULTS = """
+import resource, torch
+from ttame_core import spec
+from ttame_core.compute import place
+from ttame_core.coverage import random_backbone
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.empty(2**24).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+place(random_backbone("test_resnet"), spec.Compute(device="cpu"))
+faults()
+print(given_back, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_a_batch_frees_the_next_one_gets_without_asking_the_system() -> None:
+    found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+    given_back, kept = map(int, found.stdout.split())
+    assert kept * 10 < given_back
