@@ -453,12 +453,16 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     image could be taken.
     """
     sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
-    about = dict(zip(plan.shards, lake.metadata_of(sidecars), strict=True))
-    if not sum(int(found["samples"]) for found in about.values()):
+    shards, fingerprints = [], {}
+    for name, found in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
+        split, samples = name.rsplit("-", 1)[0], int(found["samples"])
+        shards.append(Shard(name, split, samples, found["sha256"]))
+        fingerprints[name] = found["ttame.fingerprint"]
+    if not any(shard.samples for shard in shards):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
         )
-    made_from = {"format": FORMAT, "shards": {n: a["ttame.fingerprint"] for n, a in about.items()}}
+    made_from = {"format": FORMAT, "shards": fingerprints}
     made_from["plan"] = lake.metadata(dataset_file(dataset.name, "plan.parquet"))[
         "ttame.fingerprint"
     ]
@@ -466,16 +470,8 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
     if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
         _gather(lake, plan, made_from)
-        shards = [
-            {
-                "shard": name,
-                "split": name.rsplit("-", 1)[0],
-                "samples": int(found["samples"]),
-                "sha256": found["sha256"],
-            }
-            for name, found in about.items()
-        ]
-        lake.write_parquet(path, shards, SHARDS, made_from, classes=json.dumps(plan.classes))
+        rows = map(vars, shards)
+        lake.write_parquet(path, rows, SHARDS, made_from, classes=json.dumps(plan.classes))
     _remove_stale(lake, plan)
 
 

@@ -31,6 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
 ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
 FOOTER = 2**16  # bytes at the end of a Parquet file, which hold its footer but for very long ones
+FOOTERS = 500  # asked for and held at once
 ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
 
 
@@ -169,17 +170,19 @@ class Lake:
 
     def metadata(self, path: str) -> dict[str, str]:
         """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
-        return self.metadata_of([path])[0]
+        return next(self.metadata_of([path]))
 
-    def metadata_of(self, paths: Sequence[str]) -> list[dict[str, str]]:
+    def metadata_of(self, paths: Sequence[str]) -> Iterator[dict[str, str]]:
         """`metadata` of many files: of an object store, one request each, side by side."""
         if self.local:
-            return [self._metadata(path) for path in paths]
-        with reaching(self.url, self.fs):
-            ends = self.fs.cat_ranges(
-                [self.path(path) for path in paths], -FOOTER, None, on_error="return"
-            )
-        return [self._metadata(path, end) for path, end in zip(paths, ends, strict=True)]
+            yield from map(self._metadata, paths)
+            return
+        for first in range(0, len(paths), FOOTERS):
+            some = paths[first : first + FOOTERS]
+            with reaching(self.url, self.fs):
+                places = [self.path(path) for path in some]
+                ends = self.fs.cat_ranges(places, -FOOTER, None, on_error="return")
+            yield from map(self._metadata, some, ends)
 
     def _metadata(self, path: str, end: bytes | Exception | None = None) -> dict[str, str]:
         """end: of the file, or why it cannot be had; None where it is still to be read."""
