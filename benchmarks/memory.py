@@ -8,7 +8,6 @@ that shard are written again and again under other keys: what SQL groups by them
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,10 +20,11 @@ from unittest.mock import patch
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from prefect.logging import disable_run_logger
 from rich.table import Table
 
 from benchmarks.faults import AUDIT, audit_once
-from benchmarks.measure import status
+from benchmarks.measure import apart, status
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from ttame_core import spec
@@ -162,7 +162,7 @@ def _again(folder: Path, what: str) -> None:
     for shard, _ in Provenance(SMALL, lake).shards("test")[:WORKED_ON]:
         for path in lake.glob(f"{what}/**/{shard}.parquet"):
             lake.remove(path)
-        with patch("tasks.explain.get_run_logger"), patch("tasks.evaluate.get_run_logger"):
+        with disable_run_logger():
             task.fn(SMALL, str(folder), SMALL.backbones[0], [shard])
 
 
@@ -188,25 +188,10 @@ STAGES: dict[str, Callable[[Path, int], None]] = {
 }
 
 
-def peak(stage: str, folder: Path, samples: int) -> float:
-    """Peak resident memory of a process that does one stage, MiB, its libraries included."""
-    receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    child = multiprocessing.get_context("spawn").Process(
-        target=_measured, args=(send, stage, folder, samples)
-    )
-    child.start()
-    send.close()
-    try:
-        return receive.recv()
-    except EOFError:
-        return float("nan")  # it has said why
-    finally:
-        child.join()
-
-
-def _measured(send: object, stage: str, folder: Path, samples: int) -> None:
+def _peak(stage: str, folder: Path, samples: int) -> float:
+    """Peak resident memory of this process once it has done a stage, libraries included; MiB."""
     STAGES[stage](folder, samples)
-    send.send(status("VmHWM") / 2**20)  # type: ignore[attr-defined]
+    return status("VmHWM") / 2**20
 
 
 def compare(sizes: Sequence[int] = SAMPLES, stages: Sequence[str] = ()) -> Table:
@@ -231,7 +216,7 @@ def compare(sizes: Sequence[int] = SAMPLES, stages: Sequence[str] = ()) -> Table
             if "report" in stages:
                 _scored(template, folder / "scored", size)
             for stage in stages:
-                found[stage].append(peak(stage, folder, size))
+                found[stage].append(apart(_peak, stage, folder, size))
     for stage, peaks in found.items():
         grown = (peaks[-1] - peaks[-2]) * 2**20 / (sizes[-1] - sizes[-2])
         cells = [*(f"{p:.0f}" for p in peaks), f"{peaks[-1] / peaks[-2]:.2f}", f"{grown:.1f}"]
