@@ -80,7 +80,11 @@ class _ShapesAlone(TorchFunctionMode):
             *(functional.batch_norm, functional.layer_norm, functional.group_norm),
             *(functional.relu, functional.gelu, functional.silu, functional.hardswish),
             *(functional.dropout, functional.sigmoid, torch.sigmoid, Tensor.sigmoid),
+            *(functional.softmax, torch.softmax, Tensor.softmax),
         }
+    )
+    ARITHMETIC = frozenset(
+        {Tensor.add, Tensor.__add__, Tensor.__iadd__, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
     )
 
     def __torch_function__(
@@ -88,11 +92,24 @@ class _ShapesAlone(TorchFunctionMode):
     ) -> Any:
         if function in self.LEFT_OUT:
             return next(iter((*args, *(kwargs or {}).values())))
+        if function in self.ARITHMETIC and _alike(*args):
+            return args[0]
+        if function is functional.linear and len(args) > 1:
+            return args[0].new_empty(*args[0].shape[:-1], len(args[1]))
         if function is torch.lstm:  # step by step there
             inputs, states, directions = args[0], args[1], 1 + args[7]
             width = states[0].shape[-1] * directions
             return (inputs.new_empty(*inputs.shape[:-1], width), *states)
         return function(*args, **(kwargs or {}))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether these have a sum and a product of the shape and the type of the first."""
+    if not isinstance(one, Tensor) or not one.is_meta or not one.is_floating_point():
+        return False
+    if isinstance(other, Tensor):
+        return other.shape == one.shape and other.dtype == one.dtype
+    return isinstance(other, int | float)
 
 
 def _network(model: str, **arguments: Any) -> nn.Module:

@@ -88,15 +88,14 @@ def test_an_audit_on_an_object_store_is_the_one_in_a_folder(
 ) -> None:
     said = ""
 
-    def run(*arguments: object, place: str = s3.url) -> str:
+    def run(*arguments: object, place: str = s3.url, **loud: str) -> str:
         nonlocal said
-        loud = {"PREFECT_LOGGING_LEVEL": "DEBUG"} if arguments[0] == "audit" else {}
         result = ttame(*arguments, "--workspace", place, **loud, **s3.env)
         said += result.stdout + result.stderr
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    run("audit", with_fitted)
+    run("audit", with_fitted, PREFECT_LOGGING_LEVEL="DEBUG")
     local = str(tmp_path / "workspace")
     run("audit", with_fitted, place=local)
     expected, found = _in_folder(tmp_path / "workspace"), _in_store(s3)
