@@ -97,7 +97,7 @@ def test_an_audit_from_its_start_to_its_end(
         )
         trained = found["train", "net", "ttame"]
         assert (trained["done"], trained["of"], trained["running"]) == (1, 1, 0)
-        assert found["explain", "net", "ttame"]["running"] == 1
+        assert found["explain", "net", "ttame"]["running"] >= 1  # two, until it hears of the first
         shown = ttame("status").stdout
         assert "audit small runs since" in shown
         assert "train ttame on broken failed" in shown
