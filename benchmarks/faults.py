@@ -296,6 +296,7 @@ def server_away(audit: spec.AuditSpec, folder: Path, seconds: float) -> list[str
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}/api"
     env = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": address}
+    env |= {"OMP_NUM_THREADS": "1"}  # as the undisturbed audit has: sums depend on it
     undisturbed, workspace = folder / "undisturbed", folder / "workspace"
     _durations(audit, undisturbed)
     (folder / "audit.yaml").write_text(audit.model_dump_json())
