@@ -9,13 +9,13 @@ import torch
 from rich.table import Table
 
 from benchmarks.measure import ratio, seconds
+from benchmarks.storage import shard_all
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
 from ttame_core.compute import device_of, place
 from ttame_core.coverage import random_backbone
 from ttame_core.data.loader import load_batches
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
 from ttame_core.explainers.ttame import TTame
 from ttame_core.explaining import Maps, explain_shard
 from ttame_core.lake import Lake
@@ -37,10 +37,7 @@ def compare(device: str) -> Table:
         table.add_column(name, justify="left" if not name else "right")
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
-        plan = plan_shards(dataset, lake)
-        for shard in plan.shards:
-            write_shard(dataset, lake, plan, shard)
-        finish_dataset(dataset, lake, plan)
+        shard_all(dataset, lake)
         for model in MODELS:
             table.add_row(model, *_row(lake, model, compute))
     return table

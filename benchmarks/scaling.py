@@ -19,11 +19,11 @@ from prefect.logging import disable_run_logger
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.storage import shard_all
 from flows.engine import opened
 from flows.explain_dataset import explain_dataset
 from flows.shard_dataset import shard_dataset
 from tasks.explain import explain
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
 from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
 from ttame_core.spec import AuditSpec
@@ -94,10 +94,7 @@ def _work() -> float:
     with tempfile.TemporaryDirectory() as folder:
         audit = _audit(0.0, 1, WORK)
         lake = Lake(folder)
-        plan = plan_shards(audit.dataset, lake)
-        for shard in plan.shards:
-            write_shard(audit.dataset, lake, plan, shard)
-        finish_dataset(audit.dataset, lake, plan)
+        shard_all(audit.dataset, lake)
         taken = []
         for shard, _ in Provenance(audit, lake).shards("test"):
             start = time.perf_counter()

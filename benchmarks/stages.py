@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from rich.table import Table
 
+from benchmarks.storage import shard_all
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
 from ttame_core.compute import place
 from ttame_core.coverage import random_backbone
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
 from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers.ttame import TTame
 from ttame_core.explaining import Maps, explain_shard
@@ -88,10 +88,7 @@ def _plain(backbone: Backbone) -> None:
 def _shard(lake: Lake, images: str) -> None:
     source = spec.FolderSource(kind="folder", path=images)
     dataset = spec.Dataset(name=DATASET, source=source, splits={"test": 1.0})
-    plan = plan_shards(dataset, lake)
-    for shard in plan.shards:
-        write_shard(dataset, lake, plan, shard)
-    finish_dataset(dataset, lake, plan)
+    shard_all(dataset, lake)
 
 
 def _explain(lake: Lake, backbone: Backbone, compute: spec.Compute) -> None:

@@ -51,7 +51,7 @@ def compare(device: str) -> Table:
     sizes: dict[str, list[tuple[float, int]]] = {dtype: [] for dtype in STORED}
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
-        _shard(audit.dataset, lake)
+        shard_all(audit.dataset, lake)
         provenance = Provenance(audit, lake)
         for settings in audit.backbones:
             backbone = place(load_backbone(settings), audit.compute)
@@ -75,7 +75,8 @@ def compare(device: str) -> Table:
     return table
 
 
-def _shard(dataset: spec.Dataset, lake: Lake) -> None:
+def shard_all(dataset: spec.Dataset, lake: Lake) -> None:
+    """The whole of `ttame shard`, without Prefect around it."""
     plan = plan_shards(dataset, lake)
     for shard in plan.shards:
         write_shard(dataset, lake, plan, shard)
