@@ -188,8 +188,8 @@ def _with_a_changed_corner(image: Tensor) -> Tensor:
 def _check_places(backbone: Backbone, changed: Tensor, shallowest: Tensor) -> None:
     """What changes in the image's upper right corner must change the shallowest tap there most.
 
-    Of a map that is turned or mirrored that is another corner. Where random weights have mixed all
-    places by then, the network's first stage must show it.
+    Of a map that is turned, transposed, mirrored or upside down that is another corner. Where
+    random weights have mixed all places by then, the network's first stage must show it.
     """
     for tap, (other, maps) in _first_maps(backbone, changed, shallowest):
         name = tap.name
