@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -96,15 +97,24 @@ def _scored(template: Path, folder: Path, samples: int) -> None:
             os.link(path, place)
 
 
-def _repeat(table: pa.Table, place: Path, numbers: Iterable[int]) -> None:
+def _repeat(table: pa.Table, place: Path, numbers: Sequence[int]) -> None:
     """Write a table once for each number, under keys and in shards of its own."""
     with pq.ParquetWriter(place, table.schema, compression="zstd") as writer:
-        for number in numbers:
-            columns = dict(zip(table.column_names, table.columns, strict=True))
-            columns["key"] = pc.binary_join_element_wise(f"{number:06d}", table["key"], "-")
+        for first in range(0, len(numbers), COPIES):
+            some = numbers[first : first + COPIES]
+            rows = pa.concat_tables([table] * len(some))
+            columns = dict(zip(rows.column_names, rows.columns, strict=True))
+            before = pa.array(f"{number:06d}-" for number in some).take(_each(len(table), some))
+            columns["key"] = pc.binary_join_element_wise(before, rows["key"], "")
             if "shard" in columns:
-                columns["shard"] = pa.array([_name(number // COPIES)] * len(table))
-            writer.write_table(pa.table(columns, table.schema))
+                names = pa.array(_name(number // COPIES) for number in some)
+                columns["shard"] = names.take(_each(len(table), some))
+            writer.write_table(pa.table(columns, rows.schema))
+
+
+def _each(rows: int, some: Sequence[int]) -> pa.Array:
+    """The place of each of these, once for every row."""
+    return pa.array(np.repeat(np.arange(len(some)), rows))
 
 
 def _name(shard: int) -> str:

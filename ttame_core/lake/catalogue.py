@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,7 +79,7 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
     """
     reading = ReadOnly(lake)
     through = confined or not lake.local
-    with TemporaryDirectory() as spill, duckdb.connect() as db:
+    with TemporaryDirectory() as spill, _database(Path(spill)) as db:
         try:
             db.execute(f"SET temp_directory = '{_quoted(spill)}'")
             if not confined:
@@ -86,7 +87,7 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
             if through:
                 db.register_filesystem(reading)
             root = "lake://" if through else f"{_literally(lake.root)}/"
-            _add_views(db, lake, reading, root)
+            _fill(db, lake, reading, root)
             if confined:
                 _confine(db)
             yield db
@@ -102,33 +103,58 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
             ) from error
 
 
-def _add_views(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str) -> None:
-    """Views over no files first, and the files last: DuckDB lists all that a new view is of."""
-    db.execute("SET enable_progress_bar = false")  # it is written to where answers go
+def _database(folder: Path) -> duckdb.DuckDBPyConnection:
+    """A database in that folder with all views and macros, over no files yet."""
+    path = folder / "views.duckdb"
+    path.write_bytes(_views(repr(scores.added())))
+    return duckdb.connect(path)
+
+
+@lru_cache(maxsize=1)
+def _views(added: str) -> bytes:
+    """The file of that database. Made once: DuckDB looks through all that a new view is of.
+
+    added: the families of other packages, which it follows from.
+    """
     _refuse_taken()
     families = scores.schemas()
-    kinds = FILES | _scores_files(families)
-    for name, (_, schema, partitions) in kinds.items():
-        db.register("empty", _readable(schema).empty_table())
-        extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
-        db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
-    db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
-    for script in (_sql("macros"), _sql("views"), *map(_scores_view, families)):
-        db.execute(script)
-    add_metrics(db)
-    add_directions(db)
-    boards = kept_boards(lake, reading)
-    kept = pa.concat_tables(
-        [LEADERBOARD.empty_table(), *(b.cast(LEADERBOARD) for b in boards.values())]
-    )
-    db.register("boards", kept)
-    db.execute("CREATE TABLE kept AS FROM boards")
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "views.duckdb")
+        with duckdb.connect(path) as db:
+            for name, (_, schema, partitions) in _kinds().items():
+                db.register("empty", _readable(schema).empty_table())
+                extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+                db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
+            db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
+            for script in (_sql("macros"), _sql("views"), *map(_scores_view, families)):
+                db.execute(script)
+            add_metrics(db)
+            add_directions(db)
+            db.register("boards", LEADERBOARD.empty_table())
+            db.execute("CREATE TABLE kept AS FROM boards")
+            for script in ANSWERS:
+                db.execute(_sql(script))
+        return path.read_bytes()
+
+
+def _fill(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str) -> None:
+    """The lake's files, and the leaderboards that still hold, in the stead of none."""
+    db.execute("SET enable_progress_bar = false")  # it is written to where answers go
+    for board in kept_boards(lake, reading).values():
+        db.register("board", board.cast(LEADERBOARD))
+        db.execute("INSERT INTO kept FROM board")
     db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
-    for script in ANSWERS:
-        db.execute(_sql(script))
-    for name, (pattern, _, partitions) in kinds.items():
+    for name, (pattern, _, partitions) in _kinds().items():
         if reading.glob(pattern):
             _add_files(db, name, _quoted(f"{root}{pattern}"), partitions)
+
+
+def _kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
+    """FILES and those of every family of scores."""
+    return FILES | {
+        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
+        for family, schema in scores.schemas().items()
+    }
 
 
 def _add_files(
@@ -161,13 +187,6 @@ def _refuse_taken() -> None:
             raise UserError(
                 f"{scores.origin_of(family)} has the name of a view of ttame: rename the family"
             )
-
-
-def _scores_files(families: Mapping[str, pa.Schema]) -> dict[str, Any]:
-    return {
-        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
-        for family, schema in families.items()
-    }
 
 
 def values_of(found: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
