@@ -14,12 +14,13 @@ from stores import Store
 from tiny import shard_all, tiny_backbone
 
 os.environ["DO_NOT_TRACK"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # test processes, and those they start, run side by side
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
 
-torch.set_num_threads(1)  # test processes run side by side
+torch.set_num_threads(1)  # of this process, where torch came before the variable
 
 
 @pytest.fixture(scope="session")

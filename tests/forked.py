@@ -18,12 +18,15 @@ from unittest.mock import patch
 
 import flows
 
+# Imported by explainers and reports, and slow at it.
+SLOW = ["captum.attr", "fastapi", "matplotlib.figure", "pytorch_grad_cam", "scipy.stats"]
+
 
 def fork_server(env: Mapping[str, str]) -> ForkServerContext:
     """A server of processes with this environment, in which the flows are imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        [f"flows.{m.name}" for m in pkgutil.iter_modules(flows.__path__)]
+        [*(f"flows.{m.name}" for m in pkgutil.iter_modules(flows.__path__)), *SLOW]
     )
     console = "PREFECT_LOGGING_HANDLERS_CONSOLE"  # read when Prefect is imported
     lines = {f"{console}_CLASS": "tasks.logs.Lines", f"{console}_LEVEL": "INFO"}
