@@ -80,6 +80,8 @@ class _ShapesAlone(TorchFunctionMode):
             *(functional.batch_norm, functional.layer_norm, functional.group_norm),
             *(functional.relu, functional.gelu, functional.silu, functional.hardswish),
             *(functional.dropout, functional.sigmoid, torch.sigmoid, Tensor.sigmoid),
+            *(functional.hardtanh, functional.relu6, functional.hardsigmoid),
+            *(functional.normalize, functional.rms_norm),
             *(functional.softmax, torch.softmax, Tensor.softmax),
         }
     )
@@ -96,6 +98,8 @@ class _ShapesAlone(TorchFunctionMode):
             return args[0]
         if function is functional.linear and len(args) > 1:
             return args[0].new_empty(*args[0].shape[:-1], len(args[1]))
+        if function is functional.scaled_dot_product_attention:
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
         if function is torch.lstm:  # step by step there
             inputs, states, directions = args[0], args[1], 1 + args[7]
             width = states[0].shape[-1] * directions
@@ -104,11 +108,13 @@ class _ShapesAlone(TorchFunctionMode):
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether these have a sum and a product of the shape and the type of the first."""
+    """Whether the sum and the product of these have the shape and the type of the first."""
     if not isinstance(one, Tensor) or not one.is_meta or not one.is_floating_point():
         return False
     if isinstance(other, Tensor):
-        return other.shape == one.shape and other.dtype == one.dtype
+        pairs = zip(reversed(one.shape), reversed(other.shape), strict=False)
+        spread = other.ndim <= one.ndim and all(b in (a, 1) for a, b in pairs)
+        return spread and other.dtype == one.dtype
     return isinstance(other, int | float)
 
 

@@ -112,8 +112,13 @@ def worker(deployments: Server) -> Iterator[Server]:
     """As docs/schedules.md starts one for each device."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ttame"]
     with (deployments.spec.parent / "worker.log").open("w") as log:
+        often = {"PREFECT_WORKER_QUERY_SECONDS": "1"}  # asks for what is due
         process = subprocess.Popen(
-            [*command, "--limit", "1"], env=deployments.env, cwd=ROOT, stdout=log, stderr=log
+            [*command, "--limit", "1"],
+            env=deployments.env | often,
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
         )
         yield deployments
         process.terminate()

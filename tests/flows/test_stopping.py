@@ -132,7 +132,7 @@ def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
-    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+    ttame: Run, server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:
     compute = {"engine": "processes", "at_once": 2}
     spec = edit_spec(
@@ -153,7 +153,8 @@ def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
     finally:
         bystander.kill()
     whole = shutil.copytree(workspace, tmp_path / "copy")
-    assert _audit(spec, workspace, server).wait(300) == 0
+    edit_spec(lambda s: s["compute"].update(engine="threads", at_once=None))
+    assert ttame("audit", spec, "--workspace", workspace).returncode == 0
     assert temporary(workspace) == []
     mine = {p.relative_to(whole) for p in whole.glob("heads/**/*.parquet")}
     assert mine
