@@ -70,20 +70,19 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
     """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
     x = torch.zeros_like(residual)
-    weight = finest.weight.repeat(1, COLUMNS)  # faster than broadcasting it each time
-    direction, energy = x, torch.ones_like(x[0, 0])
+    direction, change, energy = torch.zeros_like(x), torch.empty_like(x), torch.ones_like(x[0, 0])
     for _ in range(MOST_ITERATIONS):
         correction = _cycle(grids, residual)
-        before, energy = energy, _inner(residual * weight, correction)
-        direction = torch.addcmul(correction, direction, energy / before)
-        change = torch.addmm(direction, finest.jacobi, direction, alpha=-1)
-        curvature = _inner(direction * weight, change)
+        before, energy = energy, finest.inner(residual, correction)
+        torch.addcmul(correction, direction, energy / before, out=direction)
+        torch.addmm(direction, finest.jacobi, direction, alpha=-1, out=change)
+        curvature = finest.inner(direction, change)
         step = torch.where(curvature > 0, energy / curvature, 0)
         x.addcmul_(direction, step)
         low, high = correction.aminmax()
         if torch.maximum(high, -low) < TOLERANCE:
             break
-        residual = torch.addcmul(residual, change, step, value=-1)
+        residual.addcmul_(change, step, value=-1)
     return x
 
 
@@ -95,14 +94,16 @@ def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
         for _ in range(SWEEPS):
             x = torch.addmm(residual, grid.jacobi, x)
         return x
-    left = grid.jacobi @ residual
-    coarse = grids[1].inverse * (grid.down @ left)
-    added = grid.up @ _cycle(grids[1:], coarse)
-    return torch.addmm(left.add_(residual), grid.jacobi, added)
+    left = _product(grid.jacobi, residual, grid.left)
+    coarse = _product(grid.down, left, grids[1].spare).mul_(grids[1].inverse)
+    left.add_(residual)  # which may lie in `spare`, and is done with
+    added = _product(grid.up, _cycle(grids[1:], coarse), grid.spare)
+    return left.addmm_(grid.jacobi, added)
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten(), b.flatten())
+def _product(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
+    """matrix @ x, in memory that is there: PyTorch would fill new memory with zeros first."""
+    return torch.addmm(out, matrix, x, beta=0, out=out)
 
 
 @dataclass
@@ -113,7 +114,8 @@ class _Grid:
     places: (n,) int64, in the flattened framed images. near: (n, 9) int32, where the cells in and
     around each lie in them. numbers: of each place its unknown, n where there is none. weight:
     (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
-    down: from these unknowns to the coarser ones. up: back, divided by ρ + μ.
+    left, spare: (n + 1, COLUMNS), to work in. down: from these unknowns to the coarser ones. up:
+    back, divided by ρ + μ.
     """
 
     cells: tuple[Tensor, Tensor, Tensor]
@@ -124,8 +126,19 @@ class _Grid:
     weight: Tensor
     inverse: Tensor
     jacobi: Tensor
+    left: Tensor
+    spare: Tensor
     down: Tensor | None = None
     up: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        (self.edge,) = (self.weight[:, 0] < 1).nonzero(as_tuple=True)
+        self.lacking = 1 - self.weight[self.edge]
+
+    def inner(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product under ρ, which is 1 but at the edges of the images."""
+        product = torch.dot(a.flatten(), b.flatten())
+        return product - torch.dot((a[self.edge] * self.lacking).flatten(), b[self.edge].flatten())
 
 
 def _grids(removed: Tensor) -> list[_Grid]:
@@ -183,7 +196,8 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
         )
     weight, inverse = (F.pad(v, (0, 1))[:, None] for v in (weight, inverse))
     places, framed = places.long(), (count, height + 2, row)
-    return _Grid(cells, framed, places, near, numbers, weight, inverse, jacobi)
+    scratch = weight.new_zeros(2, n + 1, COLUMNS)
+    return _Grid(cells, framed, places, near, numbers, weight, inverse, jacobi, *scratch)
 
 
 def _sparse(columns: Tensor, values: Tensor, width: int) -> Tensor:
