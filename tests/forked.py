@@ -19,7 +19,13 @@ from unittest.mock import patch
 import flows
 
 # Imported by explainers and reports, and slow at it.
-SLOW = ["captum.attr", "fastapi", "matplotlib.figure", "pytorch_grad_cam", "scipy.stats"]
+SLOW = [
+    "captum.attr",
+    "fastapi",
+    "matplotlib.backends.backend_svg",
+    "pytorch_grad_cam",
+    "scipy.stats",
+]
 
 
 def fork_server(env: Mapping[str, str]) -> ForkServerContext:

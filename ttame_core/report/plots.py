@@ -11,16 +11,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from typing import TYPE_CHECKING, Any
 
 from ttame_core.lake.directions import is_yardstick
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -390,6 +387,10 @@ class Plots:
         words: str,
         size: tuple[float, float] = PANEL,
     ) -> Plot:
+        import matplotlib  # half a second, which processes that draw nothing do without
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
         self._drawn += 1
         buffer = io.StringIO()
         with matplotlib.rc_context(STYLE):
@@ -412,6 +413,8 @@ def _band(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def _plain(axis: Axis, steps: tuple[int, ...]) -> None:
     """Numbers without powers on a logarithmic axis, at these steps of every decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
