@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 import cv2
+import duckdb
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -91,8 +92,8 @@ def find_samples(
                 raise UserError(
                     f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
                 )
-    chosen = [rows[key] for key in dict.fromkeys(keys)]
-    samples = {s.key: s for s in _each_sample(lake, chosen, backbones, explainers)}
+        chosen = [rows[key] for key in dict.fromkeys(keys)]
+        samples = {s.key: s for s in _each_sample(lake, db, chosen, backbones, explainers)}
     for key in keys:
         if key not in samples:
             raise UserError(
@@ -117,11 +118,12 @@ def each_sample(
         rows = db.sql(
             "FROM samples WHERE list_contains(?, key) AND dataset = ?", params=[list(keys), dataset]
         ).to_arrow_table()
-    yield from _each_sample(lake, rows.to_pylist(), backbones, explainers)
+        yield from _each_sample(lake, db, rows.to_pylist(), backbones, explainers)
 
 
 def _each_sample(
     lake: Lake,
+    db: duckdb.DuckDBPyConnection,
     rows: Sequence[dict[str, Any]],
     backbones: Sequence[str] | None,
     explainers: Sequence[str] | None,
@@ -131,43 +133,42 @@ def _each_sample(
     shards: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
         shards.setdefault((row["dataset"], row["shard"]), {})[row["key"]] = row
-    with connect(lake) as db:
-        for (dataset, shard), wanted in sorted(shards.items()):
-            maps = db.sql(
-                "FROM maps WHERE dataset = ? AND shard = ? AND list_contains(?, key) "
-                "AND target = predicted AND (? OR list_contains(?, backbone)) "
-                "AND (? OR list_contains(?, explainer))",
-                params=[
-                    dataset,
-                    shard,
-                    list(wanted),
-                    not backbones,
-                    list(backbones or []),
-                    not explainers,
-                    list(explainers or []),
-                ],
-            ).to_arrow_table()
-            boxes = db.sql(
-                "SELECT key, x0, y0, x1, y1 FROM boxes "
-                "WHERE dataset = ? AND list_contains(?, key) ORDER BY key, object",
-                params=[dataset, list(wanted)],
-            ).to_arrow_table()
-            for raw in read_shard(lake, dataset, shard):
-                key = raw["__key__"]
-                if key not in wanted:
-                    continue
-                own = maps.filter(pc.equal(maps["key"], key)).to_pylist()
-                if not own:
-                    continue
-                corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
-                yield Sample(
-                    key,
-                    wanted[key]["class"],
-                    decode_image(image_bytes(raw), key),
-                    np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
-                    {(row["backbone"], row["explainer"]): row for row in own},
-                    {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
-                )
+    for (dataset, shard), wanted in sorted(shards.items()):
+        maps = db.sql(
+            "FROM maps WHERE dataset = ? AND shard = ? AND list_contains(?, key) "
+            "AND target = predicted AND (? OR list_contains(?, backbone)) "
+            "AND (? OR list_contains(?, explainer))",
+            params=[
+                dataset,
+                shard,
+                list(wanted),
+                not backbones,
+                list(backbones or []),
+                not explainers,
+                list(explainers or []),
+            ],
+        ).to_arrow_table()
+        boxes = db.sql(
+            "SELECT key, x0, y0, x1, y1 FROM boxes "
+            "WHERE dataset = ? AND list_contains(?, key) ORDER BY key, object",
+            params=[dataset, list(wanted)],
+        ).to_arrow_table()
+        for raw in read_shard(lake, dataset, shard):
+            key = raw["__key__"]
+            if key not in wanted:
+                continue
+            own = maps.filter(pc.equal(maps["key"], key)).to_pylist()
+            if not own:
+                continue
+            corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
+            yield Sample(
+                key,
+                wanted[key]["class"],
+                decode_image(image_bytes(raw), key),
+                np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
+                {(row["backbone"], row["explainer"]): row for row in own},
+                {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
+            )
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
