@@ -49,7 +49,7 @@ from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_t
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
-MEMORY = "128MB"  # that DuckDB takes for a plan before it spills
+MEMORY = "96MB"  # that DuckDB takes for a plan before it spills
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
 FORMAT = 1  # raised when the code makes other shards from the same inputs
 JPEG_QUALITY = 95
@@ -284,8 +284,8 @@ def _of_plan(plan: ShardPlan, db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
         lines.update(("" if rejected is None else "\n").encode())
         lines.update("\n".join(batch["line"].to_pylist()).encode())
         rejected = lines.hexdigest()
-    shards = {name: plan.made_from(name) for name in plan.shards}
-    return {"shards": fingerprint(shards), "rejected": rejected}
+    made = {"format": FORMAT, "settings": plan.settings, "classes": plan.classes}
+    return {**made, "shards": fingerprint(plan.digests), "rejected": rejected}
 
 
 # ---- writing ---------------------------------------------------------------------------------
@@ -457,15 +457,13 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     for name, found in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
         split, samples = name.rsplit("-", 1)[0], int(found["samples"])
         shards.append(Shard(name, split, samples, found["sha256"]))
-        fingerprints[name] = found["ttame.fingerprint"]
+        fingerprints[name] = found[FINGERPRINT.decode()]
     if not any(shard.samples for shard in shards):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
         )
-    made_from = {"format": FORMAT, "shards": fingerprints}
-    made_from["plan"] = lake.metadata(dataset_file(dataset.name, "plan.parquet"))[
-        "ttame.fingerprint"
-    ]
+    planned = lake.metadata(dataset_file(dataset.name, "plan.parquet"))[FINGERPRINT.decode()]
+    made_from = {"format": FORMAT, "shards": fingerprint(fingerprints), "plan": planned}
     path = dataset_file(dataset.name, "shards.parquet")
     gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
     if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
@@ -517,14 +515,15 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
     """Remove shards that the data set no longer has, and the maps and scores of them."""
     known = set(plan.digests)
     for pattern in (
-        f"datasets/{plan.dataset}/shards/*",
-        f"maps/dataset={plan.dataset}/*/*/*",
-        f"scores/*/dataset={plan.dataset}/*/*/*",
+        f"datasets/{plan.dataset}/shards",
+        f"maps/dataset={plan.dataset}/*/*",
+        f"scores/*/dataset={plan.dataset}/*/*",
     ):
-        for path in lake.glob(pattern):
-            name = path.rsplit("/", 1)[1].removeprefix(".")  # the dot is of one that is written now
-            if name.split(".")[0] not in known:
-                lake.remove(path)
+        for folder in lake.glob(pattern):  # one after another: there may be a million files in all
+            for name in lake.entries(folder):
+                # A dot is of one that is written now.
+                if name.removeprefix(".").split(".")[0] not in known:
+                    lake.remove(f"{folder}/{name}")
 
 
 # ---- reading ---------------------------------------------------------------------------------
