@@ -168,7 +168,8 @@ def check(backbone: Backbone) -> None:
     image = torch.rand(
         1, 3, *backbone.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
     )
-    training_losses(TTame(backbone), head, image, spec.Training()).loss.backward()
+    explainer = _Remembering(backbone)
+    training_losses(explainer, head, image, spec.Training()).loss.backward()
     gradients = [p.grad for p in head.parameters()]
     if any(g is None or not g.isfinite().all() for g in gradients):
         raise UserError(
@@ -180,26 +181,36 @@ def check(backbone: Backbone) -> None:
         maps = head.eval().fold()(features, logits.argmax(dim=1))
     if maps.shape != (len(changed), 1, *backbone.map_size) or not maps.isfinite().all():
         raise UserError(f"the maps of {backbone.name} are {tuple(maps.shape)}, or not finite")
-    _check_places(backbone, changed, features[0])
+    _check_places(backbone, image, changed, explainer.features[0] - features[0])
+
+
+class _Remembering(TTame):
+    """Keeps the features that a training step has read: large networks take seconds for them."""
+
+    features: list[Tensor]
+
+    def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        self.features = super().read(images, features)
+        return self.features
 
 
 def _with_a_changed_corner(image: Tensor) -> Tensor:
-    """The image (1, 3, H, W) with its upper right corner inverted, and as it is."""
+    """The image (1, 3, H, W) with its upper right corner inverted."""
     height, width = (side // 4 for side in image.shape[-2:])
-    changed = image.repeat(2, 1, 1, 1)
-    changed[0, :, :height, -width:] = 1 - changed[0, :, :height, -width:]
+    changed = image.clone()
+    changed[..., :height, -width:] = 1 - changed[..., :height, -width:]
     return changed
 
 
-def _check_places(backbone: Backbone, changed: Tensor, shallowest: Tensor) -> None:
+def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor) -> None:
     """What changes in the image's upper right corner must change the shallowest tap there most.
 
     Of a map that is turned, transposed, mirrored or upside down that is another corner. Where
     random weights have mixed all places by then, the network's first stage must show it.
     """
-    for tap, (other, maps) in _first_maps(backbone, changed, shallowest):
+    for tap, moves in _differences(backbone, image, changed, difference):
         name = tap.name
-        moved = (other - maps).abs().sum(dim=0)[None, None]
+        moved = moves.abs().sum(dim=1, keepdim=True)
         quarters = functional.adaptive_avg_pool2d(moved, 2).flatten()
         found = int(quarters.argmax())
         if found == UPPER_RIGHT:
@@ -212,13 +223,14 @@ def _check_places(backbone: Backbone, changed: Tensor, shallowest: Tensor) -> No
     )
 
 
-def _first_maps(
-    backbone: Backbone, changed: Tensor, shallowest: Tensor
+def _differences(
+    backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor
 ) -> Iterator[tuple[Tap, Tensor]]:
-    """The shallowest tap with its feature maps; when asked for more, the first stage with its."""
-    yield backbone.taps[0], shallowest
+    """Of the shallowest tap, as given, (1, C, h, w); when asked for more, of the first stage."""
+    yield backbone.taps[0], difference
     size = backbone.preprocessing.input_size
     (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])
     with torch.inference_mode():
-        _, (maps,) = capture(backbone.model, [first], backbone.normalise(changed))
-    yield first, maps
+        both = backbone.normalise(torch.cat([image, changed]))
+        _, (maps,) = capture(backbone.model, [first], both)
+    yield first, maps[:1] - maps[1:]
