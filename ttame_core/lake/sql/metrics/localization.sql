@@ -3,7 +3,7 @@
 -- explainer: for box_iou and pixel_iou (means of the IoU) the one that serves it best, or 0.2 and
 -- 0.5; for max_box_acc@δ (images whose box reaches an IoU of δ; the box of the largest component) and
 -- max_box_acc_v2 (the best component's; the mean over δ of 0.3, 0.5 and 0.7) the best for each δ.
-WITH located AS (FROM localization WHERE target = predicted),
+WITH located AS NOT MATERIALIZED (FROM localization WHERE target = predicted),
 thresholds AS (
     SELECT dataset, backbone, explainer, place,
            avg(box) AS box, avg(pixel) AS pixel,
