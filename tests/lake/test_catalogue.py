@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,14 @@ from scipy import stats
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.catalogue import FILES, leaderboard, run_query, write_result
+from ttame_core.lake.catalogue import (
+    FILES,
+    answer,
+    connect,
+    leaderboard,
+    run_query,
+    write_result,
+)
 from ttame_core.lake.schemas import LEADERBOARD, SCORES, maps_schema
 from ttame_core.metrics import THRESHOLDS, drop, gain, increase
 
@@ -103,6 +111,15 @@ def _assert_interval(found: dict, values: np.ndarray) -> None:
     width = reference.high - reference.low
     assert abs(found["ci_low"] - reference.low) < 0.25 * width
     assert abs(found["ci_high"] - reference.high) < 0.25 * width
+
+
+def test_an_answer_that_cannot_spill_takes_more_memory_than_it_should(tmp_path: Path) -> None:
+    text = "SELECT length(string_agg(i::VARCHAR, '' ORDER BY i)) AS n FROM range(1000000) AS r(i)"
+    with connect(Lake(tmp_path)) as db:
+        db.execute("SET memory_limit = '16MB'")
+        with pytest.raises(duckdb.OutOfMemoryException):
+            db.sql(text).to_arrow_table()
+        assert answer(db, text).to_pylist() == [{"n": 5_888_890}]
 
 
 def test_macros_on_any_slice(lake: Lake) -> None:

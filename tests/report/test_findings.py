@@ -40,7 +40,7 @@ def test_curves_are_means_over_images(found: Findings) -> None:
     assert steps == [(25.0 * i, pytest.approx(20.0 * i, abs=1e-4)) for i in range(5)]
 
 
-def test_training_is_thinned_and_sizes_are_split(found: Findings) -> None:
+def test_training_is_thinned_and_sizes_are_split(known: Known, found: Findings) -> None:
     training = found.series["training"]
     assert {(r["step"], r["value"]) for r in training if r["metric"] == "AD@15"} == {
         (10, 40.0),
@@ -54,6 +54,17 @@ def test_training_is_thinned_and_sizes_are_split(found: Findings) -> None:
     }
     assert sizes["net", "pointing_game", "medium"]["images"] == 6
     assert sizes["net", "pointing_game", "small"]["value"] == pytest.approx(100 * 5 / 6)
+    lake, audit = known
+    view = run_query(
+        lake,
+        "SELECT backbone, explainer, metric, size, value, images FROM by_object_size "
+        f"WHERE metric IN ('pointing_game', 'energy_in_box') AND dataset = '{audit.dataset.name}'",
+    )
+    explainers = {e.name for e in audit.explainers}
+    expected = {tuple(r.values())[:4]: r for r in view.to_pylist() if r["explainer"] in explainers}
+    assert {tuple(r.values())[:4] for r in found.series["sizes"]} == expected.keys()
+    for row in found.series["sizes"]:
+        assert row == pytest.approx(expected[tuple(row.values())[:4]])
 
 
 def test_images_worth_seeing_are_ranked(known: Known, found: Findings) -> None:

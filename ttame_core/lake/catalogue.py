@@ -64,7 +64,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
 ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
-MEMORY = "512MB"
+MEMORY = "256MB"
 WIDEST_LIST = 6  # elements of a list that a table shows
 
 
@@ -73,7 +73,8 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
     confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
-    an audit asks: that takes MEMORY, however much there is, and the rest spills to disk. Raises
+    an audit asks: that takes MEMORY, however much there is, and the rest spills to disk (`answer`
+    takes more for what cannot). Raises
     UserError for a file that turns out to be damaged, and StoreAway where an object store does not
     answer.
     """
@@ -243,14 +244,24 @@ def _readable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column(field) for field in schema])
 
 
+def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:
+    """What a query gives, within MEMORY where DuckDB can do it in that, else in what there is."""
+    try:
+        return db.sql(sql, params=list(params)).to_arrow_table()
+    except duckdb.OutOfMemoryException:
+        db.execute("RESET memory_limit")
+        return db.sql(sql, params=list(params)).to_arrow_table()
+
+
 def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
     """The view `leaderboard`, of one data set or of all, in a stable order."""
     with connect(lake) as db:
-        return db.sql(
+        return answer(
+            db,
             "FROM leaderboard WHERE ? IN (dataset, '') "
             "ORDER BY dataset, backbone, explainer, metric",
-            params=[dataset or ""],
-        ).to_arrow_table()
+            [dataset or ""],
+        )
 
 
 def run_query(lake: Lake, sql: str) -> pa.Table:

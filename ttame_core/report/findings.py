@@ -13,7 +13,7 @@ import pyarrow as pa
 from ttame_core import spec
 from ttame_core.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import connect
+from ttame_core.lake.catalogue import answer, connect
 from ttame_core.lake.directions import direction, is_yardstick
 from ttame_core.report.tables import BACKBONE, Best, shown, wide
 
@@ -117,7 +117,7 @@ def keep_recorded(
 
 
 def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
-    return db.sql(_sql(name)).to_arrow_table().to_pylist()
+    return answer(db, _sql(name)).to_pylist()
 
 
 def _sql(name: str) -> str:
@@ -176,7 +176,7 @@ def certain_winners(lake: Lake, board: pa.Table, singles: str) -> dict[str, dict
         for backbone, rows in contests.items():
             db.execute(f"SET VARIABLE backbone = {_literal(backbone)}")
             db.register("contests", pa.Table.from_pylist(rows))
-            pairs = db.sql(_sql("pairs")).to_arrow_table()
+            pairs = answer(db, _sql("pairs"))
             metrics = pairs["metric"].to_numpy()
             bucket, a, b = (pairs[c].to_numpy() for c in ("bucket", "a", "b"))
             for row in rows:

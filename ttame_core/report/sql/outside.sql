@@ -13,12 +13,11 @@ WITH looked AS (
     HAVING outside >= 0.75 * explainers
 ),
 placed AS (
-    SELECT *, count(*) OVER (PARTITION BY backbone) AS images,
-           row_number() OVER (
-               PARTITION BY backbone ORDER BY outside / explainers DESC, value, md5(key)
-           ) AS place
-    FROM looked
+    SELECT backbone, count(*) AS images,
+           arg_min(looked, row(-outside / explainers, value, md5(key)), 8) AS first
+    FROM looked GROUP BY backbone
 )
-SELECT backbone, 'outside' AS kind, place, key, value, outside, explainers, images
-FROM placed WHERE place <= 8
+SELECT backbone, 'outside' AS kind, place, first[place].key AS key, first[place].value AS value,
+       first[place].outside AS outside, first[place].explainers AS explainers, images
+FROM placed, unnest(range(1, len(first) + 1)) AS places(place)
 ORDER BY outside / explainers DESC, value, key, backbone

@@ -1,7 +1,22 @@
--- How well maps find small, medium and large objects (ttame_core/lake/sql/object_sizes.sql).
+-- How well maps find small, medium and large objects: of these two metrics what `by_object_size` says
+-- (ttame_core/lake/sql/object_sizes.sql), from a single reading.
+WITH found AS (
+    SELECT backbone, explainer, object_size(object_share) AS size,
+           avg(1e2 * pointing_game::INT) AS pointing_game, count(pointing_game) AS pointed,
+           avg(1e2 * energy_in_box) AS energy_in_box, count(energy_in_box) AS measured
+    FROM localization
+    WHERE dataset = getvariable('dataset') AND target = predicted
+    AND list_contains(getvariable('backbones'), backbone)
+    AND list_contains(getvariable('explainers'), explainer)
+    GROUP BY ALL
+)
 SELECT backbone, explainer, metric, size, value, images
-FROM by_object_size
-WHERE dataset = getvariable('dataset') AND metric IN ('pointing_game', 'energy_in_box')
-AND list_contains(getvariable('backbones'), backbone)
-AND list_contains(getvariable('explainers'), explainer)
+FROM (
+    SELECT backbone, explainer, size,
+           unnest(['pointing_game', 'energy_in_box']) AS metric,
+           unnest([pointing_game, energy_in_box]) AS value,
+           unnest([pointed, measured]) AS images
+    FROM found
+)
+WHERE images > 0
 ORDER BY backbone, explainer, metric, list_position(['small', 'medium', 'large'], size)

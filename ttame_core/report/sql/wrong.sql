@@ -1,14 +1,14 @@
 -- Wrong predictions, the most confident first. value: the probability, percent; images: how many wrong
 -- ones that backbone has; sure: those of at least 90 %.
 WITH placed AS (
-    SELECT backbone, key, 1e2 * probability AS value,
-           count(*) OVER (PARTITION BY backbone) AS images,
-           count(*) FILTER (probability >= 0.9) OVER (PARTITION BY backbone) AS sure,
-           row_number() OVER (PARTITION BY backbone ORDER BY probability DESC, md5(key)) AS place
+    SELECT backbone, count(*) AS images, count(*) FILTER (probability >= 0.9) AS sure,
+           arg_min({'key': key, 'value': 1e2 * probability}, row(-probability, md5(key)), 8) AS first
     FROM predictions
     WHERE dataset = getvariable('dataset') AND label <> predicted
     AND list_contains(getvariable('backbones'), backbone)
+    GROUP BY backbone
 )
-SELECT backbone, 'wrong' AS kind, place, key, value, images, sure
-FROM placed WHERE place <= 8
+SELECT backbone, 'wrong' AS kind, place, first[place].key AS key, first[place].value AS value, images,
+       sure
+FROM placed, unnest(range(1, len(first) + 1)) AS places(place)
 ORDER BY value DESC, key, backbone
