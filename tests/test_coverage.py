@@ -67,10 +67,6 @@ def describe_or_error(model: str) -> Coverage | str:
         return str(error)
 
 
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 Described = dict[str, Coverage | str]
 
 
@@ -82,7 +78,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Described:
     with FileLock(f"{path}.lock"):
         if not path.exists():
             names = timm.list_models()
-            with ProcessPoolExecutor(2, get_context("spawn"), one_thread) as pool:
+            with ProcessPoolExecutor(2, get_context("spawn")) as pool:
                 made = pool.map(describe_or_error, names, chunksize=16)
                 path.write_bytes(pickle.dumps(dict(zip(names, made, strict=True))))
         return pickle.loads(path.read_bytes())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -133,14 +133,17 @@ class _Grid:
     down: Tensor | None = None
     up: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        (self.edge,) = (self.weight[:, 0] < 1).nonzero(as_tuple=True)
-        self.lacking = 1 - self.weight[self.edge]
+    @cached_property
+    def lacking(self) -> tuple[Tensor, Tensor]:
+        """The unknowns at the edges of the images, and what ρ lacks of 1 there."""
+        (edge,) = (self.weight[:, 0] < 1).nonzero(as_tuple=True)
+        return edge, 1 - self.weight[edge]
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """The inner product under ρ, which is 1 but at the edges of the images."""
+        """The inner product under ρ."""
+        edge, lacking = self.lacking
         product = torch.dot(a.flatten(), b.flatten())
-        return product - torch.dot((a[self.edge] * self.lacking).flatten(), b[self.edge].flatten())
+        return product - torch.dot((a[edge] * lacking).flatten(), b[edge].flatten())
 
 
 def _grids(removed: Tensor) -> list[_Grid]:

@@ -66,7 +66,7 @@ def start(
         with (tmp_path / f"{engine}.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", STAGES, str(own), str(tmp_path / engine)],
-                env=server | {"OMP_NUM_THREADS": "1"},
+                env=server,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

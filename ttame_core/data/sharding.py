@@ -46,6 +46,7 @@ from ttame_core.data.shapes import CLASSES, draw_sample
 from ttame_core.data.sources import Entry, list_entries, read
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
+from ttame_core.lake.catalogue import in_enough_memory
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
@@ -157,11 +158,7 @@ def _execute(
     db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
 ) -> duckdb.DuckDBPyConnection:
     """Within MEMORY where that is enough for DuckDB, else with what the machine has."""
-    try:
-        return db.execute(sql, list(parameters))
-    except duckdb.OutOfMemoryException:
-        db.execute("RESET memory_limit")
-        return db.execute(sql, list(parameters))
+    return in_enough_memory(db, lambda: db.execute(sql, list(parameters)))
 
 
 def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -66,6 +66,7 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
 MEMORY = "256MB"
 WIDEST_LIST = 6  # elements of a list that a table shows
+Answer = TypeVar("Answer")
 
 
 @contextmanager
@@ -74,9 +75,8 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
 
     confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
     an audit asks: that takes MEMORY, however much there is, and the rest spills to disk (`answer`
-    takes more for what cannot). Raises
-    UserError for a file that turns out to be damaged, and StoreAway where an object store does not
-    answer.
+    takes more for what cannot). Raises UserError for a file that turns out to be damaged, and
+    StoreAway where an object store does not answer.
     """
     reading = ReadOnly(lake)
     through = confined or not lake.local
@@ -244,13 +244,18 @@ def _readable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column(field) for field in schema])
 
 
-def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:
-    """What a query gives, within MEMORY where DuckDB can do it in that, else in what there is."""
+def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Answer]) -> Answer:
+    """What is asked of DuckDB, within its limit where that is enough, else in what there is."""
     try:
-        return db.sql(sql, params=list(params)).to_arrow_table()
+        return ask()
     except duckdb.OutOfMemoryException:
         db.execute("RESET memory_limit")
-        return db.sql(sql, params=list(params)).to_arrow_table()
+        return ask()
+
+
+def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:
+    """What a query gives, `in_enough_memory`."""
+    return in_enough_memory(db, lambda: db.sql(sql, params=list(params)).to_arrow_table())
 
 
 def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
