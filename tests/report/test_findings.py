@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import duckdb
 import pytest
 from known import KEPT, names_of
 
@@ -9,7 +12,7 @@ from ttame_core import spec
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import run_query
 from ttame_core.report.album import exhibits
-from ttame_core.report.findings import Findings, certain_winners, gather
+from ttame_core.report.findings import Findings, certain_winners, gather, keep_recorded
 from ttame_core.report.record import audit_board
 
 Known = tuple[Lake, spec.AuditSpec]
@@ -136,3 +139,17 @@ def test_an_empty_lake_has_nothing_to_say(tmp_path: object, known: Known) -> Non
     assert not empty.exhibits
     assert not any(empty.series.values())
     assert (empty.keep, empty.images) == (None, 0)
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_the_images_with_the_lowest_hash_are_recorded(most: int) -> None:
+    for images in (0, 1, 2, 101, 102, 103, 107, 2100, 2101, 5000):
+        keys = [f"image-{number}" for number in range(images)]
+        with duckdb.connect() as db:
+            db.execute("CREATE TABLE samples (dataset VARCHAR, split VARCHAR, key VARCHAR)")
+            db.execute("INSERT INTO samples SELECT 'd', 'test', unnest($1::VARCHAR[])", [keys])
+            db.execute("INSERT INTO samples VALUES ('d', 'val', 'other'), ('e', 'test', 'other')")
+            keep_recorded(db, "d", "test", most)
+            found = [key for (key,) in db.sql("FROM recorded").fetchall()]
+        by_hash = sorted(keys, key=lambda key: hashlib.md5(key.encode()).hexdigest())
+        assert sorted(found) == sorted(by_hash[:most])

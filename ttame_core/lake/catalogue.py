@@ -64,7 +64,8 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
 ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
-MEMORY = "256MB"
+MEMORY = "190MB"
+MORE = ("256MB", "512MB", "1GB", "80%")  # for what cannot be worked out within it
 WIDEST_LIST = 6  # elements of a list that a table shows
 Answer = TypeVar("Answer")
 
@@ -146,7 +147,7 @@ def _fill(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: st
         db.execute("INSERT INTO kept FROM board")
     db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
     for name, (pattern, _, partitions) in _kinds().items():
-        if reading.glob(pattern):
+        if reading.holds(pattern):
             _add_files(db, name, _quoted(f"{root}{pattern}"), partitions)
 
 
@@ -245,12 +246,13 @@ def _readable(schema: pa.Schema) -> pa.Schema:
 
 
 def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Answer]) -> Answer:
-    """What is asked of DuckDB, within its limit where that is enough, else in what there is."""
-    try:
-        return ask()
-    except duckdb.OutOfMemoryException:
-        db.execute("RESET memory_limit")
-        return ask()
+    """What is asked of DuckDB, within its limit or the least of MORE that is enough."""
+    for more in MORE:
+        try:
+            return ask()
+        except duckdb.OutOfMemoryException:
+            db.execute(f"SET memory_limit = '{more}'")
+    return ask()
 
 
 def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:

@@ -20,6 +20,7 @@ from ttame_core.places import reaching
 
 SMALL = 8 * 2**20  # bytes of a file that is fetched whole, in one request
 KEPT = 256 * 2**20  # bytes of small files that are kept for when they are read again
+TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # of a file
 
 
 class ReadOnly(AbstractFileSystem):
@@ -42,7 +43,11 @@ class ReadOnly(AbstractFileSystem):
     def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
         if folder not in self._folders:
             outside = self._lake.local and not self._is_inside(folder)
-            self._folders[folder] = {} if outside else self._lake.entries(folder)
+            found = {} if outside else self._lake.entries(folder)
+            self._folders[folder] = {
+                name: {key: about[key] for key in TOLD if key in about}
+                for name, about in found.items()
+            }
         return self._folders[folder]
 
     def _is_inside(self, path: str) -> bool:
@@ -52,6 +57,10 @@ class ReadOnly(AbstractFileSystem):
 
     def glob(self, path: str, **_: Any) -> list[str]:
         return sorted(self._matches("", self._strip_protocol(path).strip("/").split("/")))
+
+    def holds(self, pattern: str) -> bool:
+        """Whether anything matches."""
+        return any(self._matches("", pattern.split("/")))
 
     def _matches(self, folder: str, pattern: list[str]) -> Iterator[str]:
         for name, about in self._entries(folder).items():

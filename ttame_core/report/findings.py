@@ -94,10 +94,8 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
 
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])
-# The images with the lowest hash: the same ones in every audit.
-_LOWEST = """SELECT key FROM samples
-WHERE dataset = getvariable('dataset') AND split = getvariable('split')
-ORDER BY md5(key), key LIMIT """
+_SPLIT = "FROM samples\nWHERE dataset = getvariable('dataset') AND split = getvariable('split')\n"
+_FIRST = "ORDER BY md5(key), key LIMIT "  # the lowest hashes: the same images in every audit
 _LEADERBOARD = """SELECT backbone, explainer, metric, value, ci_low, ci_high, images
 FROM leaderboard
 WHERE dataset = getvariable('dataset')
@@ -110,10 +108,23 @@ ORDER BY metric, backbone, value
 def keep_recorded(
     db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int = RECORDED
 ) -> None:
-    """Make the table `recorded`: keys of the images of a split whose single values are kept."""
+    """Make the table `recorded`: keys of the images of a split whose single values are kept.
+
+    The variable `last` is the highest of their hashes: unlike a table's keys, it leaves other rows
+    out before anything is done with them.
+    """
     for name, value in (("dataset", dataset), ("split", split)):
         db.execute(f"SET VARIABLE {name} = {_literal(value)}")
-    db.execute(f"CREATE TEMP TABLE recorded AS {_LOWEST}{most}")
+    # Hashes are uniform: below this cut are twice as many and some more, which are soon sorted.
+    enough = 2 * most + 100
+    share = f"{enough} * 4294967296 / count(*)"
+    cut = f"CASE WHEN count(*) > {enough} THEN printf('%08x', ({share})::BIGINT) ELSE 'g' END"
+    db.execute(f"SET VARIABLE cut = (SELECT {cut} {_SPLIT})")
+    db.execute(
+        "CREATE TEMP TABLE recorded AS "
+        f"SELECT key {_SPLIT}AND md5(key) < getvariable('cut') {_FIRST}{most}"
+    )
+    db.execute("SET VARIABLE last = (SELECT max(md5(key)) FROM recorded)")
 
 
 def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
@@ -138,7 +149,7 @@ def _literal(value: Any) -> str:
 
 def _runnable(sql: str, known: Mapping[str, Any]) -> str:
     """A query with its variables filled in: one statement, for whoever wants to ask again."""
-    sql = sql.replace("(FROM recorded)", f"({_LOWEST}{RECORDED})")
+    sql = sql.replace("(FROM recorded)", f"(SELECT key {_SPLIT}{_FIRST}{RECORDED})")
     for name, value in known.items():
         sql = sql.replace(f"getvariable('{name}')", _literal(value))
     return sql

@@ -176,7 +176,8 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, folder: str, made_from: Any
             found = db.sql(
                 "SELECT dataset, backbone, explainer, metric, key, value::FLOAT AS value "
                 "FROM metric_values WHERE dataset = ? AND backbone = ? "
-                "AND list_contains(?, explainer) AND key IN (FROM recorded) "
+                "AND list_contains(?, explainer) "
+                "AND md5(key) <= getvariable('last') AND key IN (FROM recorded) "
                 "ORDER BY explainer, metric, key",
                 params=[dataset, backbone, explainers],
             ).to_arrow_reader(ROWS_AT_ONCE)
