@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ttame_core.errors import UserError
-from ttame_core.spec import RECIPES, AuditSpec, Explainer, Training, load_spec
+from ttame_core.spec import RECIPES, AuditSpec, Dataset, Explainer, Training, load_spec
 
 GOOD = """\
 name: a
@@ -203,3 +203,9 @@ def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")))
 def test_the_examples_are_valid(path: Path) -> None:
     assert load_spec(path, {"FIELD3": "/data/field3", "IMAGENET": "/data/imagenet"}).name
+
+
+def test_splits_do_not_depend_on_the_order_in_which_they_are_named() -> None:
+    shares = {"test": 0.2, "val": 0.1, "train": 0.7}
+    dataset = Dataset.model_validate({"name": "d", "source": {"kind": "shapes"}, "splits": shares})
+    assert [*dataset.splits.items()] == [("train", 0.7), ("val", 0.1), ("test", 0.2)]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -135,7 +135,8 @@ class Dataset(Section):
     def _shares(cls, splits: dict[Split, float]) -> dict[Split, float]:
         if not splits or min(splits.values()) < 0 or abs(sum(splits.values()) - 1) > 1e-6:
             raise ValueError("shares must not be negative and must add up to 1")
-        return splits
+        # An image's split follows from where its hash falls: the order of the YAML says nothing.
+        return {name: splits[name] for name in get_args(Split) if name in splits}
 
 
 class Preprocessing(Section):
@@ -241,6 +242,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "min_steps": 0,
         "optimizer": "sgd",
         "learning_rate": 1e-3,
+        "lambda_area": 2.0,
+        "lambda_confidence": 1.5,
         "objective": "cross_entropy",
         "map": "class",
         "masking": "auto",
@@ -253,15 +256,15 @@ class Training(Section):
 
     recipe: Literal["tuned", "paper"] = "tuned"
     epochs: int = Field(4, ge=1)
-    min_steps: int = Field(400, ge=0, description="small data sets get the epochs that this takes")
+    min_steps: int = Field(800, ge=0, description="small data sets get the epochs that this takes")
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, description="on weights; none on biases")
     lambda_variation: float = Field(0.01, ge=0, description="λ1")
-    lambda_area: float = Field(2.0, ge=0, description="λ2")
-    lambda_confidence: float = Field(1.5, ge=0, description="λ3")
+    lambda_area: float = Field(4.0, ge=0, description="λ2")
+    lambda_confidence: float = Field(2.0, ge=0, description="λ3")
     area_exponent: float = Field(0.3, gt=0, description="λ4")
     objective: Literal["confidence", "cross_entropy"] = Field(
         "confidence",
