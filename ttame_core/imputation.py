@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TOLERANCE = 1e-3  # of the last correction; what it leaves is a fifth of it, or half at worst
-SMALL, SMALL_TOLERANCE = 64 * 64, 1e-4  # pixels of images in which it can leave more
+TOLERANCE = 1e-3  # of the last correction; what it leaves is a fifth of it, or 3/4 at worst
+STRICT = 1e-4  # where it can leave more: in small images, and where coarser grids stick out
+SMALL, EVEN = 64 * 64, 16  # pixels; what the sides of others are multiples of
 MOST_ITERATIONS = 50
 GREY = 0.5  # where the iteration starts
 COLUMNS = 4  # the colours, and zeros: sparse products with four columns are the fastest
@@ -69,8 +70,9 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
     """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
-    _, height, width = finest.framed
-    tolerance = TOLERANCE if height * width > SMALL else SMALL_TOLERANCE
+    _, height, width = (side - 2 for side in finest.framed)
+    even = height % EVEN == width % EVEN == 0
+    tolerance = TOLERANCE if even and height * width > SMALL else STRICT
     x = torch.zeros_like(residual)
     direction, change, energy = torch.zeros_like(x), torch.empty_like(x), torch.ones_like(x[0, 0])
     for _ in range(MOST_ITERATIONS):

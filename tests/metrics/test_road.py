@@ -42,6 +42,16 @@ def test_the_librarys_solution(size: tuple[int, int], kind: str) -> None:
     assert (impute(images, removed) - _by_library(images, removed)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("side", [65, 97, 130])
+def test_sides_that_do_not_halve_evenly(side: int) -> None:
+    torch.manual_seed(side)
+    images = (torch.rand(8, 3, 8, 8) > 0.5).float()
+    images = F.interpolate(images, (side, side), mode="bilinear")
+    maps = F.interpolate(torch.rand(8, 1, 4, 4), (side, side), mode="bilinear")[:, 0]
+    removed = ranks(maps) < 97 * side * side // 100
+    assert (impute(images, removed) - _by_library(images, removed)).abs().max() < 1e-3
+
+
 def test_the_middle_and_a_corner_by_hand() -> None:
     images = torch.arange(9.0).view(1, 1, 3, 3).expand(1, 3, 3, 3) / 10
     middle = torch.zeros(1, 3, 3, dtype=torch.bool)
