@@ -23,6 +23,11 @@ from ttame_core.lake import Lake
 torch.set_num_threads(1)  # of this process, where torch came before the variable
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for a server, or for a process to end."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
     """A lake with a small drawn data set: 40, 8 and 12 pictures of 64 pixels."""

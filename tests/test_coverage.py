@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import pickle
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -111,6 +114,14 @@ def smallest(module: str, found: Described) -> str | None:
 
 
 @pytest.fixture
+def returned() -> Iterator[None]:
+    """What a test has freed goes back to the system, for the largest networks take gigabytes."""
+    yield
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture
 def drawn_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large weights repeat a million random numbers: a quarter of the time went into drawing."""
     draw = torch.Tensor.uniform_
@@ -126,7 +137,7 @@ def drawn_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("drawn_soon")
+@pytest.mark.usefixtures("drawn_soon", "returned")
 @pytest.mark.parametrize("module", sorted(list_modules()))
 def test_the_smallest_of_every_module_runs(module: str, described: Described) -> None:
     """With random weights, at its own size, and at one that is not square where it takes that."""
