@@ -69,12 +69,18 @@ def _peak(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> f
         run()
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed in preparation is in use no more
+        give_back()  # what was freed in preparation is in use no more
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
         run()
         peak = status("VmHWM") - before
     return max(peak, 0) / 2**20
+
+
+def give_back() -> None:
+    """What this process has freed goes back to the system. glibc's alone."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def status(field: str) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import pickle
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -17,6 +15,7 @@ import torch
 from filelock import FileLock
 from timm.models import list_modules
 
+from benchmarks.measure import give_back
 from ttame_core.backbones import Backbone
 from ttame_core.coverage import Coverage, check, describe, find_architectures, random_backbone
 from ttame_core.errors import UserError
@@ -115,10 +114,9 @@ def smallest(module: str, found: Described) -> str | None:
 
 @pytest.fixture
 def returned() -> Iterator[None]:
-    """What a test has freed goes back to the system, for the largest networks take gigabytes."""
+    """What a test has freed goes back to the system: the largest networks take gigabytes."""
     yield
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
     """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
-    _, height, width = (side - 2 for side in finest.framed)
+    height, width = (side - 2 for side in finest.framed[1:])
     even = height % EVEN == width % EVEN == 0
     tolerance = TOLERANCE if even and height * width > SMALL else STRICT
     x = torch.zeros_like(residual)

@@ -157,7 +157,7 @@ FROM plan WHERE shard BETWEEN ? AND ? ORDER BY shard, rank, path"""
 def _execute(
     db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
 ) -> duckdb.DuckDBPyConnection:
-    """Within MEMORY where that is enough for DuckDB, else with what the machine has."""
+    """What a statement gives, `in_enough_memory`."""
     return in_enough_memory(db, lambda: db.execute(sql, list(parameters)))
 
 
