@@ -3,14 +3,14 @@
 Each removed pixel is the weighted mean of its eight neighbours: 1/6 for those beside it, 1/12 for
 those at its corners; only those inside the image count. So the removed pixels of a batch are the
 unknowns of one sparse system, a graph Laplacian whose boundary values are the pixels that are left.
-It is solved by conjugate gradients, preconditioned with a multigrid cycle: the four to six
-iterations hardly depend on how large or how scattered the holes are, and all work is in proportion
-to the number of removed pixels.
+Up to the factor 4/3 it is (ρ − S) x = b, where S blurs with [1 2 1]ᵀ[1 2 1] / 16 and ρ is what of
+that kernel lies inside the image. A damped Jacobi step is therefore nothing but a blur.
 
-Up to the factor 4/3 the system is (ρ − S) x = b, where S blurs with [1 2 1]ᵀ[1 2 1] / 16 and ρ is
-what of that kernel lies inside the image. A damped Jacobi step is therefore nothing but a blur.
-Coarser grids solve the same equation, (ρ + μ − S) x = b, where μ is the hold of the known pixels
-in and around a cell.
+Scattered pixels and small holes are solved by accelerated Jacobi steps. Where there are large holes
+the system is solved by conjugate gradients, preconditioned with a multigrid cycle: the four to six
+iterations hardly depend on how large the holes are. Coarser grids solve the same equation,
+(ρ + μ − S) x = b, where μ is the hold of the known pixels in and around a cell. All work is in
+proportion to the number of removed pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import acosh, ceil
 
 import torch
 from torch import Tensor
@@ -28,10 +29,14 @@ STRICT = 1e-4  # where it can leave more: in small images, and where coarser gri
 SMALL, EVEN = 64 * 64, 16  # pixels; what the sides of others are multiples of
 MOST_ITERATIONS = 50
 GREY = 0.5  # where the iteration starts
-COLUMNS = 4  # the colours, and zeros: sparse products with four columns are the fastest
+COLUMNS = 4  # the colours, and one more: sparse products with four columns are the fastest
+HOLE = 3  # a hole is large where all of an aligned cell of 2³ pixels a side is removed
+LEAST, LARGEST = 0.25, 0.98  # eigenvalues of the Jacobi step: lone pixels, smaller holes
+PLAIN = 4  # Jacobi steps before they are accelerated
 HOLD = 0.75  # μ for each known pixel; 3/4 is what the eight edges of a lone one weigh
-COARSEST, SWEEPS = 2, 2  # side of the smallest grid, and Jacobi steps on the last one
-SCATTERED = 1 / 6  # coarser cells per unknown, under which a grid is the last; 1/4 in large holes
+RELAXATION = 1.25  # of a grid's Jacobi steps
+FEW = 100  # unknowns that are solved directly
+DAMPING = 1e-3  # of those, for an image of which nothing is left
 
 BLUR = (0.25, 0.5, 0.25)
 BILINEAR = (0.25, 0.75, 0.75, 0.25)  # what a cell gives to the finer cells in and beside it
@@ -47,24 +52,45 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     images: (B, 3, H, W) float32 in [0, 1]. removed: (B, H, W) bool. Returns (B, 3, H, W), within
     1e-3 of the exact solution. An image of which nothing is left becomes grey, 0.5.
     """
-    grids = _grids(removed)
-    finest = grids[0]
+    finest = _grid(F.pad(removed, (1, 1, 1, 1)))
     pixels = images.new_zeros(*finest.framed, COLUMNS)
-    for channel, colour in enumerate(images.unbind(dim=1)):  # faster than all of them permuted
-        torch.sub(colour, GREY, out=pixels[:, 1:-1, 1:-1, channel])
+    torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1, :-1])
     pixels = pixels.flatten(0, 2).index_fill_(0, finest.places, 0)
-    from_known = _sparse(
-        finest.near, finest.inverse[:-1] * _kernel(BLUR, images.device), len(pixels)
-    )
-    solution = _conjugate_gradients(grids, from_known @ pixels)
+    shares = finest.inverse[:-1] * _kernel(BLUR, images.device)
+    given = _sparse(finest.near.int(), shares, len(pixels)) @ pixels
+    solution = None
+    if not finest.largest_hole():
+        solution = _accelerated_jacobi(finest, given)
+    if solution is None:
+        solution = _conjugate_gradients(_grids(finest), given)
     imputed = images.clone(memory_format=torch.contiguous_format)
-    channels, height, width = images.shape[1:]
     image, y, x = finest.cells
-    first = (image * channels * height + y) * width + x
-    for channel in range(channels):
-        place = first + channel * height * width
-        imputed.view(-1).scatter_(0, place, solution[:-1, channel] + GREY)
+    imputed.permute(0, 2, 3, 1)[image, y - 1, x - 1] = solution[:-1, :-1] + GREY
     return imputed
+
+
+def _accelerated_jacobi(grid: _Grid, given: Tensor) -> Tensor | None:
+    """Solve x = given + J x by Chebyshev's semi-iteration; None where it would take long.
+
+    Of the last column the solution is 0, and it starts at 1: it holds the largest error there can
+    be. Its least decline bounds the eigenvalues of J, which are not negative (Collatz–Wielandt).
+    """
+    x = F.pad(torch.zeros_like(given)[:, :-1], (0, 1), value=1)
+    for _ in range(PLAIN):
+        before, x = x, torch.addmm(given, grid.jacobi, x)
+    error, least = x[:, -1], LEAST**PLAIN  # the last row, which is no pixel, has 0
+    bounds = torch.stack([error.amax(), (error / before[:, -1].clamp(min=least)).amax()])
+    left, largest = bounds.tolist()
+    largest = min(max(largest, LEAST), LARGEST)
+    steps = acosh(max(left / TOLERANCE, 1)) / acosh((2 - largest) / largest)
+    stretch, sigma, omega = 2 / (2 - largest), largest / (2 - largest), 1.0
+    after = torch.empty_like(x)
+    for step in range(ceil(steps)):
+        torch.addmm(given, grid.jacobi, x, out=after)
+        torch.lerp(x, after, stretch, out=after)
+        before, x = x, torch.lerp(before, after, omega, out=before)
+        omega = 1 / (1 - sigma**2 * omega / (4 if step else 2))
+    return x if x[:, -1].abs().amax() * GREY <= TOLERANCE else None
 
 
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
@@ -93,16 +119,14 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
 def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
     """One V-cycle from 0: a Jacobi step before and one after what the coarser grid adds."""
     grid = grids[0]
-    if len(grids) == 1:
-        x = residual
-        for _ in range(SWEEPS):
-            x = torch.addmm(residual, grid.jacobi, x)
-        return x
-    left = _product(grid.jacobi, residual, grid.left)
+    if grid.solver is not None:
+        return grid.solver @ residual
+    w = RELAXATION
+    left = torch.addmm(residual, grid.jacobi, residual, beta=1 - w, alpha=w, out=grid.left)
     coarse = _product(grid.down, left, grids[1].spare).mul_(grids[1].inverse)
     left.add_(residual)  # which may lie in `spare`, and is done with
     added = _product(grid.up, _cycle(grids[1:], coarse), grid.spare)
-    return left.addmm_(grid.jacobi, added)
+    return left.addmm_(grid.jacobi, added, beta=w, alpha=w).add_(added, alpha=1 - w)
 
 
 def _product(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
@@ -114,12 +138,12 @@ def _product(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
 class _Grid:
     """The n unknown cells of one resolution, of all images; row n of all that follows is 0.
 
-    cells: their image, row and column. framed: shape of the images within a frame one cell wide.
-    places: (n,) int64, in the flattened framed images. near: (n, 9) int32, where the cells in and
-    around each lie in them. numbers: of each place its unknown, n where there is none. weight:
-    (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
+    cells: their image, row and column, within a frame one cell wide. framed: shape of the images
+    with it. places: (n,) int64, in the flattened framed images. near: (n, 9) int64, where the cells
+    in and around each lie in them. numbers: of each place its unknown, n where there is none.
+    weight: (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
     left, spare: (n + 1, COLUMNS), to work in. down: from these unknowns to the coarser ones. up:
-    back, divided by ρ + μ.
+    back, divided by ρ + μ. solver: of the coarsest grid, (1 − J)⁻¹.
     """
 
     cells: tuple[Tensor, Tensor, Tensor]
@@ -134,77 +158,80 @@ class _Grid:
     spare: Tensor
     down: Tensor | None = None
     up: Tensor | None = None
+    solver: Tensor | None = None
 
     @cached_property
-    def lacking(self) -> tuple[Tensor, Tensor]:
-        """The unknowns at the edges of the images, and what ρ lacks of 1 there."""
-        (edge,) = (self.weight[:, 0] < 1).nonzero(as_tuple=True)
-        return edge, 1 - self.weight[edge]
+    def weights(self) -> Tensor:
+        return self.weight.expand(-1, COLUMNS).flatten()
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product under ρ."""
-        edge, lacking = self.lacking
-        product = torch.dot(a.flatten(), b.flatten())
-        return product - torch.dot((a[edge] * lacking).flatten(), b[edge].flatten())
+        return torch.dot(a.flatten() * self.weights, b.flatten())
+
+    def counts(self, halvings: int) -> Tensor:
+        """How many of the unknowns lie in each cell of 2^halvings a side, within a frame."""
+        count, height, width = self.framed
+        height, width = ((side - 3 >> halvings) + 3 for side in (height, width))
+        image, y, x = self.cells
+        shift = (1 << halvings) - 1
+        parents = (image * height + (y + shift >> halvings)) * width + (x + shift >> halvings)
+        counts = torch.zeros(count * height * width, dtype=torch.int32, device=parents.device)
+        counts.index_add_(0, parents, torch.ones_like(parents, dtype=torch.int32))
+        return counts.view(count, height, width)
+
+    def largest_hole(self) -> bool:
+        return bool((self.counts(HOLE) == 4**HOLE).any())
 
 
-def _grids(removed: Tensor) -> list[_Grid]:
+def _grids(finest: _Grid) -> list[_Grid]:
     """From the finest to the coarsest."""
-    grids = [_grid(removed)]
-    while max(removed.shape[1:]) > COARSEST:
-        removed = _mostly_unknown(grids[-1], removed.shape)
-        if removed.sum() <= SCATTERED * len(grids[-1].places):
-            break
-        grids.append(_grid(removed, grids[-1]))
+    grids = [finest]
+    while (n := len(grids[-1].places)) > FEW and max(grids[-1].framed[1:]) > 3:
+        grids.append(_grid(grids[-1].counts(1) >= 2, grids[-1]))
+    coarsest = grids[-1]
+    equations = (1 + DAMPING) * torch.eye(n + 1, device=coarsest.weight.device)
+    coarsest.solver = torch.linalg.inv(equations - coarsest.jacobi.to_dense())
     return grids
 
 
-def _mostly_unknown(grid: _Grid, size: torch.Size) -> Tensor:
-    """Which cells of twice the side are unknown: at least two of their four parts are."""
-    image, y, x = grid.cells
-    height, width = -(-size[1] // 2), -(-size[2] // 2)
-    parents = (image * height + (y >> 1)) * width + (x >> 1)
-    parts = torch.zeros(size[0] * height * width, dtype=torch.int32, device=parents.device)
-    parts.index_add_(0, parents, torch.ones_like(parents, dtype=torch.int32))
-    return (parts >= 2).view(size[0], height, width)
-
-
 def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
-    """The grid of the unknown cells (B, h, w); joined to the finer one where there is one."""
+    """The grid of the unknown cells (B, h + 2, w + 2); joined to the finer one where there is one.
+
+    Of the frame nothing is unknown.
+    """
     device = unknown.device
-    count, height, width = unknown.shape
-    cells = unknown.nonzero(as_tuple=True)
-    image, y, x = (c.int() for c in cells)
-    n, row = len(image), width + 2
-    places = (image * (height + 2) + y + 1) * row + x + 1
-    near = (places - row - 1)[:, None] + _offsets(3, row, device)
+    count, height, row = unknown.shape
+    image, y, x = cells = unknown.nonzero(as_tuple=True)
+    n = len(image)
+    places = (image * height + y) * row + x
+    near = places[:, None] + (_offsets(3, row, device) - row - 1)
     # Two rows more, all frame: a coarser cell at the lower edge looks so far.
-    numbers = torch.full(((count * (height + 2) + 2) * row,), n, dtype=torch.int32, device=device)
-    numbers.scatter_(0, places.long(), torch.arange(n, dtype=torch.int32, device=device))
-    weight = _inside(BLUR, (height, width), 1, device)[y, x]
-    hold = torch.zeros_like(weight)
+    numbers = torch.full(((count * height + 2) * row,), n, dtype=torch.int32, device=device)
+    numbers[places] = torch.arange(n, dtype=torch.int32, device=device)
+    inside = _inside(BLUR, (height - 2, row - 2), 1, device)
+    weight = inside[y - 1, x - 1]
+    diagonal = weight
     if finer is not None:
         _, above, beside = finer.framed
-        corners = (image * above + 2 * y) * beside + 2 * x
-        children = _look_up(finer.numbers, corners[:, None] + _offsets(4, beside, device))
+        corners = (image * above + 2 * (y - 1)) * beside + 2 * (x - 1)
+        children = torch.take(finer.numbers, corners[:, None] + _offsets(4, beside, device))
         finer.down = _sparse(children, _kernel(BILINEAR, device), len(finer.weight))
-        fully = _inside(BILINEAR, (above - 2, beside - 2), 2, device)[y, x]
-        hold = HOLD * (fully - (finer.down @ finer.inverse.mul(finer.weight))[:-1, 0]).clamp(min=0)
-    inverse = 1 / (weight + hold)
-    jacobi = _sparse(_look_up(numbers, near), inverse[:, None] * _kernel(BLUR, device), n + 1)
+        fully = _inside(BILINEAR, (above - 2, beside - 2), 2, device)[y - 1, x - 1]
+        known = fully - (finer.down @ finer.inverse.mul(finer.weight))[:-1, 0]
+        diagonal = weight + HOLD * known.clamp_(min=0)
+    inverse = 1 / diagonal
+    jacobi = _sparse(torch.take(numbers, near), inverse[:, None] * _kernel(BLUR, device), n + 1)
     if finer is not None:
-        image, y, x = (c.int() for c in finer.cells)
-        parents = (image * (height + 2) + (y >> 1) + 1) * row + (x >> 1) + 1
-        sideways, upwards = (x & 1) * 2 - 1, ((y & 1) * 2 - 1) * row
-        around = torch.stack([torch.zeros_like(x), sideways, upwards, sideways + upwards], dim=1)
-        shares = weight.new_tensor([9, 3, 3, 1]) / 16
-        finer.up = _sparse(
-            _look_up(numbers, parents[:, None] + around), finer.inverse[:-1] * shares, n + 1
-        )
+        image, y, x = finer.cells
+        corners = (image * height + (y >> 1)) * row + (x >> 1)
+        parents = torch.take(numbers, corners[:, None] + _offsets(2, row, device))
+        shares = _shares(device).index_select(0, (y & 1) * 2 + (x & 1)) * finer.inverse[:-1]
+        finer.up = _sparse(parents, shares, n + 1)
     weight, inverse = (F.pad(v, (0, 1))[:, None] for v in (weight, inverse))
-    places, framed = places.long(), (count, height + 2, row)
     scratch = weight.new_zeros(2, n + 1, COLUMNS)
-    return _Grid(cells, framed, places, near, numbers, weight, inverse, jacobi, *scratch)
+    return _Grid(
+        cells, (count, height, row), places, near, numbers, weight, inverse, jacobi, *scratch
+    )
 
 
 def _sparse(columns: Tensor, values: Tensor, width: int) -> Tensor:
@@ -219,10 +246,6 @@ def _sparse(columns: Tensor, values: Tensor, width: int) -> Tensor:
     return torch.sparse_csr_tensor(starts, columns.flatten(), values, shape, check_invariants=False)
 
 
-def _look_up(numbers: Tensor, places: Tensor) -> Tensor:
-    return numbers.index_select(0, places.flatten()).view(places.shape)  # faster than indexing
-
-
 @cache
 def _kernel(taps: tuple[float, ...], device: torch.device) -> Tensor:
     line = torch.tensor(taps, device=device)
@@ -231,8 +254,15 @@ def _kernel(taps: tuple[float, ...], device: torch.device) -> Tensor:
 
 @cache
 def _offsets(side: int, row: int, device: torch.device) -> Tensor:
-    line = torch.arange(side, dtype=torch.int32, device=device)
+    line = torch.arange(side, device=device)
     return (line[:, None] * row + line).flatten()
+
+
+@cache
+def _shares(device: torch.device) -> Tensor:
+    """(4, 4): of the four coarser cells around a cell in an even or odd row and column."""
+    odd = torch.tensor([[0.75, 0.25], [0.25, 0.75]], device=device)
+    return torch.einsum("ai,bj->abij", odd, odd).reshape(4, 4)
 
 
 @cache

@@ -52,6 +52,37 @@ def test_sides_that_do_not_halve_evenly(side: int) -> None:
     assert (impute(images, removed) - _by_library(images, removed)).abs().max() < 1e-3
 
 
+def _holes(height: int, width: int) -> dict[str, torch.Tensor]:
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    return {
+        "noise": torch.rand(height, width) < 0.8,
+        "one hole": ((y - 20).abs() < 4) & ((x - 20).abs() < 4),
+        "a corner": (y < 7) & (x < 7),
+        "pairs": (x // 2 % 3 == 1) & (y % 3 == 1),
+        "narrow strips": (x % 10 < 9).expand(height, width),
+        "wide strips": (x % 16 < 15).expand(height, width),
+        "diagonal strips": (x + y) % 11 < 9,
+        "squares": (x % 13 < 12) & (y % 13 < 12),
+        "single pixels left": ~((x % 4 == 3) & (y % 4 == 3)),
+        "few pixels left": ~((x % 13 == 12) & (y % 13 == 12)),
+    }
+
+
+@pytest.mark.parametrize("size", [(64, 48), (97, 65)])
+def test_holes_and_images_of_every_shape(size: tuple[int, int]) -> None:
+    """Holes that are solved either way, and images that deviate as far from grey as they can."""
+    torch.manual_seed(0)
+    height, width = size
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    drawn = [x < width // 2, (x + y) % 2 == 0, x // 8 % 2 == 0, torch.rand(size) < 0.5]
+    patterns = [pattern.expand(size).float() for pattern in drawn]
+    images = torch.stack(patterns)[:, None].expand(-1, 3, -1, -1)
+    for name, hole in _holes(*size).items():
+        removed = hole.expand(len(images), -1, -1).contiguous()
+        error = (impute(images, removed) - _by_library(images, removed)).abs().max()
+        assert error < 1e-3, name
+
+
 def test_the_middle_and_a_corner_by_hand() -> None:
     images = torch.arange(9.0).view(1, 1, 3, 3).expand(1, 3, 3, 3) / 10
     middle = torch.zeros(1, 3, 3, dtype=torch.bool)
