@@ -59,7 +59,7 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     shares = finest.inverse[:-1] * _kernel(BLUR, images.device)
     given = _sparse(finest.near.int(), shares, len(pixels)) @ pixels
     solution = None
-    if not finest.largest_hole():
+    if not finest.has_large_hole():
         solution = _accelerated_jacobi(finest, given)
     if solution is None:
         solution = _conjugate_gradients(_grids(finest), given)
@@ -72,17 +72,19 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
 def _accelerated_jacobi(grid: _Grid, given: Tensor) -> Tensor | None:
     """Solve x = given + J x by Chebyshev's semi-iteration; None where it would take long.
 
-    Of the last column the solution is 0, and it starts at 1: it holds the largest error there can
-    be. Its least decline bounds the eigenvalues of J, which are not negative (Collatz–Wielandt).
+    The solution of the last column is 0, and it starts at 1: it is its own error, and twice as far
+    off as colours can be. The slowest decline of that error in a step bounds the eigenvalues of J
+    from above (Collatz–Wielandt); none is negative.
     """
-    x = F.pad(torch.zeros_like(given)[:, :-1], (0, 1), value=1)
+    x = torch.zeros_like(given)
+    x[:-1, -1] = 1
     for _ in range(PLAIN):
         before, x = x, torch.addmm(given, grid.jacobi, x)
     error, least = x[:, -1], LEAST**PLAIN  # the last row, which is no pixel, has 0
     bounds = torch.stack([error.amax(), (error / before[:, -1].clamp(min=least)).amax()])
     left, largest = bounds.tolist()
     largest = min(max(largest, LEAST), LARGEST)
-    steps = acosh(max(left / TOLERANCE, 1)) / acosh((2 - largest) / largest)
+    steps = acosh(max(2 * left / TOLERANCE, 1)) / acosh((2 - largest) / largest)
     stretch, sigma, omega = 2 / (2 - largest), largest / (2 - largest), 1.0
     after = torch.empty_like(x)
     for step in range(ceil(steps)):
@@ -90,7 +92,7 @@ def _accelerated_jacobi(grid: _Grid, given: Tensor) -> Tensor | None:
         torch.lerp(x, after, stretch, out=after)
         before, x = x, torch.lerp(before, after, omega, out=before)
         omega = 1 / (1 - sigma**2 * omega / (4 if step else 2))
-    return x if x[:, -1].abs().amax() * GREY <= TOLERANCE else None
+    return x if x[:, -1].abs().amax() <= TOLERANCE else None
 
 
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
@@ -123,8 +125,9 @@ def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
         return grid.solver @ residual
     w = RELAXATION
     left = torch.addmm(residual, grid.jacobi, residual, beta=1 - w, alpha=w, out=grid.left)
-    coarse = _product(grid.down, left, grids[1].spare).mul_(grids[1].inverse)
-    left.add_(residual)  # which may lie in `spare`, and is done with
+    restricted = left if grid.overhang is None else left * grid.overhang
+    coarse = _product(grid.down, restricted, grids[1].spare).mul_(grids[1].inverse)
+    left.add_(residual)  # from here on `spare`, where the residual may lie, is free
     added = _product(grid.up, _cycle(grids[1:], coarse), grid.spare)
     return left.addmm_(grid.jacobi, added, beta=w, alpha=w).add_(added, alpha=1 - w)
 
@@ -143,7 +146,8 @@ class _Grid:
     in and around each lie in them. numbers: of each place its unknown, n where there is none.
     weight: (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
     left, spare: (n + 1, COLUMNS), to work in. down: from these unknowns to the coarser ones. up:
-    back, divided by ρ + μ. solver: of the coarsest grid, (1 − J)⁻¹.
+    back, divided by ρ + μ. overhang: (n + 1, 1), where a side is odd: what makes up for a coarser
+    cell that sticks out of the image. solver: of the coarsest grid, (1 + DAMPING − J)⁻¹.
     """
 
     cells: tuple[Tensor, Tensor, Tensor]
@@ -158,6 +162,7 @@ class _Grid:
     spare: Tensor
     down: Tensor | None = None
     up: Tensor | None = None
+    overhang: Tensor | None = None
     solver: Tensor | None = None
 
     @cached_property
@@ -179,7 +184,7 @@ class _Grid:
         counts.index_add_(0, parents, torch.ones_like(parents, dtype=torch.int32))
         return counts.view(count, height, width)
 
-    def largest_hole(self) -> bool:
+    def has_large_hole(self) -> bool:
         return bool((self.counts(HOLE) == 4**HOLE).any())
 
 
@@ -226,6 +231,11 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
         corners = (image * height + (y >> 1)) * row + (x >> 1)
         parents = torch.take(numbers, corners[:, None] + _offsets(2, row, device))
         shares = _shares(device).index_select(0, (y & 1) * 2 + (x & 1)) * finer.inverse[:-1]
+        whole = [side - 2 + (side & 1 if side > 3 else 0) for side in (above, beside)]
+        if whole != [above - 2, beside - 2]:  # ρ as if the coarser cells' image were this one's
+            more = _inside(BLUR, tuple(whole), 1, device)[y - 1, x - 1, None] - finer.weight[:-1]
+            finer.overhang = F.pad(1 / (1 + more * finer.inverse[:-1]), (0, 0, 0, 1))
+            shares *= finer.overhang[:-1]
         finer.up = _sparse(parents, shares, n + 1)
     weight, inverse = (F.pad(v, (0, 1))[:, None] for v in (weight, inverse))
     scratch = weight.new_zeros(2, n + 1, COLUMNS)
