@@ -15,7 +15,7 @@ from ttame_core.comparison import compare, holm
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.catalogue import run_query
-from ttame_core.lake.schemas import AUDIT_VALUES, INDEX, SCORES, maps_schema
+from ttame_core.lake.schemas import AUDIT_VALUES, INDEX, LEADERBOARD, SCORES, maps_schema
 from ttame_core.report.tables import comparison_table
 
 IMAGES = 60
@@ -87,6 +87,44 @@ def test_two_backbones_compare_their_accuracy_too(lake: Lake) -> None:
     assert not any(explainer == "slow" for explainer, _ in rows)
 
 
+def test_each_fill_and_each_baseline_is_a_metric_of_its_own(lake: Lake) -> None:
+    """One is better with black surroundings and zeros, the other with blurred ones."""
+    for explainer, plain, blurred in (("one", 0.2, 0.8), ("two", 0.4, 0.5)):
+        where = ("d", "net", explainer, "test-000000")
+        about = [
+            {"key": f"k{i:02d}", "label": 0, "predicted": 0, "target": 0, "p": 1.0, "keep": 15.0}
+            for i in range(IMAGES)
+        ]
+        confidence = [
+            row | {"fill": fill, "p_masked": 1 - drop}
+            for row in about
+            for fill, drop in (("zero", plain), ("blur", blurred))
+        ]
+        lake.write_parquet(scores_file("confidence", *where), confidence, SCORES["confidence"], "x")
+        curves = [
+            row | {"curve": "insertion", "fill": fill, "auc": auc, "probabilities": [auc]}
+            for row in about
+            for fill, auc in (("blur", plain), ("zero", blurred))
+        ]
+        names = SCORES["curves"].names
+        rows = [{name: row[name] for name in names} for row in curves]
+        lake.write_parquet(scores_file("curves", *where), rows, SCORES["curves"], "x")
+    board = {
+        (explainer, metric): value
+        for explainer, metric, value in run_query(
+            lake, "SELECT explainer, metric, value FROM leaderboard"
+        )
+        .to_pandas()
+        .itertuples(index=False)
+    }
+    rows = {r["metric"]: r for r in compare(lake, "one", "two").rows.to_pylist()}
+    assert {"AD@15", "AD@15/blur", "insertion", "insertion/zero"} <= rows.keys()
+    for metric, row in rows.items():
+        assert row["pairs"] == IMAGES
+        assert row["a"] == pytest.approx(board["one", metric], rel=1e-4)
+        assert row["b"] == pytest.approx(board["two", metric], rel=1e-4)
+
+
 @pytest.mark.parametrize("images", [1, 2, 5])
 def test_few_images(tmp_path: Path, images: int) -> None:
     lake = Lake(tmp_path)
@@ -110,10 +148,15 @@ def _record(lake: Lake, time: str, shift: float) -> None:
         for i in range(50)
     ]
     lake.write_parquet(f"audits/zoo/{time}/values.parquet", rows, AUDIT_VALUES, "x")
+    lake.write_parquet(f"audits/zoo/{time}/leaderboard.parquet", [], LEADERBOARD, "x")
 
 
 def test_two_audits(lake: Lake) -> None:
     _record(lake, "20250101T000000Z", 0)
+    with pytest.raises(UserError, match="one record only"):
+        compare(lake, "zoo@latest", "zoo@previous")
+    _record(lake, "20250201T000000Z", 1)
+    lake.remove("audits/zoo/20250201T000000Z/leaderboard.parquet")  # as if killed before the last
     with pytest.raises(UserError, match="one record only"):
         compare(lake, "zoo@latest", "zoo@previous")
     _record(lake, "20250201T000000Z", 1)

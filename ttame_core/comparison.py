@@ -160,8 +160,9 @@ def _metrics(
         [a, b],
     ).fetchall()
     for source, measure, metric, *settings in found:
-        chosen = {c: v for c, v in zip(SETTINGS, settings, strict=True) if v is not None}
-        where = " AND ".join(["true", *(f"{column} = ?" for column in chosen)])
+        own = db.sql(f"FROM values_{source} LIMIT 0").columns
+        chosen = {c: v for c, v in zip(SETTINGS, settings, strict=True) if c in own}
+        where = " AND ".join(["true", *(f"{c} IS NOT DISTINCT FROM ?" for c in chosen)])
         values = (
             f'SELECT dataset, backbone, explainer, key, "{measure}" AS value '
             f"FROM values_{source} WHERE {where}"
@@ -231,7 +232,7 @@ def _known(lake: Lake) -> dict[str, set[str]]:
         dict(part.split("=", 1) for part in path.split("/")[1:])
         for path in lake.glob("scores/metric=*/dataset=*/backbone=*/explainer=*")
     ]
-    records = lake.glob("audits/*/*/values.parquet")
+    records = lake.glob("audits/*/*/leaderboard.parquet")  # written last: the record is whole
     return {
         "explainer": {f["explainer"] for f in folders},
         "backbone": {f["backbone"] for f in folders},
