@@ -21,6 +21,7 @@ AUDIT = {
     "name": "known",
     "dataset": {"name": "drawn", "source": {"kind": "shapes", "test": 12, "size": 64}},
     "backbones": [{"name": n, "model": "resnet10t", "pretrained": True} for n in ("net", "other")],
+    "evaluation": {"metrics": ["confidence", "localization", "shape", "road", "curves"]},
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.catalogue import leaderboard, run_query
 from ttame_core.lake.kept import scores_state
+from ttame_core.lake.meant import Meant
 from ttame_core.lake.schemas import LEADERBOARD, SCORES
 
 RECORD = "audits/nightly/20260101T000000Z"
@@ -52,6 +54,33 @@ def test_a_record_of_the_same_scores_is_taken_and_other_data_sets_are_worked_out
     assert _values(lake) == {"d": 42, "other": 7}
     _score(lake, "other", 1, 9.0)
     assert _values(lake) == {"d": 42, "other": 8}
+
+
+def test_an_audit_counts_what_it_means(lake: Lake) -> None:
+    """Not other splits, nor explainers and metrics that have left its spec."""
+    rows = [{"key": "k9", "label": 0, "predicted": 0, "target": 0, "seconds": 9.0}]
+    for explainer, shard in (("e", "val-000000"), ("gone", "test-000000")):
+        path = scores_file("cost", "d", "net", explainer, shard)
+        lake.write_parquet(path, rows, SCORES["cost"], "x")
+    shape = {"complexity": 0.2, "sparseness": 0.5, "thumbnail": np.zeros(196, np.float16)}
+    path = scores_file("shape", "d", "net", "e", "test-000000")
+    lake.write_parquet(path, [rows[0] | shape], SCORES["shape"], "x")
+    meant = Meant("d", "test", {"net"}, {"e"}, {"cost"})
+    found = leaderboard(lake, "d", meant).to_pylist()
+    assert [(r["explainer"], r["metric"], r["value"]) for r in found] == [("e", "seconds", 1.0)]
+    everything = leaderboard(lake, "d").to_pylist()
+    assert {(r["explainer"], r["metric"]) for r in everything} > {("gone", "seconds")}
+    assert (
+        next(r["value"] for r in everything if r["explainer"] == "e" and r["metric"] == "seconds")
+        == 5
+    )
+    nobody = Meant("d", "test", {"net"}, {"nobody"}, {"cost"})
+    assert leaderboard(lake, "d", nobody).num_rows == 0
+    # A record of all that is there does not stand for a part of it.
+    _record(lake, scores_state(lake, "d"))
+    assert scores_state(lake, "d", meant) != scores_state(lake, "d")
+    assert leaderboard(lake, "d", meant).to_pylist() == found
+    assert leaderboard(lake, "d").column("value").to_pylist() == [42]
 
 
 def test_a_score_more_or_less_or_another_is_seen(lake: Lake) -> None:

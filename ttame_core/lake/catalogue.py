@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ttame_core.errors import UserError, nearest
+from ttame_core.errors import UserError, nearest, writing
 from ttame_core.lake import scores
 from ttame_core.lake.directions import add_directions
 from ttame_core.lake.kept import kept_boards
+from ttame_core.lake.meant import Meant
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
@@ -71,9 +72,12 @@ Answer = TypeVar("Answer")
 
 
 @contextmanager
-def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(
+    lake: Lake, confined: bool = False, meant: Meant | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
+    meant: the maps and scores to look at; default: all.
     confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
     an audit asks: that takes MEMORY, however much there is, and the rest spills to disk (`answer`
     takes more for what cannot). Raises UserError for a file that turns out to be damaged, and
@@ -89,7 +93,7 @@ def connect(lake: Lake, confined: bool = False) -> Iterator[duckdb.DuckDBPyConne
             if through:
                 db.register_filesystem(reading)
             root = "lake://" if through else f"{_literally(lake.root)}/"
-            _fill(db, lake, reading, root)
+            _fill(db, lake, reading, root, meant)
             if confined:
                 _confine(db)
             yield db
@@ -139,16 +143,23 @@ def _views(added: str) -> bytes:
         return path.read_bytes()
 
 
-def _fill(db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str) -> None:
+def _fill(
+    db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str, meant: Meant | None
+) -> None:
     """The lake's files, and the leaderboards that still hold, in the stead of none."""
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
-    for board in kept_boards(lake, reading).values():
+    for board in kept_boards(lake, reading, meant).values():
         db.register("board", board.cast(LEADERBOARD))
         db.execute("INSERT INTO kept FROM board")
     db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
     for name, (pattern, _, partitions) in _kinds().items():
+        condition = "true"
+        if meant and pattern.startswith(("maps/", "scores/")):
+            if name != "maps" and name not in meant.families:
+                continue
+            pattern, condition = meant.files(pattern), meant.condition
         if reading.holds(pattern):
-            _add_files(db, name, _quoted(f"{root}{pattern}"), partitions)
+            _add_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
 
 
 def _kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
@@ -160,9 +171,13 @@ def _kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
 
 
 def _add_files(
-    db: duckdb.DuckDBPyConnection, name: str, place: str, partitions: Sequence[str]
+    db: duckdb.DuckDBPyConnection,
+    name: str,
+    place: str,
+    partitions: Sequence[str],
+    condition: str,
 ) -> None:
-    """The files of a kind, in the stead of none."""
+    """The files of a kind, in the stead of none. condition: SQL that tells which by their path."""
     told = ("filename", *partitions)  # by a file's path
     own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
     # The columns are known: not every file is opened to learn them.
@@ -174,7 +189,7 @@ def _add_files(
     db.execute(
         f"CREATE VIEW files_{name} AS FROM read_parquet('{place}', filename = true, "
         f"schema = MAP {{{columns}}}, hive_partitioning = {bool(partitions)}, "
-        "hive_types_autocast = false)"
+        f"hive_types_autocast = false) WHERE {condition}"
     )
     if name == "maps":
         db.execute("DROP TABLE files_metadata")
@@ -260,9 +275,12 @@ def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) 
     return in_enough_memory(db, lambda: db.sql(sql, params=list(params)).to_arrow_table())
 
 
-def leaderboard(lake: Lake, dataset: str | None = None) -> pa.Table:
-    """The view `leaderboard`, of one data set or of all, in a stable order."""
-    with connect(lake) as db:
+def leaderboard(lake: Lake, dataset: str | None = None, meant: Meant | None = None) -> pa.Table:
+    """The view `leaderboard`, of one data set or of all, in a stable order.
+
+    meant: of these maps and scores alone.
+    """
+    with connect(lake, meant=meant) as db:
         return answer(
             db,
             "FROM leaderboard WHERE ? IN (dataset, '') "
@@ -298,7 +316,8 @@ def write_result(result: pa.Table, format: str = "table", output: str | None = N
     if format == "parquet":
         if output is None:
             raise UserError("parquet is not for the terminal: name a file with --output")
-        _writing(output, lambda: pq.write_table(result, output))
+        with writing(output):
+            pq.write_table(result, output)
         return
     text = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}[format](
         result, output
@@ -306,14 +325,8 @@ def write_result(result: pa.Table, format: str = "table", output: str | None = N
     if output is None:
         sys.stdout.write(text)
     else:
-        _writing(output, lambda: Path(output).write_text(text, encoding="utf-8"))
-
-
-def _writing(output: str, write: Callable[[], Any]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+        with writing(output):
+            Path(output).write_text(text, encoding="utf-8")
 
 
 def _table(result: pa.Table, output: str | None) -> str:

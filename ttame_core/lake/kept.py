@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ttame_core.errors import UserError
 from ttame_core.lake import scores
+from ttame_core.lake.meant import Meant
 from ttame_core.lake.reading import ReadOnly
 from ttame_core.lake.store import Lake, fingerprint
 
@@ -24,31 +25,41 @@ SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet")  # what leaderboar
 KEPT = "audits/*/*/leaderboard.parquet"
 
 
-def scores_state(lake: Lake, dataset: str) -> str:
-    """A hash that changes with every score of a data set. Taken before they are read."""
-    return _states(ReadOnly(lake)).get(dataset, "")
+def scores_state(lake: Lake, dataset: str, meant: Meant | None = None) -> str:
+    """A hash that changes with every score of a data set. Taken before they are read.
+
+    meant: of those alone; the same hash where there are no others.
+    """
+    return _states(ReadOnly(lake), meant).get(dataset, "")
 
 
-def kept_boards(lake: Lake, reading: ReadOnly) -> dict[str, pa.Table]:
-    """By data set, the leaderboard of a record that holds all of it and still holds."""
+def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str, pa.Table]:
+    """By data set, the leaderboard of a record that holds all of it and still holds.
+
+    meant: all that is to be in it.
+    """
     last = {path.split("/")[1]: path for path in reading.glob(KEPT)}
     if not last:
         return {}
-    states, boards = _states(reading), {}
+    boards: dict[str, pa.Table] = {}
+    states = _states(reading)
+    asked = _states(reading, meant) if meant else states
     for path in last.values():
         # What is damaged here is no concern of who asks: it is worked out instead.
         with suppress(UserError, ValueError, FileNotFoundError):
             about = lake.read_json(f"{path.rsplit('/', 1)[0]}/record.json")
             dataset = about.get("dataset", "")
-            if about.get("scores") == states.get(dataset, "none"):
+            if about.get("scores") == states.get(dataset, "none") == asked.get(dataset):
                 boards[dataset] = lake.read_table(path)
     return boards
 
 
-def _states(reading: ReadOnly) -> dict[str, str]:
+def _states(reading: ReadOnly, meant: Meant | None = None) -> dict[str, str]:
     files: dict[str, list[Any]] = defaultdict(list)
     for pattern in SCORED:
         for path in reading.glob(pattern):
+            if meant and not meant.includes(path):
+                continue
             about = reading.info(path)
             when = about.get("ETag") or about.get("mtime") or about.get("created")
             files[path.split("dataset=")[1].split("/")[0]].append((path, about["size"], when))

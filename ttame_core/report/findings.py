@@ -15,6 +15,7 @@ from ttame_core.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import answer, connect
 from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.lake.meant import Meant
 from ttame_core.report.tables import BACKBONE, Best, shown, wide
 
 Rows = list[dict[str, Any]]
@@ -67,7 +68,7 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
         "leads": leads,
         "keep": keep or KEPT,
     }
-    with connect(lake) as db:
+    with connect(lake, meant=Meant.by(audit)) as db:
         for name, value in known.items():
             db.execute(f"SET VARIABLE {name} = {_literal(value)}")
         keep_recorded(db, audit.dataset.name, audit.maps.split)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from PIL import Image
 
@@ -19,6 +18,7 @@ from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.catalogue import connect, leaderboard
 from ttame_core.lake.directions import is_yardstick
 from ttame_core.lake.kept import scores_state
+from ttame_core.lake.meant import Meant
 from ttame_core.lake.schemas import AUDIT_CHANGES, AUDIT_THUMBNAILS, AUDIT_VALUES, LEADERBOARD
 from ttame_core.provenance import Provenance
 from ttame_core.report.album import exhibits
@@ -34,17 +34,8 @@ ROWS_AT_ONCE = 2**16
 
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
-    """The leaderboard of an audit's data set, backbones and explainers."""
-    return _of_audit(leaderboard(lake, audit.dataset.name), audit)
-
-
-def _of_audit(board: pa.Table, audit: spec.AuditSpec) -> pa.Table:
-    backbones = pa.array([b.name for b in audit.backbones])
-    explainers = pa.array([*(e.name for e in audit.explainers), "-"])
-    chosen = pc.and_(
-        pc.is_in(board["backbone"], backbones), pc.is_in(board["explainer"], explainers)
-    )
-    return board.filter(chosen)
+    """The leaderboard of the maps and scores that an audit means."""
+    return leaderboard(lake, audit.dataset.name, Meant.by(audit))
 
 
 def audit_refusals(lake: Lake, audit: spec.AuditSpec) -> list[dict[str, str]]:
@@ -78,8 +69,8 @@ def write_record(
     timestamp = now.strftime(AUDIT_TIME)
     folder = audit_folder(audit.name, timestamp)
     state = scores_state(lake, audit.dataset.name)
-    everything = leaderboard(lake, audit.dataset.name)
-    board = _of_audit(everything, audit)
+    whole_state = state == scores_state(lake, audit.dataset.name, Meant.by(audit))
+    board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
     versions["python"] = platform.python_version()
@@ -101,7 +92,7 @@ def write_record(
             contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
-    told = {"run": run} | ({"scores": state} if board.num_rows == everything.num_rows else {})
+    told = {"run": run} | ({"scores": state} if whole_state else {})
     lake.write_json(f"{folder}/record.json", {**made_from, **told})
     _write_values(lake, audit, folder, made_from)
     refused = audit_refusals(lake, audit)
@@ -165,7 +156,7 @@ def _write_values(lake: Lake, audit: spec.AuditSpec, folder: str, made_from: Any
     """Values and thumbnails of the images with the lowest hash: the same ones in every audit."""
     dataset, explainers = audit.dataset.name, [*(e.name for e in audit.explainers), BACKBONE]
     with (
-        connect(lake) as db,
+        connect(lake, meant=Meant.by(audit)) as db,
         lake.create_parquet(f"{folder}/values.parquet", AUDIT_VALUES, made_from) as rows,
         lake.create_parquet(
             f"{folder}/thumbnails.parquet", AUDIT_THUMBNAILS, made_from
@@ -197,7 +188,7 @@ def _pictured(
     lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str], explainers: Sequence[str]
 ) -> list[str]:
     """Keys for the contact sheet: the first sample of each class in the order of the keys' hash."""
-    with connect(lake) as db:
+    with connect(lake, meant=Meant.by(audit)) as db:
         rows = db.execute(
             "SELECT arg_min(key, md5(key)) FROM samples WHERE dataset = ? AND key IN "
             "(SELECT key FROM maps WHERE dataset = ? AND list_contains(?, backbone) "

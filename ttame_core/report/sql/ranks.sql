@@ -16,7 +16,7 @@ ranked AS (
     FROM (
         SELECT *, CASE WHEN lower_is_better THEN value ELSE -value END AS loss
         FROM boards JOIN metrics ON metric GLOB pattern
-        WHERE family NOT IN ('cost', 'backbone')
+        WHERE family NOT IN ('cost', 'backbone') AND lower_is_better IS NOT NULL
         AND NOT EXISTS (FROM yardsticks AS y WHERE boards.explainer GLOB y.explainer)
     )
     WINDOW cell AS (PARTITION BY timestamp, backbone, metric)

@@ -1,0 +1,64 @@
+"""Which of a lake's maps and scores an audit means.
+
+A workspace also holds those of other splits, of explainers that have left the spec since, whose
+classifier may be another by now, and of metrics that are no longer asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ttame_core import spec
+
+
+@dataclass(frozen=True)
+class Meant:
+    """families: of scores."""
+
+    dataset: str
+    split: str
+    backbones: Collection[str]
+    explainers: Collection[str]
+    families: Collection[str]
+
+    @classmethod
+    def by(cls, audit: spec.AuditSpec) -> Meant:
+        return cls(
+            audit.dataset.name,
+            audit.maps.split,
+            {b.name for b in audit.backbones},
+            {e.name for e in audit.explainers},
+            {"cost", *(m.family for m in audit.evaluation.metrics)},
+        )
+
+    def includes(self, path: str) -> bool:
+        """Whether a file of maps or scores is among them."""
+        kind, *folders, name = path.split("/")
+        of = dict(folder.split("=", 1) for folder in folders)
+        return (
+            (kind == "maps" or of["metric"] in self.families)
+            and of["dataset"] == self.dataset
+            and of["backbone"] in self.backbones
+            and of["explainer"] in self.explainers
+            and name.startswith(f"{self.split}-")
+        )
+
+    def files(self, pattern: str) -> str:
+        """The pattern of a kind's files, of this split alone."""
+        return pattern.removesuffix("*.parquet") + f"{self.split}-*.parquet"
+
+    @property
+    def condition(self) -> str:
+        """SQL that is true of their rows among the split's."""
+        names = ("backbone", self.backbones), ("explainer", self.explainers)
+        return " AND ".join(
+            f"{column} IN ({', '.join(map(_literal, sorted(chosen)))})"
+            for column, chosen in (("dataset", [self.dataset]), *names)
+        )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
