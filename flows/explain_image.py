@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from tasks.logs import say
-from tasks.models import check_fitted, load
+from tasks.models import check_fitted, check_head, load
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.compute import place
-from ttame_core.errors import UserError, nearest
+from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
 from ttame_core.lake import Lake, dataset_file, head_folder
 from ttame_core.provenance import Provenance, given_head
@@ -109,6 +109,11 @@ def write_pictures(
     """
     number = None if target is None else find_class(target, classes)
     together = output.lower().endswith(".png")
+    stems = [Path(path).stem for path in images]
+    if not together and (twice := {stem for stem in stems if stems.count(stem) > 1}):
+        raise UserError(
+            f"two of the pictures are called {min(twice)}: explain them one by one, or into one PNG"
+        )
     found, failed = [], []
     for path in images:
         try:
@@ -127,11 +132,9 @@ def write_pictures(
 
 
 def _save(found: Sequence[Explained], path: Path) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draw(found).save(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
     say(f"wrote {path}")
 
 
@@ -154,6 +157,8 @@ def _explainer(
     if head:
         return explainer.use(read_head(head, explainer, "give the head and --tap that go together"))
     assert provenance is not None
+    entry = next(b for b in provenance.audit.backbones if b.name == backbone.name)
+    check_head(provenance, entry, settings)
     folder = head_folder(provenance.dataset, backbone.name, settings.name)
     return explainer.use(load_head(provenance.lake, folder, explainer))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.names import names_of
+from ttame_core.errors import UserError
 from ttame_core.lake import Lake
+from ttame_core.spec import load_spec
 
 FLOWS = (
     "audit_zoo",
@@ -66,7 +69,9 @@ def _ask(client: Any, workspace: str, audit: str | None, runs: Runs) -> None:
 
     newest = client.read_flow_runs(
         flow_filter=FlowFilter.model_validate({"name": {"any_": FLOWS}}),
-        flow_run_filter=FlowRunFilter.model_validate({"parent_task_run_id": {"is_null_": True}}),
+        flow_run_filter=FlowRunFilter.model_validate(
+            {"parent_task_run_id": {"is_null_": True}, "start_time": {"is_null_": False}}
+        ),
         sort=FlowRunSort.START_TIME_DESC,
         limit=LOOKED_AT,
     )
@@ -121,7 +126,11 @@ def _names_of(task_run: str) -> Names | None:
 
 
 def _audit_of(run: Any) -> str:
+    """The name in its spec, which deployments give as a file."""
     spec = run.parameters.get("spec")
+    if isinstance(spec, str):
+        with suppress(UserError):
+            return load_spec(spec).name
     return str(spec.get("name")) if isinstance(spec, dict) else str(spec)
 
 

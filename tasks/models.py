@@ -11,7 +11,7 @@ from ttame_core.compute import place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
 from ttame_core.explaining import check_labels
-from ttame_core.lake import fingerprint, head_folder
+from ttame_core.lake import dataset_file, fingerprint, head_folder
 from ttame_core.provenance import Provenance
 from ttame_core.training import load_head
 
@@ -31,6 +31,19 @@ def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
     if settings.fit is not None and not provenance.is_fitted(settings):
         raise UserError(
             f"backbone {settings.name} has not been trained yet: run `ttame fit-backbone`"
+        )
+
+
+def check_head(provenance: Provenance, backbone: spec.Backbone, explainer: spec.Explainer) -> None:
+    """Raise UserError where the head is of another training, or there is none of this one.
+
+    Without the data set that cannot be told, and nothing is raised.
+    """
+    there = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
+    if there and not provenance.head_is_current(backbone, explainer):
+        raise UserError(
+            f"{provenance.lake} has no head of {explainer.name} on {backbone.name} that was "
+            "trained as the spec says: run `ttame train`"
         )
 
 

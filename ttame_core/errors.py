@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -15,6 +17,16 @@ class UserError(Exception):
 
 class StoreAway(UserError):
     """An object store that does not answer: trying again may help, so tasks do."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Where the file `path`, which is written in the block, cannot be, UserError says why."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: Pillow knows no such ending
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -42,12 +42,12 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
             f"cannot export to {path}: its ending must be one of {', '.join(FORMATS)}."
             + nearest(Path(path).suffix, FORMATS)
         )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
     size = backbone.preprocessing.input_size
     example = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
     model = Explained(backbone, head).eval().requires_grad_(False)
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             write(model, example, path)
     except Exception as error:  # the exporters raise what they meet

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.attention import AttentionHead
 from ttame_core.backbones import load_backbone
-from ttame_core.errors import UserError
+from ttame_core.errors import UserError, writing
 
 # T-TAME, section IV-A. Where these names exist they are the same layers in torchvision and timm.
 TAPS = (
@@ -131,8 +131,10 @@ def import_head(path: str, settings: spec.Backbone, output: str) -> spec.Backbon
             f"{backbone.num_classes} classes: {wrong[0]} is {_shape(state, wrong[0])} in the file "
             f"and {_shape(own, wrong[0])} here; name another backbone or --tap"
         )
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: state[key].to(own[key].dtype) for key in own}, output)
+    content = save({key: state[key].to(own[key].dtype) for key in own})
+    with writing(output):
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_bytes(content)
     return settings.model_copy(update={"head": output})
 
 

@@ -290,7 +290,8 @@ class Training(Section):
     @classmethod
     def _recipe(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            return {**RECIPES.get(value.get("recipe", "tuned"), {}), **value}
+            recipe = value.get("recipe", "tuned")
+            return {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **value}
         return value
 
 
@@ -363,7 +364,8 @@ class Explainer(Section):
     def _shorthand(cls, value: Any) -> Any:
         value = _unfolded(value, "method")
         if isinstance(value, dict) and isinstance(value.get("method"), str):
-            training = (value.get("settings") or {}).get("training")
+            settings = value.get("settings")
+            training = settings.get("training") if isinstance(settings, dict) else None
             permuted = isinstance(training, dict) and training.get("labels") == "permuted"
             return {"name": value["method"] + ("-permuted" if permuted else ""), **value}
         return value

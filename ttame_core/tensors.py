@@ -25,7 +25,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.compute import place
 from ttame_core.data.annotations import mask_boxes
 from ttame_core.data.loader import Batch
-from ttame_core.errors import UserError, nearest
+from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, Trained, forward_pass
 from ttame_core.explainers.trained import Head
 from ttame_core.explaining import choose_targets
@@ -135,7 +135,8 @@ def load_head(path: str | Path, backbone: Backbone, explainer: str = "ttame") ->
 
 def save_head(head: Head, path: str | Path) -> None:
     """Write a head as safetensors, for `load_head` and for `head:` in a spec."""
-    Path(path).write_bytes(head_bytes(head))
+    with writing(path):
+        Path(path).write_bytes(head_bytes(head))
 
 
 def make_explainer(
@@ -239,7 +240,7 @@ def evaluate(
     rows: dict[str, list[Row]] = {family.name: [] for family in families}
     for forward, places in _passes(backbone, batch, batch_size):
         mapped = _mapped(forward, maps[places], targets, places, backbone, batch_size, make)
-        for family in families:
+        for family in families if mapped.rows else ():
             with torch.set_grad_enabled(family.reexplains):
                 rows[family.name] += family.rows(mapped)
     tables = {

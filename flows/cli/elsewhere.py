@@ -110,13 +110,17 @@ def import_head(
     Examples:
         ttame import-head vgg16.ckpt --backbone torchvision/vgg16 --output heads/vgg16.safetensors
     """
+    from pydantic import ValidationError
+
     from ttame_core import published
     from ttame_core.spec import Backbone
 
     taps: list[int | str] | None = list(tap) if tap else None
-    settings = published.import_head(
-        file, Backbone(model=backbone, pretrained=True, taps=taps), output
-    )
+    try:
+        classifier = Backbone(model=backbone, pretrained=True, taps=taps)
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+    settings = published.import_head(file, classifier, output)
     say(f"wrote {output}; in a spec:")
     entry = {"model": backbone, "pretrained": True, "head": output, "taps": settings.taps}
     print(json.dumps({k: v for k, v in entry.items() if v}))
@@ -134,8 +138,8 @@ def export_head(
     Examples:
         ttame export-head my-audit.yaml --backbone resnet50 --output resnet50.onnx
     """
-    from tasks.models import backbone_of
-    from ttame_core.explainers import REGISTRY
+    from tasks.models import backbone_of, check_head
+    from ttame_core.explainers import REGISTRY, NotApplicable
     from ttame_core.exporting import export
     from ttame_core.lake import head_folder
     from ttame_core.provenance import Provenance
@@ -146,7 +150,15 @@ def export_head(
     named = {b.name: b for b in provenance.audit.backbones}
     if backbone not in named:
         raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
+    own = next((e for e in provenance.audit.explainers if e.method == "ttame"), None)
+    if own is None:
+        raise UserError(f"{spec} has no explainer ttame, whose head could be exported")
     model = backbone_of(provenance, named[backbone])
-    folder = head_folder(provenance.dataset, backbone, "ttame")
-    export(model, load_head(provenance.lake, folder, REGISTRY["ttame"](model)), output)
+    try:
+        explainer = REGISTRY[own.method](model)
+    except NotApplicable as reason:
+        raise UserError(f"{backbone} has no head to export: {reason}") from reason
+    check_head(provenance, named[backbone], own)
+    folder = head_folder(provenance.dataset, backbone, own.name)
+    export(model, load_head(provenance.lake, folder, explainer), output)
     say(f"wrote {output}")

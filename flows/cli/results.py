@@ -8,6 +8,7 @@ import typer
 
 from flows.cli.options import HERE, Format, Output, Workspace, out
 from tasks.logs import say
+from ttame_core.errors import writing
 from ttame_core.lake import Lake
 
 
@@ -95,5 +96,7 @@ def show(
     """
     from ttame_core.report.pictures import find_samples, show_samples
 
-    show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer)).save(output)
+    drawn = show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer))
+    with writing(output):
+        drawn.save(output)
     say(f"wrote {output}")

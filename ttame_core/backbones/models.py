@@ -104,9 +104,11 @@ def _timm(
     except TypeError as error:
         raise _wrong_arguments(settings, error) from error
     except Exception as error:
-        if not settings.pretrained or state is not None:
-            raise
-        raise _no_weights(settings, error) from error
+        if settings.pretrained and state is None:
+            raise _no_weights(settings, error) from error
+        if settings.args:  # a model of timm looks at few of them
+            raise _wrong_arguments(settings, error) from error
+        raise
     _check_classes(settings, model, state)
     return model
 
@@ -342,7 +344,8 @@ def _preparation(
 
 
 def _wrong_arguments(settings: spec.Backbone, error: Exception) -> UserError:
-    return UserError(f"backbone {settings.name}: wrong `args` for its model: {error}")
+    reason = str(error) or type(error).__name__
+    return UserError(f"backbone {settings.name}: wrong `args` for its model: {reason}")
 
 
 def _no_weights(settings: spec.Backbone, error: Exception) -> UserError:

@@ -74,10 +74,11 @@ class Explainer(ABC):
 
     name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
-    boxes or masks. reads_image: its maps depend on the image and the classifier. forwards,
-    backwards: passes through the classifier per map, beyond the forward pass that all share, as a
-    formula of settings and of C, the channels of its tap. applies_to: what it can explain, in
-    words. Settings: its own keys in a spec.
+    boxes or masks. reads_image: its maps depend on the image and the classifier. explains_again: it
+    has maps of other images and classifiers than those it was made for. forwards, backwards: passes
+    through the classifier per map, beyond the forward pass that all share, as a formula of settings
+    and of C, the channels of its tap. applies_to: what it can explain, in words. Settings: its own
+    keys in a spec.
 
     `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
     The constructor raises NotApplicable where the backbone cannot be explained.
@@ -88,6 +89,7 @@ class Explainer(ABC):
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False
     reads_image: ClassVar[bool] = True
+    explains_again: ClassVar[bool] = True
     forwards: ClassVar[str] = "0"
     backwards: ClassVar[str] = "0"
     applies_to: ClassVar[str] = "every backbone"

@@ -114,7 +114,7 @@ class EigenCam(Explainer):
     applies_to = "backbones with a tap of more than one place"
 
     def prepare(self) -> None:
-        self.place = _deepest_spatial(self.backbone)
+        self.place = deepest_spatial(self.backbone)
 
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         features = forward.features[self.place].float().cpu().numpy()
@@ -135,7 +135,7 @@ class ScoreCam(Explainer):
     applies_to = "backbones with a tap of more than one place"
 
     def prepare(self) -> None:
-        self.place = _deepest_spatial(self.backbone)
+        self.place = deepest_spatial(self.backbone)
 
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
         hooked.remove()
 
 
-def _deepest_spatial(backbone: Backbone) -> int:
+def deepest_spatial(backbone: Backbone) -> int:
     """Index of the deepest tap of more than one place."""
     for place, tap in reversed([*enumerate(backbone.taps)]):
         if tap.height * tap.width > 1:

@@ -45,7 +45,8 @@ class Imported(Explainer):
     """
 
     name = "imported"
-    reads_image = False
+    version = 2
+    explains_again = False
 
     class Settings(spec.Section):
         path: str

@@ -9,6 +9,7 @@ from torch import Tensor
 from ttame_core import spec
 from ttame_core.attention import resize
 from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.explainers.cams import deepest_spatial
 from ttame_core.explainers.gradients import target_gradients
 from ttame_core.masking import min_max
 
@@ -16,24 +17,29 @@ from ttame_core.masking import min_max
 class OptiCam(Explainer):
     """Opti-CAM (Zhang et al. 2024, arXiv 2301.07002, section 3.2).
 
-    The combination of the deepest tap's channels that keeps most of the logit when it masks: the
-    map is the sum of the channels (negative values as 0), weighted by softmax(w); upsampled and
-    min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises the target's
-    logit of that, starting from equal weights. Each image and target has weights of its own: losses
-    are added up and Adam works element by element, so that a map does not depend on the others in
-    its batch. The authors' early stop, which looks at the batch's loss, is left out.
+    The combination of the deepest spatial tap's channels that keeps most of the logit when it
+    masks: the map is the sum of the channels (negative values as 0), weighted by softmax(w);
+    upsampled and min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises
+    the target's logit of that, starting from equal weights. Each image and target has weights of
+    its own: losses are added up and Adam works element by element, so that a map does not depend on
+    the others in its batch. The authors' early stop, which looks at the batch's loss, is left out.
     """
 
     name = "opticam"
+    version = 2
     forwards, backwards = "iterations", "iterations"
+    applies_to = "backbones with a tap of more than one place"
 
     class Settings(spec.Section):
         iterations: int = Field(100, ge=1)
         learning_rate: float = Field(0.1, gt=0)
 
+    def prepare(self) -> None:
+        self.place = deepest_spatial(self.backbone)
+
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         images = forward.images.clone()
-        channels = forward.features[-1].clone().float().relu()
+        channels = forward.features[self.place].clone().float().relu()
         maps = [self._optimise(images, channels, column) for column in targets.T]
         return torch.stack(maps, dim=1)
 

@@ -159,8 +159,8 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
     Raises NotApplicable where that is not all to all in each block, or where its features are not
     the tokens of the image's patches.
     """
-    tap = backbone.taps[-1]
-    if tap.layout != "tokens" or tap.order:
+    tap = backbone.taps[-1] if backbone.taps else None
+    if tap is None or tap.layout != "tokens" or tap.order:
         raise NotApplicable(
             f"{backbone.name} is no plain vision transformer: it has no patch tokens"
         )

@@ -88,6 +88,8 @@ class MappedImages:
         In half precision, as the lake stores them, so that what does not change is equal. NaN where
         there is no map.
         """
+        if not explainer.explains_again:
+            return torch.full_like(self.maps, torch.nan)
         if not explainer.reads_image:
             return self.maps
         maps = []

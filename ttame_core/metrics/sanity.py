@@ -106,12 +106,17 @@ def _with_weights(module: nn.Module, replaced: dict[Tensor, Tensor]) -> nn.Modul
     return copy.deepcopy(module, own | {id(t): new for t, new in replaced.items()})
 
 
+def _is_script(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
+
+
 class Sanity(Family):
     """Rank correlation and SSIM of maps before and after randomisation: a row per map and step.
 
     At the explainer's own resolution. randomised: `classifier`, at each depth; for explainers
     with a trained head also `head`: the head alone is randomised, and the classifier stays. An
-    explainer that a randomised classifier does not allow has no rows of it.
+    explainer that a randomised classifier does not allow has no rows of it, nor has any of a script
+    of TorchScript.
     """
 
     name = "sanity"
@@ -145,7 +150,10 @@ class Sanity(Family):
 
     def _randomised(self, mapped: MappedImages) -> Iterator[tuple[str, float, Explainer]]:
         if self._cascade[0] is not mapped.backbone:
-            steps = cascade(mapped.backbone, self.settings.depths, self.settings.seed)
+            # The weights of a script cannot be exchanged.
+            scripts = any(map(_is_script, mapped.backbone.model.modules()))
+            depths, seed = self.settings.depths, self.settings.seed
+            steps = [] if scripts else cascade(mapped.backbone, depths, seed)
             self._cascade = (mapped.backbone, steps)
         for depth, backbone in self._cascade[1]:
             try:
