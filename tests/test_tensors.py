@@ -247,3 +247,15 @@ def test_importing_it_is_light() -> None:
         _ = tt.explian
     assert {"ttame", "gradcam"} <= set(REGISTRY)
     assert all(getattr(tt, name).__doc__ for name in tt.__all__)
+
+
+def test_a_batch_in_which_nothing_is_explained(tiny: Backbone) -> None:
+    torch.manual_seed(0)
+    images, maps = torch.rand(4, 3, 64, 64), torch.rand(4, 2, 2)
+    maps[:2] = torch.nan
+    explainer = tt.make_explainer(tiny, "gradcam")
+    families = ["confidence", "road", {"curves": {"steps": 2}}, "adcc", "robustness"]
+    found = tt.evaluate(tiny, images, maps, families, explainer=explainer, batch_size=2)
+    assert {"AD@15", "ROAD", "insertion", "ADCC", "max_sensitivity"} <= found.keys()
+    for values in found.values():
+        assert values.isnan().tolist() == [True, True, False, False]

@@ -89,6 +89,9 @@ def test_unknown_models_and_tags() -> None:
         load_backbone(_settings(model="resnet50.a9_in1k", pretrained=True))
     with pytest.raises(UserError, match="wrong `args`"):
         load_backbone(_settings(args={"stem_widht": 8}, fit={}))
+    odd = {"embed_dim": 100, "num_heads": 3}  # which timm asserts to divide
+    with pytest.raises(UserError, match="wrong `args`"):
+        load_backbone(_settings(model="vit_tiny_patch16_224", args=odd, fit={}))
 
 
 def test_pretrained_weights_that_cannot_be_had(

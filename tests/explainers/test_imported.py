@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import PLAIN
 
+import ttame_core as tt
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.errors import UserError
@@ -195,3 +196,14 @@ def test_its_identity_is_the_content(tmp_path: Path) -> None:
     assert IMPORTED.identity({"path": str(folder)}) != before
     with pytest.raises(UserError, match=r"none.*correct"):
         IMPORTED.identity({"path": str(tmp_path / "none")})
+
+
+def test_maps_that_cannot_be_made_again_have_no_such_scores(
+    tmp_path: Path, batch: Batch, tiny: Backbone
+) -> None:
+    path = _parquet(tmp_path / "m.parquet", batch.keys, _maps(4, 8, 8))
+    explainer = IMPORTED(tiny, {"path": path})
+    families = ["robustness", "adcc", "sanity", "shape"]
+    images, maps = batch.images, torch.rand(4, 8, 8)
+    found = tt.evaluate(tiny, images, maps, families, explainer=explainer, keys=batch.keys)
+    assert found.keys() == {"complexity", "sparseness"}

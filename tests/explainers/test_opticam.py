@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from tiny import TINY_VIT, lively, noise_pass, tiny_backbone
+from tiny import PLAIN, TINY_VIT, lively, noise_pass, tiny_backbone
 from torch.nn import functional as F
 
 from ttame_core.backbones import Backbone
@@ -60,3 +62,12 @@ def test_the_batch_does_not_matter() -> None:
     together = explainer.attribute(forward, TARGETS)
     alone = explainer.attribute(forward.first(1), TARGETS[:1])
     assert torch.allclose(alone, together[:1], rtol=1e-3, atol=1e-5)
+
+
+def test_the_deepest_tap_of_more_than_one_place() -> None:
+    backbone = Backbone(tiny_backbone().model, "small", replace(PLAIN, input_size=(32, 32)))
+    assert [(tap.height, tap.width) for tap in backbone.taps] == [(4, 4), (2, 2), (1, 1)]
+    forward = noise_pass(backbone, 2)
+    found = OptiCam(backbone, {"iterations": 2}).attribute(forward, TARGETS)
+    assert found.shape == (2, 2, 2, 2)
+    assert (found.amax(dim=(2, 3)) > found.amin(dim=(2, 3))).all()

@@ -263,3 +263,10 @@ def test_which_tokens_are_read() -> None:
     assert (registers.prefix, registers.read) == (5, (0,))
     pooled = plain_transformer(_vit(global_pool="avg"))
     assert (pooled.prefix, pooled.read) == (1, tuple(range(1, 65)))
+
+
+@pytest.mark.parametrize("name", ["rollout", "transformer_attribution", "iia", "opticam"])
+def test_a_classifier_of_which_only_the_logits_are_seen(name: str) -> None:
+    black_box = Backbone(tiny_backbone().model, "box", PLAIN, [])
+    with pytest.raises(NotApplicable, match="box"):
+        REGISTRY[name](black_box)

@@ -81,6 +81,8 @@ def test_mistakes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Did you mean gradcam" in said(None, "gradcan")
     assert "classes 0 to 9" in said(None, "gradcam", target="12")
     assert not (own / "out.png").exists()
+    with pytest.raises(UserError, match="two of the pictures are called one"):
+        write_pictures(["a/one.jpg", "b/one.jpg"], {}, [], None, "folder")
 
 
 def test_with_a_spec_and_the_heads_of_its_workspace(ttame: Run, spec_file: Path, own: Path) -> None:

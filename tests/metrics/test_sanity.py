@@ -151,3 +151,12 @@ def test_a_randomised_head_is_another() -> None:
     for (name, a), (_, b) in zip(head.named_buffers(), other.named_buffers(), strict=True):
         assert torch.equal(a.flatten().sort().values, b.flatten().sort().values), name
         assert not torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_script_has_no_rows_of_a_randomised_classifier(drawn: tuple[Lake, str]) -> None:
+    """Its weights cannot be exchanged."""
+    traced = torch.jit.trace(tiny_backbone().model.eval(), torch.rand(1, 3, 64, 64))
+    script = Backbone(traced, "script", PLAIN, [])
+    rows = score(drawn, script, {"random": maker("random", script)}, [REGISTRY["sanity"]()])
+    assert rows["sanity", "random"] == []
