@@ -61,6 +61,8 @@ def check_names(
                 f"the gate {gate} is on a metric that the audit does not have."
                 + nearest(gate.metric, names)
             )
+        if gate.worse_by is not None and known.lower_is_better is None:
+            raise ValueError(f"the gate {gate}: of {gate.metric} neither direction is worse")
         family = "shape" if gate.metric == "sanity_labels" else known.family
         if family == "backbone" and gate.explainer is not None:
             raise ValueError(f"the gate {gate}: {gate.metric} is a backbone's own, no explainer's")

@@ -660,6 +660,9 @@ def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> A
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if twice := _key_given_twice(node):
+        line, key = twice.start_mark.line + 1, twice.value
+        raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice")
     if not isinstance(data, dict):
         raise UserError(f"{path} is not an audit spec: it must be a mapping with `name:` and so on")
     here = str(Path(path).resolve().parent)
@@ -669,6 +672,20 @@ def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> A
     except ValidationError as error:
         problems = [_problem(e, node) for e in error.errors()]
         raise UserError("\n".join(f"{path}{p}" for p in problems)) from error
+
+
+def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
+    """The second of two equal keys of a mapping, wherever there is one: YAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                return key
+            seen.add(str(key.value))
+        parts = [value for _, value in node.value]
+    else:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    return next(filter(None, map(_key_given_twice, parts)), None)
 
 
 def _fill(value: Any, variables: Mapping[str, str], path: str) -> Any:

@@ -27,7 +27,11 @@ def query(
     """
     from ttame_core.lake.catalogue import run_query, write_result
 
-    write_result(run_query(Lake(workspace), sql), format, output)
+    lake = Lake(workspace)
+    found = run_query(lake, sql)
+    if not lake.glob("datasets/*"):
+        say(f"the workspace {lake} is empty: is it another one?")
+    write_result(found, format, output)
 
 
 def audits(
