@@ -67,6 +67,13 @@ def test_models_with_other_classes_are_trained_further(tmp_path: Path) -> None:
         draft("zoo", found(), ["resnet18", "resnet18"], "zoo.yaml")
 
 
+def test_the_classes_are_those_of_the_weights_that_are_named(tmp_path: Path) -> None:
+    models = ["vit_base_patch16_224", "vit_base_patch16_224.augreg_in21k"]
+    text = draft("zoo", found(), models, "zoo.yaml")
+    assert "Its 1000 classes are not the 2" in text
+    assert "Its 21843 classes are not the 2" in text
+
+
 def test_names() -> None:
     assert name_of("/data/My Birds/images") == "My-Birds"
     assert name_of("/data/list.txt") == "list.txt"

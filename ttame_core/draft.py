@@ -134,7 +134,7 @@ def _classes_of(backbone: spec.Backbone) -> int:
             f"unknown model {backbone.model}: timm has no such architecture."
             + nearest(architecture, known)
         )
-    config = timm.models.get_pretrained_cfg(architecture)
+    config = timm.models.get_pretrained_cfg(backbone.model)
     return config.num_classes if config else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -125,6 +126,12 @@ def _is_there(place: Path, made_from: Any) -> bool:
     raise UserError(f"{place} holds something else: name a folder that is not there yet")
 
 
+def _distinct(classes: list[str]) -> list[str]:
+    """The classes' names, those of several (ImageNet has two cranes) with their indices."""
+    several = {name for name, count in Counter(classes).items() if count > 1}
+    return [f"{name} ({i})" if name in several else name for i, name in enumerate(classes)]
+
+
 def _features(classes: list[str], metrics: list[str]) -> Any:
     try:
         from datasets import ClassLabel, Features, Value
@@ -138,7 +145,7 @@ def _features(classes: list[str], metrics: list[str]) -> Any:
         {
             "key": Value("string"),
             "image": Picture(),
-            "label": ClassLabel(names=classes),
+            "label": ClassLabel(names=_distinct(classes)),
             "boxes": [{"name": Value("string"), **corners}],
             "explanations": [
                 {

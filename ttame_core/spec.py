@@ -675,7 +675,7 @@ def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> A
 
 
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
-    """The second of two equal keys of a mapping, wherever there is one: YAML would take the last."""
+    """The second of two equal keys of some mapping; None: all differ. YAML would take the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, _ in node.value:
