@@ -8,9 +8,10 @@ that kernel lies inside the image. A damped Jacobi step is therefore nothing but
 
 Scattered pixels and small holes are solved by accelerated Jacobi steps. Where there are large holes
 the system is solved by conjugate gradients, preconditioned with a multigrid cycle: the four to six
-iterations hardly depend on how large the holes are. Coarser grids solve the same equation,
-(ρ + μ − S) x = b, where μ is the hold of the known pixels in and around a cell. All work is in
-proportion to the number of removed pixels.
+iterations, up to eleven where coarser grids stick out of the image, hardly depend on how large the
+holes are. Coarser grids solve the same equation, (ρ + μ − S) x = b, where μ is the hold of the
+known pixels in and around a cell. The work of an iteration is in proportion to the number of
+removed pixels.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     """Images whose removed pixels are interpolated linearly from those that are left.
 
     images: (B, 3, H, W) float32 in [0, 1]. removed: (B, H, W) bool. Returns (B, 3, H, W), within
-    1e-3 of the exact solution. An image of which nothing is left becomes grey, 0.5.
+    1e-3 of the exact solution, if the longer side is less than some ten times the shorter one or
+    has less than some hundred pixels. An image of which nothing is left becomes grey, 0.5.
     """
     finest = _grid(F.pad(removed, (1, 1, 1, 1)))
     pixels = images.new_zeros(*finest.framed, COLUMNS)
@@ -166,12 +168,12 @@ class _Grid:
     solver: Tensor | None = None
 
     @cached_property
-    def weights(self) -> Tensor:
+    def weight_of_columns(self) -> Tensor:
         return self.weight.expand(-1, COLUMNS).flatten()
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product under ρ."""
-        return torch.dot(a.flatten() * self.weights, b.flatten())
+        return torch.dot(a.flatten() * self.weight_of_columns, b.flatten())
 
     def counts(self, halvings: int) -> Tensor:
         """How many of the unknowns lie in each cell of 2^halvings a side, within a frame."""
