@@ -11,6 +11,7 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import pytest
@@ -18,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from stores import Store
 from tiny import shard_all
 
+from flows.runs import _audit_of
 from flows.status import print_status
 from ttame_core import spec
 from ttame_core.lake import Lake
@@ -55,6 +57,14 @@ def _stopped_in(audit: BaseProcess, workspace: Path, folder: str) -> None:
             os.kill(audit.pid, signal.SIGCONT)
         time.sleep(0.001)
     raise AssertionError(f"nothing was written to {folder}")
+
+
+def test_a_deployed_run_is_of_the_audit_in_its_file(spec_file: Path) -> None:
+    def named(spec: object) -> str:
+        return _audit_of(SimpleNamespace(parameters={"spec": spec}))
+
+    assert named(str(spec_file)) == named({"name": "small"}) == "small"
+    assert named("gone.yaml") == "gone.yaml"
 
 
 @pytest.mark.slow
