@@ -39,7 +39,7 @@ class Iia(Explainer):
     """
 
     name = "iia"
-    forwards = backwards = "(steps + 1) · steps; transformers: (steps + 1)²"
+    forwards = backwards = "about (steps + 1)²"
     applies_to = "plain vision transformers, and taps whose spatial features have a gradient"
 
     class Settings(spec.Section):
