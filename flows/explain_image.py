@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from tasks.logs import say
-from tasks.models import check_fitted, check_head, load
+from tasks.models import check_fitted, current_head, load
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.compute import place
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
-from ttame_core.lake import Lake, dataset_file, head_folder
+from ttame_core.explainers.trained import Head
+from ttame_core.lake import Lake, dataset_file
 from ttame_core.provenance import Provenance, given_head
 from ttame_core.published import published_taps
 from ttame_core.report.single import (
@@ -27,7 +29,7 @@ from ttame_core.report.single import (
     read_picture,
 )
 from ttame_core.tensors import load_backbone
-from ttame_core.training import load_head, read_head
+from ttame_core.training import read_head
 
 DEFAULT = "ttame"
 Opened = tuple[dict[str, Explainer], list[str]]  # explainers by name, names of classes
@@ -51,7 +53,7 @@ def open_named(
             settings = settings.model_copy(update={"pretrained": False})
         chosen = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise UserError(spec.words_of(error)) from error
     for explainer in chosen:
         if REGISTRY[explainer.method].needs_head and not head:
             raise UserError(
@@ -87,9 +89,10 @@ def open_of_spec(
         try:
             chosen = own.get(wanted) or spec.Explainer.model_validate(wanted)
         except ValidationError as error:
-            raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+            raise UserError(spec.words_of(error)) from error
         file = head or given_head(settings, chosen)
-        made[wanted] = _explainer(backbone, chosen, file, provenance)
+        trained = partial(current_head, provenance, settings, chosen)
+        made[wanted] = _explainer(backbone, chosen, file, trained)
     sharded = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
     if sharded and len(provenance.classes) == backbone.num_classes:
         return made, provenance.classes
@@ -142,9 +145,9 @@ def _explainer(
     backbone: Backbone,
     settings: spec.Explainer,
     head: str | None,
-    provenance: Provenance | None = None,
+    trained: Callable[[Trained], Head] | None = None,
 ) -> Explainer:
-    """An explainer with its head, if it has one: from the file, else from the workspace."""
+    """An explainer with its head, if it has one: from the file, else what `trained` gives."""
     method = REGISTRY[settings.method]
     if method.needs_annotations or settings.method == "imported":
         raise UserError(f"{settings.name} explains the images of a data set only: name another")
@@ -156,11 +159,8 @@ def _explainer(
         return explainer
     if head:
         return explainer.use(read_head(head, explainer, "give the head and --tap that go together"))
-    assert provenance is not None
-    entry = next(b for b in provenance.audit.backbones if b.name == backbone.name)
-    check_head(provenance, entry, settings)
-    folder = head_folder(provenance.dataset, backbone.name, settings.name)
-    return explainer.use(load_head(provenance.lake, folder, explainer))
+    assert trained is not None
+    return explainer.use(trained(explainer))
 
 
 def _is_ours(head: str) -> bool:

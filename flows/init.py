@@ -15,7 +15,7 @@ from tasks.logs import is_quiet, say
 from ttame_core import spec
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
 from ttame_core.draft import draft, name_of
-from ttame_core.errors import UserError
+from ttame_core.errors import UserError, writing
 
 SHOWN = 30  # classes
 
@@ -120,8 +120,6 @@ def _print(found: Survey) -> None:
 
 
 def _write(output: str, text: str) -> None:
-    try:
+    with writing(output):
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         Path(output).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from tasks.names import names_of
@@ -76,10 +77,12 @@ def _ask(client: Any, workspace: str, audit: str | None, runs: Runs) -> None:
         limit=LOOKED_AT,
     )
     last: dict[str, Any] = {}  # of each audit; one that was killed before seems to run for ever
+    name_in = cache(_name_in)  # runs of one deployment have the same file
     for run in newest:
-        name = _audit_of(run)
-        if _same_place(run.parameters.get("workspace"), workspace) and audit in (None, name):
-            last.setdefault(name, run)
+        if _same_place(run.parameters.get("workspace"), workspace):
+            name = _audit_of(run, name_in)
+            if audit in (None, name):
+                last.setdefault(name, run)
     if not last:
         return
     for run in last.values():
@@ -125,13 +128,17 @@ def _names_of(task_run: str) -> Names | None:
     return said["stage"], *rest  # type: ignore[return-value]
 
 
-def _audit_of(run: Any) -> str:
+def _audit_of(run: Any, name_in: Callable[[str], str]) -> str:
     """The name in its spec, which deployments give as a file."""
     spec = run.parameters.get("spec")
-    if isinstance(spec, str):
-        with suppress(UserError):
-            return load_spec(spec).name
-    return str(spec.get("name")) if isinstance(spec, dict) else str(spec)
+    return str(spec.get("name")) if isinstance(spec, dict) else name_in(str(spec))
+
+
+def _name_in(path: str) -> str:
+    """The name of the spec in a file; where it cannot be read, the file's."""
+    with suppress(UserError):
+        return load_spec(path).name
+    return path
 
 
 def _same_place(theirs: Any, ours: str) -> bool:

@@ -10,6 +10,7 @@ from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.compute import place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
+from ttame_core.explainers.trained import Head
 from ttame_core.explaining import check_labels
 from ttame_core.lake import dataset_file, fingerprint, head_folder
 from ttame_core.provenance import Provenance
@@ -34,17 +35,27 @@ def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
         )
 
 
-def check_head(provenance: Provenance, backbone: spec.Backbone, explainer: spec.Explainer) -> None:
-    """Raise UserError where the head is of another training, or there is none of this one.
+def current_head(
+    provenance: Provenance, backbone: spec.Backbone, settings: spec.Explainer, explainer: Trained
+) -> Head:
+    """The head in the workspace. Raises UserError where it is of another training, or not there.
 
-    Without the data set that cannot be told, and nothing is raised.
+    Whose training it is of cannot be told without the data set; it is taken then.
     """
     there = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
-    if there and not provenance.head_is_current(backbone, explainer):
+    if there and not provenance.head_is_current(backbone, settings):
         raise UserError(
-            f"{provenance.lake} has no head of {explainer.name} on {backbone.name} that was "
+            f"{provenance.lake} has no head of {settings.name} on {backbone.name} that was "
             "trained as the spec says: run `ttame train`"
         )
+    return _head(provenance, backbone, settings, explainer)
+
+
+def _head(
+    provenance: Provenance, backbone: spec.Backbone, settings: spec.Explainer, explainer: Trained
+) -> Head:
+    folder = head_folder(provenance.dataset, backbone.name, settings.name)
+    return load_head(provenance.lake, folder, explainer)
 
 
 def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
@@ -77,6 +88,5 @@ def explainer_of(
     """An explainer of an audit on a loaded backbone. Raises NotApplicable where it is none."""
     explainer = REGISTRY[settings.method](model, settings.settings)
     if isinstance(explainer, Trained):
-        folder = head_folder(provenance.dataset, backbone.name, settings.name)
-        explainer.use(load_head(provenance.lake, folder, explainer))
+        explainer.use(_head(provenance, backbone, settings, explainer))
     return explainer

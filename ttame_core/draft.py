@@ -51,9 +51,8 @@ def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"this makes no spec: {where}: {message} (got {first['input']!r})"
+            f"this makes no spec: {where}: {spec.words_of(error)} (got {first['input']!r})"
         ) from error
     return text
 

@@ -87,9 +87,7 @@ def evaluate_shard(
                     if scores.explainer == name and done < scores.images:
                         within = (positions < scores.images - done).tolist()
                         part = mapped if all(within) else mapped.where(within)
-                        if part.rows:
-                            with torch.set_grad_enabled(scores.family.reexplains):
-                                _write(writer, scores.family.rows(part))
+                        _write(writer, scores.family.score(part))
             done += len(batch)
             if progress:
                 progress(done)

@@ -60,9 +60,7 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
     pixels = pixels.flatten(0, 2).index_fill_(0, finest.places, 0)
     shares = finest.inverse[:-1] * _kernel(BLUR, images.device)
     given = _sparse(finest.near.int(), shares, len(pixels)) @ pixels
-    solution = None
-    if not finest.has_large_hole():
-        solution = _accelerated_jacobi(finest, given)
+    solution = _accelerated_jacobi(finest, given)
     if solution is None:
         solution = _conjugate_gradients(_grids(finest), given)
     imputed = images.clone(memory_format=torch.contiguous_format)
@@ -72,12 +70,14 @@ def impute(images: Tensor, removed: Tensor) -> Tensor:
 
 
 def _accelerated_jacobi(grid: _Grid, given: Tensor) -> Tensor | None:
-    """Solve x = given + J x by Chebyshev's semi-iteration; None where it would take long.
+    """Solve x = given + J x by Chebyshev's semi-iteration; None where holes are too large for it.
 
     The solution of the last column is 0, and it starts at 1: it is its own error, and twice as far
     off as colours can be. The slowest decline of that error in a step bounds the eigenvalues of J
     from above (Collatz–Wielandt); none is negative.
     """
+    if grid.has_large_hole():
+        return None
     x = torch.zeros_like(given)
     x[:-1, -1] = 1
     for _ in range(PLAIN):
@@ -273,8 +273,8 @@ def _offsets(side: int, row: int, device: torch.device) -> Tensor:
 @cache
 def _shares(device: torch.device) -> Tensor:
     """(4, 4): of the four coarser cells around a cell in an even or odd row and column."""
-    odd = torch.tensor([[0.75, 0.25], [0.25, 0.75]], device=device)
-    return torch.einsum("ai,bj->abij", odd, odd).reshape(4, 4)
+    line = torch.tensor([[0.75, 0.25], [0.25, 0.75]], device=device)
+    return torch.kron(line, line)
 
 
 @cache

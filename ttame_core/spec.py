@@ -450,7 +450,7 @@ def _checked(
                 f"{name} has no setting {key}; allowed: {', '.join(allowed)}."
                 + nearest(key, allowed)
             ) from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = words_of(error)
         raise ValueError(f"{key} of {name}: {message} (got {first['input']!r})") from None
 
 
@@ -672,6 +672,11 @@ def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> A
     except ValidationError as error:
         problems = [_problem(e, node) for e in error.errors()]
         raise UserError("\n".join(f"{path}{p}" for p in problems)) from error
+
+
+def words_of(error: ValidationError) -> str:
+    """What is wrong in the first place, in our words where they are ours."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:

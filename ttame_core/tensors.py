@@ -240,9 +240,8 @@ def evaluate(
     rows: dict[str, list[Row]] = {family.name: [] for family in families}
     for forward, places in _passes(backbone, batch, batch_size):
         mapped = _mapped(forward, maps[places], targets, places, backbone, batch_size, make)
-        for family in families if mapped.rows else ():
-            with torch.set_grad_enabled(family.reexplains):
-                rows[family.name] += family.rows(mapped)
+        for family in families:
+            rows[family.name] += family.score(mapped)
     tables = {
         name: pa.Table.from_pylist(_columns(found, schema_of(name)), schema_of(name))
         for name, found in rows.items()
@@ -274,7 +273,7 @@ def _checked(section: type[Any], given: Any) -> Any:
             raise UserError(
                 f"there is no setting {key}; allowed: {', '.join(allowed)}." + nearest(key, allowed)
             ) from None
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = spec.words_of(error)
         raise UserError(reason if not key or "settings" in key else f"{key}: {reason}") from None
 
 

@@ -113,13 +113,13 @@ def import_head(
     from pydantic import ValidationError
 
     from ttame_core import published
-    from ttame_core.spec import Backbone
+    from ttame_core.spec import Backbone, words_of
 
     taps: list[int | str] | None = list(tap) if tap else None
     try:
         classifier = Backbone(model=backbone, pretrained=True, taps=taps)
     except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        raise UserError(words_of(error)) from error
     settings = published.import_head(file, classifier, output)
     say(f"wrote {output}; in a spec:")
     entry = {"model": backbone, "pretrained": True, "head": output, "taps": settings.taps}
@@ -138,12 +138,10 @@ def export_head(
     Examples:
         ttame export-head my-audit.yaml --backbone resnet50 --output resnet50.onnx
     """
-    from tasks.models import backbone_of, check_head
+    from tasks.models import backbone_of, current_head
     from ttame_core.explainers import REGISTRY, NotApplicable
     from ttame_core.exporting import export
-    from ttame_core.lake import head_folder
     from ttame_core.provenance import Provenance
-    from ttame_core.training import load_head
 
     provenance = Provenance(load(spec, var), Lake(workspace))
     provenance.check()
@@ -158,7 +156,5 @@ def export_head(
         explainer = REGISTRY[own.method](model)
     except NotApplicable as reason:
         raise UserError(f"{backbone} has no head to export: {reason}") from reason
-    check_head(provenance, named[backbone], own)
-    folder = head_folder(provenance.dataset, backbone, own.name)
-    export(model, load_head(provenance.lake, folder, explainer), output)
+    export(model, current_head(provenance, named[backbone], own, explainer), output)
     say(f"wrote {output}")

@@ -20,7 +20,6 @@ from ttame_core import map_dataset
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import run_query
-from ttame_core.map_dataset import _distinct
 from ttame_core.provenance import Provenance
 from ttame_core.spec import load_spec
 
@@ -100,7 +99,7 @@ def test_mlflow_away(audited: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_classes_of_one_name_are_told_apart() -> None:
-    assert _distinct(["crane", "teal", "crane"]) == ["crane (0)", "teal", "crane (2)"]
+    assert map_dataset._distinct(["crane", "teal", "crane"]) == ["crane (0)", "teal", "crane (2)"]
 
 
 def test_an_audit_as_a_folder_for_datasets(

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from stores import Store
 from tiny import shard_all
 
-from flows.runs import _audit_of
+from flows.runs import _audit_of, _name_in
 from flows.status import print_status
 from ttame_core import spec
 from ttame_core.lake import Lake
@@ -61,7 +61,7 @@ def _stopped_in(audit: BaseProcess, workspace: Path, folder: str) -> None:
 
 def test_a_deployed_run_is_of_the_audit_in_its_file(spec_file: Path) -> None:
     def named(spec: object) -> str:
-        return _audit_of(SimpleNamespace(parameters={"spec": spec}))
+        return _audit_of(SimpleNamespace(parameters={"spec": spec}), _name_in)
 
     assert named(str(spec_file)) == named({"name": "small"}) == "small"
     assert named("gone.yaml") == "gone.yaml"

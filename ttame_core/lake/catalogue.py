@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import resources
@@ -157,9 +157,20 @@ def _fill(
         if meant and pattern.startswith(("maps/", "scores/")):
             if name != "maps" and name not in meant.families:
                 continue
-            pattern, condition = meant.files(pattern), meant.condition
+            pattern, condition = meant.files(pattern), _condition(meant)
         if reading.holds(pattern):
             _add_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
+
+
+def _condition(meant: Meant) -> str:
+    """SQL that is true of a split's rows that are meant."""
+
+    def among(column: str, names: Iterable[str]) -> str:
+        listed = ", ".join(f"'{_quoted(name)}'" for name in sorted(names))
+        return f"{column} IN ({listed})"
+
+    whose = [meant.dataset], meant.backbones, meant.explainers
+    return " AND ".join(map(among, PARTITIONS, whose))
 
 
 def _kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:

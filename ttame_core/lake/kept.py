@@ -28,7 +28,7 @@ KEPT = "audits/*/*/leaderboard.parquet"
 def scores_state(lake: Lake, dataset: str, meant: Meant | None = None) -> str:
     """A hash that changes with every score of a data set. Taken before they are read.
 
-    meant: of those alone; the same hash where there are no others.
+    meant: no hash, "", where there are others than those.
     """
     return _states(ReadOnly(lake), meant).get(dataset, "")
 
@@ -41,30 +41,36 @@ def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str,
     last = {path.split("/")[1]: path for path in reading.glob(KEPT)}
     if not last:
         return {}
-    boards: dict[str, pa.Table] = {}
-    states = _states(reading)
-    asked = _states(reading, meant) if meant else states
+    states, boards = _states(reading, meant), {}
     for path in last.values():
         # What is damaged here is no concern of who asks: it is worked out instead.
         with suppress(UserError, ValueError, FileNotFoundError):
             about = lake.read_json(f"{path.rsplit('/', 1)[0]}/record.json")
             dataset = about.get("dataset", "")
-            if about.get("scores") == states.get(dataset, "none") == asked.get(dataset):
+            if about.get("scores") == states.get(dataset, "none"):
                 boards[dataset] = lake.read_table(path)
     return boards
 
 
-def _states(reading: ReadOnly, meant: Meant | None = None) -> dict[str, str]:
+def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
+    """By data set; meant: of those that have nothing else."""
     files: dict[str, list[Any]] = defaultdict(list)
+    others: set[str] = set()
     for pattern in SCORED:
         for path in reading.glob(pattern):
+            dataset = path.split("dataset=")[1].split("/")[0]
             if meant and not meant.includes(path):
+                others.add(dataset)
                 continue
             about = reading.info(path)
             when = about.get("ETag") or about.get("mtime") or about.get("created")
-            files[path.split("dataset=")[1].split("/")[0]].append((path, about["size"], when))
+            files[dataset].append((path, about["size"], when))
     computed = [duckdb.__version__, *_definitions()]
-    return {dataset: fingerprint([computed, found]) for dataset, found in files.items()}
+    return {
+        dataset: fingerprint([computed, found])
+        for dataset, found in files.items()
+        if dataset not in others
+    }
 
 
 def _definitions() -> list[str]:

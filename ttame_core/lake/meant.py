@@ -49,16 +49,3 @@ class Meant:
     def files(self, pattern: str) -> str:
         """The pattern of a kind's files, of this split alone."""
         return pattern.removesuffix("*.parquet") + f"{self.split}-*.parquet"
-
-    @property
-    def condition(self) -> str:
-        """SQL that is true of their rows among the split's."""
-        names = ("backbone", self.backbones), ("explainer", self.explainers)
-        return " AND ".join(
-            f"{column} IN ({', '.join(map(_literal, sorted(chosen)))})"
-            for column, chosen in (("dataset", [self.dataset]), *names)
-        )
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -135,6 +135,11 @@ class Family(ABC):
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         self.settings: Any = self.Settings.model_validate(settings or {})
 
+    def score(self, mapped: MappedImages) -> list[Row]:
+        """All rows; none where there are no maps. With gradients where it explains again."""
+        with torch.set_grad_enabled(self.reexplains):
+            return list(self.rows(mapped)) if mapped.rows else []
+
     @abstractmethod
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         """Rows of scores: any number per map, each with the map's own columns and the family's."""

@@ -106,10 +106,6 @@ def _with_weights(module: nn.Module, replaced: dict[Tensor, Tensor]) -> nn.Modul
     return copy.deepcopy(module, own | {id(t): new for t, new in replaced.items()})
 
 
-def _is_script(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
-
-
 class Sanity(Family):
     """Rank correlation and SSIM of maps before and after randomisation: a row per map and step.
 
@@ -151,9 +147,12 @@ class Sanity(Family):
     def _randomised(self, mapped: MappedImages) -> Iterator[tuple[str, float, Explainer]]:
         if self._cascade[0] is not mapped.backbone:
             # The weights of a script cannot be exchanged.
-            scripts = any(map(_is_script, mapped.backbone.model.modules()))
-            depths, seed = self.settings.depths, self.settings.seed
-            steps = [] if scripts else cascade(mapped.backbone, depths, seed)
+            modules = mapped.backbone.model.modules()
+            steps = (
+                []
+                if any(isinstance(module, torch.jit.ScriptModule) for module in modules)
+                else cascade(mapped.backbone, self.settings.depths, self.settings.seed)
+            )
             self._cascade = (mapped.backbone, steps)
         for depth, backbone in self._cascade[1]:
             try:

@@ -68,8 +68,7 @@ def write_record(
     lake.remove_orphans(audit_folder(audit.name, "*"))
     timestamp = now.strftime(AUDIT_TIME)
     folder = audit_folder(audit.name, timestamp)
-    state = scores_state(lake, audit.dataset.name)
-    whole_state = state == scores_state(lake, audit.dataset.name, Meant.by(audit))
+    state = scores_state(lake, audit.dataset.name, Meant.by(audit))
     board = audit_board(lake, audit)
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
@@ -92,7 +91,7 @@ def write_record(
             contact_sheet(samples).save(path, "PNG")
     with lake.create(f"{folder}/spec.yaml") as path:
         path.write_text(frozen, encoding="utf-8")
-    told = {"run": run} | ({"scores": state} if whole_state else {})
+    told = {"run": run} | ({"scores": state} if state else {})
     lake.write_json(f"{folder}/record.json", {**made_from, **told})
     _write_values(lake, audit, folder, made_from)
     refused = audit_refusals(lake, audit)
