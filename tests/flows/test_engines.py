@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from slow_disk import slow_in
 
 from benchmarks.faults import content
 from flows.each_backbone import MOST, TOGETHER, batches
@@ -41,6 +42,7 @@ if __name__ == "__main__":
             except BackbonesFailed as failed:
                 print(stage.__name__, failed, flush=True)
 """
+KILLED = "maps", "scores/metric=shape"  # workers that write there
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -66,7 +68,7 @@ def start(
         with (tmp_path / f"{engine}.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", STAGES, str(own), str(tmp_path / engine)],
-                env=server,
+                env=server if engine == "threads" else server | slow_in(*KILLED),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -88,7 +90,7 @@ def _writer(workspace: Path, folder: str, process: subprocess.Popen[str]) -> int
             writer = int(path.name.rsplit("-", 2)[1])
             if psutil.pid_exists(writer):
                 return writer
-        time.sleep(0.001)
+        time.sleep(0.01)
     raise AssertionError(f"nothing was written to {folder}")
 
 
@@ -191,21 +193,21 @@ def test_the_same_lake_on_every_engine(
     # The audit is killed: its processes end. Run again, one of them is killed.
     own = tmp_path / "processes"
     audit = start("processes", at_once=2)
-    _writer(own, "maps", audit)
+    _writer(own, KILLED[0], audit)
     processes = psutil.Process(audit.pid).children(recursive=True)
     assert len(processes) >= 2
     audit.kill()
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
     audit = start("processes", at_once=2)
-    os.kill(_writer(own, "scores/metric=shape", audit), signal.SIGKILL)
+    os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)
     _ends_as(audit, own, expected, says)
 
-    with _dask(tmp_path, server) as address:
+    with _dask(tmp_path, server | slow_in(*KILLED)) as address:
         audit = start("dask", address=address)
-        os.kill(_writer(tmp_path / "dask", "maps", audit), signal.SIGKILL)
+        os.kill(_writer(tmp_path / "dask", KILLED[0], audit), signal.SIGKILL)
         _ends_as(audit, tmp_path / "dask", expected, says)
 
     audit = start("ray", at_once=2)
-    os.kill(_writer(tmp_path / "ray", "maps", audit), signal.SIGKILL)
+    os.kill(_writer(tmp_path / "ray", KILLED[0], audit), signal.SIGKILL)
     _ends_as(audit, tmp_path / "ray", expected, says)

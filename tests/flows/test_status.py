@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import forked
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from slow_disk import slow_in
 from stores import Store
 from tiny import shard_all
 
@@ -88,7 +89,7 @@ def test_an_audit_from_its_start_to_its_end(
     assert "Nothing is there yet" in nothing.stdout
 
     log = tmp_path / "log"
-    audit = forked.start(forks, ["audit", spec], tmp_path, log, log, {})
+    audit = forked.start(forks, ["audit", spec], tmp_path, log, log, slow_in("maps"))
     try:
         _stopped_in(audit, workspace, "maps")
         deadline = time.monotonic() + 60

@@ -15,6 +15,7 @@ from pathlib import Path
 import forked
 import psutil
 import pytest
+from slow_disk import slow_in
 
 from benchmarks.faults import differences, temporary
 from ttame_core.lake import Lake
@@ -28,6 +29,7 @@ WRITES = {
     "explain": "maps/*/*/*/.*.writing-*",
     "evaluate": "scores/metric=confidence/*/*/*/.*.writing-*",
 }
+SLOW = "heads", "maps", "scores/metric=confidence"
 WRITER = """
 import signal, sys, threading, time
 from flows.stopping import end_on_signals
@@ -79,7 +81,7 @@ def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen
     with (workspace.parent / "said").open("w") as said:
         return subprocess.Popen(
             [*command, "--workspace", str(workspace)],
-            env=env | {"PYTHONFAULTHANDLER": "1"},
+            env=env | slow_in(*SLOW) | {"PYTHONFAULTHANDLER": "1"},
             stdout=subprocess.DEVNULL,
             stderr=said,
             start_new_session=True,
@@ -118,7 +120,7 @@ def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
         ("evaluate", signal.SIGINT),
     ):
         said = tmp_path / f"{stage}.log"
-        process = forked.start(forks, [*audit, stopped], tmp_path, said, said, {})
+        process = forked.start(forks, [*audit, stopped], tmp_path, said, said, slow_in(*SLOW))
         _wait_for(stopped, stage, process.is_alive)
         workers = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, number)
