@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +16,13 @@ from tiny import tiny_backbone
 from torch.nn import functional as F
 
 from ttame_core.imputation import impute
+from ttame_core.imputation.sparse import impute_together
 from ttame_core.masking import ranks
 from ttame_core.metrics.road import imputed_probabilities, keyed_noise
 
+Impute = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SIZES = ((1, 7), (5, 9), (13, 8), (33, 64), (96, 80))
+on_any_device = pytest.mark.parametrize("impute", [impute, impute_together])
 
 
 def _by_library(images: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
@@ -32,9 +38,10 @@ def _maps(kind: str, count: int, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(torch.rand(count, 1, 7, 7), size, mode="bilinear")[:, 0]
 
 
+@on_any_device
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["scattered", "smooth"])
-def test_the_librarys_solution(size: tuple[int, int], kind: str) -> None:
+def test_the_librarys_solution(impute: Impute, size: tuple[int, int], kind: str) -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, *size)
     counts = (torch.tensor([0.1, 0.5, 0.9]) * size[0] * size[1]).int()
@@ -42,8 +49,9 @@ def test_the_librarys_solution(size: tuple[int, int], kind: str) -> None:
     assert (impute(images, removed) - _by_library(images, removed)).abs().max() < 1e-3
 
 
+@on_any_device
 @pytest.mark.parametrize("side", [65, 97, 130])
-def test_sides_that_do_not_halve_evenly(side: int) -> None:
+def test_sides_that_do_not_halve_evenly(impute: Impute, side: int) -> None:
     torch.manual_seed(side)
     images = (torch.rand(8, 3, 8, 8) > 0.5).float()
     images = F.interpolate(images, (side, side), mode="bilinear")
@@ -68,8 +76,9 @@ def _holes(height: int, width: int) -> dict[str, torch.Tensor]:
     }
 
 
+@on_any_device
 @pytest.mark.parametrize("size", [(64, 48), (97, 65)])
-def test_holes_and_images_of_every_shape(size: tuple[int, int]) -> None:
+def test_holes_and_images_of_every_shape(impute: Impute, size: tuple[int, int]) -> None:
     """Holes that are solved either way, and images that deviate as far from grey as they can."""
     torch.manual_seed(0)
     height, width = size
@@ -83,7 +92,8 @@ def test_holes_and_images_of_every_shape(size: tuple[int, int]) -> None:
         assert error < 1e-3, name
 
 
-def test_the_middle_and_a_corner_by_hand() -> None:
+@on_any_device
+def test_the_middle_and_a_corner_by_hand(impute: Impute) -> None:
     images = torch.arange(9.0).view(1, 1, 3, 3).expand(1, 3, 3, 3) / 10
     middle = torch.zeros(1, 3, 3, dtype=torch.bool)
     middle[0, 1, 1] = True
@@ -94,7 +104,8 @@ def test_the_middle_and_a_corner_by_hand() -> None:
     assert torch.allclose(impute(images, corner)[0, :, 0, 0], torch.tensor(expected), atol=1e-3)
 
 
-def test_nothing_and_everything_removed() -> None:
+@on_any_device
+def test_nothing_and_everything_removed(impute: Impute) -> None:
     images = torch.rand(2, 3, 20, 30)
     nothing = torch.zeros(2, 20, 30, dtype=torch.bool)
     assert torch.equal(impute(images, nothing), images)
@@ -104,21 +115,26 @@ def test_nothing_and_everything_removed() -> None:
     assert torch.equal(found[1], torch.full_like(found[1], 0.5))
 
 
+@on_any_device
+@pytest.mark.parametrize("size", [(40, 30), (224, 224)])
 @pytest.mark.parametrize("seed", range(3))
-def test_one_pixel_left_colours_the_image(seed: int) -> None:
+def test_one_pixel_left_colours_the_image(impute: Impute, seed: int, size: tuple[int, int]) -> None:
     torch.manual_seed(seed)
-    images, removed = torch.rand(1, 3, 40, 30), torch.ones(1, 40, 30, dtype=torch.bool)
+    images, removed = torch.rand(1, 3, *size), torch.ones(1, *size, dtype=torch.bool)
     removed[0, seed * 13, seed * 9] = False
     colour = images[:, :, seed * 13, seed * 9, None, None]
     assert (impute(images, removed) - colour).abs().max() < 1e-3
 
 
+@on_any_device
 @settings(deadline=None, max_examples=50)
 @given(
     hnp.arrays(np.float32, (2, 3, 9, 12), elements=st.floats(0, 1, width=32)),
     hnp.arrays(np.bool_, (2, 9, 12)),
 )
-def test_known_pixels_stay_and_bound_the_others(array: np.ndarray, holes: np.ndarray) -> None:
+def test_known_pixels_stay_and_bound_the_others(
+    impute: Impute, array: np.ndarray, holes: np.ndarray
+) -> None:
     images, removed = torch.from_numpy(array), torch.from_numpy(holes)
     found = impute(images, removed)
     for image, hole, result in zip(images, removed, found, strict=True):
@@ -132,7 +148,8 @@ def test_known_pixels_stay_and_bound_the_others(array: np.ndarray, holes: np.nda
     assert (alone.flip(0) - found).abs().max() < 1e-3
 
 
-def test_what_was_removed_is_not_looked_at() -> None:
+@on_any_device
+def test_what_was_removed_is_not_looked_at(impute: Impute) -> None:
     torch.manual_seed(1)
     images, removed = torch.rand(1, 3, 32, 32), torch.rand(1, 32, 32) < 0.5
     others = torch.where(removed[:, None], torch.rand_like(images), images)
@@ -171,3 +188,11 @@ def test_road_one_variant_at_a_time() -> None:
                 best = logits.topk(2)
                 if best.values[0] - best.values[1] > 1e-2:
                     assert kept[i, o, v] == (best.indices[0] == targets[i])
+
+
+def test_it_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    spec = find_spec("ttame_core.imputation.compiled")
+    compiled = module_from_spec(spec)
+    spec.loader.exec_module(compiled)
+    assert compiled._blur_inside(1, 2) == 0.75

@@ -1,17 +1,7 @@
-"""Linear imputation of removed pixels (ROAD, Rong et al. 2022, arXiv 2202.00449, section 4).
+"""Imputation on other devices: the removed pixels of a batch as one sparse system.
 
-Each removed pixel is the weighted mean of its eight neighbours: 1/6 for those beside it, 1/12 for
-those at its corners; only those inside the image count. So the removed pixels of a batch are the
-unknowns of one sparse system, a graph Laplacian whose boundary values are the pixels that are left.
-Up to the factor 4/3 it is (ρ − S) x = b, where S blurs with [1 2 1]ᵀ[1 2 1] / 16 and ρ is what of
-that kernel lies inside the image. A damped Jacobi step is therefore nothing but a blur.
-
-Scattered pixels and small holes are solved by accelerated Jacobi steps. Where there are large holes
-the system is solved by conjugate gradients, preconditioned with a multigrid cycle: the four to six
-iterations, up to eleven where coarser grids stick out of the image, hardly depend on how large the
-holes are. Coarser grids solve the same equation, (ρ + μ − S) x = b, where μ is the hold of the
-known pixels in and around a cell. The work of an iteration is in proportion to the number of
-removed pixels.
+A damped Jacobi step of (ρ − S) x = b is nothing but a blur. Images hundreds of pixels long and
+less than a tenth as wide can miss 1e-3, since sums of float32 are rounded.
 """
 
 from __future__ import annotations
@@ -19,22 +9,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
-from math import acosh, ceil
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TOLERANCE = 1e-3  # of the last correction; what it leaves is a fifth of it, or 3/4 at worst
-STRICT = 1e-4  # where it can leave more: in small images, and where coarser grids stick out
-SMALL, EVEN = 64 * 64, 16  # pixels; what the sides of others are multiples of
-MOST_ITERATIONS = 50
-GREY = 0.5  # where the iteration starts
-COLUMNS = 4  # the colours, and one more: sparse products with four columns are the fastest
-HOLE = 3  # a hole is large where all of an aligned cell of 2³ pixels a side is removed
-LEAST, LARGEST = 0.25, 0.98  # eigenvalues of the Jacobi step: lone pixels, smaller holes
-PLAIN = 4  # Jacobi steps before they are accelerated
-HOLD = 0.75  # μ for each known pixel; 3/4 is what the eight edges of a lone one weigh
+from ttame_core.imputation import GREY, HOLD, MOST_ITERATIONS
+
+TOLERANCE = 1e-4  # of the last correction
 RELAXATION = 1.25  # of a grid's Jacobi steps
 FEW = 100  # unknowns that are solved directly
 DAMPING = 1e-3  # of those, for an image of which nothing is left
@@ -47,62 +29,23 @@ with warnings.catch_warnings():  # torch says once in a process that sparse matr
     torch.eye(1).to_sparse_csr()
 
 
-def impute(images: Tensor, removed: Tensor) -> Tensor:
-    """Images whose removed pixels are interpolated linearly from those that are left.
-
-    images: (B, 3, H, W) float32 in [0, 1]. removed: (B, H, W) bool. Returns (B, 3, H, W), within
-    1e-3 of the exact solution, if the longer side is less than some ten times the shorter one or
-    has less than some hundred pixels. An image of which nothing is left becomes grey, 0.5.
-    """
+def impute_together(images: Tensor, removed: Tensor) -> Tensor:
     finest = _grid(F.pad(removed, (1, 1, 1, 1)))
-    pixels = images.new_zeros(*finest.framed, COLUMNS)
-    torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1, :-1])
+    pixels = images.new_zeros(*finest.framed, 3)
+    torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1])
     pixels = pixels.flatten(0, 2).index_fill_(0, finest.places, 0)
     shares = finest.inverse[:-1] * _kernel(BLUR, images.device)
     given = _sparse(finest.near.int(), shares, len(pixels)) @ pixels
-    solution = _accelerated_jacobi(finest, given)
-    if solution is None:
-        solution = _conjugate_gradients(_grids(finest), given)
+    solution = _conjugate_gradients(_grids(finest), given)
     imputed = images.clone(memory_format=torch.contiguous_format)
     image, y, x = finest.cells
-    imputed.permute(0, 2, 3, 1)[image, y - 1, x - 1] = solution[:-1, :-1] + GREY
+    imputed.permute(0, 2, 3, 1)[image, y - 1, x - 1] = solution[:-1] + GREY
     return imputed
-
-
-def _accelerated_jacobi(grid: _Grid, given: Tensor) -> Tensor | None:
-    """Solve x = given + J x by Chebyshev's semi-iteration; None where holes are too large for it.
-
-    The solution of the last column is 0, and it starts at 1: it is its own error, and twice as far
-    off as colours can be. The slowest decline of that error in a step bounds the eigenvalues of J
-    from above (Collatz–Wielandt); none is negative.
-    """
-    if grid.has_large_hole():
-        return None
-    x = torch.zeros_like(given)
-    x[:-1, -1] = 1
-    for _ in range(PLAIN):
-        before, x = x, torch.addmm(given, grid.jacobi, x)
-    error, least = x[:, -1], LEAST**PLAIN  # the last row, which is no pixel, has 0
-    bounds = torch.stack([error.amax(), (error / before[:, -1].clamp(min=least)).amax()])
-    left, largest = bounds.tolist()
-    largest = min(max(largest, LEAST), LARGEST)
-    steps = acosh(max(2 * left / TOLERANCE, 1)) / acosh((2 - largest) / largest)
-    stretch, sigma, omega = 2 / (2 - largest), largest / (2 - largest), 1.0
-    after = torch.empty_like(x)
-    for step in range(ceil(steps)):
-        torch.addmm(given, grid.jacobi, x, out=after)
-        torch.lerp(x, after, stretch, out=after)
-        before, x = x, torch.lerp(before, after, omega, out=before)
-        omega = 1 / (1 - sigma**2 * omega / (4 if step else 2))
-    return x if x[:, -1].abs().amax() <= TOLERANCE else None
 
 
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
     """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
-    height, width = (side - 2 for side in finest.framed[1:])
-    even = height % EVEN == width % EVEN == 0
-    tolerance = TOLERANCE if even and height * width > SMALL else STRICT
     x = torch.zeros_like(residual)
     direction, change, energy = torch.zeros_like(x), torch.empty_like(x), torch.ones_like(x[0, 0])
     for _ in range(MOST_ITERATIONS):
@@ -114,7 +57,7 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
         step = torch.where(curvature > 0, energy / curvature, 0)
         x.addcmul_(direction, step)
         low, high = correction.aminmax()
-        if torch.maximum(high, -low) < tolerance:
+        if torch.maximum(high, -low) < TOLERANCE:
             break
         residual.addcmul_(change, step, value=-1)
     return x
@@ -147,7 +90,7 @@ class _Grid:
     with it. places: (n,) int64, in the flattened framed images. near: (n, 9) int64, where the cells
     in and around each lie in them. numbers: of each place its unknown, n where there is none.
     weight: (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
-    left, spare: (n + 1, COLUMNS), to work in. down: from these unknowns to the coarser ones. up:
+    left, spare: (n + 1, 3), to work in. down: from these unknowns to the coarser ones. up:
     back, divided by ρ + μ. overhang: (n + 1, 1), where a side is odd: what makes up for a coarser
     cell that sticks out of the image. solver: of the coarsest grid, (1 + DAMPING − J)⁻¹.
     """
@@ -169,32 +112,28 @@ class _Grid:
 
     @cached_property
     def weight_of_columns(self) -> Tensor:
-        return self.weight.expand(-1, COLUMNS).flatten()
+        return self.weight.expand(-1, 3).flatten()
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
         """The inner product under ρ."""
         return torch.dot(a.flatten() * self.weight_of_columns, b.flatten())
 
-    def counts(self, halvings: int) -> Tensor:
-        """How many of the unknowns lie in each cell of 2^halvings a side, within a frame."""
+    def counts(self) -> Tensor:
+        """How many of the unknowns lie in each cell of twice the side, within a frame."""
         count, height, width = self.framed
-        height, width = ((side - 3 >> halvings) + 3 for side in (height, width))
+        height, width = ((side - 3 >> 1) + 3 for side in (height, width))
         image, y, x = self.cells
-        shift = (1 << halvings) - 1
-        parents = (image * height + (y + shift >> halvings)) * width + (x + shift >> halvings)
+        parents = (image * height + (y + 1 >> 1)) * width + (x + 1 >> 1)
         counts = torch.zeros(count * height * width, dtype=torch.int32, device=parents.device)
         counts.index_add_(0, parents, torch.ones_like(parents, dtype=torch.int32))
         return counts.view(count, height, width)
-
-    def has_large_hole(self) -> bool:
-        return bool((self.counts(HOLE) == 4**HOLE).any())
 
 
 def _grids(finest: _Grid) -> list[_Grid]:
     """From the finest to the coarsest."""
     grids = [finest]
     while (n := len(grids[-1].places)) > FEW and max(grids[-1].framed[1:]) > 3:
-        grids.append(_grid(grids[-1].counts(1) >= 2, grids[-1]))
+        grids.append(_grid(grids[-1].counts() >= 2, grids[-1]))
     coarsest = grids[-1]
     equations = (1 + DAMPING) * torch.eye(n + 1, device=coarsest.weight.device)
     coarsest.solver = torch.linalg.inv(equations - coarsest.jacobi.to_dense())
@@ -240,7 +179,7 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
             shares *= finer.overhang[:-1]
         finer.up = _sparse(parents, shares, n + 1)
     weight, inverse = (F.pad(v, (0, 1))[:, None] for v in (weight, inverse))
-    scratch = weight.new_zeros(2, n + 1, COLUMNS)
+    scratch = weight.new_zeros(2, n + 1, 3)
     return _Grid(
         cells, (count, height, row), places, near, numbers, weight, inverse, jacobi, *scratch
     )
