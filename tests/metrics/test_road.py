@@ -116,6 +116,17 @@ def test_nothing_and_everything_removed(impute: Impute) -> None:
 
 
 @on_any_device
+def test_grey_stays_grey(impute: Impute) -> None:
+    torch.manual_seed(0)
+    images, removed = torch.full((1, 3, 40, 50), 0.5), torch.ones(1, 40, 50, dtype=torch.bool)
+    images[:, 0] = torch.rand(40, 50)  # what one colour needs, the others must bear
+    removed[:, ::9, ::9] = False
+    found = impute(images, removed)
+    assert torch.equal(found[:, 1:], images[:, 1:])
+    assert (found - _by_library(images, removed)).abs().max() < 1e-3
+
+
+@on_any_device
 @pytest.mark.parametrize("size", [(40, 30), (224, 224)])
 @pytest.mark.parametrize("seed", range(3))
 def test_one_pixel_left_colours_the_image(impute: Impute, seed: int, size: tuple[int, int]) -> None:

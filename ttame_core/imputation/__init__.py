@@ -7,9 +7,10 @@ Up to the factor 4/3 it is (ρ − S) x = b, where S blurs with [1 2 1]ᵀ[1 2 1
 that kernel lies inside the image.
 
 It is solved by conjugate gradients, preconditioned with a multigrid cycle: the five or six
-iterations hardly depend on how large the holes are. Coarser grids solve the same equation, (ρ + μ − S) x = b, where μ is the hold of the
-known pixels in and around a cell: HOLD for each known one of the image, since 3/4 is what the eight
-edges of a lone one weigh. The work is in proportion to the number of removed pixels.
+iterations hardly depend on how large the holes are. Coarser grids solve the same equation,
+(ρ + μ − S) x = b, where μ is the hold of the known pixels in and around a cell: HOLD for each known
+one of the image, since 3/4 is what the eight edges of a lone one weigh. The work is in proportion
+to the number of removed pixels.
 """
 
 from __future__ import annotations

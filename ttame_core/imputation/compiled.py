@@ -36,11 +36,12 @@ Floats, Indices = NDArray[np.float32], NDArray[np.uint32]
 # coarsest grid.
 Grid = tuple[Indices, Floats, Indices, Floats]
 
+_compiled = partial(njit, nogil=True, error_model="numpy")
 try:
-    _compiled = partial(njit, nogil=True, cache=True)
-    _compiled(lambda: None)
-except RuntimeError:  # there is no folder to keep what is compiled in
-    _compiled = partial(njit, nogil=True)
+    _compiled(lambda: None, cache=True)
+    _compiled = partial(_compiled, cache=True)
+except RuntimeError:
+    pass  # there is no folder to keep what is compiled in
 compiled, compiled_as_written = _compiled(fastmath=True), _compiled()
 
 
@@ -287,7 +288,7 @@ def _conjugate_gradients(
         before, energy = energy, _inner(residual, correction)
         for i in range(n):
             for c in range(3):
-                share = np.float32(energy[c] / before[c])
+                share = np.float32(energy[c] / before[c] if before[c] > 0 else 0)
                 direction[i, c] = correction[i, c] + share * direction[i, c]
         _apply(near, weight, direction, change)
         curvature = _inner(direction, change)
