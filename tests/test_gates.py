@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ttame_core import spec
 from ttame_core.gates import find_changes, predecessors
 from ttame_core.lake import Lake
 from ttame_core.lake.catalogue import leaderboard, run_query
+from ttame_core.lake.directions import direction
 from ttame_core.lake.schemas import (
     AUDIT_CHANGES,
     AUDIT_THUMBNAILS,
@@ -243,6 +245,14 @@ def test_mistakes_in_gates(gate: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as error:
         _audit(gate)
     assert words in str(error.value)
+
+
+def test_without_a_direction_nothing_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    neither = replace(direction("AD@15"), lower_is_better=None)
+    monkeypatch.setattr("ttame_core.gates.direction", lambda metric: neither)
+    _audit({"AD@15": {"at_most": 5}})
+    with pytest.raises(ValidationError, match="of AD@15 neither direction is worse"):
+        _audit({"AD@15": {"worse_by": 5}})
 
 
 def test_maps_are_compared_only_where_shape_is_asked_for() -> None:

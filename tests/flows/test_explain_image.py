@@ -85,7 +85,9 @@ def test_mistakes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_pictures(["a/one.jpg", "b/one.jpg"], {}, [], None, "folder")
 
 
-def test_with_a_spec_and_the_heads_of_its_workspace(ttame: Run, spec_file: Path, own: Path) -> None:
+def test_with_a_spec_and_the_heads_of_its_workspace(
+    ttame: Run, spec_file: Path, edit_spec: Callable[..., Path], own: Path
+) -> None:
     of_spec = ("explain-image", "one.jpg", "--spec", spec_file)
     assert "run `ttame train`" in ttame(*of_spec).stderr
     assert ttame(*of_spec, "--explainer", "gradcam").returncode == 0  # needs no workspace
@@ -97,3 +99,9 @@ def test_with_a_spec_and_the_heads_of_its_workspace(ttame: Run, spec_file: Path,
     assert (own / "star.png").is_file()
     assert "Did you mean star" in ttame(*of_spec, "--target", "stra").stderr
     assert "no backbone ned. Did you mean net" in ttame(*of_spec, "--backbone", "ned").stderr
+    edit_spec(lambda s: s["training"].update(epochs=3))
+    export = ("export-head", spec_file, "--backbone", "net", "--output", "net.onnx")
+    for command in (of_spec, export):  # the head is of the training before
+        result = ttame(*command)
+        assert result.returncode == 2
+        assert "trained as the spec says: run `ttame train`" in result.stderr

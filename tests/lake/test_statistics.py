@@ -113,6 +113,16 @@ def test_ranks_know_directions_and_leave_yardsticks_and_unknown_metrics_out(
     assert found["slow", "all"] == pytest.approx((1 + 1.5 + 1.5) / 3)  # AD; IC and AG are equal
 
 
+def test_a_metric_without_a_direction_has_no_ranks(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for explainer, seconds in (("quick", 1.0), ("slow", 3.0)):
+        write_costs(lake, explainer, np.full(3, seconds))
+    with connect(lake) as db:
+        assert {row[0] for row in db.sql("SELECT family FROM ranks").fetchall()} == {"cost"}
+        db.execute("UPDATE metrics SET lower_is_better = NULL WHERE pattern = 'seconds'")
+        assert db.sql("SELECT family FROM ranks").fetchall() == []
+
+
 def test_the_random_label_check_is_the_correlation_with_the_permuted_heads_maps(
     tmp_path: Path,
 ) -> None:

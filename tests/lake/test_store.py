@@ -128,7 +128,7 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     process.stdout.readline()
     with Lake(tmp_path).create("folder/file.bin") as path:
         path.write_bytes(b"first")
-    assert process.wait(30) == 0
+    assert process.wait(100) == 0
     time.sleep(0)
     assert (tmp_path / "folder/file.bin").read_bytes() == b"half"  # the later one, whole
 
