@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.catalogue import backbones, explainers
+from flows.cli.catalogue import backbones, explainers, metrics
 from flows.cli.elsewhere import explain_image, export_head, import_head, import_maps
 from flows.cli.exports import export_dataset, export_mlflow
 from flows.cli.results import audits, compare, query, show
@@ -25,7 +25,7 @@ CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init, doctor, audit, status),
     "What came out": (query, audits, compare, show),
     "Single pictures": (explain_image,),
-    "What there is to choose from": (backbones, explainers),
+    "What there is to choose from": (backbones, explainers, metrics),
     "The stages of an audit, alone": (shard, fit_backbone, train, sweep, explain, evaluate),
     "Heads and maps of others, and for others": (
         *(import_maps, import_head),

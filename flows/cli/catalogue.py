@@ -53,3 +53,18 @@ def explainers() -> None:
     from ttame_core.report.tables import explainers_table
 
     out(200).print(explainers_table(REGISTRY))
+
+
+def metrics() -> None:
+    """List the families of metrics that a spec can ask for, their metrics, and their settings.
+
+    Higher is better where a metric has ↑. A name that ends in * goes on with what it is at, as
+    AD@* does in AD@15.
+
+    Examples:
+        ttame metrics
+    """
+    from ttame_core.metrics import REGISTRY
+    from ttame_core.report.tables import metrics_table
+
+    out(200).print(metrics_table(REGISTRY))

@@ -74,6 +74,8 @@ def test_an_audit_with_both(
     assert "feature-norm" in listing.stdout
     assert "order: 2.0" in listing.stdout
 
+    assert "centroid_distance ↓" in ttame("metrics").stdout
+
     # Where it is broken, who asks is told of the package; who does not is not disturbed.
     (site / "ttame_example/feature_norm.py").write_text("import not_there\n")
     broken = ttame("explainers")

@@ -80,15 +80,20 @@ def _tables() -> tuple[dict[str, Direction], frozenset[str]]:
         return known, frozenset(name for (name,) in db.sql("FROM yardsticks").fetchall())
 
 
+def directions() -> dict[str, Direction]:
+    """Of all metrics by pattern, in reading order."""
+    return _tables()[0]
+
+
 def direction(metric: str) -> Direction:
     """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
-    known, _ = _tables()
-    return next((d for pattern, d in known.items() if fnmatchcase(metric, pattern)), UNKNOWN)
+    found = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
+    return next(found, UNKNOWN)
 
 
 def stems() -> list[str]:
     """The names that metrics begin with, in reading order."""
-    return [pattern.removesuffix("*") for pattern in _tables()[0]]
+    return [pattern.removesuffix("*") for pattern in directions()]
 
 
 def is_yardstick(explainer: str) -> bool:

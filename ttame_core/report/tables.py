@@ -16,7 +16,9 @@ from rich.text import Text
 from ttame_core.comparison import SIGNIFICANT, Comparison
 from ttame_core.coverage import Coverage
 from ttame_core.explainers import Explainer
-from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.lake.directions import direction, directions, is_yardstick
+from ttame_core.metrics import Family
+from ttame_core.spec import Section
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
 LEVELS = 3  # settings of one metric that are shown where there is no room for all
@@ -338,10 +340,7 @@ def sweep_table(
 
 def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
     """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("explainer", no_wrap=True)
-    for name in ("forward", "backward", "needs", "applies to", "settings", "what it is"):
-        table.add_column(name)
+    table = _listing("explainer", "forward", "backward", "needs", "applies to", "settings")
     for explainer in sorted(explainers.values(), key=lambda e: (is_yardstick(e.name), e.name)):
         cells = (
             explainer.name,
@@ -349,11 +348,39 @@ def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
             explainer.backwards,
             _needs(explainer),
             explainer.applies_to,
-            _settings(explainer),
-            (explainer.__doc__ or "").strip().splitlines()[0],
+            _settings(explainer.Settings),
+            _headline(explainer),
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+def metrics_table(families: Mapping[str, type[Family]]) -> Table:
+    """What each family of metrics is and can be set to, and its metrics: ↑ where higher is better.
+
+    A name that ends in * goes on with what it is at, as AD@* does in AD@15.
+    """
+    table = _listing("family", "metrics", "settings")
+    for name, family in families.items():
+        metrics = ", ".join(
+            f"{pattern if pattern.endswith(('@*', '_*')) else pattern.rstrip('*')} {arrow(pattern)}"
+            for pattern, known in directions().items()
+            if known.family == name
+        )
+        table.add_row(*map(Text, (name, metrics, _settings(family.Settings), _headline(family))))
+    return table
+
+
+def _listing(key: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column(key, no_wrap=True)
+    for name in (*columns, "what it is"):
+        table.add_column(name)
+    return table
+
+
+def _headline(documented: type) -> str:
+    return (documented.__doc__ or "").strip().splitlines()[0]
 
 
 def _needs(explainer: type[Explainer]) -> str:
@@ -361,11 +388,14 @@ def _needs(explainer: type[Explainer]) -> str:
     return ", ".join(name for name, needed in needs.items() if needed)
 
 
-def _settings(explainer: type[Explainer]) -> str:
+def _settings(section: type[Section]) -> str:
     """Names and defaults: `samples: 20`; a name alone where there is none, or it is a section."""
 
     def text(name: str, field: FieldInfo) -> str:
         default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(default, list):
+            default = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
+            return f"{name}: [{default}]"
         return f"{name}: {default}" if isinstance(default, int | float | str) else name
 
-    return ", ".join(text(*item) for item in explainer.Settings.model_fields.items())
+    return ", ".join(text(*item) for item in section.model_fields.items())
