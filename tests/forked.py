@@ -18,6 +18,8 @@ from unittest.mock import patch
 
 import flows
 
+PATIENCE = 900  # seconds until a process is given up; on a busy machine Ray starts in 150
+
 # Imported by explainers and reports, and slow at it.
 SLOW = [
     "captum.attr",

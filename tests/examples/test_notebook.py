@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+from forked import PATIENCE
 from nbclient import NotebookClient
 
 PLACE = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
@@ -17,7 +18,7 @@ def test_the_notebook_runs() -> None:
     check = "assert means['ttame']['AD@15'] < means['random']['AD@15'] - 20, means"
     notebook.cells.append(nbformat.v4.new_code_cell(check))
     NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(PLACE.parent)}}
+        notebook, timeout=PATIENCE, resources={"metadata": {"path": str(PLACE.parent)}}
     ).execute()
     printed = "".join(o.get("text", "") for cell in code for o in cell.outputs)
     assert printed.count("energy_in_box") == 3

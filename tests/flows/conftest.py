@@ -19,7 +19,7 @@ import pytest
 import timm
 import torch
 import yaml
-from forked import fork_server
+from forked import PATIENCE, fork_server
 from safetensors.torch import save_file
 
 MODEL = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(60)
+                process.wait(PATIENCE)
             process.kill()
 
 
@@ -62,7 +62,7 @@ def _first_certificate() -> str:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5)
@@ -85,14 +85,14 @@ def ttame(
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         if not any(name.startswith("PREFECT") for name in environment):
-            return forked.run(forks, arguments, tmp_path, environment, timeout=300)
+            return forked.run(forks, arguments, tmp_path, environment, timeout=PATIENCE)
         return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
             env=server | environment,
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
 
     return run

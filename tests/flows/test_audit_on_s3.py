@@ -15,6 +15,7 @@ from typing import Any
 import forked
 import pyarrow.parquet as pq
 import pytest
+from forked import PATIENCE
 from stores import BROKEN, KEY, SECRET, Store
 from tiny import shard_all
 
@@ -151,7 +152,7 @@ def test_killed_while_training_it_goes_on_from_the_stores_checkpoint(
     assert ttame(*train, undisturbed).returncode == 0
 
     process = forked.start(forks, [*train, s3.url], tmp_path, log, log, s3.env)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not any(method == "PUT" and "checkpoint.pt" in path for method, path in s3.asked):
         assert process.is_alive()
         assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import PATIENCE
 
 from flows import deployed
 from flows.each_backbone import BackbonesFailed
@@ -58,7 +59,7 @@ class Server:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
@@ -89,7 +90,7 @@ class Server:
 
 def _when(ask: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
     """What is answered once it is as wanted, or after a long time."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not there(answer := ask()) and time.monotonic() < deadline:
         time.sleep(0.2)
     return answer
@@ -122,7 +123,7 @@ def worker(deployments: Server) -> Iterator[Server]:
         )
         yield deployments
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> None:

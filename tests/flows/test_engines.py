@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from forked import PATIENCE
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from slow_disk import slow_in
 
@@ -83,7 +84,7 @@ def start(
 
 def _writer(workspace: Path, folder: str, process: subprocess.Popen[str]) -> int:
     """The process that has a file of this folder half written."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert process.poll() is None, f"it ended before it wrote to {folder}"
         for path in workspace.glob(f"{folder}/**/.*.writing-*"):
@@ -101,7 +102,7 @@ def _failures(output: str) -> list[str]:
 def _ends_as(
     process: subprocess.Popen[str], workspace: Path, expected: Path, says: list[str]
 ) -> None:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert _failures(output) == says
     here, there = content(workspace), content(expected)
@@ -128,7 +129,7 @@ def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
         finally:
             for process in reversed(started):
                 process.terminate()
-                process.wait(60)
+                process.wait(PATIENCE)
 
 
 def test_a_flow_has_some_thousand_task_runs_whatever_the_data_set() -> None:
@@ -183,7 +184,7 @@ def test_each_process_has_one_gpu_of_those_that_the_audit_has(
 def test_the_same_lake_on_every_engine(
     start: Start, server: dict[str, str], tmp_path: Path
 ) -> None:
-    output, _ = start("threads").communicate(timeout=300)
+    output, _ = start("threads").communicate(timeout=PATIENCE)
     says, expected = _failures(output), tmp_path / "threads"
     assert [line.split(":")[0] for line in says] == [
         f"{stage} broken" for stage in ("train_heads", "explain_dataset")
@@ -197,7 +198,7 @@ def test_the_same_lake_on_every_engine(
     processes = psutil.Process(audit.pid).children(recursive=True)
     assert len(processes) >= 2
     audit.kill()
-    _, alive = psutil.wait_procs(processes, timeout=60)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     assert alive == []
     audit = start("processes", at_once=2)
     os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
@@ -46,7 +47,7 @@ def test_an_audit_with_both(
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
 
     def both(spec: dict) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import PATIENCE
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -29,7 +30,7 @@ def _events(server: dict[str, str], resource: str) -> list[dict]:
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         with urllib.request.urlopen(request) as response:
             found = json.load(response)["events"]

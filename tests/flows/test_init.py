@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import PATIENCE
 from tiny import jpeg
 
 from ttame_core.spec import load_spec
@@ -71,7 +72,7 @@ def test_questions_on_a_terminal(server: dict[str, str], birds: Path, tmp_path: 
             said += os.read(mine, 65536)
         except OSError:  # the other end is closed
             break
-    assert process.wait(120) == 0, said.decode()
+    assert process.wait(PATIENCE) == 0, said.decode()
     assert b"Where are the images" in said
     audit = load_spec(tmp_path / "my-birds.yaml")
     assert [b.name for b in audit.backbones] == ["resnet18", "resnet34"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import forked
 import pytest
+from forked import PATIENCE
 
 from benchmarks.faults import content, differences, temporary, whole
 from ttame_core.lake import Lake
@@ -34,13 +35,13 @@ def _audit(forks: ForkServerContext, spec: Path, workspace: Path) -> BaseProcess
 
 
 def _ends_well(process: BaseProcess) -> None:
-    process.join(300)
+    process.join(PATIENCE)
     assert process.exitcode == 0
 
 
 def _kill_in_stage(process: BaseProcess, workspace: Path, pattern: str) -> None:
     before = set(workspace.glob(pattern))
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not set(workspace.glob(pattern)) - before:
         assert process.is_alive(), f"the audit ended before {pattern} appeared"
         assert time.monotonic() < deadline
@@ -74,7 +75,7 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
 @pytest.mark.slow
 def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "kills", "--kills", "12"]
-    bench = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    bench = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert bench.returncode == 0, bench.stdout + bench.stderr
     assert bench.stdout.startswith("12 kills in ")
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import forked
 import pytest
+from forked import PATIENCE
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from slow_disk import slow_in
 from stores import Store
@@ -47,7 +48,7 @@ def status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
 
 def _stopped_in(audit: BaseProcess, workspace: Path, folder: str) -> None:
     """Hold a process that has a file of this folder half written."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert audit.is_alive()
         if list(workspace.glob(f"{folder}/**/.*.writing-*")):
@@ -92,7 +93,7 @@ def test_an_audit_from_its_start_to_its_end(
     audit = forked.start(forks, ["audit", spec], tmp_path, log, log, slow_in("maps"))
     try:
         _stopped_in(audit, workspace, "maps")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:  # the server takes a moment to write what it was told
             found = status(url=url)
             failed = found.get(("train", "broken", ""), found.get(("train", "broken", "ttame")))

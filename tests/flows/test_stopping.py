@@ -15,6 +15,7 @@ from pathlib import Path
 import forked
 import psutil
 import pytest
+from forked import PATIENCE
 from slow_disk import slow_in
 
 from benchmarks.faults import differences, temporary
@@ -70,7 +71,7 @@ def test_a_worker_ends_at_once_and_takes_its_file_along(tmp_path: Path) -> None:
     assert worker.stdout.readline() == "writing\n"
     assert len(list((tmp_path / "folder").iterdir())) == 1
     worker.send_signal(signal.SIGINT)
-    _, said = worker.communicate(timeout=30)
+    _, said = worker.communicate(timeout=PATIENCE)
     assert (worker.returncode, said) == (130, "")
     assert list((tmp_path / "folder").iterdir()) == []
 
@@ -90,7 +91,7 @@ def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen
 
 def _wait_for(workspace: Path, stage: str, runs: Callable[[], bool]) -> None:
     """Until something is half written in that stage."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not list(workspace.glob(WRITES[stage])):
         assert runs(), f"it ended before it wrote in stage {stage}"
         assert time.monotonic() < deadline
@@ -100,7 +101,7 @@ def _wait_for(workspace: Path, stage: str, runs: Callable[[], bool]) -> None:
 def _stopped_well(said: str, workers: list[psutil.Process], workspace: Path) -> None:
     assert "Traceback" not in said
     assert said.count("the same command goes on from there") == 1
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
     assert alive == []
     assert list(workspace.rglob("*.writing-*")) == []
 
@@ -124,7 +125,7 @@ def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
         _wait_for(stopped, stage, process.is_alive)
         workers = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, number)
-        process.join(100)
+        process.join(PATIENCE)
         _stopped_well(said.read_text(), workers, stopped)
         assert process.exitcode == 128 + number
     assert ttame(*audit, stopped).returncode == 0
@@ -149,7 +150,7 @@ def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
         _wait_for(workspace, "explain", lambda: audit.poll() is None)
         workers = psutil.Process(audit.pid).children(recursive=True)
         os.killpg(audit.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-        assert audit.wait(100) == 130
+        assert audit.wait(PATIENCE) == 130
         _stopped_well((tmp_path / "said").read_text(), workers, workspace)
         assert bystander.poll() is None
     finally:

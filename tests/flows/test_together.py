@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import PATIENCE
 from safetensors.torch import load_file
 from tiny import shard_all
 from torch.optim.lr_scheduler import OneCycleLR
@@ -120,7 +121,7 @@ def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> Non
     script.write_text(ALONE)
     command = [sys.executable, script, settings, provenance.lake.url]
     process = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while checkpoint.stat().st_mtime_ns == killed_at:  # it goes on, and is killed as a whole
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -131,7 +132,7 @@ def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not list(Path(provenance.lake.url).rglob("head.safetensors"))
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     assert _head_file(provenance).read_bytes() == whole
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forked import PATIENCE
 from PIL import Image
 from tiny import shard_all
 
@@ -72,7 +73,7 @@ def _worker(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 def _finish(worker: subprocess.Popen[str]) -> str:
     """Let it run to its end; its last words."""
-    _, errors = worker.communicate(timeout=120)
+    _, errors = worker.communicate(timeout=PATIENCE)
     return errors
 
 

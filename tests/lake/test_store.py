@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import PATIENCE
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
@@ -128,7 +129,7 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     process.stdout.readline()
     with Lake(tmp_path).create("folder/file.bin") as path:
         path.write_bytes(b"first")
-    assert process.wait(100) == 0
+    assert process.wait(PATIENCE) == 0
     time.sleep(0)
     assert (tmp_path / "folder/file.bin").read_bytes() == b"half"  # the later one, whole
 
