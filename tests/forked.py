@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import flows
 
-PATIENCE = 900  # seconds until a process is given up; on a busy machine Ray starts in 150
+PATIENCE = 900  # seconds for a process to start and work; Ray alone takes 150 on a busy machine
 
 # Imported by explainers and reports, and slow at it.
 SLOW = [

@@ -123,7 +123,7 @@ def worker(deployments: Server) -> Iterator[Server]:
         )
         yield deployments
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(60)
 
 
 def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> None:

@@ -129,7 +129,7 @@ def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
         finally:
             for process in reversed(started):
                 process.terminate()
-                process.wait(PATIENCE)
+                process.wait(60)
 
 
 def test_a_flow_has_some_thousand_task_runs_whatever_the_data_set() -> None:
@@ -198,7 +198,7 @@ def test_the_same_lake_on_every_engine(
     processes = psutil.Process(audit.pid).children(recursive=True)
     assert len(processes) >= 2
     audit.kill()
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
     audit = start("processes", at_once=2)
     os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)

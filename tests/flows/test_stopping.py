@@ -71,7 +71,7 @@ def test_a_worker_ends_at_once_and_takes_its_file_along(tmp_path: Path) -> None:
     assert worker.stdout.readline() == "writing\n"
     assert len(list((tmp_path / "folder").iterdir())) == 1
     worker.send_signal(signal.SIGINT)
-    _, said = worker.communicate(timeout=PATIENCE)
+    _, said = worker.communicate(timeout=30)
     assert (worker.returncode, said) == (130, "")
     assert list((tmp_path / "folder").iterdir()) == []
 
@@ -101,7 +101,7 @@ def _wait_for(workspace: Path, stage: str, runs: Callable[[], bool]) -> None:
 def _stopped_well(said: str, workers: list[psutil.Process], workspace: Path) -> None:
     assert "Traceback" not in said
     assert said.count("the same command goes on from there") == 1
-    _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
+    _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
     assert list(workspace.rglob("*.writing-*")) == []
 
@@ -125,7 +125,7 @@ def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
         _wait_for(stopped, stage, process.is_alive)
         workers = psutil.Process(process.pid).children(recursive=True)
         os.kill(process.pid, number)
-        process.join(PATIENCE)
+        process.join(100)
         _stopped_well(said.read_text(), workers, stopped)
         assert process.exitcode == 128 + number
     assert ttame(*audit, stopped).returncode == 0
@@ -150,7 +150,7 @@ def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
         _wait_for(workspace, "explain", lambda: audit.poll() is None)
         workers = psutil.Process(audit.pid).children(recursive=True)
         os.killpg(audit.pid, signal.SIGINT)  # as a terminal does: to all processes of the group
-        assert audit.wait(PATIENCE) == 130
+        assert audit.wait(100) == 130
         _stopped_well((tmp_path / "said").read_text(), workers, workspace)
         assert bystander.poll() is None
     finally:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +26,14 @@ from ttame_core.metrics.road import imputed_probabilities, keyed_noise
 
 Impute = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SIZES = ((1, 7), (5, 9), (13, 8), (33, 64), (96, 80))
+CORNER_LEFT = """
+import torch
+from ttame_core.imputation import impute
+torch.manual_seed(0)
+images, removed = torch.rand(1, 3, 512, 512), torch.ones(1, 512, 512, dtype=torch.bool)
+removed[0, 0, 0] = False
+print(float((impute(images, removed) - images[:, :, :1, :1]).abs().max()))
+"""
 on_any_device = pytest.mark.parametrize("impute", [impute, impute_together])
 
 
@@ -207,3 +219,13 @@ def test_it_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatc
     compiled = module_from_spec(spec)
     spec.loader.exec_module(compiled)
     assert compiled._blur_inside(1, 2) == 0.75
+
+
+@pytest.mark.slow
+def test_code_that_was_kept_finds_what_code_just_compiled_finds(tmp_path: Path) -> None:
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CORNER_LEFT]
+    compiled, kept = (subprocess.check_output(command, env=env) for _ in range(2))
+    assert compiled == kept
+    assert float(compiled) < 1e-3
+    assert list(tmp_path.rglob("*.nbc"))

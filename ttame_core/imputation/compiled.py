@@ -14,8 +14,9 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from ttame_core.imputation import GREY, HOLD, MOST_ITERATIONS
+from ttame_core.imputation import BILINEAR, GREY, HOLD, MOST_ITERATIONS, NEARER
 
 TOLERANCE = 2e-4  # of the last correction; what it leaves is mostly a tenth of it
 BOUND = 1e-3  # of what sweeps leave
@@ -26,9 +27,8 @@ FEW = 32  # unknowns that are solved directly
 DOWN, RIGHT = (-1, -1, -1, 0, 0, 1, 1, 1), (-1, 0, 1, -1, 1, -1, 0, 1)
 CORNER, EDGE, CENTRE = np.float32(1 / 16), np.float32(1 / 8), np.float32(1 / 4)
 WEIGHTS = np.array([1, 2, 1, 2, 2, 1, 2, 1], np.float32) / 16
-BILINEAR = (0.25, 0.75, 0.75, 0.25)  # what a cell gives to the finer cells in and beside it
 # (4, 4): of the four coarser cells around a cell in an even or odd row and column.
-SHARES = np.kron(*2 * [np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)])
+SHARES = np.kron(NEARER, NEARER).astype(np.float32)
 
 Floats, Indices = NDArray[np.float32], NDArray[np.uint32]
 # near: (n, 8), the neighbours' numbers; n where nothing is unknown. inverse: (n,) 1 / (ρ + μ − ¼).
@@ -36,30 +36,26 @@ Floats, Indices = NDArray[np.float32], NDArray[np.uint32]
 # coarsest grid.
 Grid = tuple[Indices, Floats, Indices, Floats]
 
-_compiled = partial(njit, nogil=True, error_model="numpy")
+compiled = partial(njit, nogil=True, error_model="numpy")
 try:
-    _compiled(lambda: None, cache=True)
-    _compiled = partial(_compiled, cache=True)
+    compiled(lambda: None, cache=True)
+    compiled = partial(compiled, cache=True)
 except RuntimeError:
     pass  # there is no folder to keep what is compiled in
-compiled, compiled_as_written = _compiled(fastmath=True), _compiled()
+compiled = compiled()
 
 
 def impute_each(images: Tensor, removed: Tensor) -> Tensor:
     imputed = images.clone(memory_format=torch.contiguous_format)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(_impute, imputed.numpy(), removed.contiguous().numpy()))
+        list(pool.map(_impute, imputed.numpy(), F.pad(removed, (1, 1, 1, 1)).numpy()))
     return imputed
 
 
 @compiled
-def _impute(image: Floats, removed: NDArray[np.bool_]) -> None:
-    """In place. image: (3, H, W). removed: (H, W)."""
-    height, width = removed.shape
-    unknown = np.zeros((height + 2, width + 2), np.bool_)
-    for y in range(height):
-        for x in range(width):
-            unknown[y + 1, x + 1] = removed[y, x]
+def _impute(image: Floats, unknown: NDArray[np.bool_]) -> None:
+    """In place. image: (3, H, W). unknown: (H + 2, W + 2), of whose frame nothing is unknown."""
+    _, height, width = image.shape
     cells, numbers = _cells(unknown)
     hold = np.zeros(unknown.shape, np.float32)
     near, weight, inverse = _equations(cells, numbers, hold, height, width)
@@ -133,39 +129,27 @@ def _grids(
     cells: Indices, near: Indices, weight: Floats, inverse: Floats, height: int, width: int
 ) -> tuple[list[Grid], Floats]:
     """From the finest to the coarsest, and of this one the inverse of its matrix."""
-    none = np.empty((0, 4), np.uint32), np.empty((0, 4), np.float32)
-    grids = [(near, inverse, none[0], none[1])]
+    grids = []
     while len(cells) > FEW and max(height, width) > 3:
         unknown, hold, shares = _coarser(cells, weight, inverse, height, width)
         coarse, numbers = _cells(unknown)
-        grids[-1] = near, inverse, _parents(cells, numbers), shares
+        grids.append((near, inverse, _parents(cells, numbers), shares))
         cells, height, width = coarse, (height + 1) // 2, (width + 1) // 2
         near, weight, inverse = _equations(cells, numbers, hold, height, width)
-        grids.append((near, inverse, none[0], none[1]))
+    grids.append((near, inverse, np.empty((0, 4), np.uint32), np.empty((0, 4), np.float32)))
     return grids, _solver(near, inverse)
 
 
 @compiled
 def _solver(near: Indices, inverse: Floats) -> Floats:
-    """(n, n) inverse of (ρ + μ − S), by Gauss and Jordan; its pivots are the largest already."""
+    """(n, n) inverse of (ρ + μ − S)."""
     n = len(near)
-    matrix = np.zeros((n, n + 1), np.float64)
+    matrix = np.zeros((n, n + 1))  # the last column is of what is not unknown
     for i in range(n):
         for k in range(8):
             matrix[i, near[i, k]] = -WEIGHTS[k]
         matrix[i, i] = 1 / inverse[i]
-    for pivot in range(n):
-        scale = 1 / matrix[pivot, pivot]
-        matrix[pivot, pivot] = 1
-        for j in range(n):
-            matrix[pivot, j] *= scale
-        for i in range(n):
-            if i != pivot:
-                factor = matrix[i, pivot]
-                matrix[i, pivot] = 0
-                for j in range(n):
-                    matrix[i, j] -= factor * matrix[pivot, j]
-    return matrix[:, :n].astype(np.float32)
+    return np.linalg.inv(matrix[:, :n].copy()).astype(np.float32)
 
 
 @compiled
@@ -301,7 +285,7 @@ def _conjugate_gradients(
             break
 
 
-@compiled_as_written
+@compiled
 def _apply(near: Indices, weight: Floats, x: Floats, out: Floats) -> None:
     """(ρ − S) x, by differences: what is rounded in sums would grow with the holes."""
     for i in range(len(near)):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttame_core.imputation import GREY, HOLD, MOST_ITERATIONS
+from ttame_core.imputation import BILINEAR, GREY, HOLD, MOST_ITERATIONS, NEARER
 
 TOLERANCE = 1e-4  # of the last correction
 RELAXATION = 1.25  # of a grid's Jacobi steps
@@ -22,7 +22,6 @@ FEW = 100  # unknowns that are solved directly
 DAMPING = 1e-3  # of those, for an image of which nothing is left
 
 BLUR = (0.25, 0.5, 0.25)
-BILINEAR = (0.25, 0.75, 0.75, 0.25)  # what a cell gives to the finer cells in and beside it
 
 with warnings.catch_warnings():  # torch says once in a process that sparse matrices are young
     warnings.simplefilter("ignore")
@@ -212,7 +211,7 @@ def _offsets(side: int, row: int, device: torch.device) -> Tensor:
 @cache
 def _shares(device: torch.device) -> Tensor:
     """(4, 4): of the four coarser cells around a cell in an even or odd row and column."""
-    line = torch.tensor([[0.75, 0.25], [0.25, 0.75]], device=device)
+    line = torch.tensor(NEARER, device=device)
     return torch.kron(line, line)
 
 

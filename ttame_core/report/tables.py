@@ -363,12 +363,16 @@ def metrics_table(families: Mapping[str, type[Family]]) -> Table:
     table = _listing("family", "metrics", "settings")
     for name, family in families.items():
         metrics = ", ".join(
-            f"{pattern if pattern.endswith(('@*', '_*')) else pattern.rstrip('*')} {arrow(pattern)}"
+            f"{_listed(pattern)} {arrow(pattern)}".rstrip()
             for pattern, known in directions().items()
             if known.family == name
         )
         table.add_row(*map(Text, (name, metrics, _settings(family.Settings), _headline(family))))
     return table
+
+
+def _listed(pattern: str) -> str:
+    return pattern if pattern.endswith(("@*", "_*")) else pattern.removesuffix("*")
 
 
 def _listing(key: str, *columns: str) -> Table:
