@@ -18,12 +18,13 @@ from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
 from ttame_core.fitting import augment, fit_backbone, occlude
 from ttame_core.lake import Lake
-from ttame_core.losses import variation_loss
+from ttame_core.losses import area_loss, variation_loss
 from ttame_core.training import (
     few_steps,
     load_head,
     masking_mode,
     optimiser,
+    smooth_noise,
     train_head,
     training_losses,
     with_enough_epochs,
@@ -100,21 +101,57 @@ def test_permuted_labels_are_those_of_other_images() -> None:
     assert not torch.isclose(found.variation, own)
 
 
-def test_interrupted_anywhere_it_ends_the_same(drawn: tuple[Lake, str]) -> None:
+def test_noise_is_added_to_the_class_maps() -> None:
+    backbone = tiny_backbone()
+    torch.manual_seed(1)
+    images = torch.rand(4, 3, 64, 64)
+    explainer = TTame(backbone)
+    head = explainer.new_head().eval()
+    settings = spec.Training()
+    noise = smooth_noise(settings, 4, 0, 100, backbone.map_size)
+    found = training_losses(explainer, head, images, settings, noise)
+    logits, features = backbone.features(backbone.normalise(images))
+    attention = torch.sigmoid(head(features, logits.argmax(dim=1)) + noise)[:, 0]
+    assert torch.isclose(found.variation, variation_loss(attention))
+    assert torch.isclose(found.area, area_loss(attention))
+
+
+def test_noise_fades_out_over_a_quarter_of_the_steps() -> None:
+    settings = spec.Training(noise=3.0)
+    cells = [smooth_noise(settings, 512, step, 80, (4, 4)) for step in range(80)]
+    assert all(noise is None for noise in cells[20:])
+    for step, noise in enumerate(cells[:20]):
+        assert noise.shape == (512, 1, 4, 4)
+        assert noise.std().item() == pytest.approx(3 * (1 - step / 20), rel=0.05)
+    assert not torch.equal(cells[0] / 20, cells[1] / 19)  # drawn anew in every step
+    first = smooth_noise(settings, 512, 0, 80, (4, 4))
+    assert torch.equal(first, cells[0])
+    another = settings.model_copy(update={"seed": 1})
+    assert not torch.equal(first, smooth_noise(another, 512, 0, 80, (4, 4)))
+    large = smooth_noise(settings, 512, 0, 80, (16, 12))
+    neighbours = (large[..., 1:] - large[..., :-1]).std()
+    assert neighbours < large.std() / 2  # smooth
+    without = settings.model_copy(update={"noise": 0.0})
+    assert smooth_noise(without, 512, 0, 80, (4, 4)) is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 4.0])
+def test_interrupted_anywhere_it_ends_the_same(drawn: tuple[Lake, str], noise: float) -> None:
     lake, _ = drawn
-    _train(drawn, "whole")
-    expected = _content(lake, "whole")
+    settings = SETTINGS.model_copy(update={"noise": noise})
+    _train(drawn, f"whole{noise}", settings)
+    expected = _content(lake, f"whole{noise}")
     losses = [row for row in expected[1] if row["metric"] is None]
     assert [row["step"] for row in losses] == list(range(1, 11))
     assert all(row["variation"] > 0 and row["area"] > 0 for row in losses)
     metrics = {row["metric"] for row in expected[1]} - {None}
     assert metrics == {f"{m}@{k}" for m in ("AD", "IC") for k in (100, 50, 15)}
     for step in (1, 3, 4, 5, 6, 9, 10):
-        folder = f"cut{step}"
+        folder = f"cut{step}-{noise}"
         with pytest.raises(_Killed):
-            _train(drawn, folder, progress=_die_at(step))
+            _train(drawn, folder, settings, _die_at(step))
         assert not lake.exists(f"{folder}/history.parquet")
-        _train(drawn, folder)
+        _train(drawn, folder, settings)
         assert _content(lake, folder) == expected, step
         assert lake.glob(f"{folder}/*.pt") == []
 

@@ -247,6 +247,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objective": "cross_entropy",
         "map": "class",
         "masking": "auto",
+        "noise": 0.0,
     },
 }
 
@@ -277,6 +278,12 @@ class Training(Section):
         "both",
         description="both: half of a batch by attention, half as metrics mask; published: raw "
         "(before normalisation) for CNNs and normalised for transformers, which is auto",
+    )
+    noise: float = Field(
+        4.0,
+        ge=0,
+        description="standard deviation of smooth noise on class maps, which fades out in the "
+        "first quarter of the steps; published: 0",
     )
     labels: Literal["predicted", "permuted"] = Field(
         "predicted",

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
+from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from ttame_core.compute import in_smaller_batches, in_whole_batches
@@ -38,6 +39,9 @@ RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
 TERMS = ("loss", "variation", "area", "confidence")
+
+NOISE_CELLS = 4  # a side: blobs as large as objects
+NOISY = 0.25  # share of the steps in which the noise on class maps fades out
 
 PAPER_STEPS = 320_000  # 8 epochs of ImageNet in batches of 32
 FEW_STEPS = 20_000
@@ -88,14 +92,35 @@ def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
     return backbone.masking if settings.masking == "auto" else settings.masking
 
 
+def smooth_noise(
+    settings: spec.Training, images: int, step: int, total: int, size: tuple[int, int]
+) -> Tensor | None:
+    """What is added to the class maps of a batch at a step, from 0: (B, 1, h, w); None for nothing.
+
+    Where attention is near 0 or 1 its gradient vanishes: a class whose map settled beside its
+    evidence would stay there. Under noise every place is seen now and then. The noise fades out
+    linearly over the first NOISY of the steps. It follows from the seed and the step alone.
+    """
+    amount = settings.noise * (1 - step / (NOISY * total))
+    if amount <= 0:
+        return None
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    cells = torch.randn(images, 1, NOISE_CELLS, NOISE_CELLS, generator=generator)
+    return amount * resize(cells, size)
+
+
 def training_losses(
-    explainer: Trained, head: nn.Module, images: Tensor, settings: spec.Training
+    explainer: Trained,
+    head: nn.Module,
+    images: Tensor,
+    settings: spec.Training,
+    noise: Tensor | None = None,
 ) -> Losses:
     """One forward without gradient for model truth and features, one with, of the masked images.
 
-    explainer: says what its head reads and what is masked. images: (B, 3, H, W) in [0, 1].
-    Gradients reach the head alone; through the backbone they pass with respect to its input, or to
-    the features that are masked, only.
+    explainer: says what its head reads and what is masked. images: (B, 3, H, W) in [0, 1]. noise:
+    (B, 1, h, w), added to the class maps. Gradients reach the head alone; through the backbone they
+    pass with respect to its input, or to the features that are masked, only.
     """
     backbone = explainer.backbone
     with torch.no_grad():
@@ -105,6 +130,8 @@ def training_losses(
             truth = truth.roll(1)  # the batch is in random order
         features = explainer.read(images, features)
     class_maps = head(features, truth).float()
+    if noise is not None:
+        class_maps = class_maps + noise
     attention = torch.sigmoid(class_maps)
     mode = masking_mode(backbone, settings)
     masked_logits = explainer.masked_logits(images, class_maps, attention, mode)
@@ -165,11 +192,9 @@ def train_head(
             f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
             f"batch of {settings.batch_size}: lower training.batch_size or give it more"
         )
-    rank, world = 0, 1
-    if accelerator is not None:
-        rank, world = accelerator.process_index, accelerator.num_processes
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     run = HeadRun(explainer, settings, batches, accelerator)
+    rank, world = run.rank, run.world
     run.resume(lake, folder, made_from)
     names = [name for name, _ in train]
 
@@ -241,6 +266,9 @@ class HeadRun:
         self.total = total = settings.epochs * batches
         self.backbone = backbone = explainer.backbone
         self.accelerator = accelerator
+        self.rank, self.world = 0, 1
+        if accelerator is not None:
+            self.rank, self.world = accelerator.process_index, accelerator.num_processes
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
             torch.random.default_generator.manual_seed(settings.seed)
             self.head = explainer.new_head(settings.map).train()
@@ -286,8 +314,12 @@ class HeadRun:
 
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
+        whole = len(images) * self.world
+        noise = smooth_noise(self.settings, whole, self.step, self.total, self.head.map_size)
+        if noise is not None:
+            noise = noise[self.rank :: self.world].to(images.device)
         with self.backbone.autocast():
-            losses = training_losses(self.explainer, self.learner, images, self.settings)
+            losses = training_losses(self.explainer, self.learner, images, self.settings, noise)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses.loss).backward()
         self.scaler.step(self.optimizer)

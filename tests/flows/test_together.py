@@ -27,7 +27,7 @@ from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake
 from ttame_core.provenance import Provenance
-from ttame_core.training import optimiser, training_losses
+from ttame_core.training import optimiser, smooth_noise, training_losses
 
 TTAME = spec.Explainer(method="ttame")
 ALONE = """
@@ -78,9 +78,10 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
         images = batch.float_images(net.device)
         other = copy.deepcopy(head)  # whose running statistics are not those that are kept
         optimizer.zero_grad()
-        halves = ((head, images[::2]), (other, images[1::2]))
-        for learner, half in halves:
-            (training_losses(TTame(net), learner, half, settings).loss / 2).backward()
+        noise = smooth_noise(settings, 16, schedule.last_epoch, 2, head.map_size)
+        for learner, first in ((head, 0), (other, 1)):
+            half, added = images[first::2], None if noise is None else noise[first::2]
+            (training_losses(TTame(net), learner, half, settings, added).loss / 2).backward()
         for mine, its in zip(head.parameters(), other.parameters(), strict=True):
             mine.grad += its.grad
         optimizer.step()

@@ -26,6 +26,7 @@ PUBLISHED_LOSS = {
     "lambda_area": 2.0,
     "lambda_confidence": 1.5,
     "area_exponent": 0.3,
+    "noise": 0.0,
 }
 
 
