@@ -126,8 +126,9 @@ def test_noise_fades_out_over_a_quarter_of_the_steps() -> None:
     assert not torch.equal(cells[0] / 20, cells[1] / 19)  # drawn anew in every step
     first = smooth_noise(settings, 512, 0, 80, (4, 4))
     assert torch.equal(first, cells[0])
-    another = settings.model_copy(update={"seed": 1})
-    assert not torch.equal(first, smooth_noise(another, 512, 0, 80, (4, 4)))
+    for seed in (1, -1, 2**62 + 1):
+        another = settings.model_copy(update={"seed": seed})
+        assert not torch.equal(first, smooth_noise(another, 512, 0, 80, (4, 4)))
     large = smooth_noise(settings, 512, 0, 80, (16, 12))
     neighbours = (large[..., 1:] - large[..., :-1]).std()
     assert neighbours < large.std() / 2  # smooth

@@ -104,7 +104,7 @@ def smooth_noise(
     amount = settings.noise * (1 - step / (NOISY * total))
     if amount <= 0:
         return None
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
     cells = torch.randn(images, 1, NOISE_CELLS, NOISE_CELLS, generator=generator)
     return amount * resize(cells, size)
 
