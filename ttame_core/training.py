@@ -93,20 +93,28 @@ def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
 
 
 def smooth_noise(
-    settings: spec.Training, images: int, step: int, total: int, size: tuple[int, int]
+    settings: spec.Training,
+    images: int,
+    step: int,
+    total: int,
+    size: tuple[int, int],
+    part: tuple[int, int] = (0, 1),
 ) -> Tensor | None:
     """What is added to the class maps of a batch at a step, from 0: (B, 1, h, w); None for nothing.
 
     Where attention is near 0 or 1 its gradient vanishes: a class whose map settled beside its
     evidence would stay there. Under noise every place is seen now and then. The noise fades out
     linearly over the first NOISY of the steps. It follows from the seed and the step alone.
+
+    images: B. part: (i, n) where they are the i-th of n equal shares of the batch (`load_batches`).
     """
     amount = settings.noise * (1 - step / (NOISY * total))
     if amount <= 0:
         return None
     generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
-    cells = torch.randn(images, 1, NOISE_CELLS, NOISE_CELLS, generator=generator)
-    return amount * resize(cells, size)
+    place, shares = part
+    cells = torch.randn(images * shares, 1, NOISE_CELLS, NOISE_CELLS, generator=generator)
+    return amount * resize(cells[place::shares], size)
 
 
 def training_losses(
@@ -131,7 +139,7 @@ def training_losses(
         features = explainer.read(images, features)
     class_maps = head(features, truth).float()
     if noise is not None:
-        class_maps = class_maps + noise
+        class_maps = class_maps + noise.to(class_maps.device)
     attention = torch.sigmoid(class_maps)
     mode = masking_mode(backbone, settings)
     masked_logits = explainer.masked_logits(images, class_maps, attention, mode)
@@ -194,7 +202,7 @@ def train_head(
         )
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     run = HeadRun(explainer, settings, batches, accelerator)
-    rank, world = run.rank, run.world
+    first = run.part[0] == 0
     run.resume(lake, folder, made_from)
     names = [name for name, _ in train]
 
@@ -209,7 +217,7 @@ def train_head(
             shuffle=(settings.seed, epoch),
             skip=skip,
             drop_last=True,
-            part=(rank, world),
+            part=run.part,
         ):
             yield batch.float_images(device)
 
@@ -219,16 +227,16 @@ def train_head(
             yield batch.float_images(device)
 
     def after_step() -> None:
-        if rank == 0 and run.step % settings.checkpoint_steps == 0 and run.step % batches:
+        if first and run.step % settings.checkpoint_steps == 0 and run.step % batches:
             run.save(lake, folder, made_from)
 
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
             run.validate(validation(part.batch_size), epoch, part.batch_size)
 
-        if rank == 0 and _is_validated(epoch + 1, settings.epochs):
+        if first and _is_validated(epoch + 1, settings.epochs):
             in_smaller_batches(compute, validate)
-        if rank == 0:
+        if first:
             run.save(lake, folder, made_from)
 
     short = (
@@ -237,7 +245,7 @@ def train_head(
     )
     with in_whole_batches(f"the head for {explainer.backbone.name}", "training.batch_size"):
         run.train(read, short, progress, after_step, after_epoch)
-    if rank:
+    if not first:
         return
     _write(lake, folder, run.head, run.history, made_from)
     remove_checkpoint(lake, folder)
@@ -266,9 +274,9 @@ class HeadRun:
         self.total = total = settings.epochs * batches
         self.backbone = backbone = explainer.backbone
         self.accelerator = accelerator
-        self.rank, self.world = 0, 1
+        self.part = (0, 1)  # of every batch
         if accelerator is not None:
-            self.rank, self.world = accelerator.process_index, accelerator.num_processes
+            self.part = (accelerator.process_index, accelerator.num_processes)
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
             torch.random.default_generator.manual_seed(settings.seed)
             self.head = explainer.new_head(settings.map).train()
@@ -314,10 +322,8 @@ class HeadRun:
 
     def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
         """One optimiser step; every so often the mean loss terms since the last time."""
-        whole = len(images) * self.world
-        noise = smooth_noise(self.settings, whole, self.step, self.total, self.head.map_size)
-        if noise is not None:
-            noise = noise[self.rank :: self.world].to(images.device)
+        size = self.head.map_size
+        noise = smooth_noise(self.settings, len(images), self.step, self.total, size, self.part)
         with self.backbone.autocast():
             losses = training_losses(self.explainer, self.learner, images, self.settings, noise)
         self.optimizer.zero_grad(set_to_none=True)
