@@ -21,7 +21,7 @@ from benchmarks import (
     stages,
     storage,
 )
-from ttame_core.compute import keep_freed_memory
+from ttame_core.backbones.devices import keep_freed_memory
 
 PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),

@@ -11,14 +11,14 @@ from rich.table import Table
 from benchmarks.measure import ratio, seconds
 from benchmarks.storage import shard_all
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
-from ttame_core.compute import device_of, place
-from ttame_core.coverage import random_backbone
+from ttame_core.backbones.devices import device_of, place
 from ttame_core.data.loader import load_batches
 from ttame_core.explainers.ttame import TTame
-from ttame_core.explaining import Maps, explain_shard
+from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
+from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.training.coverage import random_backbone
 
 MODELS = ("test_resnet", "resnet18", "resnet50")  # from where decoding is the bottleneck to where
 IMAGES = 256

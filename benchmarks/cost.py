@@ -14,13 +14,13 @@ from rich.table import Table
 from benchmarks.measure import Contestants, apart, peak_mib, ratio, seconds
 from benchmarks.textbook import rise, textbook_maps, textbook_step
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
-from ttame_core.compute import keep_freed_memory, place, precision_of
-from ttame_core.coverage import random_backbone
+from ttame_core.backbones.devices import keep_freed_memory, place, precision_of
 from ttame_core.explainers.ttame import TTame
-from ttame_core.masking import min_max
-from ttame_core.training import optimiser, training_losses
+from ttame_core.heads.attention import AttentionHead
+from ttame_core.perturbation.masking import min_max
+from ttame_core.training.coverage import random_backbone
+from ttame_core.training.head import optimiser, training_losses
 
 MODELS = (
     "resnet50",

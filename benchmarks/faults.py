@@ -41,7 +41,7 @@ from tasks.train import train
 from ttame_core import spec
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake
-from ttame_core.provenance import Provenance
+from ttame_core.stages.provenance import Provenance
 
 STAGES = ("shard", "fit", "train", "explain", "evaluate", "report")
 KILLS_IN_A_STAGE = 3  # one after another, before the audit may reach the next

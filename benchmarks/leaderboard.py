@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.catalogue import connect, run_query
-from ttame_core.lake.kept import scores_state
+from ttame_core.lake.query.boards import scores_state
+from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.lake.schemas import LEADERBOARD, SCORES
 
 IMAGES = 52_084

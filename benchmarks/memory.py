@@ -29,13 +29,13 @@ from benchmarks.measure import apart, status
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from ttame_core import spec
+from ttame_core.audits.record import write_record
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.loader import load_batches, read_shard
 from ttame_core.data.sharding import CLASSES, ShardPlan, finish_dataset, plan_shards, write_shard
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.schemas import INDEX, SHARDS
-from ttame_core.provenance import Provenance
-from ttame_core.report.record import write_record
+from ttame_core.stages.provenance import Provenance
 
 PER_SHARD = 500
 SAMPLES = (10_000, 100_000)  # ten times as many take ten times the time in plan and report

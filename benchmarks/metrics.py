@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from benchmarks.measure import Contestants, ratio, seconds
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.compute import place
-from ttame_core.coverage import random_backbone
-from ttame_core.imputation import impute
-from ttame_core.masking import ranks
+from ttame_core.backbones.devices import place
 from ttame_core.metrics.confidence import masked_probabilities
 from ttame_core.metrics.curves import curve_probabilities
+from ttame_core.perturbation.imputation import impute
+from ttame_core.perturbation.masking import ranks
+from ttame_core.training.coverage import random_backbone
 
 SIDE, IMAGES, BY_LIBRARY = 224, 8, 2
 PERCENTAGES = (10, 50, 90)

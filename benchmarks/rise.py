@@ -9,11 +9,11 @@ from benchmarks.measure import ratio, seconds
 from benchmarks.textbook import rise
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.compute import place
-from ttame_core.coverage import random_backbone
+from ttame_core.backbones.devices import place
 from ttame_core.data.loader import Batch
 from ttame_core.explainers import forward_pass
 from ttame_core.explainers.rise import ROWS, Rise
+from ttame_core.training.coverage import random_backbone
 
 MODELS = (("resnet18", 224), ("resnet50", 224), ("test_resnet", 160), ("vit_tiny_patch16_224", 224))
 IMAGES = 8

@@ -25,8 +25,8 @@ from flows.explain_dataset import explain_dataset
 from flows.shard_dataset import shard_dataset
 from tasks.explain import explain
 from ttame_core.lake import Lake
-from ttame_core.provenance import Provenance
 from ttame_core.spec import AuditSpec
+from ttame_core.stages.provenance import Provenance
 
 IMAGES = 4  # of a shard, one batch
 WORKERS = (1, 2, 4)

@@ -14,15 +14,15 @@ from rich.table import Table
 
 from benchmarks.storage import shard_all
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
-from ttame_core.compute import place
-from ttame_core.coverage import random_backbone
-from ttame_core.evaluation import Scores, evaluate_shard
+from ttame_core.backbones.devices import place
 from ttame_core.explainers.ttame import TTame
-from ttame_core.explaining import Maps, explain_shard
+from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
 from ttame_core.metrics import REGISTRY as FAMILIES
+from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.training.coverage import random_backbone
 
 IMAGES = 256
 SIZE = (500, 375)  # as many of ImageNet's

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
-from ttame_core.compute import place
+from ttame_core.backbones.devices import place
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
-from ttame_core.explaining import Maps, explain_shard
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store
-from ttame_core.masking import min_max
 from ttame_core.metrics.confidence import drop, increase, masked_probabilities
-from ttame_core.provenance import Provenance
-from ttame_core.training import load_head, train_head
+from ttame_core.perturbation.masking import min_max
+from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.provenance import Provenance
+from ttame_core.training.head import load_head, train_head
 
 SPEC = "examples/shapes.yaml"
 METHODS = ("ttame", "gradcam")

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
-from ttame_core.losses import area_loss, variation_loss
-from ttame_core.masking import masked
-from ttame_core.training import masking_mode
+from ttame_core.heads.attention import AttentionHead
+from ttame_core.perturbation.masking import masked
+from ttame_core.training.head import masking_mode
+from ttame_core.training.losses import area_loss, variation_loss
 
 
 def textbook_maps(head: AttentionHead, features: Sequence[Tensor], targets: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from prefect import flow
 from flows.dump_maps import MAKING_MAPS
 from flows.each_backbone import BackbonesFailed
 from flows.evaluate_maps import evaluate_maps
-from flows.opening import named, open_spec
+from flows.open_audit import named, open_spec
 from flows.stages import run_stages
 from tasks.report import report
-from ttame_core.gates import GatesFailed
+from ttame_core.audits.gates import GatesFailed
+from ttame_core.audits.record import failed_gates
 from ttame_core.lake import Lake
-from ttame_core.report.record import failed_gates
 from ttame_core.spec import AuditSpec
 
 

@@ -17,7 +17,7 @@ from flows.dump_maps import dump_maps
 from flows.each_backbone import BackbonesFailed
 from flows.evaluate_maps import evaluate_maps
 from tasks.unit import may_pass
-from ttame_core.gates import GatesFailed
+from ttame_core.audits.gates import GatesFailed
 from ttame_core.spec import AuditSpec
 
 TRIES = 3

@@ -141,7 +141,7 @@ def _import(name: str) -> Finding:
 def device() -> Iterator[Finding]:
     import torch
 
-    from ttame_core.compute import device_of, precision_of
+    from ttame_core.backbones.devices import device_of, precision_of
     from ttame_core.spec import Compute
 
     for number in range(torch.cuda.device_count()):

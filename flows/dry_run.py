@@ -12,8 +12,8 @@ from rich.table import Table
 from ttame_core.data.sharding import count_current, plan_shards
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake
-from ttame_core.provenance import Provenance
 from ttame_core.spec import AuditSpec
+from ttame_core.stages.provenance import Provenance
 
 Line = tuple[str, str, str, int, int]  # stage, backbone, explainer, files to make, files there
 

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.each_backbone import BackbonesFailed
 from flows.explain_dataset import explain_dataset
 from flows.fit_backbones import fit_backbones
-from flows.opening import named, open_spec
+from flows.open_audit import named, open_spec
 from flows.stages import run_stages
 from flows.train_heads import train_heads
 from ttame_core.spec import AuditSpec

@@ -9,10 +9,10 @@ from typing import Any
 from prefect.tasks import Task
 
 from flows.engine import Engine, Unit
-from flows.opening import place_of
+from flows.open_audit import place_of
 from tasks.progress import progress
 from ttame_core.errors import UserError
-from ttame_core.provenance import Provenance
+from ttame_core.stages.provenance import Provenance
 
 TOGETHER = 8  # shards of a task run
 MOST = 5000  # about so many task runs has a flow at most: docs/scale.md

@@ -6,7 +6,7 @@ from prefect import flow, get_run_logger
 
 from flows.each_backbone import run_units, units_of_shards
 from flows.engine import opened
-from flows.opening import named, open_audit
+from flows.open_audit import named, open_audit
 from tasks.explain import explain
 from ttame_core.spec import AuditSpec
 

@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from tasks.logs import say
 from tasks.models import check_fitted, current_head, load
 from ttame_core import spec
+from ttame_core.api import load_backbone
 from ttame_core.backbones import Backbone
-from ttame_core.compute import place
+from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
 from ttame_core.explainers.trained import Head
+from ttame_core.heads.published import published_taps
 from ttame_core.lake import Lake, dataset_file
-from ttame_core.provenance import Provenance, given_head
-from ttame_core.published import published_taps
 from ttame_core.report.single import (
     Explained,
     class_names,
@@ -28,8 +28,8 @@ from ttame_core.report.single import (
     find_class,
     read_picture,
 )
-from ttame_core.tensors import load_backbone
-from ttame_core.training import read_head
+from ttame_core.stages.provenance import Provenance, given_head
+from ttame_core.training.head import read_head
 
 DEFAULT = "ttame"
 Opened = tuple[dict[str, Explainer], list[str]]  # explainers by name, names of classes

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.each_backbone import run_units
 from flows.engine import Unit, opened
-from flows.opening import named, open_audit, place_of
+from flows.open_audit import named, open_audit, place_of
 from tasks.fit import fit
 from ttame_core.spec import AuditSpec
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flows.evaluate_maps import evaluate_maps
 from flows.explain_dataset import explain_dataset
-from flows.opening import named, open_spec
+from flows.open_audit import named, open_spec
 from ttame_core.errors import UserError, nearest
 from ttame_core.spec import AuditSpec, Explainer
 

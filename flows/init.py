@@ -13,8 +13,8 @@ from rich.table import Table
 
 from tasks.logs import is_quiet, say
 from ttame_core import spec
+from ttame_core.data.draft import draft, name_of
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
-from ttame_core.draft import draft, name_of
 from ttame_core.errors import UserError, writing
 
 SHOWN = 30  # classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.each_backbone import BackbonesFailed
 from tasks.messages import PLAIN, shorten
-from ttame_core.gates import GatesFailed
+from ttame_core.audits.gates import GatesFailed
 
 
 def install() -> None:

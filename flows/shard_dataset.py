@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.each_backbone import batches
 from flows.engine import Unit, opened_without_networks
-from flows.opening import named, open_spec, place_of
+from flows.open_audit import named, open_spec, place_of
 from tasks.progress import progress
 from tasks.shard import finish, plan, write
 from ttame_core.spec import AuditSpec

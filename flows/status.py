@@ -18,10 +18,10 @@ from flows.doctor import size
 from flows.runs import Runs, recent_runs
 from ttame_core.data.sharding import load_shards
 from ttame_core.lake import Lake, dataset_file
-from ttame_core.lake.catalogue import write_result
-from ttame_core.lake.holdings import STAGES, Holding, holdings
-from ttame_core.provenance import Provenance
+from ttame_core.lake.contents import STAGES, Holding, holdings
+from ttame_core.lake.query.connection import write_result
 from ttame_core.spec import AuditSpec
+from ttame_core.stages.provenance import Provenance
 
 SCHEMA = pa.schema(
     [

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.each_backbone import run_units
 from flows.engine import Unit, opened_for_training
-from flows.opening import named, open_audit, place_of
+from flows.open_audit import named, open_audit, place_of
 from tasks.train import train
 from ttame_core.explainers import REGISTRY
 from ttame_core.spec import AuditSpec

@@ -12,12 +12,12 @@ from tasks.progress import on_shard
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.compute import in_smaller_batches
-from ttame_core.evaluation import Scores, evaluate_shard
+from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.metrics import REGISTRY
-from ttame_core.provenance import Provenance
+from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.provenance import Provenance
 
 
 @unit("evaluate {shards} of {backbone.name}")

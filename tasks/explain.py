@@ -11,11 +11,11 @@ from tasks.progress import on_shard
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.compute import in_smaller_batches
+from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import NotApplicable
-from ttame_core.explaining import Maps, explain_shard, write_refusal
 from ttame_core.lake import Lake
-from ttame_core.provenance import Provenance
+from ttame_core.stages.explain import Maps, explain_shard, write_refusal
+from ttame_core.stages.provenance import Provenance
 
 
 @unit("explain {shards} of {backbone.name}")

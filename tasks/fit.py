@@ -8,11 +8,11 @@ from tasks.models import one_network
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.checkpoint import remove_checkpoint
-from ttame_core.compute import device_of
-from ttame_core.fitting import fit_backbone
+from ttame_core.backbones.devices import device_of
 from ttame_core.lake import Lake, fitted_folder
-from ttame_core.provenance import Provenance
+from ttame_core.stages.provenance import Provenance
+from ttame_core.training.checkpoint import remove_checkpoint
+from ttame_core.training.fit import fit_backbone
 
 
 @unit("fit {backbone.name}")

@@ -7,14 +7,14 @@ from typing import Any
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
-from ttame_core.compute import place
+from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
 from ttame_core.explainers.trained import Head
-from ttame_core.explaining import check_labels
 from ttame_core.lake import dataset_file, fingerprint, head_folder
-from ttame_core.provenance import Provenance
-from ttame_core.training import load_head
+from ttame_core.stages.explain import check_labels
+from ttame_core.stages.provenance import Provenance
+from ttame_core.training.head import load_head
 
 _in_use = Lock()
 _loading = Lock()

@@ -15,8 +15,8 @@ from tasks.artifacts import leave_artifacts
 from tasks.progress import bar
 from tasks.unit import unit
 from ttame_core import spec
+from ttame_core.audits.record import audit_refusals, failed_gates, write_record
 from ttame_core.lake import Lake
-from ttame_core.report.record import audit_refusals, failed_gates, write_record
 from ttame_core.report.tables import refusals, warnings
 
 

@@ -7,15 +7,15 @@ from typing import Any
 from prefect import get_run_logger
 
 from tasks.progress import progress
-from tasks.together import train_one
+from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.errors import UserError
 from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake, trial_file
-from ttame_core.provenance import Provenance
-from ttame_core.sweeping import propose, read_trials, write_trial
-from ttame_core.training import with_enough_epochs
+from ttame_core.stages.provenance import Provenance
+from ttame_core.training.head import with_enough_epochs
+from ttame_core.training.sweep import propose, read_trials, write_trial
 
 
 @unit("trial {number} of {explainer.name} on {backbone.name}")

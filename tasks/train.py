@@ -8,14 +8,14 @@ from prefect import get_run_logger
 
 from tasks.models import backbone_of, one_network
 from tasks.progress import progress
-from tasks.together import train_one
+from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.checkpoint import remove_checkpoint
 from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.lake import Lake, head_folder
-from ttame_core.provenance import Provenance, given_head
-from ttame_core.training import adopt_head, few_steps, refuse_head
+from ttame_core.stages.provenance import Provenance, given_head
+from ttame_core.training.checkpoint import remove_checkpoint
+from ttame_core.training.head import adopt_head, few_steps, refuse_head
 
 
 @unit("train {explainer.name} on {backbone.name}")

@@ -11,15 +11,15 @@ import yaml
 from safetensors.torch import save_file
 from tiny import shard_all
 
+from ttame_core.audits.record import write_record
 from ttame_core.backbones import load_backbone
-from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import REGISTRY
-from ttame_core.explaining import Maps, explain_shard
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.provenance import Provenance
-from ttame_core.report.record import write_record
 from ttame_core.spec import load_spec
+from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.provenance import Provenance
 
 
 def audit_alone(folder: Path, explainers: list[str]) -> Path:

@@ -66,7 +66,9 @@ def test_what_is_copied_runs_alone(app: Path) -> None:
         assert (app / deployment["parameters"]["spec"]).is_file()
     entrypoints = [d["entrypoint"].replace("/", ".").split(".py:") for d in DEPLOYED]
     code = "\n".join(f"from {module} import {flow}" for module, flow in entrypoints)
-    code += "\nfrom ttame_core.lake import Lake; from ttame_core.lake.catalogue import run_query"
+    code += (
+        "\nfrom ttame_core.lake import Lake; from ttame_core.lake.query.connection import run_query"
+    )
     code += "\nimport ttame_core, tasks; print(ttame_core.__file__, tasks.__file__)"
     code += "\nrun_query(Lake('workspace'), 'FROM leaderboard')"  # its .sql files
     code += "\nfrom flows.cli import app; app(['audit', 'examples/shapes.yaml', '--dry-run'])"

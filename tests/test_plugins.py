@@ -12,7 +12,7 @@ import pytest
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.lake import Lake, directions, scores
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 from ttame_core.lake.schemas import SCORES
 from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class, versions
@@ -26,7 +26,7 @@ class Mine(Explainer):
 """
 SCORE = """
 import pyarrow as pa
-from ttame_core.lake.scores import Metric, Scores
+from ttame_core.lake.families import Metric, Scores
 MINE = Scores([("size", pa.float32())], {sql!r}, [Metric({pattern!r}, True, "how large")])
 """
 SELECT = 'SELECT dataset, backbone, explainer, key, "size" FROM mine'
@@ -155,7 +155,7 @@ def test_scores_of_another_package_are_in_sql(
         ("ranks", SCORE.format(sql=SELECT, pattern="size"), "the name of a view of ttame"),
         ("my-own", SCORE.format(sql=SELECT, pattern="size"), "is no name for a view"),
         ("shape", SCORE.format(sql=SELECT, pattern="size"), "a name that ttame itself has"),
-        ("mine", "MINE = 3", "is no ttame_core.lake.scores.Scores"),
+        ("mine", "MINE = 3", "is no ttame_core.lake.families.Scores"),
     ],
 )
 def test_scores_that_cannot_be_used_are_told(

@@ -6,7 +6,7 @@
     scores = tt.evaluate(backbone, images, maps)
 
 Tensors go in and come out; there is no lake and no Prefect. What each takes stands with it, in
-`ttame_core.tensors`. Nothing is imported before it is used.
+`ttame_core.api`. Nothing is imported before it is used.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttame_core.errors import UserError
-    from ttame_core.lake import Lake
-    from ttame_core.tensors import (
+    from ttame_core.api import (
         evaluate,
         explain,
         load_backbone,
@@ -27,18 +25,20 @@ if TYPE_CHECKING:
         save_head,
         train_head,
     )
+    from ttame_core.errors import UserError
+    from ttame_core.lake import Lake
 
 _PLACES = {
     "Lake": "ttame_core.lake",
     "UserError": "ttame_core.errors",
-    "evaluate": "ttame_core.tensors",
-    "explain": "ttame_core.tensors",
-    "load_backbone": "ttame_core.tensors",
-    "load_head": "ttame_core.tensors",
-    "make_explainer": "ttame_core.tensors",
-    "query": "ttame_core.tensors",
-    "save_head": "ttame_core.tensors",
-    "train_head": "ttame_core.tensors",
+    "evaluate": "ttame_core.api",
+    "explain": "ttame_core.api",
+    "load_backbone": "ttame_core.api",
+    "load_head": "ttame_core.api",
+    "make_explainer": "ttame_core.api",
+    "query": "ttame_core.api",
+    "save_head": "ttame_core.api",
+    "train_head": "ttame_core.api",
 }
 
 __all__ = [

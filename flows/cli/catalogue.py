@@ -24,8 +24,8 @@ def backbones(
         ttame backbones 'swin*'
         ttame backbones resnet50 --check
     """
-    from ttame_core import coverage
     from ttame_core.report.tables import coverage_line
+    from ttame_core.training import coverage
 
     failed = 0
     for model in coverage.find_architectures(pattern):

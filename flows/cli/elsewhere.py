@@ -112,7 +112,7 @@ def import_head(
     """
     from pydantic import ValidationError
 
-    from ttame_core import published
+    from ttame_core.heads import published
     from ttame_core.spec import Backbone, words_of
 
     taps: list[int | str] | None = list(tap) if tap else None
@@ -140,8 +140,8 @@ def export_head(
     """
     from tasks.models import backbone_of, current_head
     from ttame_core.explainers import REGISTRY, NotApplicable
-    from ttame_core.exporting import export
-    from ttame_core.provenance import Provenance
+    from ttame_core.heads.export import export
+    from ttame_core.stages.provenance import Provenance
 
     provenance = Provenance(load(spec, var), Lake(workspace))
     provenance.check()

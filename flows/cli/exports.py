@@ -33,7 +33,7 @@ def export_mlflow(
         ttame export-mlflow my-audit
         ttame export-mlflow my-audit@previous --to sqlite:///mlflow.db
     """
-    from ttame_core.tracking import export_record
+    from ttame_core.exports.mlflow import export_record
 
     if audit.endswith((".yaml", ".yml")):
         audit = load(audit, var).name
@@ -51,8 +51,8 @@ def export_dataset(
     Examples:
         ttame export-dataset my-audit.yaml explained/
     """
-    from ttame_core.map_dataset import export_dataset
-    from ttame_core.provenance import Provenance
+    from ttame_core.exports.huggingface import export_dataset
+    from ttame_core.stages.provenance import Provenance
 
     provenance = Provenance(load(spec, var), Lake(workspace))
     provenance.check()

@@ -25,7 +25,7 @@ def query(
         ttame query "FROM leaderboard WHERE metric = 'AD@15'" --format csv
         ttame query "FROM metric_values" --format parquet --output values.parquet
     """
-    from ttame_core.lake.catalogue import run_query, write_result
+    from ttame_core.lake.query.connection import run_query, write_result
 
     lake = Lake(workspace)
     found = run_query(lake, sql)
@@ -46,7 +46,7 @@ def audits(
         ttame audits
         ttame audits my-audit --format json
     """
-    from ttame_core.lake.catalogue import write_result
+    from ttame_core.lake.query.connection import write_result
     from ttame_core.report import history
 
     write_result(history.audits(Lake(workspace), name), format, output)
@@ -72,8 +72,8 @@ def compare(
         ttame compare resnet50 vit_base_patch16_224 --dataset birds
         ttame compare my-audit@previous my-audit@latest --format csv
     """
-    from ttame_core import comparison
-    from ttame_core.lake.catalogue import write_result
+    from ttame_core.audits import comparison
+    from ttame_core.lake.query.connection import write_result
     from ttame_core.report.tables import comparison_table
 
     found = comparison.compare(Lake(workspace), a, b, dataset)

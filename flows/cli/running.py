@@ -15,7 +15,7 @@ from ttame_core.spec import AuditSpec, load_spec
 
 if TYPE_CHECKING:
     from flows.each_backbone import BackbonesFailed
-    from ttame_core.gates import GatesFailed
+    from ttame_core.audits.gates import GatesFailed
 
 
 def load(path: str, variables: list[str] | None) -> AuditSpec:
@@ -35,8 +35,8 @@ def run(
 
     from flows import messages
     from flows.each_backbone import BackbonesFailed
-    from flows.opening import place_of
-    from ttame_core.gates import GatesFailed
+    from flows.open_audit import place_of
+    from ttame_core.audits.gates import GatesFailed
 
     messages.install()
     place = place_of(workspace)  # an address that is refused stands in no run's parameters
@@ -59,7 +59,7 @@ def run(
 def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
     """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake, and with
     3 where none did but a gate."""
-    from ttame_core.gates import GatesFailed
+    from ttame_core.audits.gates import GatesFailed
 
     if failed is None:
         return
@@ -72,7 +72,7 @@ def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
 
 def print_outcome(audit: AuditSpec, workspace: str) -> None:
     """The leaderboard, what to think of it, and where the report lies."""
-    from ttame_core.report.record import audit_board, audit_refusals
+    from ttame_core.audits.record import audit_board, audit_refusals
     from ttame_core.report.tables import backbones_table, leaderboard_tables, refusals, warnings
 
     lake = Lake(workspace)
@@ -91,7 +91,7 @@ def print_outcome(audit: AuditSpec, workspace: str) -> None:
 
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
     """A sentence for each, of the audit's last record."""
-    from ttame_core.report.record import failed_gates
+    from ttame_core.audits.record import failed_gates
 
     lake = Lake(workspace)
     for path in lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")[-1:]:

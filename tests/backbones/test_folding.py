@@ -8,7 +8,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ttame_core.backbones import Backbone, Preprocessing
-from ttame_core.coverage import random_backbone
+from ttame_core.training.coverage import random_backbone
 
 SMALL = Preprocessing((32, 32), 1.0, "center", "bilinear", (0.5,) * 3, (0.25,) * 3)
 

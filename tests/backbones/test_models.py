@@ -14,8 +14,8 @@ from torchvision import models
 
 from ttame_core import spec
 from ttame_core.backbones import load_backbone, own_weights
-from ttame_core.coverage import check
 from ttame_core.errors import UserError
+from ttame_core.training.coverage import check
 
 
 def backbone(model: str, **settings: object) -> spec.Backbone:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ttame_core import metrics
 from ttame_core.explainers import REGISTRY
-from ttame_core.lake.directions import stems
+from ttame_core.lake.query.directions import stems
 from ttame_core.report.tables import explainers_table, metrics_table
 
 

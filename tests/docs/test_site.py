@@ -76,7 +76,7 @@ def test_it_is_whole(tmp_path: Path) -> None:
         ROOT / "examples/field3.yaml"
     ).read_text()
     functions = pages[site / "api.html"].ids
-    assert {"ttame_core.tensors.explain", "ttame_core.explainers.base.Explainer"} <= functions
+    assert {"ttame_core.api.explain", "ttame_core.explainers.base.Explainer"} <= functions
 
 
 def test_a_broken_link_or_a_page_outside_the_contents_fails(tmp_path: Path) -> None:

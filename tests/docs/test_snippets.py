@@ -38,13 +38,13 @@ import ttame_core as tt
 from flows.cli import app
 from ttame_core import metrics, spec
 from ttame_core.explainers import REGISTRY, Explainer
+from ttame_core.exports.huggingface import export_dataset
 from ttame_core.lake import Lake, directions, scores
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 from ttame_core.lake.schemas import SCORES
-from ttame_core.map_dataset import export_dataset
 from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class
-from ttame_core.provenance import Provenance
+from ttame_core.stages.provenance import Provenance
 
 SECTIONS = set(spec.AuditSpec.model_fields)
 
@@ -141,8 +141,8 @@ def with_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("ttame_core.explainers.REGISTRY", explainers)
     families = Registry("ttame.metrics", own[1], of_class(Family))
     monkeypatch.setattr("ttame_core.metrics.REGISTRY", families)
-    monkeypatch.setattr("ttame_core.tensors.REGISTRY", explainers)
-    monkeypatch.setattr("ttame_core.tensors.FAMILIES", families)
+    monkeypatch.setattr("ttame_core.api.REGISTRY", explainers)
+    monkeypatch.setattr("ttame_core.api.FAMILIES", families)
     monkeypatch.setattr(scores, "_ALL", Registry("ttame.scores", SCORES, scores._refuse))
     directions._tables.cache_clear()
     yield

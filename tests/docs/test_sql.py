@@ -11,8 +11,8 @@ import pytest
 from pages import Block, blocks
 
 import ttame_core as tt
-from ttame_core.explaining import read_maps
 from ttame_core.lake import Lake
+from ttame_core.stages.explain import read_maps
 
 QUESTIONS = {block.heading: block for block in blocks("docs/sql.md", "sql")}
 

@@ -17,7 +17,7 @@ from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, NotApplicable, forward_pass, measure
 from ttame_core.explainers.cams import _Ablated
 from ttame_core.lake import Lake
-from ttame_core.masking import min_max
+from ttame_core.perturbation.masking import min_max
 
 
 @pytest.fixture

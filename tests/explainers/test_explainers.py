@@ -8,12 +8,13 @@ import torch
 from scipy import ndimage
 from tiny import PLAIN, tiny_backbone
 
-from ttame_core.attention import AttentionHead, resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, ForwardPass, forward_pass
+from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import connect
+from ttame_core.lake.query.connection import connect
+from ttame_core.perturbation.masking import resize
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, NotApplicable, Trained, forward_pass, measure
 from ttame_core.lake import Lake
-from ttame_core.provenance import Provenance
-from ttame_core.training import load_head, optimiser, train_head, training_losses
+from ttame_core.stages.provenance import Provenance
+from ttame_core.training.head import load_head, optimiser, train_head, training_losses
 
 PAPER = spec.Training(recipe="paper", epochs=1, batch_size=8)
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)

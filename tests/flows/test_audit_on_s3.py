@@ -19,9 +19,9 @@ from forked import PATIENCE
 from stores import BROKEN, KEY, SECRET, Store
 from tiny import shard_all
 
-from ttame_core.comparison import compare
+from ttame_core.audits.comparison import compare
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import leaderboard, run_query
+from ttame_core.lake.query.connection import leaderboard, run_query
 from ttame_core.spec import load_spec
 
 Run = Callable[..., subprocess.CompletedProcess]

@@ -17,8 +17,8 @@ from forked import PATIENCE
 
 from flows import deployed
 from flows.each_backbone import BackbonesFailed
+from ttame_core.audits.gates import GatesFailed
 from ttame_core.errors import StoreAway, UserError
-from ttame_core.gates import GatesFailed
 from ttame_core.spec import load_spec
 
 ROOT = Path(__file__).parents[2]

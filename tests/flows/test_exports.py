@@ -16,12 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from ttame_core import map_dataset
 from ttame_core.errors import UserError
+from ttame_core.exports import huggingface as map_dataset
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
-from ttame_core.provenance import Provenance
+from ttame_core.lake.query.connection import run_query
 from ttame_core.spec import load_spec
+from ttame_core.stages.provenance import Provenance
 
 EXPLAINERS = ["center", "random", "gradcam"]
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 
 Run = Callable[..., subprocess.CompletedProcess]
 

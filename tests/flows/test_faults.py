@@ -18,13 +18,15 @@ from tiny import PLAIN, shard_all
 
 from benchmarks.faults import AUDIT, audit_once, differences, temporary, whole
 from tasks import models
-from ttame_core import fitting, spec, training
+from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_tar
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
+from ttame_core.training import fit as fitting
+from ttame_core.training import head as training
 
 TEST_TAR = "datasets/drawn/shards/test-000000.tar"
 HEAD = "heads/dataset=drawn/backbone=net/explainer=ttame"

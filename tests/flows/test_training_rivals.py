@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY_VIT, shard_all
 
-from tasks.together import train_one
+from tasks.training import train_one
 from ttame_core import spec
 from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
-from ttame_core.provenance import Provenance
+from ttame_core.lake.query.connection import run_query
+from ttame_core.stages.provenance import Provenance
 
 Run = Callable[..., subprocess.CompletedProcess]
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.catalogue import (
+from ttame_core.lake.query.connection import (
     FILES,
     answer,
     connect,

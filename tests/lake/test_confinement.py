@@ -15,8 +15,8 @@ from stores import SECRET, Store
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file
-from ttame_core.lake.catalogue import run_query
-from ttame_core.lake.reading import ReadOnly
+from ttame_core.lake.query.connection import run_query
+from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.schemas import maps_schema
 
 HIDDEN = "not for everybody"

@@ -12,7 +12,7 @@ import pytest
 from stores import Store
 
 from ttame_core.lake import Lake
-from ttame_core.lake.holdings import Holding, holdings
+from ttame_core.lake.contents import Holding, holdings
 
 OF = "dataset=d/backbone=b/explainer=e"
 SIZES = {

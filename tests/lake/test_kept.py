@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.catalogue import leaderboard, run_query
-from ttame_core.lake.kept import scores_state
-from ttame_core.lake.meant import Meant
+from ttame_core.lake.query.boards import scores_state
+from ttame_core.lake.query.connection import leaderboard, run_query
 from ttame_core.lake.schemas import LEADERBOARD, SCORES
+from ttame_core.lake.selection import Meant
 
 RECORD = "audits/nightly/20260101T000000Z"
 

@@ -14,13 +14,13 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.explainers import REGISTRY, forward_pass
-from ttame_core.explaining import Maps, explain_shard, read_maps
 from ttame_core.lake import Lake, maps_file
-from ttame_core.lake.catalogue import run_query
 from ttame_core.lake.map_values import STORED, restore, store
+from ttame_core.lake.query.connection import run_query
 from ttame_core.lake.schemas import maps_schema
-from ttame_core.masking import min_max
+from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import find_samples, heat_of
+from ttame_core.stages.explain import Maps, explain_shard, read_maps
 
 SHARD = "test-000000"
 ERROR = {"float16": 2.0**-12, "uint8": 1 / 510}  # the largest error between 0 and 1

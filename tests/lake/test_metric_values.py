@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 from ttame_core.lake.schemas import SCORES
 from ttame_core.metrics import THRESHOLDS
 

@@ -17,7 +17,7 @@ from ttame_core.data.loader import read_shard
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import StoreAway, UserError
 from ttame_core.lake import Lake, maps_file, reading
-from ttame_core.lake.catalogue import connect, leaderboard, run_query
+from ttame_core.lake.query.connection import connect, leaderboard, run_query
 from ttame_core.lake.schemas import maps_schema
 
 SCHEMA = pa.schema([("a", pa.int32())])

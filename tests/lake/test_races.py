@@ -17,8 +17,8 @@ from tiny import shard_all
 
 from ttame_core import spec
 from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
-from ttame_core.explaining import read_maps
 from ttame_core.lake import Lake, fingerprint, maps_file
+from ttame_core.stages.explain import read_maps
 
 # Each tells what it has done of its file, and waits to be told to go on.
 EXPLAIN = """
@@ -26,7 +26,7 @@ import sys
 from tiny import tiny_backbone
 from ttame_core import spec
 from ttame_core.explainers import REGISTRY
-from ttame_core.explaining import Maps, explain_shard
+from ttame_core.stages.explain import Maps, explain_shard
 from ttame_core.lake import Lake
 
 def tell(done):

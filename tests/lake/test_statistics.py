@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.catalogue import connect, leaderboard, run_query
-from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.lake.query.connection import connect, leaderboard, run_query
+from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.metric_values import IDENTITY, SETTINGS
 from ttame_core.lake.schemas import SCORES
-from ttame_core.lake.values import IDENTITY, SETTINGS
 
 
 def write_costs(lake: Lake, explainer: str, values: np.ndarray, backbone: str = "net") -> None:

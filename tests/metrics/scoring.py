@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone
-from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass
-from ttame_core.explaining import Maps, explain_shard
+from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake, scores_file
 from ttame_core.metrics import Family
+from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.explain import Maps, explain_shard
 
 SHARD = "test-000000"
 Maker = Callable[[Backbone], Explainer]

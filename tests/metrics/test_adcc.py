@@ -12,14 +12,13 @@ from scoring import SHARD, Brightness, Constant, maker, score
 from tiny import PLAIN
 from torch.nn import functional as F
 
-from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
-from ttame_core.masking import min_max
+from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import REGISTRY, coherency
 from ttame_core.metrics.adcc import adcc
+from ttame_core.perturbation.masking import min_max, resize
 
 
 def test_by_hand() -> None:

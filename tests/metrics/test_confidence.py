@@ -40,7 +40,7 @@ def test_masked_probabilities_one_image_at_a_time() -> None:
 
 def test_upsampling_is_that_of_pillow_nearly() -> None:
     """align_corners=False: the corner of the map is the corner of the image."""
-    from ttame_core.attention import resize
+    from ttame_core.perturbation.masking import resize
 
     heat = torch.rand(1, 1, 4, 4)
     pillow = Image.fromarray(heat[0, 0].numpy()).resize((64, 64), Image.Resampling.BILINEAR)

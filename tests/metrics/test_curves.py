@@ -8,8 +8,8 @@ import torch
 from tiny import tiny_backbone
 
 from ttame_core.backbones import Backbone
-from ttame_core.masking import fill, ranks
 from ttame_core.metrics.curves import area_under, curve_probabilities
+from ttame_core.perturbation.masking import fill, ranks
 
 
 def _slowly(

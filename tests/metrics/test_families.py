@@ -8,12 +8,12 @@ import torch
 from tiny import tiny_backbone
 
 from ttame_core import spec
-from ttame_core.evaluation import Scores, evaluate_shard
 from ttame_core.explainers import REGISTRY as EXPLAINERS
-from ttame_core.explaining import Maps, explain_shard
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.catalogue import connect
+from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY
+from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.explain import Maps, explain_shard
 
 COMPUTE = spec.Compute(device="cpu", batch_size=5, workers=2)
 SHARD, IMAGES = "test-000000", 12

@@ -19,16 +19,16 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from tiny import tiny_backbone
 from torch.nn import functional as F
 
-from ttame_core.imputation import impute
-from ttame_core.imputation.sparse import impute_together
-from ttame_core.masking import ranks
 from ttame_core.metrics.road import imputed_probabilities, keyed_noise
+from ttame_core.perturbation.imputation import impute
+from ttame_core.perturbation.imputation.sparse import impute_together
+from ttame_core.perturbation.masking import ranks
 
 Impute = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SIZES = ((1, 7), (5, 9), (13, 8), (33, 64), (96, 80))
 CORNER_LEFT = """
 import torch
-from ttame_core.imputation import impute
+from ttame_core.perturbation.imputation import impute
 torch.manual_seed(0)
 images, removed = torch.rand(1, 3, 512, 512), torch.ones(1, 512, 512, dtype=torch.bool)
 removed[0, 0, 0] = False
@@ -215,7 +215,7 @@ def test_road_one_variant_at_a_time() -> None:
 
 def test_it_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    spec = find_spec("ttame_core.imputation.compiled")
+    spec = find_spec("ttame_core.perturbation.imputation.compiled")
     compiled = module_from_spec(spec)
     spec.loader.exec_module(compiled)
     assert compiled._blur_inside(1, 2) == 0.75

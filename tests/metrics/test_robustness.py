@@ -11,10 +11,10 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.explainers import Explainer, ForwardPass
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
-from ttame_core.masking import min_max
+from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import REGISTRY, relative_change
 from ttame_core.metrics.robustness import perturbations
+from ttame_core.perturbation.masking import min_max
 
 
 def test_relative_change_by_hand() -> None:

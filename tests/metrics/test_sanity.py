@@ -14,10 +14,10 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.loader import load_batches
 from ttame_core.explainers import ForwardPass, NotApplicable, forward_pass
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
-from ttame_core.masking import min_max
+from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import REGISTRY
 from ttame_core.metrics.sanity import cascade, randomised_head, weights_from_the_logits
+from ttame_core.perturbation.masking import min_max
 
 
 def _vit() -> Backbone:

@@ -12,10 +12,10 @@ from scoring import SHARD, Brightness, maker, score
 from torch.nn import functional as F
 
 from ttame_core.backbones import Backbone
-from ttame_core.explaining import read_maps
 from ttame_core.lake import Lake, maps_file
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import REGISTRY, complexity, pearson, sparseness, thumbnails
+from ttame_core.stages.explain import read_maps
 
 grids = hnp.arrays(np.float32, (5, 7), elements=st.floats(0, 1, width=16))
 

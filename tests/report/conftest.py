@@ -9,9 +9,9 @@ import pytest
 from known import HOSTILE, known_lake
 
 from ttame_core import spec
+from ttame_core.audits.record import audit_board, write_record
 from ttame_core.lake import Lake
 from ttame_core.lake.schemas import LEADERBOARD
-from ttame_core.report.record import audit_board, write_record
 
 
 @pytest.fixture(scope="session")

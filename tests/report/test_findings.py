@@ -9,11 +9,11 @@ import pytest
 from known import KEPT, names_of
 
 from ttame_core import spec
+from ttame_core.audits.record import audit_board
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import run_query
+from ttame_core.lake.query.connection import run_query
 from ttame_core.report.album import exhibits
 from ttame_core.report.findings import Findings, certain_winners, gather, keep_recorded
-from ttame_core.report.record import audit_board
 
 Known = tuple[Lake, spec.AuditSpec]
 NOW = "20260301T000000Z"

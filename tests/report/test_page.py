@@ -13,12 +13,12 @@ import pytest
 from known import HOSTILE
 
 from ttame_core import spec
+from ttame_core.audits.record import audit_board, write_record
 from ttame_core.lake import Lake
-from ttame_core.lake.kept import scores_state
+from ttame_core.lake.query.boards import scores_state
 from ttame_core.report.findings import Findings, certain_winners, gather
 from ttame_core.report.page import headline, render_page
 from ttame_core.report.plots import COLOURS, Plots, looks
-from ttame_core.report.record import audit_board, write_record
 from ttame_core.report.tables import Best, wide
 from ttame_core.report.verdict import attention, best_where, changed, trust
 

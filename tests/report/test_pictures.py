@@ -88,7 +88,7 @@ def test_keys_and_maps_that_are_not_there(drawn: tuple[Lake, str]) -> None:
 
 
 def _first_key(lake: Lake) -> list[tuple[str]]:
-    from ttame_core.lake.catalogue import connect
+    from ttame_core.lake.query.connection import connect
 
     with connect(lake) as db:
         return db.execute("SELECT min(key) FROM samples").fetchall()

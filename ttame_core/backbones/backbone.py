@@ -9,7 +9,6 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ttame_core import spec
-from ttame_core.attention import map_size
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
 from ttame_core.backbones.preprocessing import Preprocessing
@@ -19,6 +18,7 @@ from ttame_core.backbones.taps import (
     continue_masked,
     device_of,
     logits_of,
+    map_size,
     resolve_taps,
 )
 

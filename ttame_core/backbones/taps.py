@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ttame_core.backbones.tree import Place, find_places
 from ttame_core.errors import UserError, nearest
 
+MAP_SIDE = 56  # attention maps are at most this high and wide
 TAPS = 3  # T-TAME's number of feature map sets
 PREFIXES = (0, 1, 2)  # numbers of tokens in front of the patches, where the model says nothing
 
@@ -78,6 +79,12 @@ class Tap:
         if self.item is None:
             return product
         return type(given)(product if i == self.item else o for i, o in enumerate(given))
+
+
+def map_size(feature_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Give the height and width of attention maps: those of the largest tap, at most MAP_SIDE."""
+    height, width = max(feature_sizes, key=lambda size: size[0] * size[1])
+    return min(height, MAP_SIDE), min(width, MAP_SIDE)
 
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -46,7 +46,7 @@ from ttame_core.data.shapes import CLASSES, draw_sample
 from ttame_core.data.sources import Entry, list_entries, read
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
-from ttame_core.lake.catalogue import in_enough_memory
+from ttame_core.lake.query.connection import in_enough_memory
 from ttame_core.lake.schemas import ANNOTATIONS, BOX, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT
 
@@ -233,7 +233,7 @@ def _insert(
 
 
 def _sql(name: str) -> str:
-    return resources.files("ttame_core.lake").joinpath(f"sql/{name}.sql").read_text()
+    return resources.files("ttame_core.data").joinpath(f"{name}.sql").read_text()
 
 
 def _classes(db: duckdb.DuckDBPyConnection, dataset: spec.Dataset) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.images import is_image
 from ttame_core.errors import UserError, nearest
-from ttame_core.places import file_system, reaching, without_credentials
+from ttame_core.storage import file_system, reaching, without_credentials
 
 
 @dataclass(frozen=True)

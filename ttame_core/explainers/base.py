@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead
 from ttame_core.backbones import Backbone, logits_of
 from ttame_core.data.loader import Batch
+from ttame_core.heads.attention import AttentionHead
 
 
 class NotApplicable(Exception):

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ttame_core.attention import LinearHead, resize
 from ttame_core.backbones import Tap
 from ttame_core.explainers.base import NotApplicable
 from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
+from ttame_core.heads.attention import LinearHead
+from ttame_core.perturbation.masking import resize
 
 
 class LCamImg(Trained):

@@ -7,11 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ttame_core import spec
-from ttame_core.attention import resize
 from ttame_core.explainers.base import Explainer, ForwardPass
 from ttame_core.explainers.cams import deepest_spatial
 from ttame_core.explainers.gradients import target_gradients
-from ttame_core.masking import min_max
+from ttame_core.perturbation.masking import min_max, resize
 
 
 class OptiCam(Explainer):

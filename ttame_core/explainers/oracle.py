@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from ttame_core.attention import MAP_SIDE
+from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
 
 

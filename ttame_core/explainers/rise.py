@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ttame_core import spec
-from ttame_core.attention import MAP_SIDE
+from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
 
 ROWS = 64  # masked images per forward pass, at least

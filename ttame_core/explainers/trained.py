@@ -10,10 +10,11 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ttame_core import spec
-from ttame_core.attention import AttentionHead, LinearHead, map_size
 from ttame_core.backbones import Backbone, Tap
+from ttame_core.backbones.taps import map_size
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
-from ttame_core.masking import masked, masked_both_ways
+from ttame_core.heads.attention import AttentionHead, LinearHead
+from ttame_core.perturbation.masking import masked, masked_both_ways
 
 Head = AttentionHead | LinearHead
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import UserError
-from ttame_core.places import file_system, reaching
 from ttame_core.stopping import scratch
+from ttame_core.storage import file_system, reaching
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"

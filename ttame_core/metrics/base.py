@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ttame_core import spec
-from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch
 from ttame_core.explainers.base import Explainer, forward_pass
-from ttame_core.masking import min_max
+from ttame_core.perturbation.masking import min_max, resize
 
 Row = dict[str, Any]
 

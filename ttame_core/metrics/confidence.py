@@ -14,10 +14,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ttame_core import spec
-from ttame_core.attention import resize
 from ttame_core.backbones import Backbone
-from ttame_core.masking import Fill, filled, keep_most_relevant
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.perturbation.masking import Fill, filled, keep_most_relevant, resize
 
 
 def drop(p: Tensor, p_masked: Tensor) -> Tensor:

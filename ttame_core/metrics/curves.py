@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.masking import Fill, fill, ranks
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.perturbation.masking import Fill, fill, ranks
 
 Curve = Literal["insertion", "deletion"]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.imputation import impute
-from ttame_core.masking import ranks
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.perturbation.imputation import impute
+from ttame_core.perturbation.masking import ranks
 
 ORDERS = ("MoRF", "LeRF")
 

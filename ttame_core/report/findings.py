@@ -11,11 +11,11 @@ import duckdb
 import pyarrow as pa
 
 from ttame_core import spec
-from ttame_core.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
+from ttame_core.audits.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import answer, connect
-from ttame_core.lake.directions import direction, is_yardstick
-from ttame_core.lake.meant import Meant
+from ttame_core.lake.query.connection import answer, connect
+from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.selection import Meant
 from ttame_core.report.tables import BACKBONE, Best, shown, wide
 
 Rows = list[dict[str, Any]]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from ttame_core import spec
-from ttame_core.lake.directions import direction, is_yardstick
+from ttame_core.lake.query.directions import direction, is_yardstick
 from ttame_core.report import verdict
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.findings import Findings

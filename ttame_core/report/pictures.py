@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ttame_core.attention import resize
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
-from ttame_core.lake.catalogue import connect
-from ttame_core.masking import keep_most_relevant, min_max
+from ttame_core.lake.query.connection import connect
+from ttame_core.perturbation.masking import keep_most_relevant, min_max, resize
 
 TILE = 192  # pixels, side of one picture of a grid
 MARGIN = 8

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ttame_core.lake.directions import is_yardstick
+from ttame_core.lake.query.directions import is_yardstick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

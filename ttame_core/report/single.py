@@ -17,7 +17,7 @@ from ttame_core.data.images import decode_image
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError, nearest
 from ttame_core.explainers import Explainer, forward_pass
-from ttame_core.masking import min_max
+from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import grid, overlay
 
 TILE = 320  # pixels, side of one picture

@@ -13,12 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ttame_core.comparison import SIGNIFICANT, Comparison
-from ttame_core.coverage import Coverage
+from ttame_core.audits.comparison import SIGNIFICANT, Comparison
 from ttame_core.explainers import Explainer
-from ttame_core.lake.directions import direction, directions, is_yardstick
+from ttame_core.lake.query.directions import direction, directions, is_yardstick
 from ttame_core.metrics import Family
 from ttame_core.spec import Section
+from ttame_core.training.coverage import Coverage
 
 BACKBONE = "-"  # the explainer of what is a backbone's own
 LEVELS = 3  # settings of one metric that are shown where there is no room for all

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ttame_core import spec
 from ttame_core.lake import AUDIT_TIME
-from ttame_core.lake.directions import is_yardstick
+from ttame_core.lake.query.directions import is_yardstick
 from ttame_core.report.findings import Findings
 from ttame_core.report.tables import Best, Rows, shown, wins
 

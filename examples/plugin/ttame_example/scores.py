@@ -6,7 +6,7 @@ from importlib import resources
 
 import pyarrow as pa
 
-from ttame_core.lake.scores import Metric, Scores
+from ttame_core.lake.families import Metric, Scores
 
 CENTROID = Scores(
     columns=[("x", pa.float32()), ("y", pa.float32()), ("distance", pa.float32())],

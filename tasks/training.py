@@ -1,0 +1,129 @@
+"""One head, trained by this process or by several together: on several GPUs, or on the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import multiprocessing
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from tasks.models import backbone_of, load
+from tasks.progress import Report
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.backbones.devices import device_of, place
+from ttame_core.errors import UserError
+from ttame_core.explainers import REGISTRY, NotApplicable
+from ttame_core.lake import Lake
+from ttame_core.stages.provenance import Provenance
+from ttame_core.stopping import Stopped
+from ttame_core.training.head import train_head
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STOPS = 10  # seconds that a process may take to remove what it has half written
+
+
+def train_one(
+    provenance: Provenance,
+    backbone: spec.Backbone,
+    explainer: spec.Explainer,
+    folder: str,
+    report: Report,
+) -> None:
+    """Train the head of an explainer on a backbone into a folder of the lake, with as many
+    processes as the spec says. Raises NotApplicable where there is none to train."""
+    devices = provenance.audit.compute.devices
+    if devices == 1:
+        _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)
+        return
+    found = torch.cuda.device_count()
+    if device_of(provenance.audit.compute).type == "cuda" and devices > found:
+        raise UserError(f"compute.devices is {devices}, but PyTorch finds {found} CUDA devices")
+    messages = multiprocessing.get_context("spawn").SimpleQueue()
+    order = (provenance.audit, provenance.lake.url, backbone, explainer, folder)
+    members = multiprocessing.spawn(
+        _member, (devices, get_free_port(), messages, order), nprocs=devices, join=False
+    )
+    try:
+        while not members.join(timeout=0.2):
+            _pass_on(messages, report)
+        _pass_on(messages, report)
+    except ProcessExitedException as error:
+        _pass_on(messages, report)  # the reason, where it is the user's mistake
+        if error.signal_name == "SIGKILL":
+            raise RuntimeError(
+                f"one of the {devices} processes that train {explainer.name} on {backbone.name} "
+                "was killed, as is done where memory runs out: run again to go on from the "
+                "checkpoint, with fewer compute.workers or compute.devices if it happens again"
+            ) from error
+        raise
+    except Stopped:
+        for process in members.processes:
+            process.join(STOPS)  # it is told to stop as well
+        raise
+    finally:
+        for process in members.processes:
+            process.kill()
+
+
+def _pass_on(messages: Any, report: Report) -> None:
+    while not messages.empty():
+        message = messages.get()
+        if isinstance(message, Exception):
+            raise message
+        report(*message)
+
+
+def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any, ...]) -> None:
+    """One of the processes. It dies with the one that started it."""
+    from accelerate import Accelerator  # slow to import
+
+    audit, workspace, settings, explainer, folder = order
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    on_cpu = device_of(audit.compute).type == "cpu"
+    if on_cpu:
+        threads = max(1, (os.cpu_count() or 1) // devices)
+        os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        torch.set_num_threads(threads)
+    try:
+        accelerator = Accelerator(cpu=on_cpu)
+        provenance = Provenance(audit, Lake(workspace))
+        compute = audit.compute.model_copy(update={"device": str(accelerator.device)})
+        backbone = place(load(provenance, settings), compute)
+        report = (lambda *progress: messages.put(progress)) if rank == 0 else None
+        _train(provenance, settings, explainer, folder, backbone, report, accelerator)
+        accelerator.end_training()
+    except (UserError, NotApplicable) as error:
+        messages.put(error)
+        raise SystemExit(2) from error
+
+
+def _train(
+    provenance: Provenance,
+    settings: spec.Backbone,
+    explainer: spec.Explainer,
+    folder: str,
+    backbone: Backbone,
+    report: Report | None,
+    accelerator: Accelerator | None = None,
+) -> None:
+    audit = provenance.audit
+    train_head(
+        provenance.lake,
+        provenance.dataset,
+        provenance.shards("train"),
+        provenance.shards("val"),
+        REGISTRY[explainer.method](backbone, explainer.settings),
+        audit.training_of(explainer),
+        audit.compute,
+        folder,
+        provenance.head(settings, explainer),
+        report,
+        accelerator,
+    )

@@ -1,0 +1,50 @@
+"""Credentials stay out of addresses; what is missing is said in one sentence."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake
+from ttame_core.spec import Dataset
+from ttame_core.storage import file_system
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://AKIAKEY:hushhush@bucket/lake",
+        "s3://hushhush@bucket",
+        "gs://token:hushhush@bucket/lake",
+        "s3://bucket/lake?secret=hushhush",
+        "https://user:hushhush@store.example.org/bucket",
+        "simplecache::s3://user:hushhush@bucket/lake",
+    ],
+)
+def test_credentials_in_an_address_are_refused_and_not_repeated(place: str) -> None:
+    for use in (Lake, lambda p: Dataset(name="d", source={"kind": "folder", "path": p})):
+        with pytest.raises(UserError, match="leave them out") as refused:
+            use(place)
+        assert "hushhush" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a@b", "/home/me@work/x?y=z", "relative@x/y"])
+def test_other_signs_are_no_credentials(place: str) -> None:
+    Dataset(name="d", source={"kind": "folder", "path": place})
+
+
+@pytest.mark.parametrize(
+    ("place", "package", "extra"),
+    [("s3://bucket/lake", "s3fs", "s3"), ("gs://bucket/lake", "gcsfs", "gcs")],
+)
+def test_a_missing_package_is_named(
+    place: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(loaded, place.split(":")[0], raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"pip install 'ttame\[{extra}\]'"):
+        file_system(place)

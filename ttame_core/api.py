@@ -1,0 +1,416 @@
+"""The way without a lake: tensors in, tensors out, from a notebook or any other program.
+
+It is the same code that audits run, so maps and scores are those of an audit of the same images.
+
+Images are (B, 3, H, W), uint8 or float in [0, 1], of the size that the backbone takes;
+`backbone.preprocessing.pixels` makes one of a PIL picture, and is a transform for any torch data
+set. Mistakes raise UserError with one sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from ttame_core import backbones, spec
+from ttame_core.backbones import Backbone
+from ttame_core.backbones.devices import place
+from ttame_core.data.annotations import mask_boxes
+from ttame_core.data.loader import Batch
+from ttame_core.errors import UserError, nearest, writing
+from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, Trained, forward_pass
+from ttame_core.explainers.trained import Head
+from ttame_core.lake import Lake
+from ttame_core.lake.families import schema_of
+from ttame_core.lake.query.connection import run_query, values_of
+from ttame_core.metrics import REGISTRY as FAMILIES
+from ttame_core.metrics import MappedImages, Row
+from ttame_core.perturbation.masking import min_max
+from ttame_core.stages.explain import choose_targets
+from ttame_core.training.head import HeadRun, Progress, head_bytes, read_head, settings_for
+
+Targets = Tensor | str | list[int]
+Metrics = Sequence[str | Mapping[str, Mapping[str, Any]]]
+
+
+def load_backbone(
+    model: str | nn.Module | spec.Backbone,
+    *,
+    device: str = "auto",
+    precision: str = "float32",
+    **settings: Any,
+) -> Backbone:
+    """A frozen classifier, ready to be explained.
+
+    model: a name as in a spec (timm's, `torchvision/…`, a Hugging Face folder,
+    `package.module:function`); an `nn.Module`, of which a copy is taken, with the preprocessing of
+    ImageNet at 224×224 unless it has a `pretrained_cfg` as timm's models have, or `preprocessing`
+    says otherwise; or a section of a spec. device: `auto`, `cpu`, `cuda`, `cuda:1`. precision: of
+    training and maps. settings: the keys of a backbone's section in a spec: pretrained, checkpoint,
+    num_classes, args, taps, preprocessing, name.
+
+        tt.load_backbone("resnet50", pretrained=True)
+        tt.load_backbone(net, preprocessing={"input_size": (96, 96)})
+    """
+    compute = _checked(spec.Compute, {"device": device, "precision": precision})
+    if isinstance(model, nn.Module):
+        name = settings.pop("name", type(model).__name__)
+        about = {"model": "given:module", "name": name, **settings}
+        section = _checked(spec.Backbone, about)
+        view = backbones.preprocessing_of(section, model)
+        loaded = Backbone(copy.deepcopy(model), section.name, view, section.taps).fold()
+    else:
+        given = isinstance(model, spec.Backbone)
+        section = model if given else _checked(spec.Backbone, {"model": model, **settings})
+        loaded = backbones.load_backbone(section)
+    return place(loaded, compute)
+
+
+def train_head(
+    backbone: Backbone,
+    loader: Iterable[Any],
+    explainer: str = "ttame",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    **training: Any,
+) -> Head:
+    """Train an explainer's head on batches of images, and give it in evaluation mode.
+
+    loader: anything with a length that can be walked through once an epoch, such as a torch
+    DataLoader; its batches are images, or (images, labels, …), of which the labels are not looked
+    at. settings: the explainer's own. training: keys of a spec's `training`, with the same
+    defaults; `epochs` are exactly so many where they are given here without `min_steps`.
+    progress: told the step, the steps in all, and the losses in words. The same images in the same
+    order give the same head, whatever the global seed.
+
+        loader = DataLoader(ImageFolder(place, backbone.preprocessing.pixels), 32, shuffle=True)
+        head = tt.train_head(backbone, loader, epochs=4)
+    """
+    untrained = make_explainer(backbone, explainer, settings=settings, needs_head=False)
+    if not isinstance(untrained, Trained):
+        raise UserError(f"{explainer} has no head to train: it explains as it is")
+    if "epochs" in training:
+        training = {"min_steps": 0, **training}
+    section = _checked(spec.Training, training)
+    try:
+        batches = len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(
+            "the loader does not know its length, which the step size follows: give one with "
+            "`__len__`, or a list of batches"
+        ) from None
+    if not batches:
+        raise UserError("the loader has no batches to train on: give it images")
+    whole = untrained.training_of(section, untrained.settings.training)
+    run = HeadRun(untrained, settings_for(whole, batches), batches)
+
+    def read(epoch: int, skip: int) -> Iterator[Tensor]:
+        for batch in loader:
+            images = batch if isinstance(batch, Tensor) else batch[0]
+            yield _floats(images, backbone)
+
+    run.train(read, f"the loader gave fewer batches than the {batches} that it says", progress)
+    return run.head.eval()
+
+
+def load_head(path: str | Path, backbone: Backbone, explainer: str = "ttame") -> Head:
+    """A trained head: a lake's head.safetensors, or what `save_head` and `ttame import-head` write.
+
+    Raises UserError where it does not fit the backbone.
+    """
+    untrained = make_explainer(backbone, explainer, needs_head=False)
+    if not isinstance(untrained, Trained):
+        raise UserError(f"{explainer} has no head: it explains as it is")
+    return read_head(path, untrained, "give the head of this very backbone")
+
+
+def save_head(head: Head, path: str | Path) -> None:
+    """Write a head as safetensors, for `load_head` and for `head:` in a spec."""
+    with writing(path):
+        Path(path).write_bytes(head_bytes(head))
+
+
+def make_explainer(
+    backbone: Backbone,
+    name: str,
+    *,
+    head: Head | None = None,
+    settings: Mapping[str, Any] | None = None,
+    needs_head: bool = True,
+) -> Explainer:
+    """An explainer of the registry (`ttame explainers` lists them) on a backbone.
+
+    Raises NotApplicable where it cannot explain this backbone. needs_head: whether one that is
+    trained must have its head.
+    """
+    section = _checked(spec.Explainer, {"method": name, "settings": dict(settings or {})})
+    made = REGISTRY[name](backbone, section.settings)
+    if isinstance(made, Trained) and head is not None:
+        made.use(copy.deepcopy(head))
+    elif isinstance(made, Trained) and needs_head:
+        raise UserError(f"{name} needs a trained head: give `head`, of tt.train_head or load_head")
+    return made
+
+
+def explain(
+    backbone: Backbone,
+    images: Tensor,
+    explainer: str | Explainer = "ttame",
+    *,
+    head: Head | None = None,
+    settings: Mapping[str, Any] | None = None,
+    targets: Targets = "predicted",
+    keys: Sequence[str] | None = None,
+    boxes: Sequence[Tensor] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Explanation maps of a batch, min–max normalised to [0, 1], float32, on the CPU.
+
+    images: (B, 3, H, W). explainer: a name, or what `make_explainer` gives. targets: `predicted`
+    (the class with the largest logit), `top-K`, a list of classes for all images, or a tensor (B,)
+    or (B, T). boxes: per image (N, 4) pixels x0, y0, x1, y1, by default those around the objects of
+    masks: per image (H, W) integers, 0 outside the objects, or None; only `oracle` reads them.
+    keys: names of the images, by which random maps are drawn. batch_size: images per forward pass.
+
+    Returns (B, h, w) at the explainer's own resolution, and (B, T, h, w) for several targets. A map
+    of NaN is none.
+    """
+    if isinstance(explainer, str):
+        explainer = make_explainer(backbone, explainer, head=head, settings=settings)
+    batch = _batch(images, backbone, keys, boxes, masks)
+    if isinstance(targets, Tensor) and len(targets) != len(batch):
+        raise UserError(f"there are targets for {len(targets)} images, and {len(batch)} images")
+    found = []
+    for forward, places in _passes(backbone, batch, batch_size):
+        chosen = _targets(targets, forward.logits, places, backbone)
+        found.append(min_max(explainer.attribute(forward, chosen)).float().cpu())
+    maps = torch.cat(found)
+    single = targets == "predicted" if isinstance(targets, str) else _is_flat(targets)
+    return maps[:, 0] if single else maps
+
+
+@torch.no_grad()
+def evaluate(
+    backbone: Backbone,
+    images: Tensor,
+    maps: Tensor,
+    metrics: Metrics = ("confidence",),
+    *,
+    targets: Targets = "predicted",
+    explainer: Explainer | None = None,
+    keys: Sequence[str] | None = None,
+    boxes: Sequence[Tensor] | None = None,
+    masks: Sequence[Tensor | None] | None = None,
+    batch_size: int = 32,
+) -> dict[str, Tensor]:
+    """Scores of each image's map, by the metric's name as in the leaderboard: `AD@15`, `IC@50`, ….
+
+    images: (B, 3, H, W). maps: (B, h, w) in [0, 1], from `explain` or anywhere else. metrics:
+    families, with their settings if need be: `["shape", {"confidence": {"keep": [15]}}]`. targets:
+    what the maps explain, `predicted` or a tensor (B,). explainer: of `make_explainer`, what made
+    the maps, for the families that explain again (adcc, robustness, sanity). boxes, masks: as of
+    `explain`, for `localization`; the threshold that its `box_iou` finds best is that of this very
+    batch. Returns tensors (B,) of float32; an image without a value has NaN.
+
+        scores = tt.evaluate(backbone, images, maps, ["confidence", "shape"])
+        print({name: values.nanmean().item() for name, values in scores.items()})
+    """
+    chosen = [_checked(spec.Metric, metric) for metric in metrics]
+    families = [FAMILIES[metric.family](metric.settings) for metric in chosen]
+    again = [family.name for family in families if family.reexplains]
+    if again and explainer is None:
+        raise UserError(
+            f"{again[0]} explains again: give `explainer`, such as "
+            "tt.make_explainer(backbone, 'ttame', head=head)"
+        )
+    make = cache(partial(_on, explainer))
+    batch = _batch(images, backbone, keys, boxes, masks)
+    if maps.ndim != 3 or len(maps) != len(batch):
+        raise UserError(f"maps are {_shape(maps)}: they must be {len(batch)}×h×w, one for each")
+    rows: dict[str, list[Row]] = {family.name: [] for family in families}
+    for forward, places in _passes(backbone, batch, batch_size):
+        mapped = _mapped(forward, maps[places], targets, places, backbone, batch_size, make)
+        for family in families:
+            rows[family.name] += family.score(mapped)
+    tables = {
+        name: pa.Table.from_pylist(_columns(found, schema_of(name)), schema_of(name))
+        for name, found in rows.items()
+    }
+    scores: dict[str, Tensor] = {}
+    position = {key: i for i, key in enumerate(batch.keys)}
+    for key, metric, value in values_of(tables):
+        scores.setdefault(metric, torch.full((len(batch),), torch.nan))[position[key]] = value
+    return dict(sorted(scores.items()))
+
+
+def query(workspace: str | Path | Lake, sql: str) -> pa.Table:
+    """The answer of a lake to one SELECT, as an Arrow table: `.to_pandas()`, `polars.from_arrow`.
+
+    workspace: folder or URL. The views are listed in docs/sql.md.
+    """
+    return run_query(workspace if isinstance(workspace, Lake) else Lake(workspace), sql)
+
+
+def _checked(section: type[Any], given: Any) -> Any:
+    """A section of a spec. Raises UserError with one sentence."""
+    try:
+        return section.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = sorted(section.model_fields)
+            raise UserError(
+                f"there is no setting {key}; allowed: {', '.join(allowed)}." + nearest(key, allowed)
+            ) from None
+        reason = spec.words_of(error)
+        raise UserError(reason if not key or "settings" in key else f"{key}: {reason}") from None
+
+
+def _batch(
+    images: Tensor,
+    backbone: Backbone,
+    keys: Sequence[str] | None,
+    boxes: Sequence[Tensor] | None,
+    masks: Sequence[Tensor | None] | None,
+) -> Batch:
+    """The images as the shards' loader gives them, in floats."""
+    floats = _floats(images, backbone)
+    count = len(floats)
+    for name, given in (("keys", keys), ("boxes", boxes), ("masks", masks)):
+        if given is not None and len(given) != count:
+            raise UserError(f"there are {len(given)} {name}, and {count} images")
+    if keys is not None and len(set(keys)) != count:
+        raise UserError("two of the images have the same key: each needs one of its own")
+    objects = list(masks) if masks is not None else [None] * count
+    return Batch(
+        list(keys) if keys is not None else [str(i) for i in range(count)],
+        floats,
+        torch.zeros(count, dtype=torch.int64),
+        [b.float().cpu() for b in boxes] if boxes is not None else [_around(m) for m in objects],
+        objects,
+    )
+
+
+def _around(mask: Tensor | None) -> Tensor:
+    """Boxes (N, 4) of the objects of a mask."""
+    found = mask_boxes(mask.cpu().numpy(), "") if mask is not None else []
+    corners = [[box[corner] for corner in ("x0", "y0", "x1", "y1")] for box in found]
+    return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+
+
+def _floats(images: Any, backbone: Backbone) -> Tensor:
+    """(B, 3, H, W) float32 in [0, 1] on the backbone's device."""
+    size = tuple(backbone.preprocessing.input_size)
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, *size):
+        found = _shape(images) if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(
+            f"images are {found}, but {backbone.name} takes B×3×{size[0]}×{size[1]}: make them "
+            "with backbone.preprocessing.pixels"
+        )
+    if images.dtype == torch.uint8:
+        return images.to(backbone.device).float().div_(255)
+    low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
+    if not images.is_floating_point() or low < 0 or high > 1:
+        raise UserError(
+            f"images are {images.dtype} from {low:g} to {high:g}: give uint8, or floats in [0, 1] "
+            "that are not normalised yet"
+        )
+    return images.to(backbone.device, torch.float32)
+
+
+def _passes(backbone: Backbone, batch: Batch, size: int) -> Iterator[tuple[ForwardPass, list[int]]]:
+    """The forward pass over so many images at a time, and their places in the batch."""
+    for places in torch.arange(len(batch)).split(size):
+        part = batch.at(places.tolist())
+        yield forward_pass(backbone, part, part.images), places.tolist()
+
+
+def _targets(targets: Targets, logits: Tensor, places: list[int], backbone: Backbone) -> Tensor:
+    """(B, T) classes of the images at these places."""
+    if not isinstance(targets, Tensor):
+        section = _checked(spec.Maps, {"targets": targets})
+        if section.targets == "label":
+            raise UserError("labels are not known here: give them as a tensor, targets=labels")
+        return choose_targets(logits, torch.zeros(0), section.targets, backbone.name)
+    chosen = targets[places].to(logits.device, torch.int64)
+    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < logits.shape[1]:
+        raise UserError(
+            f"targets run from {int(chosen.min())} to {int(chosen.max())}, but {backbone.name} has "
+            f"the classes 0 to {logits.shape[1] - 1}"
+        )
+    return chosen.view(len(chosen), -1)
+
+
+def _is_flat(targets: Tensor | list[int]) -> bool:
+    return isinstance(targets, Tensor) and targets.ndim == 1
+
+
+def _mapped(
+    forward: ForwardPass,
+    maps: Tensor,
+    targets: Targets,
+    places: list[int],
+    backbone: Backbone,
+    batch_size: int,
+    make: Callable[[Backbone], Explainer],
+) -> MappedImages:
+    """Maps and their images, as families of metrics want them; those of NaN are left out.
+
+    Values are per map, so each counts as one of the model truth, whatever it explains.
+    """
+    chosen = _targets(targets, forward.logits, places, backbone)
+    if chosen.shape[1] != 1:
+        raise UserError("maps are of one target each: give targets as a tensor (B,)")
+    there = torch.nonzero(~maps.isnan().flatten(1).any(dim=1))[:, 0]
+    probabilities = forward.logits.softmax(dim=1).gather(1, chosen)[:, 0].tolist()
+    rows = []
+    for i in there.tolist():
+        target = int(chosen[i, 0])
+        rows.append(
+            {
+                "key": forward.batch.keys[i],
+                "label": target,
+                "predicted": target,
+                "target": target,
+                "probability": probabilities[i],
+            }
+        )
+    return MappedImages(
+        rows,
+        there,
+        maps[there].to(backbone.device, torch.float32),
+        forward.batch,
+        forward.images,
+        backbone,
+        batch_size,
+        make,
+    )
+
+
+def _on(explainer: Explainer, backbone: Backbone) -> Explainer:
+    """The same explainer on this backbone, or on another one."""
+    if backbone is explainer.backbone:
+        return explainer
+    twin = type(explainer)(backbone, explainer.settings.model_dump())
+    if isinstance(explainer, Trained) and isinstance(twin, Trained):
+        twin.head = explainer.head
+    return twin
+
+
+def _columns(rows: Iterable[Row], schema: pa.Schema) -> list[Row]:
+    return [{name: row[name] for name in schema.names} for row in rows]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))

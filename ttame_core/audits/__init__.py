@@ -1,0 +1,1 @@
+"""Audits: their record, comparisons, gates and history."""

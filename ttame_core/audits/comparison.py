@@ -1,0 +1,254 @@
+"""Two explainers, two backbones or two audits, paired image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ttame_core.errors import UserError, nearest
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.directions import direction
+from ttame_core.lake.query.metric_values import SETTINGS
+
+SIGNIFICANT = 0.05
+KINDS = ("explainer", "backbone", "audit")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and a row per metric and cell (the two have all else in common).
+
+    rows: dataset, backbone, explainer (what of these is not compared), metric, a, b (means over
+    the pairs), difference (a − b) with its 95 % paired bootstrap interval ci_low and ci_high, p
+    (Wilcoxon's signed-rank test), p_corrected (Holm, over all rows), better (the name of the one
+    that is significantly so, or null), pairs.
+    """
+
+    kind: str
+    a: str
+    b: str
+    rows: pa.Table
+
+
+def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Comparison:
+    """Compare two explainers, two backbones, or two audits of the lake.
+
+    An audit is name/timestamp, name@latest or name@previous. Pairs are the images that both have;
+    they come from SQL, one metric at a time. Raises UserError for unknown names, for two that are
+    not of a kind, and where nothing is scored for both.
+    """
+    kind, a, b = _resolved(lake, a, b)
+    rows = _compared(lake, kind, a, b, dataset or "")
+    if not rows.num_rows:
+        raise UserError(f"nothing is scored for both {a} and {b} on the same images")
+    return Comparison(kind, a, b, rows)
+
+
+def bootstrap_weights(db: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """How often each group of images counts in each replicate, as leaderboard.sql draws them."""
+    return np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+
+
+def compare_audits(lake: Lake, a: str, b: str, dataset: str) -> list[dict[str, Any]]:
+    """Rows of a comparison of two audits, name/timestamp both; none where nothing is shared."""
+    return _compared(lake, "audit", a, b, dataset).to_pylist()
+
+
+def _compared(lake: Lake, kind: str, a: str, b: str, dataset: str) -> pa.Table:
+    cell = ["dataset", *(k for k in ("backbone", "explainer") if k != kind)]
+    rows = []
+    with connect(lake) as db:
+        weights = bootstrap_weights(db)
+        for metric, values, parameters in _metrics(db, kind, a, b):
+            pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
+            for names, part in _cells(pairs, cell):
+                bucket, x, y = (part[c].to_numpy() for c in ("bucket", "a", "b"))
+                rows.append(
+                    dict(zip(cell, names, strict=True))
+                    | {"metric": metric, "a": x.mean(), "b": y.mean()}
+                    | paired(x - y, bucket, weights)
+                )
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_corrected"] = corrected
+        row["better"] = _better(row, a, b)
+    rows.sort(key=lambda r: (*(r[c] for c in cell), direction(r["metric"]).place, r["metric"]))
+    return pa.Table.from_pylist(rows, _schema(cell))
+
+
+def _schema(cell: Sequence[str]) -> pa.Schema:
+    numbers = ("a", "b", "difference", "ci_low", "ci_high", "p", "p_corrected")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in (*cell, "metric")),
+            *((name, pa.float64()) for name in numbers),
+            ("better", pa.string()),
+            ("pairs", pa.int64()),
+        ]
+    )
+
+
+# ---- the statistics -------------------------------------------------------------------------
+
+
+def paired(differences: np.ndarray, bucket: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Mean difference, its 95 % interval, and Wilcoxon's p.
+
+    differences: (N,) of the pairs. bucket: (N,) in 0…255, the group of each image. weights:
+    (R, 256), how often each replicate counts each group (sql/leaderboard.sql).
+    """
+    from scipy import stats
+
+    totals = np.bincount(bucket, differences, minlength=256)
+    counts = np.bincount(bucket, minlength=256)
+    with np.errstate(invalid="ignore"):  # a replicate that counts no image has no mean
+        low, high = np.nanquantile((weights @ totals) / (weights @ counts), [0.025, 0.975])
+    p = stats.wilcoxon(differences).pvalue if np.any(differences) else 1.0
+    return {
+        "difference": float(differences.mean()),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "p": float(p),
+        "pairs": len(differences),
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979): the i-th smallest of m times m − i."""
+    order = np.argsort(p_values)
+    scaled = np.sort(p_values) * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return corrected.tolist()
+
+
+def _better(row: dict, a: str, b: str) -> str | None:
+    """Where the test and the interval both say so, and the metric has a direction."""
+    lower = direction(row["metric"]).lower_is_better
+    if lower is None or row["p_corrected"] >= SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
+        return None
+    return a if (row["difference"] < 0) == lower else b
+
+
+# ---- the pairs ------------------------------------------------------------------------------
+
+
+def _metrics(
+    db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str
+) -> Iterator[tuple[str, str, list]]:
+    """Name of each metric of either, a SELECT of its values, and that statement's parameters."""
+    if kind == "audit":
+        found = db.execute(
+            "SELECT DISTINCT metric FROM audit_values WHERE name || '/' || timestamp IN (?, ?)",
+            [a, b],
+        ).fetchall()
+        for (metric,) in found:
+            values = (
+                "SELECT dataset, backbone, explainer, key, value, "
+                "name || '/' || timestamp AS audit FROM audit_values WHERE metric = ?"
+            )
+            yield metric, values, [metric]
+        return
+    found = db.execute(
+        f"SELECT DISTINCT source, measure, metric_name(measure, metric, level, fill), "
+        f"{', '.join(SETTINGS)} FROM metric_sums WHERE {kind} IN (?, ?)",
+        [a, b],
+    ).fetchall()
+    for source, measure, metric, *settings in found:
+        own = db.sql(f"FROM values_{source} LIMIT 0").columns
+        chosen = {c: v for c, v in zip(SETTINGS, settings, strict=True) if c in own}
+        where = " AND ".join(["true", *(f"{c} IS NOT DISTINCT FROM ?" for c in chosen)])
+        values = (
+            f'SELECT dataset, backbone, explainer, key, "{measure}" AS value '
+            f"FROM values_{source} WHERE {where}"
+        )
+        yield metric, values, list(chosen.values())
+
+
+def _pairs(
+    db: duckdb.DuckDBPyConnection,
+    values: str,
+    parameters: list,
+    kind: str,
+    cell: Sequence[str],
+    chosen: tuple[str, str, str],
+) -> pa.Table:
+    """A row per image and cell that both have: the cell, bucket, a, b."""
+    columns = ", ".join(cell)
+    a, b, dataset = chosen
+    return db.sql(
+        f"""
+        SELECT {columns}, (hash(key) % 256)::INT AS bucket,
+               avg(value::DOUBLE) FILTER ({kind} = ?) AS a,
+               avg(value::DOUBLE) FILTER ({kind} = ?) AS b
+        FROM ({values})
+        WHERE {kind} IN (?, ?) AND ? IN ('', dataset)
+        GROUP BY {columns}, key
+        HAVING a IS NOT NULL AND b IS NOT NULL
+        ORDER BY {columns}, key
+        """,
+        params=[a, b, *parameters, a, b, dataset],
+    ).to_arrow_table()
+
+
+def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
+    """Names and rows of each cell; they follow each other."""
+    counts = pairs.group_by(cell, use_threads=False).aggregate([([], "count_all")])
+    start = 0
+    for row in counts.to_pylist():
+        yield [row[c] for c in cell], pairs.slice(start, row["count_all"])
+        start += row["count_all"]
+
+
+# ---- what is meant --------------------------------------------------------------------------
+
+
+def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:
+    """The kind that two names share, and their full names."""
+    known = _known(lake)
+    a, b = (_audit(known["audit"], name) for name in (a, b))
+    everything = {name for names in known.values() for name in names}
+    for name in (a, b):
+        if name not in everything:
+            raise UserError(
+                f"{name} is no explainer, backbone or audit of {lake}." + nearest(name, everything)
+            )
+    shared = [kind for kind in KINDS if a in known[kind] and b in known[kind]]
+    if not shared:
+        kinds = [next(k for k in KINDS if name in known[k]) for name in (a, b)]
+        raise UserError(f"{a} ({kinds[0]}) and {b} ({kinds[1]}): compare two of a kind")
+    if a == b:
+        raise UserError(f"{a} is compared with itself: name another {shared[0]}")
+    return shared[0], a, b
+
+
+def _known(lake: Lake) -> dict[str, set[str]]:
+    folders = [
+        dict(part.split("=", 1) for part in path.split("/")[1:])
+        for path in lake.glob("scores/metric=*/dataset=*/backbone=*/explainer=*")
+    ]
+    records = lake.glob("audits/*/*/leaderboard.parquet")  # written last: the record is whole
+    return {
+        "explainer": {f["explainer"] for f in folders},
+        "backbone": {f["backbone"] for f in folders},
+        "audit": {"/".join(path.split("/")[1:3]) for path in records},
+    }
+
+
+def _audit(audits: set[str], name: str) -> str:
+    """name/timestamp of name@latest and name@previous; any other name as it is."""
+    audit, _, which = name.partition("@")
+    if which not in ("latest", "previous"):
+        return name
+    records = sorted(record for record in audits if record.split("/")[0] == audit)
+    back = 1 if which == "latest" else 2
+    if len(records) < back:
+        known = sorted({record.split("/")[0] for record in audits})
+        times = {0: "no record", 1: "one record only"}[len(records)]
+        raise UserError(f"the audit {audit} has {times} to compare." + nearest(audit, known))
+    return records[-back]

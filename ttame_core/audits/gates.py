@@ -1,0 +1,344 @@
+"""An audit beside the last one of its name: what changed, and whether its gates hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pyarrow as pa
+
+from ttame_core import spec
+from ttame_core.audits.comparison import compare_audits
+from ttame_core.errors import nearest
+from ttame_core.lake import AUDIT_TIME, Lake
+from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.directions import UNKNOWN, direction, is_yardstick, stems
+from ttame_core.report.tables import BACKBONE, shown
+from ttame_core.spec import CHANGED_MAPS
+
+CHANGED = 0.8  # correlation under which a map is another, where no gate says otherwise
+
+Row = dict[str, Any]  # of lake.schemas.AUDIT_CHANGES
+Cell = tuple[str, str, str]  # backbone, explainer, metric
+
+
+class GatesFailed(Exception):
+    """All that the audit asks for is done, and some of its gates do not hold.
+
+    words: a sentence for each finding.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__("; ".join(words))
+        self.words = list(words)
+
+    def __reduce__(self) -> tuple[type[GatesFailed], tuple[list[str]]]:
+        return GatesFailed, (self.words,)
+
+
+# ---- whether a gate can be checked at all ---------------------------------------------------
+
+
+def check_names(
+    gate: spec.Gate,
+    backbones: Sequence[spec.Backbone],
+    explainers: Sequence[spec.Explainer],
+    evaluation: spec.Evaluation,
+) -> None:
+    """Raise ValueError where a gate names what the audit does not have."""
+    families = [metric.family for metric in evaluation.metrics]
+    if gate.metric == CHANGED_MAPS:
+        family = "shape"  # whose thumbnails are compared
+    else:
+        known = direction(gate.metric)
+        names = _names(evaluation)
+        exact = known.family == "confidence"  # its levels and fills stand in the spec
+        if known is UNKNOWN or (exact and "confidence" in families and gate.metric not in names):
+            raise ValueError(
+                f"the gate {gate} is on a metric that the audit does not have."
+                + nearest(gate.metric, names)
+            )
+        if gate.worse_by is not None and known.lower_is_better is None:
+            raise ValueError(f"the gate {gate}: of {gate.metric} neither direction is worse")
+        family = "shape" if gate.metric == "sanity_labels" else known.family
+        if family == "backbone" and gate.explainer is not None:
+            raise ValueError(f"the gate {gate}: {gate.metric} is a backbone's own, no explainer's")
+    if family not in ("backbone", "cost") and family not in families:
+        raise ValueError(f"the gate {gate} needs the family {family} in `evaluation.metrics`")
+    if not any(fnmatchcase(b.name, gate.backbone) for b in backbones):
+        raise ValueError(
+            f"the gate {gate} is on no backbone of the audit."
+            + nearest(gate.backbone, [b.name for b in backbones])
+        )
+    if not _explainers(gate, [e.name for e in explainers]):
+        raise ValueError(
+            f"the gate {gate} is on no explainer of the audit that it could check."
+            + nearest(gate.explainer or "", [e.name for e in explainers])
+        )
+
+
+def _names(evaluation: spec.Evaluation) -> list[str]:
+    """Names of metrics, to be mistaken for: those of `confidence` in full."""
+    names = [stem for stem in stems() if "@" not in stem]
+    for metric in evaluation.metrics:
+        if metric.family == "confidence":
+            names += [
+                f"{name}@{keep:g}" + (f"/{fill}" if fill != "zero" else "")
+                for name in ("AD", "IC", "AG")
+                for keep in metric.settings["keep"]
+                for fill in metric.settings["fills"]
+            ]
+    return [*names, CHANGED_MAPS]
+
+
+def _explainers(gate: spec.Gate, explainers: Sequence[str]) -> list[str]:
+    """Names of those that a gate is on; BACKBONE alone for what is a backbone's own."""
+    if direction(gate.metric).family == "backbone":
+        return [BACKBONE]
+    rivals = [e for e in explainers if not is_yardstick(e)]
+    if gate.explainer is None:
+        return rivals
+    among = rivals if gate.metric == CHANGED_MAPS else explainers  # only their maps are kept
+    return [e for e in among if fnmatchcase(e, gate.explainer)]
+
+
+# ---- the last audit -------------------------------------------------------------------------
+
+
+def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> dict[str, str]:
+    """name/timestamp of the record that each backbone is compared with.
+
+    The last whole record before `record` of this name and data set in which the backbone did not
+    fail, and that another run has left: a run that is tried again is not compared with itself.
+    """
+    left = {b.name for b in audit.backbones}
+    found: dict[str, str] = {}
+    whole = lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")
+    for folder in reversed([path.rsplit("/", 1)[0] for path in whole]):
+        earlier = folder.removeprefix("audits/")
+        if not left or earlier >= record:
+            continue
+        about = lake.read_json(f"{folder}/record.json")
+        if about.get("dataset", audit.dataset.name) != audit.dataset.name:
+            continue
+        if run and about.get("run") == run:
+            continue
+        there = (left & set(about.get("backbones", left))) - about["failures"].keys()
+        found |= dict.fromkeys(there, earlier)
+        left -= there
+    return found
+
+
+# ---- what changed ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found and how that differs from the last one.
+
+    values: of its leaderboard. pairs: rows of the comparison with the last audit, and `earlier`,
+    its name. changed: by correlation, backbone and explainer, the percentage of the images whose
+    map changed, how many images both have, and the last audit. absent: backbone and explainer of
+    what does not apply; failed: backbones.
+    """
+
+    audit: spec.AuditSpec
+    values: Mapping[Cell, float]
+    pairs: Mapping[Cell, Mapping[str, Any]]
+    changed: Mapping[tuple[float, str, str], tuple[float, int, str]]
+    absent: Collection[tuple[str, str]]
+    failed: Collection[str]
+
+
+def find_changes(
+    lake: Lake,
+    audit: spec.AuditSpec,
+    record: str,
+    board: pa.Table,
+    failed: Collection[str],
+    absent: Collection[tuple[str, str]],
+    run: str,
+) -> list[Row]:
+    """Rows of AUDIT_CHANGES of a record, name/timestamp, whose single values are in the lake."""
+    earlier = predecessors(lake, audit, record, run)
+    pairs = {
+        (row["backbone"], row["explainer"], row["metric"]): {**row, "earlier": other}
+        for other in sorted(set(earlier.values()))
+        for row in compare_audits(lake, record, other, audit.dataset.name)
+        if earlier.get(row["backbone"]) == other
+    }
+    values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in board.to_pylist()}
+    changed = _changed_maps(lake, audit, record, earlier)
+    return rows_of(Audited(audit, values, pairs, changed, absent, failed))
+
+
+def _changed_maps(
+    lake: Lake, audit: spec.AuditSpec, record: str, earlier: Mapping[str, str]
+) -> dict[tuple[float, str, str], tuple[float, int, str]]:
+    found = {}
+    thresholds = sorted(
+        {CHANGED, *(g.correlation for g in audit.gates if g.correlation is not None)}
+    )
+    with connect(lake) as db:
+        for other in sorted(set(earlier.values())):
+            rows = db.execute(
+                "SELECT threshold, backbone, explainer, "
+                "avg(CASE WHEN correlation < threshold THEN 1e2 ELSE 0e0 END), count(*) "
+                "FROM map_changes(?, ?), (SELECT unnest(?) AS threshold) GROUP BY ALL",
+                [record, other, thresholds],
+            ).fetchall()
+            for threshold, backbone, explainer, share, images in rows:
+                if earlier.get(backbone) == other:
+                    found[threshold, backbone, explainer] = share, images, other
+    return found
+
+
+def rows_of(found: Audited) -> list[Row]:
+    """Each check of each gate, then what changed beyond chance."""
+    rows = [row for gate in found.audit.gates for row in _checks(gate, found)]
+    return [*rows, *_beyond_chance(found)]
+
+
+def _checks(gate: spec.Gate, found: Audited) -> Iterator[Row]:
+    names = [e.name for e in found.audit.explainers]
+    for backbone in (b.name for b in found.audit.backbones):
+        if backbone in found.failed or not fnmatchcase(backbone, gate.backbone):
+            continue
+        chosen = [e for e in _explainers(gate, names) if (backbone, e) not in found.absent]
+        there = [e for e in chosen if (backbone, e, gate.metric) in found.values]
+        if gate.metric == CHANGED_MAPS:
+            yield from (_check_maps(gate, backbone, e, found) for e in chosen)
+        elif there:
+            yield from (_check(gate, (backbone, e, gate.metric), found) for e in there)
+        elif chosen:  # a gate that cannot be checked does not hold
+            explainer = chosen[0] if len(chosen) == 1 else gate.explainer or "*"
+            cell = (backbone, explainer, gate.metric)
+            yield _row(gate, cell, failed=True, words=f"{_subject(cell)} has no value to check.")
+
+
+def _check(gate: spec.Gate, cell: Cell, found: Audited) -> Row:
+    metric = cell[2]
+    value = found.values[cell]
+    pair = found.pairs.get(cell)
+    if gate.worse_by is None:
+        wrong, words = _against_bound(gate, value, metric)
+        numbers = (_paired(pair) if pair else {}) | {"value": value}
+        return _row(gate, cell, **numbers, failed=wrong, words=f"{_subject(cell)} {words}")
+    if pair is None:
+        words = f"{_subject(cell)} has nothing to be compared with yet."
+        return _row(gate, cell, value=value, words=words)
+    worse = _worse(pair, metric)
+    beyond = pair["ci_low"] > 0 or pair["ci_high"] < 0
+    failed = worse > gate.worse_by and beyond
+    allowed = f"at most {gate.worse_by:g} is allowed"
+    if worse > gate.worse_by and not beyond:
+        allowed += ", and this may be chance"
+    return _row(
+        gate, cell, **_paired(pair), failed=failed, words=f"{_moved(cell, pair)}; {allowed}."
+    )
+
+
+def _against_bound(gate: spec.Gate, value: float, metric: str) -> tuple[bool, str]:
+    unit = _unit(metric)
+    if gate.at_least is not None:
+        asked = f"at least {gate.at_least:g} is asked for"
+        return value < gate.at_least, f"is {shown(value, metric)}{unit}; {asked}."
+    assert gate.at_most is not None
+    return value > gate.at_most, (
+        f"is {shown(value, metric)}{unit}; at most {gate.at_most:g} is allowed."
+    )
+
+
+def _check_maps(gate: spec.Gate, backbone: str, explainer: str, found: Audited) -> Row:
+    assert gate.correlation is not None
+    assert gate.at_most is not None
+    cell = (backbone, explainer, CHANGED_MAPS)
+    compared = found.changed.get((gate.correlation, backbone, explainer))
+    if compared is None:
+        words = f"The maps of {explainer} on {backbone} have nothing to be compared with yet."
+        return _row(gate, cell, words=words)
+    share = compared[0]
+    words = f"{_other_maps(cell, gate.correlation, *compared)}; at most {gate.at_most:g} % may."
+    return _row(gate, cell, value=share, failed=share > gate.at_most, words=words)
+
+
+def _beyond_chance(found: Audited) -> Iterator[Row]:
+    """Principal metrics that changed, and maps; no yardsticks, and not what a clock says."""
+    for cell, pair in found.pairs.items():
+        backbone, explainer, metric = cell
+        known = direction(metric)
+        told = known.family == "backbone" or (known.principal and known.family != "cost")
+        if told and pair["better"] and not is_yardstick(explainer) and backbone not in found.failed:
+            yield _row(None, cell, **_paired(pair), words=f"{_moved(cell, pair)}.")
+    for (correlation, backbone, explainer), compared in sorted(found.changed.items()):
+        if correlation == CHANGED and compared[0] > 0 and backbone not in found.failed:
+            cell = (backbone, explainer, CHANGED_MAPS)
+            words = f"{_other_maps(cell, correlation, *compared)}."
+            yield _row(None, cell, value=compared[0], words=words)
+
+
+# ---- in rows and in words -------------------------------------------------------------------
+
+
+def _row(
+    gate: spec.Gate | None, cell: Cell, words: str, failed: bool = False, **numbers: Any
+) -> Row:
+    backbone, explainer, metric = cell
+    names = {"gate": str(gate) if gate else "", "backbone": backbone, "explainer": explainer}
+    empty = dict.fromkeys(("previous", "value", "change", "ci_low", "ci_high"))
+    return {**names, "metric": metric, **empty, **numbers, "failed": failed, "words": words}
+
+
+def _paired(pair: Mapping[str, Any]) -> Row:
+    """Both audits' means over the images that both have."""
+    names = {"previous": "b", "value": "a", "change": "difference"}
+    return {k: pair[v] for k, v in names.items()} | {k: pair[k] for k in ("ci_low", "ci_high")}
+
+
+def _worse(pair: Mapping[str, Any], metric: str) -> float:
+    """How much worse it is than last time; negative where it is better."""
+    return pair["difference"] if direction(metric).lower_is_better else -pair["difference"]
+
+
+def _subject(cell: Cell) -> str:
+    backbone, explainer, metric = cell
+    return (
+        f"{metric} of {backbone}"
+        if explainer == BACKBONE
+        else f"{metric} of {explainer} on {backbone}"
+    )
+
+
+def _moved(cell: Cell, pair: Mapping[str, Any]) -> str:
+    metric = cell[2]
+    a, b, low, high = (shown(pair[c], metric) for c in ("a", "b", "ci_low", "ci_high"))
+    over = f"{pair['pairs']} images"
+    if pair["difference"] == 0:
+        return f"{_subject(cell)} is {a}, as {_when(pair['earlier'])} ({over})"
+    worse = _worse(pair, metric)
+    verdict = "worse" if worse > 0 else "better"
+    unit = {"%": " points"}.get(direction(metric).unit, _unit(metric))
+    return (
+        f"{_subject(cell)} is {shown(abs(worse), metric)}{unit} {verdict} than "
+        f"{_when(pair['earlier'])}: {b} then, {a} now (change {low} to {high}, {over})"
+    )
+
+
+def _other_maps(cell: Cell, correlation: float, share: float, images: int, earlier: str) -> str:
+    return (
+        f"{share:.1f} % of the maps of {cell[1]} on {cell[0]} correlate by less than "
+        f"{correlation:g} with those {_when(earlier)} ({images} images)"
+    )
+
+
+def _unit(metric: str) -> str:
+    unit = direction(metric).unit
+    return f" {unit}" if unit else ""
+
+
+def _when(record: str) -> str:
+    time = datetime.strptime(record.rsplit("/", 1)[-1], AUDIT_TIME)
+    return f"on {time:%Y-%m-%d at %H:%M}"

@@ -1,0 +1,84 @@
+"""All audits of a lake, a line each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from ttame_core.errors import UserError, nearest
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.directions import is_yardstick
+from ttame_core.report.tables import shown
+
+HEADLINE = ("AD@15", "IC@15")  # the means over the backbones
+
+# Of all records at once: gates checked and failed, the first failure, and each explainer's means.
+VERDICTS = """
+SELECT name || '/' || timestamp AS record, count(*) FILTER (gate <> '') AS checks,
+       count(*) FILTER (failed) AS failed, first(words) FILTER (failed) AS words
+FROM audit_changes GROUP BY ALL
+"""
+MEANS = """
+SELECT name || '/' || timestamp AS record, explainer, metric, avg(value) AS value
+FROM audits WHERE list_contains(?, metric) GROUP BY ALL
+"""
+
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("timestamp", pa.string()),
+        ("backbones", pa.int64()),
+        ("explainers", pa.int64()),
+        ("failures", pa.int64()),
+        ("gates", pa.string()),
+        ("headline", pa.string()),
+    ]
+)
+
+
+def audits(lake: Lake, name: str | None = None) -> pa.Table:
+    """A row per audit, the oldest first: SCHEMA. failures: backbones that failed.
+
+    headline: the first gate that failed; else AD@15 and IC@15 of the audit's first explainer.
+    Raises UserError for a name that no audit has.
+    """
+    folders = [p.rsplit("/", 1)[0] for p in lake.glob("audits/*/*/leaderboard.parquet")]
+    names = {folder.split("/")[1] for folder in folders}
+    if name is not None and name not in names:
+        raise UserError(f"{lake} has no audit called {name}." + nearest(name, names))
+    with connect(lake) as db:
+        verdicts = {record: rest for record, *rest in db.sql(VERDICTS).fetchall()}
+        means = {
+            (record, explainer, metric): value
+            for record, explainer, metric, value in db.execute(MEANS, [HEADLINE]).fetchall()
+        }
+    rows = []
+    for folder in sorted(folders, key=lambda f: (f.split("/")[2], f)):
+        _, audit, timestamp = folder.split("/")
+        if name not in (None, audit):
+            continue
+        about = lake.read_json(f"{folder}/record.json")
+        record = f"{audit}/{timestamp}"
+        checks, failed, words = verdicts.get(record, (0, 0, None))
+        gates = f"{failed} of {checks} failed" if failed else f"{checks} hold" if checks else ""
+        rows.append(
+            {
+                "name": audit,
+                "timestamp": timestamp,
+                "backbones": len(about.get("backbones", [])),
+                "explainers": len(about.get("explainers", [])),
+                "failures": len(about["failures"]),
+                "gates": gates,
+                "headline": words or _headline(record, about.get("explainers", []), means),
+            }
+        )
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _headline(record: str, explainers: list[str], means: dict[Any, float]) -> str:
+    first = next((e for e in explainers if not is_yardstick(e)), "")
+    found = [(m, means[record, first, m]) for m in HEADLINE if (record, first, m) in means]
+    numbers = ", ".join(f"{metric} {shown(value, metric)}" for metric, value in found)
+    return f"{first}: {numbers}" if found else ""

@@ -1,0 +1,153 @@
+"""A commented spec for somebody's own pictures, from what a look at them has shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import timm
+import yaml
+from pydantic import ValidationError
+
+from ttame_core import spec
+from ttame_core.data.survey import Survey
+from ttame_core.errors import UserError, nearest
+
+MAX_SIZE = 512  # pixels, enough for what classifiers see
+BATCH = 32  # the default
+IMAGENET = 1000  # classes of torchvision's pretrained classifiers
+
+# Trains in minutes on a CPU, for those who have no classifier yet.
+SMALL = {
+    "name": "small-resnet",
+    "model": "resnet18",
+    "args": {"channels": [32, 64, 128, 256]},
+    "preprocessing": {"input_size": [128, 128], "crop_pct": 1.0, "crop_mode": "squash"},
+}
+
+
+def name_of(place: str) -> str:
+    """A name for an audit of the pictures at a place: that of its folder, fit for the lake."""
+    path = Path(place).expanduser().resolve()
+    if re.fullmatch(r"images?|data|train(ing)?", path.name, re.I) and path.parent.name:
+        path = path.parent
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", path.stem if path.is_file() else path.name)
+    return plain.strip("-._+")[:120] or "my-audit"
+
+
+def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
+    """The YAML of a spec. models: as in a spec; none for a small one that is trained here.
+
+    file: where it will be written, for the commands in its comments. Raises UserError for a name or
+    a model that cannot be one.
+    """
+    text = _render(name, found, models, file)
+    try:
+        spec.AuditSpec.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"this makes no spec: {where}: {spec.words_of(error)} (got {first['input']!r})"
+        ) from error
+    return text
+
+
+def _render(name: str, found: Survey, models: Sequence[str], file: str) -> str:
+    environment = jinja2.Environment(
+        trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {"yaml": _flow, "entry": _entry}
+    template = environment.from_string(
+        resources.files("ttame_core.data").joinpath("draft.yaml.j2").read_text(encoding="utf-8")
+    )
+    dataset, train = found.dataset, found.in_split("train")
+    batch = min(BATCH, max(2, train // 4)) if train < 4 * BATCH else BATCH
+    small = batch if batch < BATCH else None
+    several = {c: found.objects[c] for c in found.images if len(found.objects.get(c, ())) > 1}
+    return template.render(
+        name=name,
+        file=file,
+        total=found.total,
+        classes=list(found.images),
+        source=dataset.source.model_dump(exclude_defaults=True),
+        annotations=dataset.annotations and dataset.annotations.model_dump(exclude_defaults=True),
+        annotated=found.annotated,
+        objects=several,
+        example={label: names[:1] for label, names in list(several.items())[:1]},
+        own_splits=isinstance(getattr(dataset.source, "path", None), dict),
+        splits=dataset.splits,
+        sides=found.sides,
+        shrink=found.sides[2] > 2 * MAX_SIZE,
+        max_size=MAX_SIZE,
+        backbones=[_backbone(model, len(found.images), small) for model in models]
+        or [_own_classifier(small)],
+        explainers=["ttame", "gradcam", "random", *(["oracle"] if dataset.annotations else [])],
+        batch_size=small,
+    )
+
+
+def _own_classifier(batch_size: int | None) -> dict[str, Any]:
+    return {
+        "section": SMALL | {"fit": _fit({}, batch_size)},
+        "comment": "A small one that is trained on these images first, so that there is something "
+        "to audit.",
+    }
+
+
+def _fit(settings: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
+    return settings | ({"batch_size": batch_size} if batch_size else {})
+
+
+def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any]:
+    """A section for a model, trained further where its classes cannot be those of the images."""
+    try:
+        checked = spec.Backbone.model_validate(model)
+    except ValidationError as error:
+        raise UserError(f"{model} cannot be a model: {error.errors()[0]['msg']}") from error
+    if checked.library in ("factory", "huggingface"):  # whose classes only they know
+        return {"section": {"model": model}, "comment": ""}
+    known = _classes_of(checked)
+    if known == classes:
+        return {"section": model, "comment": ""}
+    fit = _fit({"epochs": 10}, batch_size)
+    return {
+        "section": {"model": model, "pretrained": True, "fit": fit},
+        "comment": f"Its {known} classes are not the {classes} of these images: `fit` trains it "
+        "for them first.",
+    }
+
+
+def _classes_of(backbone: spec.Backbone) -> int:
+    """How many classes the pretrained weights know. Raises UserError for an unknown model."""
+    if backbone.library == "torchvision":
+        return IMAGENET
+    architecture = backbone.model.partition(".")[0]
+    if not timm.is_model(architecture):
+        known = timm.list_models()
+        raise UserError(
+            f"unknown model {backbone.model}: timm has no such architecture."
+            + nearest(architecture, known)
+        )
+    config = timm.models.get_pretrained_cfg(backbone.model)
+    return config.num_classes if config else 0
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML in one line."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**9
+    )
+    return text.removesuffix("...\n").strip()
+
+
+def _entry(value: Any) -> str:
+    """A value as an entry of a list in YAML: a key a line, what is below it in one."""
+    if isinstance(value, str):
+        return f"- {value}"
+    lines = [f"{key}: {_flow(below)}" for key, below in value.items()]
+    return "- " + "\n    ".join(lines)

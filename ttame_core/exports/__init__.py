@@ -1,0 +1,1 @@
+"""An audit for other tools: MLflow and Hugging Face datasets."""

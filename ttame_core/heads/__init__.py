@@ -1,0 +1,1 @@
+"""Heads: the attention mechanism, its files, and heads from and to elsewhere."""

@@ -1,0 +1,90 @@
+"""Backbone and head as one graph that runs without ttame: image in, logits and map out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ttame_core.backbones import Backbone
+from ttame_core.errors import UserError, nearest
+from ttame_core.heads.attention import AttentionHead
+from ttame_core.perturbation.masking import min_max
+
+
+class Explained(nn.Module):
+    """Images (B, 3, H, W) float32 in [0, 1] to logits (B, K) and maps (B, h, w) in [0, 1].
+
+    The map is of the class with the largest logit. Normalisation is inside.
+    """
+
+    def __init__(self, backbone: Backbone, head: AttentionHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head.eval().fold()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = self.backbone.features(self.backbone.normalise(images))
+        return logits, min_max(self.head(features, logits.argmax(dim=1))[:, 0])
+
+
+def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
+    """Write the graph, for any batch size; the file's ending says in which format.
+
+    .onnx: ONNX. .pt2: a program of torch.export. .pt: TorchScript. Raises UserError for another
+    ending, and for a model that cannot be exported.
+    """
+    write = FORMATS.get(Path(path).suffix)
+    if write is None:
+        raise UserError(
+            f"cannot export to {path}: its ending must be one of {', '.join(FORMATS)}."
+            + nearest(Path(path).suffix, FORMATS)
+        )
+    generator = torch.Generator().manual_seed(0)
+    size = backbone.preprocessing.input_size
+    example = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
+    model = Explained(backbone, head).eval().requires_grad_(False)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with torch.no_grad():
+            write(model, example, path)
+    except Exception as error:  # the exporters raise what they meet
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{backbone.name} cannot be exported to {path}: {reason}; try another format"
+        ) from error
+
+
+def _program(model: Explained, example: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    return torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
+
+
+def _pt2(model: Explained, example: Tensor, path: str) -> None:
+    torch.export.save(_program(model, example), path)
+
+
+def _torchscript(model: Explained, example: Tensor, path: str) -> None:
+    torch.jit.trace(model, example, check_trace=False).save(path)  # a program's batch is fixed
+
+
+def _onnx(model: Explained, example: Tensor, path: str) -> None:
+    program = torch.onnx.export(
+        _program(model, example),
+        (example,),
+        input_names=["images"],
+        output_names=["logits", "map"],
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(path)
+
+
+FORMATS: dict[str, Callable[[Explained, Tensor, str], None]] = {
+    ".onnx": _onnx,
+    ".pt2": _pt2,
+    ".pt": _torchscript,
+}

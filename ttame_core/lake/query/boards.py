@@ -1,0 +1,82 @@
+"""Leaderboards that records keep and that still hold, because no score has changed since.
+
+A leaderboard is worked out from all scores; that takes as long as reading them. A record says from
+which files its leaderboard is, by a hash of their names, sizes and times. Where they are still the
+same, the record's is taken, and nothing is read again; else it is worked out as if there were none.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from importlib import resources
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ttame_core.errors import UserError
+from ttame_core.lake import families as scores
+from ttame_core.lake.query.read_only import ReadOnly
+from ttame_core.lake.selection import Meant
+from ttame_core.lake.store import Lake, fingerprint
+
+SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet")  # what leaderboards are made from
+KEPT = "audits/*/*/leaderboard.parquet"
+
+
+def scores_state(lake: Lake, dataset: str, meant: Meant | None = None) -> str:
+    """A hash that changes with every score of a data set. Taken before they are read.
+
+    meant: no hash, "", where there are others than those.
+    """
+    return _states(ReadOnly(lake), meant).get(dataset, "")
+
+
+def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str, pa.Table]:
+    """By data set, the leaderboard of a record that holds all of it and still holds.
+
+    meant: all that is to be in it.
+    """
+    last = {path.split("/")[1]: path for path in reading.glob(KEPT)}
+    if not last:
+        return {}
+    states, boards = _states(reading, meant), {}
+    for path in last.values():
+        # What is damaged here is no concern of who asks: it is worked out instead.
+        with suppress(UserError, ValueError, FileNotFoundError):
+            about = lake.read_json(f"{path.rsplit('/', 1)[0]}/record.json")
+            dataset = about.get("dataset", "")
+            if about.get("scores") == states.get(dataset, "none"):
+                boards[dataset] = lake.read_table(path)
+    return boards
+
+
+def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
+    """By data set; meant: of those that have nothing else."""
+    files: dict[str, list[Any]] = defaultdict(list)
+    others: set[str] = set()
+    for pattern in SCORED:
+        for path in reading.glob(pattern):
+            dataset = path.split("dataset=")[1].split("/")[0]
+            if meant and not meant.includes(path):
+                others.add(dataset)
+                continue
+            about = reading.info(path)
+            when = about.get("ETag") or about.get("mtime") or about.get("created")
+            files[dataset].append((path, about["size"], when))
+    computed = [duckdb.__version__, *_definitions()]
+    return {
+        dataset: fingerprint([computed, found])
+        for dataset, found in files.items()
+        if dataset not in others
+    }
+
+
+def _definitions() -> list[str]:
+    """The SQL that leaderboards are worked out by."""
+    folder = resources.files("ttame_core.lake.query").joinpath("sql")
+    metrics = sorted(folder.joinpath("metrics").iterdir(), key=lambda file: file.name)
+    files = [folder.joinpath(f"{name}.sql") for name in ("macros", "views", "leaderboard")]
+    added = [repr(found) for found in scores.added().values()]
+    return [file.read_text() for file in (*files, *metrics)] + added

@@ -1,0 +1,101 @@
+"""What each metric is: its family, direction and unit, as sql/directions.sql has it.
+
+Families of other packages say so themselves (ttame_core/lake/families.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+
+import duckdb
+
+from ttame_core.errors import UserError
+from ttame_core.lake import families as scores
+
+
+@dataclass(frozen=True)
+class Direction:
+    """place: in reading order. lower_is_better: None where that is not known.
+
+    unit: %, s, passes, or '' for plain numbers. principal: shown where there is no room for all.
+    """
+
+    place: int
+    family: str
+    lower_is_better: bool | None
+    unit: str
+    principal: bool
+
+
+UNKNOWN = Direction(1000, "", None, "", False)
+
+
+def add_directions(db: duckdb.DuckDBPyConnection) -> None:
+    """The tables `metrics` and `yardsticks`, other packages' metrics last.
+
+    Raises UserError where one of these has the name of a metric that is there.
+    """
+    db.execute(resources.files("ttame_core.lake.query").joinpath("sql/directions.sql").read_text())
+    for family, added in scores.added().items():
+        for metric in added.metrics:
+            _refuse_known(db, family, metric.pattern)
+            db.execute(
+                "INSERT INTO metrics SELECT count(*) + 1, ?, ?, ?, ?, ?, ? FROM metrics",
+                [
+                    metric.pattern,
+                    family,
+                    metric.lower_is_better,
+                    metric.unit,
+                    metric.principal,
+                    metric.description,
+                ],
+            )
+
+
+def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> None:
+    known = db.execute(
+        "SELECT pattern FROM metrics "
+        "WHERE rtrim($1, '*') GLOB pattern OR rtrim(pattern, '*') GLOB $1",
+        [pattern],
+    ).fetchone()
+    if known:
+        raise UserError(
+            f"{scores.origin_of(family)} has a metric {pattern}, and {known[0]} is there already: "
+            "give it a name of its own"
+        )
+
+
+@cache
+def _tables() -> tuple[dict[str, Direction], frozenset[str]]:
+    with duckdb.connect() as db:
+        add_directions(db)
+        rows = db.sql(
+            "SELECT pattern, place, family, lower_is_better, unit, principal FROM metrics "
+            "ORDER BY place"
+        ).fetchall()
+        known = {pattern: Direction(*rest) for pattern, *rest in rows}
+        return known, frozenset(name for (name,) in db.sql("FROM yardsticks").fetchall())
+
+
+def directions() -> dict[str, Direction]:
+    """Of all metrics by pattern, in reading order."""
+    return _tables()[0]
+
+
+def direction(metric: str) -> Direction:
+    """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
+    found = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
+    return next(found, UNKNOWN)
+
+
+def stems() -> list[str]:
+    """The names that metrics begin with, in reading order."""
+    return [pattern.removesuffix("*") for pattern in directions()]
+
+
+def is_yardstick(explainer: str) -> bool:
+    """Whether an explainer is a floor or the ceiling, which win and lose nothing."""
+    return any(fnmatchcase(explainer, pattern) for pattern in _tables()[1])

@@ -1,0 +1,94 @@
+"""Metrics in SQL: values per image, and their sums in groups of images.
+
+Each sql/metrics/<name>.sql is one SELECT with a row per image (or image and setting): dataset,
+backbone, explainer, key, and a numeric column per metric, called as the metric is. What completes
+the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
+AD@15/blur). Where names are data, a column `metric` holds them beside one column `value`.
+Families of other packages bring such a SELECT along (ttame_core/lake/families.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib import resources
+
+import duckdb
+
+from ttame_core.errors import UserError
+from ttame_core.lake.families import added, origin_of
+
+IDENTITY = ("dataset", "backbone", "explainer", "key")
+SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
+
+
+def add_metrics(db: duckdb.DuckDBPyConnection, families: Collection[str] | None = None) -> None:
+    """The views `values_<name>` of every file, `metric_values` and `metric_sums` of all.
+
+    families: of the files that are called as these alone. Raises UserError where another package's
+    SELECT is wrong.
+    """
+    folder = resources.files("ttame_core.lake.query").joinpath("sql/metrics")
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    selects = {file.name.removesuffix(".sql"): file.read_text() for file in files}
+    selects |= {name: scores.values for name, scores in added().items()}
+    values, sums = [], []
+    for name, select in selects.items():
+        if families is not None and name not in families:
+            continue
+        try:
+            db.execute(f"CREATE VIEW values_{name} AS\n{select}")
+        except duckdb.Error as error:
+            if name not in added():
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"the SQL of {origin_of(name)} is wrong: {reason}") from error
+        columns = db.sql(f"FROM values_{name} LIMIT 0").columns
+        values.append(_values(name, columns))
+        sums.append(_sums(name, columns))
+    db.execute("CREATE VIEW metric_values AS\n" + "\nUNION ALL\n".join(values))
+    db.execute("CREATE VIEW metric_sums AS\n" + "\nUNION ALL\n".join(sums))
+
+
+def _measures(columns: list[str]) -> list[str]:
+    return [c for c in columns if c not in IDENTITY and c not in SETTINGS]
+
+
+def _names(columns: list[str]) -> str:
+    """A list of the measures' names, to be unnested beside their values."""
+    return "[" + ", ".join(f"'{m}'" for m in _measures(columns)) + "]"
+
+
+def _settings(columns: list[str]) -> str:
+    return ", ".join(c if c in columns else f"NULL::{t} AS {c}" for c, t in SETTINGS.items())
+
+
+def _values(name: str, columns: list[str]) -> str:
+    measures = ", ".join(f'"{m}"::DOUBLE' for m in _measures(columns))
+    return f"""
+SELECT dataset, backbone, explainer, key, metric_name(measure, metric, level, fill) AS metric, value
+FROM (
+    SELECT dataset, backbone, explainer, key, {_settings(columns)},
+           unnest({_names(columns)}) AS measure, unnest([{measures}]) AS value
+    FROM values_{name}
+) WHERE value IS NOT NULL"""
+
+
+def _sums(name: str, columns: list[str]) -> str:
+    """Rows are summed before anything is named: that is what makes the leaderboard fast."""
+    own = "".join(f", {c}" for c in SETTINGS if c in columns)
+    measures = _measures(columns)
+    totals = ", ".join(f'sum("{m}")::DOUBLE AS total_{i}' for i, m in enumerate(measures))
+    counts = ", ".join(f'count("{m}") AS count_{i}' for i, m in enumerate(measures))
+    return f"""
+SELECT dataset, backbone, explainer, '{name}' AS source, measure, metric, level, fill, bucket,
+       total, n
+FROM (
+    SELECT dataset, backbone, explainer, bucket, {_settings(columns)},
+           unnest({_names(columns)}) AS measure,
+           unnest([{", ".join(f"total_{i}" for i in range(len(measures)))}]) AS total,
+           unnest([{", ".join(f"count_{i}" for i in range(len(measures)))}]) AS n
+    FROM (
+        SELECT dataset, backbone, explainer{own}, hash(key) % 256 AS bucket, {totals}, {counts}
+        FROM values_{name} GROUP BY dataset, backbone, explainer{own}, bucket
+    )
+) WHERE n > 0"""

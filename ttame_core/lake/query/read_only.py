@@ -1,0 +1,172 @@
+"""The lake as SQL reads it: nothing but it, nothing written, each folder listed once."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from threading import Lock, local
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+
+from ttame_core.errors import UserError
+from ttame_core.lake.store import Lake
+from ttame_core.storage import reaching
+
+SMALL = 8 * 2**20  # bytes of a file that is fetched whole, in one request
+KEPT = 256 * 2**20  # bytes of small files that are kept for when they are read again
+TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # of a file
+
+
+class ReadOnly(AbstractFileSystem):
+    """`lake://` paths below the root of a workspace, for one DuckDB connection.
+
+    What was listed stays as it was: a query sees the files of one moment.
+    """
+
+    protocol = "lake"
+    root_marker = ""
+    cachable = False
+
+    def __init__(self, lake: Lake) -> None:
+        super().__init__()
+        self._lake = lake
+        self._folders: dict[str, dict[str, dict[str, Any]]] = {}
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self.failed: UserError | None = None  # why something could not be read, last
+
+    def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
+        if folder not in self._folders:
+            outside = self._lake.local and not self._is_inside(folder)
+            found = {} if outside else self._lake.entries(folder)
+            self._folders[folder] = {
+                name: {key: about[key] for key in TOLD if key in about}
+                for name, about in found.items()
+            }
+        return self._folders[folder]
+
+    def _is_inside(self, path: str) -> bool:
+        """Of a local workspace: links that lead out of it are not followed."""
+        root = os.path.realpath(self._lake.root)
+        return os.path.realpath(self._lake.path(path)).startswith(f"{root}/") or not path
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        return sorted(self._matches("", self._strip_protocol(path).strip("/").split("/")))
+
+    def holds(self, pattern: str) -> bool:
+        """Whether anything matches."""
+        return any(self._matches("", pattern.split("/")))
+
+    def _matches(self, folder: str, pattern: list[str]) -> Iterator[str]:
+        for name, about in self._entries(folder).items():
+            if fnmatchcase(name, pattern[0]):
+                path = f"{folder}/{name}" if folder else name
+                if len(pattern) > 1 and about["type"] == "directory":
+                    yield from self._matches(path, pattern[1:])
+                elif len(pattern) == 1:
+                    yield path
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        folder, _, name = self._strip_protocol(path).strip("/").rpartition("/")
+        if name not in self._entries(folder):
+            raise FileNotFoundError(path)
+        return self._entries(folder)[name]
+
+    def modified(self, path: str) -> datetime:
+        about = self.info(path)
+        when = about.get("LastModified") or about.get("mtime") or about.get("created")
+        return when if isinstance(when, datetime) else datetime.fromtimestamp(float(when or 0), UTC)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        found = self._entries(self._strip_protocol(path).strip("/"))
+        return list(found.values()) if detail else list(found)
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> _Shared:
+        return _Shared(self._open(path, mode))
+
+    def _open(self, path: str, mode: str) -> IO[bytes] | _Watched:
+        path = self._strip_protocol(path)
+        if mode not in ("r", "rb"):
+            raise PermissionError(f"{path} is not written: SQL reads the workspace only")
+        if self._lake.local and not self._is_inside(path):
+            raise PermissionError(f"{path} lies outside the workspace")
+        if self._lake.local:
+            return self._lake.stream(path)
+        if self.info(path)["size"] > SMALL:
+            return _Watched(self, path)
+        content = self._kept.pop(path, None)
+        if content is None:
+            content = self._fetch(path)
+        self._kept[path] = content
+        while sum(map(len, self._kept.values())) > KEPT:
+            self._kept.popitem(last=False)
+        return io.BytesIO(content)
+
+    def _fetch(self, path: str) -> bytes:
+        with self.noting():
+            content = self._lake.read_bytes(path)
+        self.info(path)["size"] = len(content)  # another machine may have written it again
+        return content
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What fails is kept as well as raised: DuckDB makes text of it."""
+        try:
+            with reaching(self._lake.url, self._lake.fs):
+                yield
+        except UserError as error:
+            self.failed = error
+            raise
+
+
+class _Shared:
+    """A stream that several threads read, each from a place of its own.
+
+    DuckDB keeps one for all scans of a file, and goes to a place and reads there in two calls.
+    """
+
+    def __init__(self, stream: IO[bytes] | _Watched) -> None:
+        self._stream = stream
+        self._one = Lock()
+        self._own = local()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with self._one:
+            base = self.tell() if whence == os.SEEK_CUR else 0
+            absolute = os.SEEK_SET if whence == os.SEEK_CUR else whence
+            self._own.place = self._stream.seek(base + offset, absolute)
+        return self._own.place
+
+    def tell(self) -> int:
+        return getattr(self._own, "place", 0)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._one:
+            self._stream.seek(self.tell())
+            content = self._stream.read(size)
+        self._own.place = self.tell() + len(content)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Watched:
+    """A stream of the lake, whose failures are noted."""
+
+    def __init__(self, reading: ReadOnly, path: str) -> None:
+        self._noting = reading.noting
+        with self._noting():
+            self._stream = reading._lake.stream(path)
+
+    def read(self, size: int = -1) -> bytes:
+        with self._noting():
+            return self._stream.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,1 @@
+"""Changed images: masked, filled, and with pixels imputed."""

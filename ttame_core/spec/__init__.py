@@ -1,0 +1,61 @@
+"""The audit spec: one validated YAML file says what is audited, how, and with what.
+
+Everything but the data set and the backbones has a default.
+"""
+
+from ttame_core.spec.audit import AuditSpec
+from ttame_core.spec.backbone import Backbone, Fit, Preprocessing
+from ttame_core.spec.base import SPLITS, Location, Name, Place, Section, Split, words_of
+from ttame_core.spec.compute import Compute
+from ttame_core.spec.dataset import (
+    Annotations,
+    CocoAnnotations,
+    Dataset,
+    FolderSource,
+    ListSource,
+    ManifestSource,
+    MaskAnnotations,
+    ShapesSource,
+    Source,
+    VocAnnotations,
+)
+from ttame_core.spec.gates import CHANGED_MAPS, Gate
+from ttame_core.spec.load import load_spec
+from ttame_core.spec.methods import Evaluation, Explainer, Maps, Metric
+from ttame_core.spec.training import RECIPES, Training, recipe_keys, training_keys
+
+__all__ = [
+    "CHANGED_MAPS",
+    "RECIPES",
+    "SPLITS",
+    "Annotations",
+    "AuditSpec",
+    "Backbone",
+    "CocoAnnotations",
+    "Compute",
+    "Dataset",
+    "Evaluation",
+    "Explainer",
+    "Fit",
+    "FolderSource",
+    "Gate",
+    "ListSource",
+    "Location",
+    "ManifestSource",
+    "Maps",
+    "MaskAnnotations",
+    "Metric",
+    "Name",
+    "Place",
+    "Preprocessing",
+    "Section",
+    "ShapesSource",
+    "Source",
+    "Split",
+    "Training",
+    "VocAnnotations",
+    "load_spec",
+    "recipe_keys",
+    "training_keys",
+    "words_of",
+]

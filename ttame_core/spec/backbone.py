@@ -1,0 +1,104 @@
+"""The section of a spec about a classifier, and how one is trained."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ttame_core.spec.base import Name, Section
+
+
+class Preprocessing(Section):
+    """Overrides of what the model's own configuration says."""
+
+    input_size: tuple[int, int] | None = Field(None, description="height, width")
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class Fit(Section):
+    """Training of a classifier on the data set, so that a user without one can start."""
+
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(32, ge=2)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(0.05, ge=0, description="on weights; none on biases and norms")
+    crop_scale: float = Field(0.5, gt=0, le=1, description="least share of the image in a crop")
+    vertical_flip: bool = False
+    occlusion: float = Field(
+        0.5, ge=0, le=1, description="share of the images that are occluded (see fitting.occlude)"
+    )
+    seed: int = 0
+
+
+class Backbone(Section):
+    """A frozen classifier: its architecture and where its weights come from."""
+
+    model: str = Field(
+        description="a timm model name, with or without a pretrained tag; torchvision/NAME; a "
+        "folder of a Hugging Face image classifier; or package.module:function"
+    )
+    name: Name = Field(
+        "", description="in the lake; default: the model's name", validate_default=False
+    )
+    pretrained: bool = False
+    checkpoint: str | None = None
+    fit: Fit | None = None
+    num_classes: int | None = Field(None, ge=2)
+    args: dict[str, Any] = Field(default_factory=dict, description="of the model")
+    trust_remote_code: bool = Field(
+        False, description="run the Python files that come with a Hugging Face folder"
+    )
+    taps: list[int | str] | None = Field(
+        None,
+        description="indices into the model's feature_info, or module names; default: last 3; []: "
+        "a black box, only its logits are looked at",
+    )
+    head: str | None = Field(
+        None, description="safetensors of a trained T-TAME head, in place of training one"
+    )
+    preprocessing: Preprocessing = Preprocessing()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"model": value, "pretrained": True}
+        if isinstance(value, dict) and isinstance(value.get("model"), str):
+            model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # of a path, its last part
+            value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", model), **value}
+        return value
+
+    @property
+    def library(self) -> str:
+        """Whose model it is: `timm`, `torchvision`, `huggingface` or `factory`."""
+        if re.fullmatch(r"[\w.]+:[\w.]+", self.model):
+            return "factory"
+        if self.model.startswith("torchvision/"):
+            return "torchvision"
+        return "huggingface" if re.match(r"[~./]|\w+/", self.model) else "timm"
+
+    @property
+    def has_weights(self) -> bool:
+        """Without training: given here, or brought along by a folder or a function."""
+        given = self.pretrained or bool(self.checkpoint)
+        return given or self.library in ("huggingface", "factory")
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Backbone:
+        if not (self.has_weights or self.fit):
+            raise ValueError(
+                f"backbone {self.name} has no weights: give it `pretrained: true`, "
+                "`checkpoint: FILE` or `fit: {…}`"
+            )
+        if self.pretrained and self.checkpoint:
+            raise ValueError(
+                f"backbone {self.name} has both `pretrained` and `checkpoint`: leave one out"
+            )
+        return self

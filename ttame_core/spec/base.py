@@ -1,0 +1,32 @@
+"""What all sections of a spec share: names, places, splits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ttame_core.storage import without_credentials
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# Names become folder names of the lake, on every file system and object store.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
+Location = Place | dict[Split, Place]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def words_of(error: ValidationError) -> str:
+    """What is wrong in the first place, in our words where they are ours."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two {kind} are called {twice[0]}: give one another `name`")
+    return chosen

@@ -1,0 +1,68 @@
+"""The section of a spec about what must hold of an audit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from ttame_core.spec.base import Section
+
+CHANGED_MAPS = "changed_maps"  # what a gate can check beside metrics
+
+
+class Gate(Section):
+    """What must hold of the audit: `- AD@15: {explainer: ttame, worse_by: 2}`.
+
+    metric: its full name, or changed_maps: the percentage of images whose map's correlation with
+    the last audit's is under `correlation`. One of worse_by, at_least and at_most.
+    """
+
+    metric: str
+    backbone: str = Field("*", description="pattern of names")
+    explainer: str | None = Field(
+        None, description="pattern of names; default: all but yardsticks such as random"
+    )
+    worse_by: float | None = Field(
+        None,
+        ge=0,
+        description="in the metric's unit: more than this since the last audit, and beyond chance "
+        "over the same images, fails",
+    )
+    at_least: float | None = None
+    at_most: float | None = None
+    correlation: float | None = Field(None, ge=-1, le=1, description="of changed_maps; else 0.8")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "metric" not in value and len(value) == 1:
+            ((metric, about),) = value.items()
+            if isinstance(about, dict):
+                value = {"metric": metric, **about}
+        if isinstance(value, dict) and value.get("metric") == CHANGED_MAPS:
+            value = {"correlation": 0.8, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Gate:
+        conditions = ("worse_by", "at_least", "at_most")
+        given = [name for name in conditions if getattr(self, name) is not None]
+        if self.metric == CHANGED_MAPS and given != ["at_most"]:
+            raise ValueError(f"the gate {self} takes `at_most`, a percentage of the images")
+        if len(given) != 1:
+            raise ValueError(
+                f"the gate {self} has {len(given) or 'no'} conditions: give it one of "
+                + ", ".join(conditions)
+            )
+        if self.correlation is not None and self.metric != CHANGED_MAPS:
+            raise ValueError(f"the gate {self} has a `correlation`, which only changed_maps takes")
+        return self
+
+    def __str__(self) -> str:
+        """As it stands in a spec."""
+        given = self.model_dump(exclude={"metric"}, exclude_defaults=True)
+        settings = (
+            f"{k}: {v:g}" if isinstance(v, float) else f"{k}: {v}" for k, v in given.items()
+        )
+        return f"{self.metric}: {{{', '.join(settings)}}}"

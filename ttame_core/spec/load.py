@@ -1,0 +1,144 @@
+"""Reading a spec from YAML: variables, and errors with their line.
+
+`${NAME}` in the file is filled from `--var NAME=VALUE` or from the environment; `${here}` is the
+folder of the file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ttame_core.errors import UserError, nearest
+from ttame_core.spec.audit import AuditSpec
+
+
+def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> AuditSpec:
+    """Read and validate the spec at `path`, `${NAME}` filled from `variables` or the environment.
+
+    Raises UserError with one line per problem: file, line, key, what is wrong, what is allowed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the spec {path}: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if twice := _key_given_twice(node):
+        line, key = twice.start_mark.line + 1, twice.value
+        raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice")
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is not an audit spec: it must be a mapping with `name:` and so on")
+    here = str(Path(path).resolve().parent)
+    data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))
+    try:
+        return AuditSpec.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(e, node) for e in error.errors()]
+        raise UserError("\n".join(f"{path}{p}" for p in problems)) from error
+
+
+def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
+    """The second of two equal keys of some mapping; None: all differ. YAML would take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen:
+                return key
+            seen.add(str(key.value))
+        parts = [value for _, value in node.value]
+    else:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    return next(filter(None, map(_key_given_twice, parts)), None)
+
+
+def _fill(value: Any, variables: Mapping[str, str], path: str) -> Any:
+    if isinstance(value, dict):
+        return {k: _fill(v, variables, path) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(v, variables, path) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in variables:
+            raise UserError(
+                f"{path} uses ${{{name}}}, which is not set: "
+                f"add --var {name}=VALUE or set the environment variable {name}"
+            )
+        return variables[name]
+
+    return re.sub(r"\$\{(\w+)\}", look_up, value)
+
+
+def _problem(error: Any, node: yaml.Node) -> str:
+    """One line for one pydantic error: ', line 7, backbones[0].pretraned: unknown key; …'."""
+    line, keys, model = node.start_mark.line + 1, "", AuditSpec
+    models: list[type[BaseModel]] = [model]
+    for part in error["loc"]:
+        child = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, child = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            child = node.value[part]
+            line = child.start_mark.line + 1
+        if child is None and part != error["loc"][-1]:
+            models = _union_member(models, str(part))  # a discriminator's value, not a key
+            continue
+        if child is None and error["type"] not in ("missing", "extra_forbidden"):
+            continue
+        keys += f"[{part}]" if isinstance(part, int) else f".{part}" if keys else str(part)
+        models = _children(models, part) if part != error["loc"][-1] else models
+        node = child if child is not None else node
+    return f", line {line}, {keys or 'spec'}: {_reason(error, models)}"
+
+
+def _reason(error: Any, models: list[type[BaseModel]]) -> str:
+    allowed = sorted({name for model in models for name in model.model_fields})
+    if error["type"] == "extra_forbidden":
+        key = str(error["loc"][-1])
+        return f"unknown key; allowed: {', '.join(allowed)}.{nearest(key, allowed)}"
+    if error["type"] == "missing":
+        return "this key is required"
+    return error["msg"].removeprefix("Value error, ") + (
+        f" (got {error['input']!r})" if not isinstance(error["input"], dict | list) else ""
+    )
+
+
+def _annotated_models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += _annotated_models(argument)
+    return found
+
+
+def _children(models: list[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
+    if isinstance(part, int):
+        return models
+    found: list[type[BaseModel]] = []
+    for model in models:
+        if part in model.model_fields:
+            found += _annotated_models(model.model_fields[part].annotation)
+    return found or models
+
+
+def _union_member(models: list[type[BaseModel]], kind: str) -> list[type[BaseModel]]:
+    chosen = []
+    for model in models:
+        field = model.model_fields.get("kind")
+        if field and kind in getattr(field.annotation, "__args__", ()):
+            chosen.append(model)
+    return chosen or models

@@ -1,0 +1,172 @@
+"""The sections of a spec about what is explained, by which explainers, and how it is scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ttame_core.errors import nearest
+from ttame_core.spec.backbone import Backbone
+from ttame_core.spec.base import Name, Section, Split, distinct, words_of
+
+
+class Maps(Section):
+    """What is explained."""
+
+    split: Split = "test"
+    images: int | None = Field(
+        None,
+        ge=1,
+        description="the first so many of the split, which are in no order; default: all",
+    )
+    targets: str | list[int] = Field(
+        "predicted", description="predicted, label, top-K, or a list of class indices"
+    )
+    dtype: Literal["float16", "uint8"] = Field(
+        "float16", description="of the stored values; uint8: to the nearest 255th (docs/scale.md)"
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _targets(cls, targets: Any) -> Any:
+        indices = isinstance(targets, list) and all(type(t) is int and t >= 0 for t in targets)
+        words = isinstance(targets, str) and re.fullmatch(r"predicted|label|top-[1-9]\d*", targets)
+        if not words and not (indices and targets):
+            raise ValueError("allowed: predicted, label, top-K, or a list of class indices")
+        return targets
+
+
+class Explainer(Section):
+    """One explainer of an audit: its name, or `- rise: {masks: 8000, images: 200}`.
+
+    Beside `name` and `images`, the keys are the method's own (`ttame explainers` lists them). One
+    trained on permuted labels is called `<method>-permuted` unless the spec says otherwise.
+    """
+
+    method: str
+    name: Name = Field("", description="in the lake; default: the method", validate_default=False)
+    images: int | None = Field(
+        None, ge=1, description="explain the first so many of the split; default: as `maps`"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="the method's own"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        value = _unfolded(value, "method")
+        if isinstance(value, dict) and isinstance(value.get("method"), str):
+            settings = value.get("settings")
+            training = settings.get("training") if isinstance(settings, dict) else None
+            permuted = isinstance(training, dict) and training.get("labels") == "permuted"
+            return {"name": value["method"] + ("-permuted" if permuted else ""), **value}
+        return value
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ttame_core.explainers import REGISTRY  # slow to import, and itself reads specs
+
+        return _checked("explainer", info.data.get("method", ""), settings, REGISTRY)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Its own keys of the training section."""
+        return self.settings.get("training", {})
+
+    @property
+    def auxiliary(self) -> Backbone | None:
+        """Another classifier that it reads."""
+        found = self.settings.get("auxiliary")
+        return Backbone.model_validate(found) if found else None
+
+
+class Metric(Section):
+    """One family of metrics: its name, or `- confidence: {keep: [50, 15], images: 200}`."""
+
+    family: str
+    images: int | None = Field(
+        None, ge=1, description="score the first so many of the split; default: all that have maps"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, validate_default=True, description="the family's own"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return _unfolded(value, "family")
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from ttame_core.lake.families import schema_of
+        from ttame_core.metrics import REGISTRY
+
+        family = info.data.get("family", "")
+        checked = _checked("metric", family, settings, REGISTRY)
+        schema_of(family)  # what another package adds may say nothing of its rows
+        return checked
+
+
+def _unfolded(value: Any, key: str) -> Any:
+    """`name` and `{name: {images: …, setting: …}}` as the mapping they stand for."""
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, dict) or key in value or len(value) != 1:
+        return value
+    ((chosen, about),) = value.items()
+    if not isinstance(about, dict | None):
+        return value
+    own = dict(about or {})
+    common = {k: own.pop(k) for k in ("name", "images") if k in own}
+    return {key: chosen, **common, "settings": own}
+
+
+def _checked(
+    kind: str, name: str, settings: dict[str, Any], registry: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of one entry of a registry, with their defaults."""
+    if name not in registry:
+        allowed = ", ".join(sorted(registry))
+        raise ValueError(f"unknown {kind} {name}; allowed: {allowed}." + nearest(name, registry))
+    own: type[BaseModel] = registry[name].Settings
+    try:
+        return own.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            allowed = sorted({"images", *own.model_fields})
+            raise ValueError(
+                f"{name} has no setting {key}; allowed: {', '.join(allowed)}."
+                + nearest(key, allowed)
+            ) from None
+        message = words_of(error)
+        raise ValueError(f"{key} of {name}: {message} (got {first['input']!r})") from None
+
+
+class Evaluation(Section):
+    metrics: list[Metric] = Field(
+        default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization", "shape")],
+        min_length=1,
+    )
+    minimum_discrimination: float = Field(
+        30.0, description="points of AD@15 between random and oracle under which AD/IC rank nothing"
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct(cls, metrics: list[Metric]) -> list[Metric]:
+        return distinct("metrics", metrics, [m.family for m in metrics])

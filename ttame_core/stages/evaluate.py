@@ -1,0 +1,127 @@
+"""Scores in bulk: one shard, one backbone, all explainers, from the lake back into the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.data.loader import Batch, load_batches
+from ttame_core.explainers import Explainer
+from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.families import schema_of
+from ttame_core.lake.store import RowGroups
+from ttame_core.metrics import Family, MappedImages, Row
+from ttame_core.stages.explain import ALL, Progress, read_maps
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One file that is wanted: of one explainer's maps, by one family of metrics.
+
+    made_from: what fingerprints it. images: the first so many of the shard. maps: the fingerprint
+    of the maps that are meant; None for whatever is there.
+    """
+
+    explainer: str
+    family: Family
+    made_from: Any
+    images: int = ALL
+    maps: str | None = None
+
+
+def evaluate_shard(
+    lake: Lake,
+    dataset: str,
+    shard: str,
+    backbone: Backbone,
+    wanted: Sequence[Scores],
+    makers: Mapping[str, Callable[[Backbone], Explainer]],
+    compute: spec.Compute,
+    progress: Progress | None = None,
+) -> None:
+    """Write scores of one shard's maps. Images are decoded once for all of them.
+
+    makers: by name of an explainer, what makes it on a backbone, for the families that explain
+    again.
+    """
+    batches = load_batches(
+        lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
+    )
+    names = dict.fromkeys(scores.explainer for scores in wanted)
+    once = {name: cache(makers[name]) for name in names}
+    most = max(scores.images for scores in wanted)
+    with ExitStack() as files:
+        writers = [files.enter_context(_writer(lake, dataset, shard, backbone, s)) for s in wanted]
+        readers = {
+            s.explainer: _MapReader(
+                lake, maps_file(dataset, backbone.name, s.explainer, shard), s.maps
+            )
+            for s in wanted
+        }
+        done = 0
+        for batch in batches if most else ():
+            images = batch.float_images(backbone.device)
+            for name, reader in readers.items():
+                rows, positions, maps = reader.of(batch)
+                if not rows:
+                    continue
+                mapped = MappedImages(
+                    rows,
+                    positions,
+                    maps.to(backbone.device),
+                    batch,
+                    images,
+                    backbone,
+                    compute.batch_size,
+                    once[name],
+                )
+                for scores, writer in zip(wanted, writers, strict=True):
+                    if scores.explainer == name and done < scores.images:
+                        within = (positions < scores.images - done).tolist()
+                        part = mapped if all(within) else mapped.where(within)
+                        _write(writer, scores.family.score(part))
+            done += len(batch)
+            if progress:
+                progress(done)
+            if done >= most:
+                break
+
+
+def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Scores) -> Any:
+    family = scores.family.name
+    path = scores_file(family, dataset, backbone.name, scores.explainer, shard)
+    return lake.create_parquet(path, schema_of(family), scores.made_from)
+
+
+class _MapReader:
+    """Walks through a maps file in step with the batches of its shard."""
+
+    def __init__(self, lake: Lake, path: str, made_by: str | None) -> None:
+        self._rows = read_maps(lake, path, made_by)
+        self._next = next(self._rows, None)
+
+    def of(self, batch: Batch) -> tuple[list[Row], torch.Tensor, torch.Tensor]:
+        """Rows of the batch's images, their positions (R,) in it, and their maps (R, h, w)."""
+        position = {key: i for i, key in enumerate(batch.keys)}
+        rows: list[Row] = []
+        maps: list[torch.Tensor] = []
+        while self._next is not None and self._next[0]["key"] in position:
+            rows.append(self._next[0])
+            maps.append(self._next[1])
+            self._next = next(self._rows, None)
+        positions = torch.tensor([position[row["key"]] for row in rows], dtype=torch.int64)
+        return rows, positions, torch.stack(maps) if maps else torch.empty(0)
+
+
+def _write(writer: RowGroups, rows: Iterable[Row]) -> None:
+    chosen = [{name: row[name] for name in writer.schema.names} for row in rows]
+    if chosen:
+        writer.write(pa.RecordBatch.from_pylist(chosen, schema=writer.schema))

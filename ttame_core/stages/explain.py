@@ -1,0 +1,220 @@
+"""Maps in bulk: one shard, one backbone, any number of explainers, one Parquet file each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.data.loader import load_batches
+from ttame_core.errors import UserError
+from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
+from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.map_values import column_of, restore, store
+from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
+from ttame_core.lake.store import FINGERPRINT, RowGroups
+from ttame_core.perturbation.masking import min_max
+
+Progress = Callable[[int], None]  # told how many images are done
+ALL = 2**62  # more images than any shard holds
+
+
+@dataclass(frozen=True)
+class Maps:
+    """One file that is wanted: of one explainer, under its name in the lake.
+
+    made_from: what fingerprints it. images: the first so many of the shard. dtype: of the stored
+    values.
+    """
+
+    name: str
+    explainer: Explainer
+    made_from: Any
+    images: int = ALL
+    dtype: str = "float16"
+
+
+def explain_shard(
+    lake: Lake,
+    dataset: str,
+    shard: str,
+    backbone: Backbone,
+    wanted: Sequence[Maps],
+    targets: str | list[int],
+    compute: spec.Compute,
+    progress: Progress | None = None,
+) -> None:
+    """Write maps of one shard, one file per explainer, a row per image and target class.
+
+    One forward pass per batch serves the model truth, the probabilities and every explainer.
+    Decoding runs ahead in threads and writing behind in another, while the device computes. What
+    each explainer costs is written beside its maps, as scores of the family `cost`.
+    """
+    batches = load_batches(
+        lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
+    )
+    about = {
+        "preprocessing": json.dumps(asdict(backbone.preprocessing)),
+        WEIGHTS: backbone.weights,
+    }
+    most = max(maps.images for maps in wanted)
+    with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
+        opened: dict[str, tuple[RowGroups, RowGroups]] = {}
+        pending: list[Future[None]] = []
+
+        def writers(order: Maps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
+            if order.name not in opened:
+                # Last in, first closed: maps are in the lake only when their costs are.
+                names = dataset, backbone.name, order.name, shard
+                schema, made_from = maps_schema(height, width, order.dtype), order.made_from
+                create = lake.create_parquet
+                maps = create(maps_file(*names), schema, made_from, **about)
+                costs = create(scores_file("cost", *names), SCORES["cost"], made_from)
+                opened[order.name] = files.enter_context(maps), files.enter_context(costs)
+            return opened[order.name]
+
+        done = 0
+        for batch in batches if most else ():
+            with measure(backbone) as shared:
+                forward = forward_pass(backbone, batch)
+            everything = choose_targets(forward.logits, batch.labels, targets, backbone.name)
+            for order in wanted:
+                if done >= order.images:
+                    continue
+                part = forward.first(order.images - done)
+                chosen = everything[: len(part.batch)]
+                with measure(backbone) as own:
+                    maps = min_max(order.explainer.attribute(part, chosen)).cpu()
+                to_maps, to_costs = writers(order, *maps.shape[-2:])
+                rows = _rows(part, chosen.cpu(), maps, to_maps.schema)
+                costs = _costs(rows, shared, len(batch), own, chosen.numel())
+                pending += [writing.submit(to_maps.write, rows)]
+                pending += [writing.submit(to_costs.write, costs)]
+            while len(pending) > 4 * len(wanted):
+                pending.pop(0).result()
+            done += len(batch)
+            if progress:
+                progress(done)
+            if done >= most:
+                break
+        for future in pending:
+            future.result()
+        for order in wanted:
+            writers(order, 1, 1)  # no image, no row, but a file that says so
+
+
+def write_refusal(
+    lake: Lake, dataset: str, shard: str, backbone: str, explainer: str, made_from: Any, reason: str
+) -> None:
+    """Write the maps file of an explainer that does not apply: no rows, and the reason."""
+    for path, schema in (
+        (scores_file("cost", dataset, backbone, explainer, shard), SCORES["cost"]),
+        (maps_file(dataset, backbone, explainer, shard), maps_schema(1, 1)),
+    ):
+        lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
+
+
+def choose_targets(
+    logits: Tensor, labels: Tensor, targets: str | list[int], backbone: str
+) -> Tensor:
+    """Target classes (B, T) int64: `predicted` (model truth), `label`, `top-K`, or a list."""
+    classes = logits.shape[1]
+    if targets == "predicted":
+        return logits.argmax(dim=1, keepdim=True)
+    if targets == "label":
+        check_labels(int(labels.max()), classes, backbone)
+        return labels[:, None].to(logits.device)
+    if isinstance(targets, str):
+        count = int(targets.removeprefix("top-"))
+        if count > classes:
+            raise UserError(f"maps.targets is {targets}, but {backbone} has {classes} classes")
+        return logits.topk(count, dim=1).indices
+    beyond = [t for t in targets if not 0 <= t < classes]
+    if beyond:
+        raise UserError(
+            f"maps.targets names class {beyond[0]}, but {backbone} has the classes 0 to "
+            f"{classes - 1}"
+        )
+    return torch.tensor(targets, device=logits.device).expand(len(logits), -1)
+
+
+def check_labels(largest: int, classes: int, backbone: str) -> None:
+    """Raise UserError where the data set has labels that the classifier does not know."""
+    if largest >= classes:
+        raise UserError(
+            f"the data set has the label {largest}, but backbone {backbone} has the classes 0 to "
+            f"{classes - 1}: give `dataset.classes` in the classifier's order, or another backbone"
+        )
+
+
+def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows of one batch; images that have no map (NaN) have no row."""
+    images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
+    probabilities = forward.logits.float().softmax(dim=1).cpu()
+    predicted = forward.logits.argmax(dim=1).cpu()
+    height, width = maps.shape[-2:]
+    kept = schema.field(-1).type
+    values = store(maps[images, columns].float().numpy(), kept.value_type).reshape(-1)
+    chosen = targets[images, columns]
+    return pa.record_batch(
+        [
+            pa.array([forward.batch.keys[i] for i in images.tolist()], pa.string()),
+            forward.batch.labels[images].numpy().astype(np.int32),
+            predicted[images].numpy().astype(np.int32),
+            chosen.numpy().astype(np.int32),
+            probabilities[images, chosen].numpy(),
+            np.full(len(images), height, np.int16),
+            np.full(len(images), width, np.int16),
+            pa.FixedSizeListArray.from_arrays(pa.array(values, kept.value_type), type=kept),
+        ],
+        schema=schema,
+    )
+
+
+def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int) -> pa.RecordBatch:
+    """Rows of what each map cost: its image's share of the shared pass, and its own of the rest."""
+    values = (
+        np.full(rows.num_rows, theirs / images + its / maps, np.float32)
+        for theirs, its in (
+            (shared.seconds, own.seconds),
+            (shared.forward, own.forward),
+            (shared.backward, own.backward),
+        )
+    )
+    identity = [rows.column(name) for name, _ in PREDICTION]
+    return pa.record_batch([*identity, *map(pa.array, values)], schema=SCORES["cost"])
+
+
+def read_maps(
+    lake: Lake, path: str, made_by: str | None = None
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Rows of a maps file, one row group in memory at a time: its columns, and its map (h, w).
+
+    made_by: the fingerprint that it must have. Raises RuntimeError where it has another, because a
+    worker of an earlier run came back and replaced it.
+    """
+    with lake.open(path) as stream:
+        file = pq.ParquetFile(stream)
+        found = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
+        if made_by not in (None, found):
+            raise RuntimeError(f"the maps at {path} were replaced by others")
+        column = column_of(file.schema_arrow)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            flat = restore(table.column(column).combine_chunks(), column)
+            rows = table.drop_columns([column]).to_pylist()
+            if rows:
+                shape = (len(rows), rows[0]["height"], rows[0]["width"])
+                maps = torch.from_numpy(flat.reshape(shape))
+                yield from zip(rows, maps, strict=True)

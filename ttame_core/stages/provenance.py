@@ -1,0 +1,315 @@
+"""What makes each file of the lake, and so which files of an audit are still to be made.
+
+The fingerprint of a file covers its inputs' content, the settings that matter to it, and the
+weights, and nothing else: a change redoes what it touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ttame_core import spec
+from ttame_core.backbones import file_hash, own_weights
+from ttame_core.data.sharding import Shard, load_classes, load_shards
+from ttame_core.explainers import REGISTRY
+from ttame_core.lake import (
+    Lake,
+    dataset_file,
+    fingerprint,
+    fitted_folder,
+    head_folder,
+    maps_file,
+    scores_file,
+)
+from ttame_core.lake.schemas import REFUSED, WEIGHTS
+from ttame_core.metrics import REGISTRY as FAMILIES
+from ttame_core.stages.explain import ALL
+
+# Raised when the code makes other content from the same inputs.
+FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What an audit makes. stage: fit, train, explain or evaluate; done: it is there, current."""
+
+    stage: str
+    backbone: str
+    explainer: str
+    shard: str
+    done: bool
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Of everything one audit makes in one lake. The data set must have been sharded."""
+
+    audit: spec.AuditSpec
+    lake: Lake
+
+    @property
+    def dataset(self) -> str:
+        return self.audit.dataset.name
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return load_classes(self.lake, self.dataset)
+
+    def check(self) -> None:
+        """Raise UserError where the data set is not in the lake."""
+        load_shards(self.lake, self.dataset)
+
+    @cached_property
+    def _shards(self) -> list[Shard]:
+        return load_shards(self.lake, self.dataset)
+
+    def shards(self, split: str) -> list[tuple[str, int]]:
+        """Names and sample counts of the shards of a split that hold any sample."""
+        found = (shard for shard in self._shards if shard.split == split)
+        return [(shard.shard, shard.samples) for shard in found if shard.samples]
+
+    def samples(self, shard: str) -> int:
+        """How many samples a shard holds."""
+        return next(s.samples for s in self._shards if s.shard == shard)
+
+    @cached_property
+    def _content(self) -> dict[str, str]:
+        return {s.shard: s.sha256 for s in self._shards}
+
+    def _split_content(self, split: str) -> list[str]:
+        return [self._content[name] for name, _ in self.shards(split)]
+
+    @cached_property
+    def annotated(self) -> bool:
+        """Whether any sample has a box."""
+        path = dataset_file(self.dataset, "annotations.parquet")
+        return self.lake.exists(path) and self.lake.parquet_rows(path) > 0
+
+    def explainers(self) -> list[spec.Explainer]:
+        """The audit's explainers that this data set allows."""
+        return [
+            explainer
+            for explainer in self.audit.explainers
+            if self.annotated or not REGISTRY[explainer.method].needs_annotations
+        ]
+
+    def _method(self, explainer: spec.Explainer) -> list[Any]:
+        """What tells an explainer's maps from another's, beside its head; its name does not."""
+        settings = explainer.model_dump_json()
+        if settings not in self._methods:
+            method = REGISTRY[explainer.method]
+            own = method.identity(explainer.settings)
+            self._methods[settings] = [explainer.method, method.version, own]
+        return self._methods[settings]
+
+    @cached_property
+    def _methods(self) -> dict[str, list[Any]]:
+        """By settings: a file that they name is read once."""
+        return {}
+
+    def explained(self, shard: str, explainer: spec.Explainer) -> int:
+        """How many images of a shard an explainer explains; ALL for all."""
+        return self.share(shard, explainer.images or self.audit.maps.images)
+
+    def share(self, shard: str, images: int | None) -> int:
+        """How many images of a shard are among the first `images` of the split; ALL for all."""
+        if images is None:
+            return ALL
+        before = 0
+        for name, samples in self.shards(self.audit.maps.split):
+            if name == shard:
+                return ALL if before + samples <= images else max(0, images - before)
+            before += samples
+        return 0
+
+    # ---- backbones ---------------------------------------------------------------------------
+
+    def fitted_weights(self, backbone: spec.Backbone) -> str | None:
+        """Path in the lake of the weights that `fit` makes; None where it is not asked for."""
+        if backbone.fit is None:
+            return None
+        return f"{fitted_folder(self.dataset, backbone.name)}/weights.safetensors"
+
+    def fit(self, backbone: spec.Backbone) -> dict[str, Any]:
+        return {
+            "format": FIT,
+            "classes": self.classes,
+            "train": self._split_content("train"),
+            "backbone": _architecture(backbone),
+            "start": _given_weights(backbone) if backbone.has_weights else None,
+            "fit": backbone.fit.model_dump() if backbone.fit else None,
+        }
+
+    def is_fitted(self, backbone: spec.Backbone) -> bool:
+        folder = fitted_folder(self.dataset, backbone.name)
+        weights = self.fitted_weights(backbone)
+        return bool(
+            weights
+            and self.lake.exists(weights)
+            and self.lake.is_current(f"{folder}/history.parquet", self.fit(backbone))
+        )
+
+    @cached_property
+    def _fitted(self) -> dict[str, str]:
+        """Identities of the weights made here, by backbone, once there are any."""
+        return {}
+
+    def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
+        """What tells this classifier from any other."""
+        if backbone.fit is None:
+            weights = _given_weights(backbone)
+        else:
+            weights = self._fitted.get(backbone.name)
+            if weights is None:
+                history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
+                weights = self.lake.metadata(history).get("weights", "not yet")
+                if weights != "not yet":
+                    self._fitted[backbone.name] = weights
+        return {**_architecture(backbone), "weights": weights}
+
+    def weights(self, backbone: spec.Backbone) -> dict[str, Any]:
+        """Hash of the weights that the maps were made with, and of each explainer's head."""
+        names = self.dataset, backbone.name
+        maps = (self.lake.glob(maps_file(*names, e.name, "*"))[:1] for e in self.explainers())
+        loaded = (self.lake.metadata(path).get(WEIGHTS) for paths in maps for path in paths)
+        heads = {}
+        for explainer in self.explainers():
+            head = f"{head_folder(*names, explainer.name)}/head.safetensors"
+            if REGISTRY[explainer.method].needs_head and self.lake.exists(head):
+                with self.lake.open(head) as stream:
+                    heads[explainer.name] = (
+                        f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+                    )
+        own = next(filter(None, loaded), None) or self.backbone(backbone)["weights"]
+        return {"backbone": own, "heads": heads}
+
+    # ---- heads, maps, scores -----------------------------------------------------------------
+
+    def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
+        origin = {
+            "format": HEAD,
+            "explainer": self._method(explainer),
+            "backbone": self.backbone(backbone),
+            "taps": backbone.taps,
+        }
+        if given := given_head(backbone, explainer):
+            return {**origin, "given": file_hash(given)}
+        if also := explainer.auxiliary:
+            origin["auxiliary"] = {**self.backbone(also), "taps": also.taps}
+        training = self.audit.training_of(explainer)
+        return {
+            **origin,
+            "training": training.model_dump(exclude={"checkpoint_steps"}),
+            "precision": self.audit.compute.precision,
+            "train": self._split_content("train"),
+            "val": self._split_content("val"),
+        }
+
+    def maps(
+        self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str
+    ) -> dict[str, Any]:
+        needs_head = REGISTRY[explainer.method].needs_head
+        made_from = {
+            "format": MAPS,
+            "explainer": self._method(explainer),
+            "backbone": self.backbone(backbone),
+            "taps": backbone.taps,
+            "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
+            "targets": self.audit.maps.targets,
+            "precision": self.audit.compute.precision,
+            "shard": self._content[shard],
+            "images": self.explained(shard, explainer),
+        }
+        if self.audit.maps.dtype != "float16":  # which maps were before there was a choice
+            made_from["dtype"] = self.audit.maps.dtype
+        return made_from
+
+    def scores(
+        self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str
+    ) -> dict[str, Any]:
+        return {
+            "format": SCORES,
+            "maps": fingerprint(self.maps(backbone, explainer, shard)),
+            "metric": [metric.family, FAMILIES[metric.family].version, metric.settings],
+            "images": self.share(shard, metric.images),
+        }
+
+    def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
+        """Whether the head is there, or stands there as refused."""
+        folder = head_folder(self.dataset, backbone.name, explainer.name)
+        history = f"{folder}/history.parquet"
+        return self.lake.is_current(history, self.head(backbone, explainer)) and (
+            self.lake.exists(f"{folder}/head.safetensors") or REFUSED in self.lake.metadata(history)
+        )
+
+    def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
+        """Explainers whose maps of this shard are not there."""
+        wanted = self.explainers()
+        there = self.lake.are_current(
+            [
+                (
+                    maps_file(self.dataset, backbone.name, e.name, shard),
+                    self.maps(backbone, e, shard),
+                )
+                for e in wanted
+            ]
+        )
+        return [e for e, found in zip(wanted, there, strict=True) if not found]
+
+    def missing_scores(
+        self, backbone: spec.Backbone, shard: str
+    ) -> list[tuple[spec.Explainer, spec.Metric]]:
+        """Explainers and metrics whose scores of this shard are not there."""
+        wanted = [(e, m) for e in self.explainers() for m in self.audit.evaluation.metrics]
+        there = self.lake.are_current(
+            [
+                (
+                    scores_file(m.family, self.dataset, backbone.name, e.name, shard),
+                    self.scores(backbone, e, m, shard),
+                )
+                for e, m in wanted
+            ]
+        )
+        return [pair for pair, found in zip(wanted, there, strict=True) if not found]
+
+    def units(self) -> Iterator[Unit]:
+        """All that the audit makes from its shards, in order, and whether it is there."""
+        shards = [name for name, _ in self.shards(self.audit.maps.split)]
+        for backbone in self.audit.backbones:
+            name = backbone.name
+            if self.fitted_weights(backbone):
+                yield Unit("fit", name, "", "", self.is_fitted(backbone))
+            for e in self.explainers():
+                if REGISTRY[e.method].needs_head:
+                    yield Unit("train", name, e.name, "", self.head_is_current(backbone, e))
+            for shard in shards:
+                missing = self.missing_maps(backbone, shard)
+                for e in self.explainers():
+                    yield Unit("explain", name, e.name, shard, e not in missing)
+                unscored = [e for e, _ in self.missing_scores(backbone, shard)]
+                for e in self.explainers():
+                    yield Unit("evaluate", name, e.name, shard, e not in unscored)
+
+
+def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
+    """Path of the trained head that the spec gives this explainer on this backbone."""
+    return backbone.head if getattr(REGISTRY[explainer.method], "takes_given", False) else None
+
+
+def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
+    return backbone.model_dump(include={"model", "args", "num_classes", "preprocessing"})
+
+
+def _given_weights(backbone: spec.Backbone) -> str:
+    """Identity of weights that are not made here, without loading them.
+
+    A checkpoint's content, or the name of pretrained weights: their publishers do not change the
+    weights of a name.
+    """
+    if backbone.checkpoint:
+        return f"sha256:{file_hash(backbone.checkpoint)}"
+    return f"pretrained:{backbone.model}" if backbone.pretrained else own_weights(backbone)

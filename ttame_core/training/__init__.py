@@ -1,0 +1,1 @@
+"""Training: losses, the loop that heads and classifiers share, sweeps."""

@@ -1,0 +1,236 @@
+"""Which of timm's architectures can be explained, and with which taps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional, init
+from torch.overrides import TorchFunctionMode
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone, Preprocessing, Tap
+from ttame_core.backbones.taps import capture, map_size, resolve_taps
+from ttame_core.errors import UserError, nearest
+from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.attention import AttentionHead
+from ttame_core.training.head import training_losses
+
+MIXED = 1.05  # a change within this ratio of the mean is everywhere
+QUARTERS = ("upper left", "upper right", "lower left", "lower right")
+UPPER_RIGHT = 1
+CLASSES = 1000  # given to encoders that come without a classifier
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What an architecture's defaults lead to.
+
+    input_size, map_size: (height, width), pixels of the image and of the maps. parameters,
+    head_parameters: numbers of the classifier and of its head.
+    """
+
+    model: str
+    input_size: tuple[int, int]
+    taps: tuple[Tap, ...]
+    map_size: tuple[int, int]
+    parameters: int
+    head_parameters: int
+
+
+def find_architectures(pattern: str = "*") -> list[str]:
+    """timm's architectures by name or wildcard. Raises UserError where there is none."""
+    found = timm.list_models(pattern)
+    if not found:
+        raise UserError(
+            f"timm has no architecture {pattern}." + nearest(pattern, timm.list_models())
+        )
+    return found
+
+
+def describe(model: str) -> Coverage:
+    """Taps, maps and head of an architecture, from its shapes alone: nothing is computed.
+
+    Raises UserError where it cannot be explained.
+    """
+    with torch.device("meta"), _ShapesAlone():
+        network = _network(model).eval()
+        size = resolve_model_data_config(network)["input_size"][1:]
+        taps, classes = resolve_taps(network, model, size, None)
+        maps = map_size([(tap.height, tap.width) for tap in taps])
+        head = AttentionHead([tap.channels for tap in taps], classes, maps)
+    return Coverage(model, tuple(size), taps, maps, _count(network), _count(head))
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Leaves out what changes values and no shape: most of the time that `meta` tensors take."""
+
+    LEFT_OUT = frozenset(
+        {
+            *(Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_),
+            *(Tensor.fill_, Tensor.zero_, Tensor.mul_, Tensor.add_),
+            *(init.trunc_normal_, init.normal_, init.uniform_, init.kaiming_uniform_),
+            *(init.kaiming_normal_, init.constant_),
+            *(functional.batch_norm, functional.layer_norm, functional.group_norm),
+            *(functional.relu, functional.gelu, functional.silu, functional.hardswish),
+            *(functional.dropout, functional.sigmoid, torch.sigmoid, Tensor.sigmoid),
+            *(functional.hardtanh, functional.relu6, functional.hardsigmoid),
+            *(functional.normalize, functional.rms_norm),
+            *(functional.softmax, torch.softmax, Tensor.softmax),
+        }
+    )
+    ARITHMETIC = frozenset(
+        {Tensor.add, Tensor.__add__, Tensor.__iadd__, Tensor.mul, Tensor.__mul__, Tensor.__rmul__}
+    )
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function in self.LEFT_OUT:
+            return next(iter((*args, *(kwargs or {}).values())))
+        if function in self.ARITHMETIC and _alike(*args):
+            return args[0]
+        if function is functional.linear and len(args) > 1:
+            return args[0].new_empty(*args[0].shape[:-1], len(args[1]))
+        if function is functional.scaled_dot_product_attention:
+            return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
+        if function is torch.lstm:  # step by step there
+            inputs, states, directions = args[0], args[1], 1 + args[7]
+            width = states[0].shape[-1] * directions
+            return (inputs.new_empty(*inputs.shape[:-1], width), *states)
+        return function(*args, **(kwargs or {}))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether the sum and the product of these have the shape and the type of the first."""
+    if not isinstance(one, Tensor) or not one.is_meta or not one.is_floating_point():
+        return False
+    if isinstance(other, Tensor):
+        pairs = zip(reversed(one.shape), reversed(other.shape), strict=False)
+        spread = other.ndim <= one.ndim and all(b in (a, 1) for a, b in pairs)
+        return spread and other.dtype == one.dtype
+    return isinstance(other, int | float)
+
+
+def _network(model: str, **arguments: Any) -> nn.Module:
+    """With the architecture's own classes, or CLASSES where it comes without a classifier."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = timm.create_model(model, **arguments)
+        if network.num_classes < 1:
+            network = timm.create_model(model, num_classes=CLASSES, **arguments)
+    if network.num_classes < 1:
+        raise UserError(f"{model} is no classifier and cannot be given classes")
+    return network
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Backbone:
+    """The architecture with random weights, on the CPU, at its own input size or another.
+
+    Raises UserError where it cannot take images of `input_size`.
+    """
+    torch.manual_seed(0)
+    network = _network(model)
+    config = resolve_model_data_config(network)
+    if input_size is None:
+        return Backbone(network, model, Preprocessing.from_config(config))
+    preprocessing = Preprocessing.from_config({**config, "input_size": (3, *input_size)})
+    try:
+        return Backbone(network, model, preprocessing)
+    except UserError:  # made for one size, which may be chosen
+        try:
+            network = _network(model, img_size=input_size)
+        except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{model} takes no images of {input_size[0]}×{input_size[1]}: {error}"
+            ) from error
+        return Backbone(network, model, preprocessing)
+
+
+def check(backbone: Backbone) -> None:
+    """Run a training step and an explanation, and see that feature maps lie as the image does.
+
+    Raises UserError that says what is wrong with them.
+    """
+    head = AttentionHead(
+        [tap.channels for tap in backbone.taps], backbone.num_classes, backbone.map_size
+    )
+    image = torch.rand(
+        1, 3, *backbone.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
+    )
+    explainer = _Remembering(backbone)
+    training_losses(explainer, head, image, spec.Training()).loss.backward()
+    gradients = [p.grad for p in head.parameters()]
+    if any(g is None or not g.isfinite().all() for g in gradients):
+        raise UserError(
+            f"a training step on {backbone.name} gives no gradient to every part of the head"
+        )
+    changed = _with_a_changed_corner(image)
+    with torch.inference_mode():
+        logits, features = backbone.features(backbone.normalise(changed))
+        maps = head.eval().fold()(features, logits.argmax(dim=1))
+    if maps.shape != (len(changed), 1, *backbone.map_size) or not maps.isfinite().all():
+        raise UserError(f"the maps of {backbone.name} are {tuple(maps.shape)}, or not finite")
+    _check_places(backbone, image, changed, explainer.features[0] - features[0])
+
+
+class _Remembering(TTame):
+    """Keeps the features that a training step has read: large networks take seconds for them."""
+
+    features: list[Tensor]
+
+    def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
+        self.features = super().read(images, features)
+        return self.features
+
+
+def _with_a_changed_corner(image: Tensor) -> Tensor:
+    """The image (1, 3, H, W) with its upper right corner inverted."""
+    height, width = (side // 4 for side in image.shape[-2:])
+    changed = image.clone()
+    changed[..., :height, -width:] = 1 - changed[..., :height, -width:]
+    return changed
+
+
+def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor) -> None:
+    """What changes in the image's upper right corner must change the shallowest tap there most.
+
+    Of a map that is turned, transposed, mirrored or upside down that is another corner. Where
+    random weights have mixed all places by then, the network's first stage must show it.
+    """
+    for tap, moves in _differences(backbone, image, changed, difference):
+        name = tap.name
+        moved = moves.abs().sum(dim=1, keepdim=True)
+        quarters = functional.adaptive_avg_pool2d(moved, 2).flatten()
+        found = int(quarters.argmax())
+        if found == UPPER_RIGHT:
+            return
+        if quarters.max() > MIXED * quarters.mean():
+            break
+    raise UserError(
+        f"{name} of {backbone.name} is no map of the image: changing its upper right corner "
+        f"changes the {QUARTERS[found]} quarter of the map most"
+    )
+
+
+def _differences(
+    backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor
+) -> Iterator[tuple[Tap, Tensor]]:
+    """Of the shallowest tap, as given, (1, C, h, w); when asked for more, of the first stage."""
+    yield backbone.taps[0], difference
+    size = backbone.preprocessing.input_size
+    (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])
+    with torch.inference_mode():
+        both = backbone.normalise(torch.cat([image, changed]))
+        _, (maps,) = capture(backbone.model, [first], both)
+    yield first, maps[:1] - maps[1:]
