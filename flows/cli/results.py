@@ -46,8 +46,8 @@ def audits(
         ttame audits
         ttame audits my-audit --format json
     """
+    from ttame_core.audits import history
     from ttame_core.lake.query.connection import write_result
-    from ttame_core.report import history
 
     write_result(history.audits(Lake(workspace), name), format, output)
 

@@ -191,7 +191,7 @@ def test_table_names_the_better_one(lake: Lake) -> None:
 def test_audits_keep_the_values_of_the_same_images(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttame_core.report import record
+    from ttame_core.audits import record
 
     monkeypatch.setattr(record, "RECORDED", 10)
     samples = [{"key": f"k{i:02d}", "split": "test", "label": 0} for i in range(IMAGES)]

@@ -13,6 +13,7 @@ from filelock import FileLock
 from tiny import shard_all, tiny_backbone, tiny_vit
 
 from ttame_core import spec
+from ttame_core.audits import record
 from ttame_core.backbones import Backbone
 from ttame_core.data.sharding import load_shards
 from ttame_core.explainers import REGISTRY, Explainer
@@ -20,7 +21,6 @@ from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake, dataset_file, head_folder
 from ttame_core.lake.schemas import REJECTED
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.report import record
 from ttame_core.stages.evaluate import Scores, evaluate_shard
 from ttame_core.stages.explain import Maps, explain_shard, write_refusal
 from ttame_core.training.head import load_head, train_head

@@ -39,7 +39,9 @@ from flows.cli import app
 from ttame_core import metrics, spec
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.exports.huggingface import export_dataset
-from ttame_core.lake import Lake, directions, scores
+from ttame_core.lake import Lake
+from ttame_core.lake import families as scores
+from ttame_core.lake.query import directions
 from ttame_core.lake.query.connection import run_query
 from ttame_core.lake.schemas import SCORES
 from ttame_core.metrics import Family

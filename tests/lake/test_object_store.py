@@ -16,7 +16,8 @@ from ttame_core import spec
 from ttame_core.data.loader import read_shard
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import StoreAway, UserError
-from ttame_core.lake import Lake, maps_file, reading
+from ttame_core.lake import Lake, maps_file
+from ttame_core.lake.query import read_only as reading
 from ttame_core.lake.query.connection import connect, leaderboard, run_query
 from ttame_core.lake.schemas import maps_schema
 
