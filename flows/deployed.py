@@ -45,8 +45,11 @@ def _deployed(body: Flow[..., Any], hours: float) -> Flow[..., Any]:
 
 
 def worth_another(error: BaseException) -> bool:
-    """Whether trying again could help: not with mistakes of the user's, nor with gates, which
-    would compare the audit with its own failed record, and hold."""
+    """Say whether another try of a flow could help.
+
+    It cannot where the user made a mistake. Nor can it where a gate failed: the next try would
+    compare the audit with its own failed record, and the gate would hold.
+    """
     if isinstance(error, GatesFailed):
         return False
     if isinstance(error, BackbonesFailed):
@@ -55,7 +58,7 @@ def worth_another(error: BaseException) -> bool:
 
 
 def _end_tries() -> None:
-    """Prefect's flows, unlike its tasks, have no condition for retries."""
+    """Take the remaining retries from the run: flows of Prefect have no condition for retries."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, empirical_policy=FlowRunPolicy(retries=0))
 

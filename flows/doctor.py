@@ -41,7 +41,7 @@ class Finding:
 
 
 def print_findings(workspace: str) -> bool:
-    """Look at everything, a line each; whether an audit can run."""
+    """Print a line for each thing that is examined, and return whether an audit can run."""
     out = Console(highlight=False, soft_wrap=True)
     sound = True
     for finding in examine(workspace):
@@ -55,7 +55,7 @@ def print_findings(workspace: str) -> bool:
 
 
 def examine(workspace: str) -> Iterator[Finding]:
-    """Installation, device, workspace, Prefect. One that fails does not hide the others."""
+    """Examine installation, device, workspace and Prefect; a failure does not hide the others."""
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("installation", installation),
         ("device", device),
@@ -80,6 +80,7 @@ def examine(workspace: str) -> Iterator[Finding]:
 
 
 def installation() -> Iterator[Finding]:
+    """Examine Python, the packages that ttame needs, and its extras."""
     python = platform.python_version()
     if sys.version_info < (3, 11):  # noqa: UP036  an old one can still run this file
         yield Finding("python", python, "broken", "ttame needs Python 3.11 or newer")
@@ -116,7 +117,7 @@ def _asked_for(requirement: Requirement, extra: str) -> bool:
 
 
 def _lacking(requirement: Requirement) -> str:
-    """The requirement as pip takes it, where it is not met; else nothing."""
+    """Return the requirement as pip takes it where it is not met, else an empty text."""
     try:
         met = requirement.specifier.contains(version(requirement.name), prereleases=True)
     except PackageNotFoundError:
@@ -125,7 +126,7 @@ def _lacking(requirement: Requirement) -> str:
 
 
 def _import(name: str) -> Finding:
-    """Whether a package can be imported: torchvision cannot beside the wrong torch."""
+    """Try to import a package: torchvision cannot be imported beside the wrong torch."""
     try:
         module = import_module(name)
     except Exception as error:
@@ -139,6 +140,7 @@ def _import(name: str) -> Finding:
 
 
 def device() -> Iterator[Finding]:
+    """Examine the GPUs, and let the device that audits would use compute something."""
     import torch
 
     from ttame_core.backbones.devices import device_of, precision_of
@@ -163,7 +165,7 @@ def device() -> Iterator[Finding]:
 
 
 def _unused(chosen: str) -> tuple[Literal["right", "odd"], str]:
-    """What this machine has and PyTorch or ttame does not use."""
+    """Name an accelerator of this machine that PyTorch or ttame does not use."""
     import torch
 
     if chosen == "cpu" and shutil.which("nvidia-smi"):
@@ -179,6 +181,7 @@ def _unused(chosen: str) -> tuple[Literal["right", "odd"], str]:
 
 
 def place(workspace: str) -> Iterator[Finding]:
+    """Examine whether the workspace can be written to, and how much room is left."""
     lake = Lake(workspace)
     if not lake.local:
         yield _bucket(lake)
@@ -212,7 +215,7 @@ def _takes_files(folder: Path) -> bool:
 
 
 def _bucket(lake: Lake) -> Finding:
-    """Of an object store: it is asked for a listing, and to take and give up a small file."""
+    """Ask an object store for a listing, and to take and give up a small file."""
     probe = f"doctor-{os.getpid()}.json"
     lake.write_json(probe, {})
     lake.remove(probe)
@@ -221,7 +224,7 @@ def _bucket(lake: Lake) -> Finding:
 
 
 def size(number: float) -> str:
-    """Bytes for people: 3.4 GiB."""
+    """Write a number of bytes for people, such as 3.4 GiB."""
     units = iter(("B", "KiB", "MiB", "GiB", "TiB"))
     unit = next(units)
     while number >= 1024 and (larger := next(units, None)):
@@ -233,6 +236,7 @@ def size(number: float) -> str:
 
 
 def prefect() -> Iterator[Finding]:
+    """Examine the Prefect server, or whether a temporary one can be started."""
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_HOME,

@@ -1,4 +1,4 @@
-"""What an audit would do, and what is already there; nothing is run or written."""
+"""`ttame audit --dry-run`: what an audit would make and what is there; nothing is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Line = tuple[str, str, str, int, int]  # stage, backbone, explainer, files to ma
 
 
 def print_plan(audit: AuditSpec, workspace: str) -> None:
-    """A line per stage, backbone and explainer. The source is listed, its files are not read."""
+    """Print a line per stage, backbone and explainer; files of the source are not read."""
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("stage", "backbone", "explainer"):
         table.add_column(name, no_wrap=True)

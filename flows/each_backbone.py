@@ -19,7 +19,11 @@ MOST = 5000  # about so many task runs has a flow at most: docs/scale.md
 
 
 class BackbonesFailed(Exception):
-    """Some backbones could not be dealt with; the others were. failures: by backbone."""
+    """Some backbones failed; what could be done with the others is done.
+
+    Attributes:
+        failures: the error of each backbone that failed, by its name.
+    """
 
     def __init__(self, failures: Mapping[str, BaseException]) -> None:
         super().__init__("; ".join(f"{name}: {_words(e)}" for name, e in failures.items()))
@@ -30,15 +34,24 @@ class BackbonesFailed(Exception):
 
     @property
     def by_user(self) -> bool:
-        """Whether all are mistakes that the user can mend."""
+        """Whether all failures are mistakes that the user can mend."""
         return all(isinstance(error, UserError) for error in self.failures.values())
 
 
 def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list[list[list[str]]]:
-    """The shards in order, for each backbone, several to a task run: less to schedule.
+    """Group the shards of each backbone into task runs, so that there is less to schedule.
 
-    Each takes half of an equal share of what is left of them all, so that all end at one time, and
-    TOGETHER at most, unless there would be more than MOST of them. at_once: how many run.
+    A group takes half of an equal share of the shards that are left over all backbones, so that all
+    workers end at about one time. It takes TOGETHER shards at most, unless there would be more than
+    MOST groups.
+
+    Args:
+        shards: names of the shards, in order.
+        backbones: how many backbones walk through all shards.
+        at_once: how many task runs go on at a time.
+
+    Returns:
+        For each backbone its groups of shard names.
     """
     left = len(shards) * backbones
     most = max(TOGETHER, ceil(left / MOST))
@@ -57,7 +70,7 @@ def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list
 def units_of_shards(
     task: Task[..., Any], provenance: Provenance, workspace: str, at_once: int
 ) -> list[Unit]:
-    """Units of `task` for each backbone and the shards of the audit's split, as `batches`."""
+    """Make the units of a task: for each backbone, groups of the shards of the audit's split."""
     audit = provenance.audit
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
     common = {"audit": audit, "workspace": place_of(workspace)}
@@ -71,9 +84,16 @@ def units_of_shards(
 
 
 def run_units(title: str, engine: Engine, units: Sequence[Unit], gpus: int = 1) -> None:
-    """Run units, in order by backbone; the first failure ends that backbone's.
+    """Run units in their order; the first failure of a backbone ends the units of that backbone.
 
-    gpus: how many each needs. Raises BackbonesFailed when all are through.
+    Args:
+        title: of the progress that is shown.
+        engine: that runs the units.
+        units: ordered by backbone.
+        gpus: how many a unit needs.
+
+    Raises:
+        BackbonesFailed: some backbones failed; all units of the others have run.
     """
     failures: dict[str, BaseException] = {}
     done, total = 0, sum(unit.size for unit in units)

@@ -1,4 +1,4 @@
-"""Running units: in this process, or in flight on one of Prefect's task runners."""
+"""Engines that run units: one after another here, or many at a time on a task runner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ LIVES = 3  # times that a unit may be in flight when a process of the pool dies
 
 @dataclass(eq=False)
 class Unit:
-    """A task to run. of: the backbone or data set it is about. size: how many shards it makes."""
+    """A task with its parameters, ready to run.
+
+    Attributes:
+        of: name of the backbone or the data set that the unit is about.
+        task: that is run.
+        parameters: of the task.
+        size: how many shards the unit makes.
+        lives: how often the unit may still be in flight when a process of the pool dies.
+    """
 
     of: str
     task: Task[..., Any]
@@ -37,16 +45,18 @@ Outcome = tuple[Unit, BaseException | None]  # what went wrong, if anything did
 
 
 class Here:
-    """Runs one unit after another, in this very thread."""
+    """An engine that runs one unit after another, in the calling thread."""
 
     def room(self) -> int:
+        """Return how many units can run at a time: one."""
         return 1
 
     def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
-        """Run units and give their outcomes as they come.
+        """Run units and yield their outcomes as they come.
 
-        units: taken one by one when there is room, so that an outcome can decide what follows.
-        gpus: how many each needs, where the engine counts them.
+        Args:
+            units: taken one by one when there is room, so that an outcome can decide what follows.
+            gpus: how many a unit needs, where the engine counts them.
         """
         for unit in units:
             state = unit.task(**unit.parameters, return_state=True)
@@ -54,7 +64,7 @@ class Here:
 
 
 class Pool:
-    """Keeps as many units in flight as its task runner has room for."""
+    """An engine that keeps as many units in flight as its task runner has room for."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -65,14 +75,15 @@ class Pool:
             self._open = self._runner.start()
 
     def close(self) -> None:
+        """Stop the task runner and its workers."""
         self._open.__exit__(None, None, None)
 
     def room(self) -> int:
-        """How many units can run now."""
+        """Return how many units can run now."""
         return max(1, self._runner.room())
 
     def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
-        """As `Here.run`; outcomes come in the order in which units end."""
+        """Run units as `Here.run` does; outcomes come in the order in which units end."""
         running: dict[Any, Unit] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         while True:
@@ -124,9 +135,10 @@ _shared: ContextVar[Pool | None] = ContextVar("engine", default=None)
 
 @contextmanager
 def opened(compute: Compute) -> Iterator[Engine]:
-    """The engine that the spec names. Flows within a flow share its own.
+    """Open the engine that a spec names; flows within a flow share the engine of the outer one.
 
-    Raises UserError where it is not installed, or its cluster does not answer.
+    Raises:
+        UserError: the engine is not installed, or its cluster does not answer.
     """
     if compute.engine == "threads":
         yield Here()
@@ -152,7 +164,7 @@ def opened(compute: Compute) -> Iterator[Engine]:
 
 @contextmanager
 def opened_without_networks(compute: Compute) -> Iterator[Engine]:
-    """As `opened`, for units that use no network: one process can run those side by side."""
+    """Open an engine for units that use no network, which one process can run side by side."""
     if compute.engine != "threads":
         with opened(compute) as engine:
             yield engine
@@ -163,7 +175,7 @@ def opened_without_networks(compute: Compute) -> Iterator[Engine]:
 
 @contextmanager
 def opened_for_training(compute: Compute) -> Iterator[Engine]:
-    """As `opened`; where a head takes several devices of one machine, one head after another."""
+    """Open an engine for trainings; a head that takes several devices is trained alone."""
     if compute.engine == "processes" and compute.devices > 1:
         yield Here()
     else:
@@ -172,7 +184,10 @@ def opened_for_training(compute: Compute) -> Iterator[Engine]:
 
 
 def _api_url() -> str:
-    """Of the Prefect server: where there is none, of the temporary one of this process, for
-    otherwise each worker would start its own."""
+    """Return the address of the Prefect server that workers report to.
+
+    Where no server is set, that is the temporary one of this process: otherwise each worker would
+    start its own.
+    """
     with get_client(sync_client=True) as client:
         return str(client.api_url).rstrip("/")

@@ -42,7 +42,7 @@ def open_named(
     taps: Sequence[str] | None,
     explainers: Sequence[str],
 ) -> Opened:
-    """Explainers of a classifier by name, with pretrained weights or those of a checkpoint."""
+    """Make explainers of a classifier by its name, with pretrained weights or a checkpoint's."""
     reads: list[int | str] | None = list(taps) if taps else None
     if head and not reads and not _is_ours(head):
         reads = published_taps(model)
@@ -72,7 +72,7 @@ def open_of_spec(
     head: str | None,
     explainers: Sequence[str],
 ) -> Opened:
-    """Explainers of a spec's backbone, with the heads in the workspace."""
+    """Make explainers of a spec's backbone, with the heads in the workspace."""
     provenance = Provenance(audit, Lake(workspace))
     named = {b.name: b for b in audit.backbones}
     if name is None and len(named) > 1:
@@ -106,9 +106,13 @@ def write_pictures(
     target: str | None,
     output: str,
 ) -> list[str]:
-    """Explain pictures into one PNG, or into a folder of them; a line on stdout for each.
+    """Explain pictures into one PNG or into a folder of PNGs, and print a line for each.
 
-    Returns what was wrong with those that could not be. Raises UserError for an unknown class.
+    Returns:
+        A sentence for each picture that could not be explained.
+
+    Raises:
+        UserError: the target is no class of the classifier, or two pictures would have one name.
     """
     number = None if target is None else find_class(target, classes)
     together = output.lower().endswith(".png")
@@ -147,7 +151,7 @@ def _explainer(
     head: str | None,
     trained: Callable[[Trained], Head] | None = None,
 ) -> Explainer:
-    """An explainer with its head, if it has one: from the file, else what `trained` gives."""
+    """Make an explainer; its head comes from the file `head`, else from what `trained` returns."""
     method = REGISTRY[settings.method]
     if method.needs_annotations or settings.method == "imported":
         raise UserError(f"{settings.name} explains the images of a data set only: name another")
@@ -164,7 +168,7 @@ def _explainer(
 
 
 def _is_ours(head: str) -> bool:
-    """Whether a head was trained here: imported ones do not say what they show."""
+    """Say whether a head was trained by ttame: imported heads do not say which maps they show."""
     if not Path(head).is_file():
         raise UserError(f"cannot read the head {head}: there is no such file")
     try:

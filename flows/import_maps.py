@@ -16,10 +16,16 @@ from ttame_core.spec import AuditSpec, Explainer
 def import_maps(
     spec: AuditSpec | str, workspace: str, place: str, name: str, backbone: str | None = None
 ) -> None:
-    """Bring in the maps at `place` as the explainer `name`, and score them as the audit's own.
+    """Bring in someone else's maps as an explainer, and score them like the audit's own.
 
-    place: a Parquet file or a folder of .npy (see the explainer `imported`). backbone: of which
-    these maps are; default: all of the spec. The audit's own explainers are left alone.
+    The explainers of the audit are left alone.
+
+    Args:
+        spec: of the audit, or the path of its file.
+        workspace: folder or URL of the lake.
+        place: a Parquet file or a folder of .npy (see the explainer `imported`).
+        name: of the new explainer.
+        backbone: name of the backbone that the maps explain; None for all of the spec.
     """
     audit = only_imported(open_spec(spec), place, name, backbone)
     explain_dataset(audit, workspace)
@@ -27,7 +33,11 @@ def import_maps(
 
 
 def only_imported(audit: AuditSpec, place: str, name: str, backbone: str | None) -> AuditSpec:
-    """The audit with no explainer but the maps at `place`. Raises UserError for unfit names."""
+    """Return the audit with the maps at `place` as its only explainer.
+
+    Raises:
+        UserError: a name is taken, unknown, or no name for a folder of the lake.
+    """
     if name in (e.name for e in audit.explainers):
         raise UserError(
             f"audit {audit.name} has an explainer called {name} already: give another --name"

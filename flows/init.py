@@ -30,10 +30,18 @@ def init(
     force: bool,
     ask: bool,
 ) -> None:
-    """Look at the pictures at `place`, ask what was not said, write the spec.
+    """Look at the pictures at `place`, ask what was not said, and write the spec.
 
-    ask: else the answers are those that questions propose. Raises UserError where there are no
-    pictures, no place is given, or the file is there already.
+    Args:
+        place: folder, list or manifest of the pictures.
+        models: classifiers, as in a spec.
+        name: of the audit; None for the name of the folder.
+        output: file to write; None for `<name>.yaml`.
+        force: replace the file where it exists.
+        ask: put questions to the user; otherwise the proposed answers are taken.
+
+    Raises:
+        UserError: there are no pictures, no place is given, or the file exists already.
     """
     if not place:
         if not ask:

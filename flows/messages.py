@@ -8,5 +8,5 @@ from ttame_core.audits.gates import GatesFailed
 
 
 def install() -> None:
-    """For the logger of flow runs; that of task runs has it wherever one is."""
+    """Shorten the messages of flow runs; `tasks.messages` shortens those of task runs."""
     shorten("prefect.flow_runs", *PLAIN, BackbonesFailed, GatesFailed)

@@ -27,11 +27,14 @@ def _nothing(gpus: int) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Runner:
-    """How to start a task runner, and what only this kind of it knows.
+    """A kind of task runner: how to start it, and what only this kind knows.
 
-    room: how many units can run now. asking_for: a context in which what is submitted gets so many
-    GPUs. in_flight: units for each that can run; where one waits beside it, no worker waits for
-    this process.
+    Attributes:
+        start: starts the task runner.
+        room: returns how many units can run now.
+        asking_for: returns a context in which each submitted unit is given so many GPUs.
+        in_flight: units submitted for each that can run. With 2, one waits beside the running one,
+            so that no worker waits for this process.
     """
 
     start: Callable[[], TaskRunner[Any]]
@@ -41,11 +44,16 @@ class Runner:
 
 
 def runner_of(compute: Compute) -> Runner:
-    """The one that the spec names. Raises UserError where it cannot be had."""
+    """Return the runner of the engine that a spec names.
+
+    Raises:
+        UserError: the engine is not installed, or its cluster does not answer.
+    """
     return {"processes": _processes, "dask": _dask, "ray": _ray}[compute.engine](compute)
 
 
 def threads(at_once: int) -> Runner:
+    """Return a runner with so many threads of this process."""
     return Runner(lambda: ThreadPoolTaskRunner(at_once).__enter__(), lambda: at_once)
 
 
@@ -67,7 +75,7 @@ def _processes(compute: Compute) -> Runner:
 
 
 def _begin(own_gpu: Any, at_once: int) -> None:
-    """First in each process: its end, its GPU, its share of the cores."""
+    """Prepare a worker process: how it ends, which GPU it uses, its share of the cores."""
     end_on_signals()
     Thread(target=_end_with_parent, daemon=True).start()
     if own_gpu:
@@ -84,7 +92,7 @@ def _end_with_parent() -> None:
 
 
 def gpus_of(compute: Compute) -> list[str]:
-    """The GPUs of this machine that an audit may use, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs of this machine that an audit may use, as CUDA_VISIBLE_DEVICES names them."""
     found = 0 if compute.device == "cpu" else torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return named.split(",")[:found] if named else [str(number) for number in range(found)]
@@ -133,7 +141,7 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def _local(compute: Compute) -> dict[str, Any]:
-    """A Dask cluster on this machine: a process for each unit at once, with a GPU of its own."""
+    """Describe a Dask cluster on this machine: a process for each unit, with a GPU of its own."""
     import dask
     from distributed import Nanny, Scheduler
 

@@ -31,7 +31,14 @@ Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explain
 
 @dataclass
 class Runs:
-    """running, failed: how many task runs by what they are of. source: where that is from."""
+    """What a server knows of the runs over a workspace.
+
+    Attributes:
+        source: a sentence on where the numbers come from.
+        running: number of running task runs, by stage, data set, backbone and explainer.
+        failed: number of failed task runs, likewise.
+        sentences: what people should read about the runs.
+    """
 
     source: str
     running: Counter[Names] = field(default_factory=Counter)
@@ -40,9 +47,14 @@ class Runs:
 
 
 def recent_runs(workspace: str, audit: str | None = None) -> Runs:
-    """Of the last run of each audit over a workspace. audit: by name; default: all.
+    """Ask the Prefect server about the last run of each audit over a workspace.
 
-    Nothing but `source` where PREFECT_API_URL is not set or does not answer.
+    Args:
+        workspace: folder or URL of the lake.
+        audit: name of one audit; None for all.
+
+    Returns:
+        Nothing but `source` where PREFECT_API_URL is not set or the server does not answer.
     """
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
@@ -129,18 +141,18 @@ def _names_of(task_run: str) -> Names | None:
 
 
 def _audit_of(run: Any, name_in: Callable[[str], str]) -> str:
-    """The name in its spec, which deployments give as a file."""
+    """Return the name of a run's audit; deployments give the spec as a file."""
     spec = run.parameters.get("spec")
     return str(spec.get("name")) if isinstance(spec, dict) else name_in(str(spec))
 
 
 def _name_in(path: str) -> str:
-    """The name of the spec in a file; where it cannot be read, the file's."""
+    """Return the name of the spec in a file, or the path of a file that cannot be read."""
     with suppress(UserError):
         return load_spec(path).name
     return path
 
 
 def _same_place(theirs: Any, ours: str) -> bool:
-    """Whether two say the same workspace; that of a run may be relative to another folder."""
+    """Say whether two addresses name one workspace; a run's may be relative to another folder."""
     return isinstance(theirs, str) and Lake(theirs).root == Lake(ours).root

@@ -16,7 +16,11 @@ from ttame_core.spec import AuditSpec
 def run_stages(
     stages: Sequence[Flow[..., None]], audit: AuditSpec, workspace: str
 ) -> dict[str, BaseException]:
-    """Shard the data set, then run the stages on one engine; what went wrong, by backbone."""
+    """Shard the data set, then run the stages on one engine.
+
+    Returns:
+        The error of each backbone that failed, by its name.
+    """
     failures: dict[str, BaseException] = {}
     # The heart of the flow around them beats for all: to stop one of their own takes a second.
     hearts = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

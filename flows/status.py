@@ -42,7 +42,17 @@ Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explain
 
 @dataclass
 class Row:
-    """done: shards, heads, trials or records. of: how many there are to be, where that is known."""
+    """A line of the status.
+
+    Attributes:
+        names: stage, data set (or audit), backbone and explainer.
+        done: number of shards, heads, trials or records that are whole.
+        of: how many there will be, where that is known.
+        running: files or task runs under way.
+        failed: failed task runs.
+        bytes: disk used.
+        note: what people should know besides.
+    """
 
     names: Names
     done: int = 0
@@ -54,7 +64,7 @@ class Row:
 
 
 def print_status(workspace: str, audit: AuditSpec | None, format: str, output: str | None) -> None:
-    """All of a workspace, or what one audit makes there."""
+    """Print the status of a workspace, or of what one audit makes there."""
     lake = Lake(workspace)
     runs = recent_runs(workspace, audit.name if audit else None)
     rows = _rows(lake, audit, runs)
@@ -96,7 +106,7 @@ def _rows(lake: Lake, audit: AuditSpec | None, runs: Runs) -> list[Row]:
 
 
 def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
-    """What the audit makes once its data set is there: how many are, and of how many."""
+    """Count what the audit makes once its data set is there: how many are done, of how many."""
     dataset = audit.dataset.name
     if not lake.exists(dataset_file(dataset, "shards.parquet")):
         return {}
@@ -119,7 +129,7 @@ def _is_of(audit: AuditSpec, names: Names) -> bool:
 
 
 class _Totals:
-    """How many there are to be, as far as the index of the data set tells it."""
+    """How many files there will be, as far as the index of the data set tells."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -144,7 +154,7 @@ class _Totals:
 
 
 def _same(run: Names, row: Names) -> bool:
-    """Whether a row is of what a run is of, which may know less of it."""
+    """Say whether a run is about what a row is about; the run may name less."""
     return all(a in ("", b) for a, b in zip(run, row, strict=True))
 
 
@@ -164,7 +174,7 @@ def _note(held: Holding, current: int, running: int) -> str:
 
 
 def _failures(lake: Lake, audit: AuditSpec | None) -> Iterator[str]:
-    """What the last record of each audit says of failures."""
+    """Yield a sentence for each failure that the last record of each audit names."""
     pattern = audit.name if audit else "*"
     last = {path.split("/")[1]: path for path in lake.glob(f"audits/{pattern}/*/record.json")}
     for name, path in last.items():

@@ -19,7 +19,7 @@ WORDS = "stopped: what is whole stays, and the same command goes on from there"
 
 
 def stop_on_signals() -> None:
-    """Of the command line's process: Stopped is raised, and its workers are stopped."""
+    """Let signals raise Stopped in the process of the command line, and stop its workers."""
     for number in SIGNALS:
         signal.signal(number, _stop)
 
@@ -42,9 +42,9 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def end_on_signals() -> None:
-    """Of a worker's process: it ends at once, with nothing to say and nothing half written.
+    """Let Ctrl-C end a worker's process at once, silently, with nothing half written.
 
-    Whatever its main thread is at, which may be minutes within a library: a thread waits for it.
+    A thread waits for the signal: the main thread may spend minutes within a library.
     """
     heard, told = os.pipe()
     os.set_blocking(told, False)
@@ -62,10 +62,10 @@ def _end_when_heard(heard: int) -> None:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """What is started in here does not hear Ctrl-C, until it says that it wants to.
+    """Keep Ctrl-C from the processes that are started in this context, until they ask for it.
 
-    A terminal sends it to all: to workers that are still importing, and to a temporary Prefect
-    server, which is needed to the end.
+    A terminal sends the signal to all processes: to workers that are still importing, and to a
+    temporary Prefect server, which is needed to the end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

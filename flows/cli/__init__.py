@@ -42,6 +42,8 @@ app = typer.Typer(
 
 
 class LogFormat(StrEnum):
+    """The forms of what is said on standard error."""
+
     text = "text"
     json = "json"
 
@@ -60,7 +62,7 @@ def choose(
 
 
 def add(section: str, command: Callable[..., None]) -> None:
-    """A command whose docstring ends with examples, a line each."""
+    """Add a command whose docstring ends with examples, a line each."""
     words, _, examples = cleandoc(command.__doc__ or "").partition("Examples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
     shown = "\n".join(["Examples:", *(f"  {line.strip()}" for line in examples.splitlines())])
@@ -72,7 +74,7 @@ def add(section: str, command: Callable[..., None]) -> None:
 
 
 def _literally(text: str) -> str:
-    """Text in which no bracket is markup."""
+    """Escape the brackets of a text, which rich would take for markup."""
     return text.replace("[", "\\[")
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from."""
+"""Commands that list architectures, explainers and metrics."""
 
 from __future__ import annotations
 

@@ -26,5 +26,9 @@ Output = Annotated[str | None, typer.Option(help="file to write; default: the te
 
 
 def out(width: int = 160) -> Console:
-    """Where answers go. width: columns, where there is no terminal that says how many."""
+    """Make the console that answers are printed on.
+
+    Args:
+        width: columns of the output where it is no terminal.
+    """
     return Console(width=None if sys.stdout.isatty() else width)

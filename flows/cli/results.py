@@ -1,4 +1,4 @@
-"""Questions to what audits have left in a workspace."""
+"""Commands that ask a workspace what audits left there."""
 
 from __future__ import annotations
 

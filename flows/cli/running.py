@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 
 def load(path: str, variables: list[str] | None) -> AuditSpec:
-    """The spec in a file. variables: NAME=VALUE."""
+    """Read the spec in a file.
+
+    Args:
+        path: of the YAML file.
+        variables: texts of the form NAME=VALUE, which fill `${NAME}` in the file.
+
+    Raises:
+        UserError: the spec is wrong, or a variable has no value.
+    """
     pairs = dict(v.partition("=")[::2] for v in variables or [])
     wrong = next((v for v in variables or [] if "=" not in v), None)
     if wrong:
@@ -30,7 +38,11 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
 def run(
     flow: Any, path: str, workspace: str, variables: list[str] | None
 ) -> BackbonesFailed | GatesFailed | None:
-    """Run a flow over a spec; what backbones and gates failed is returned."""
+    """Run a flow over a spec.
+
+    Returns:
+        The error that names the backbones or gates that failed; None where all went well.
+    """
     from prefect.client.orchestration import get_client
 
     from flows import messages
@@ -57,8 +69,11 @@ def run(
 
 
 def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
-    """Exit with 1 where backbones failed, with 2 where all of them by the user's mistake, and with
-    3 where none did but a gate."""
+    """End the command with the exit code that the failures ask for.
+
+    The code is 1 where backbones failed, 2 where all of them failed by a mistake of the user, and 3
+    where no backbone failed but a gate did.
+    """
     from ttame_core.audits.gates import GatesFailed
 
     if failed is None:
@@ -71,7 +86,7 @@ def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
 
 
 def print_outcome(audit: AuditSpec, workspace: str) -> None:
-    """The leaderboard, what to think of it, and where the report lies."""
+    """Print the leaderboard, what limits its meaning, and where the report lies."""
     from ttame_core.audits.record import audit_board, audit_refusals
     from ttame_core.report.tables import backbones_table, leaderboard_tables, refusals, warnings
 
@@ -90,7 +105,7 @@ def print_outcome(audit: AuditSpec, workspace: str) -> None:
 
 
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
-    """A sentence for each, of the audit's last record."""
+    """Print a sentence for each gate that failed in the last record of the audit."""
     from ttame_core.audits.record import failed_gates
 
     lake = Lake(workspace)

@@ -1,4 +1,4 @@
-"""The stages of an audit, each on its own."""
+"""Commands that run one stage of an audit each."""
 
 from __future__ import annotations
 
