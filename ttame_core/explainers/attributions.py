@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, bounded
@@ -30,10 +31,11 @@ warnings.filterwarnings("ignore", "Setting forward, backward hooks")  # DeepLIFT
 
 
 class Attribution(Explainer):
-    """What captum's explainers share: one image tensor in, one map per pixel out."""
+    """The part that captum's explainers share: one image tensor in, one map per pixel out."""
 
     applies_to = "every backbone"
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
         with torch.enable_grad():
@@ -42,10 +44,10 @@ class Attribution(Explainer):
 
     @abstractmethod
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        """(B, H, W): of normalised images (B, 3, H, W), for one target (B,) each."""
+        """Return maps (B, H, W) of normalised images (B, 3, H, W), for one target (B,) each."""
 
     def _black(self, inputs: Tensor) -> Tensor:
-        """(1, 3, H, W): the normalised black image."""
+        """Return the normalised black image (1, 3, H, W)."""
         return self.backbone.normalise(torch.zeros_like(inputs[:1]))
 
 
@@ -75,6 +77,8 @@ class IntegratedGradients(Attribution):
     forwards, backwards = "steps", "steps"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         steps: int = Field(50, ge=1, description="points of the path")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
@@ -100,6 +104,8 @@ class GradientShap(Attribution):
     forwards, backwards = "samples", "samples"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         samples: int = Field(20, ge=1, description="random points")
         noise: float = Field(0.1, ge=0, description="standard deviation, of the normalised image")
 
@@ -131,6 +137,8 @@ class Occlusion(Attribution):
     forwards = "about (1 + (1 - window) / stride)² + 1"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         window: float = Field(0.15, gt=0, le=1, description="share of the image's sides")
         stride: float = Field(0.07, gt=0, le=1, description="share of the image's sides")
 
@@ -162,6 +170,7 @@ class DeepLift(Attribution):
     forwards, backwards = "2", "2"
     applies_to = "networks whose nonlinearities are ReLU-like modules, each used once"
 
+    @override
     def prepare(self) -> None:
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(1, 3, *self.backbone.preprocessing.input_size, generator=generator)
@@ -196,7 +205,7 @@ class DeepLift(Attribution):
 
 @contextmanager
 def _seeded(name: str) -> Iterator[None]:
-    """Within the block, what torch and numpy draw depends on the name alone."""
+    """Let what torch and numpy draw depend on the name alone, in this context."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     state = np.random.get_state()
     with torch.random.fork_rng():
@@ -210,7 +219,7 @@ def _seeded(name: str) -> Iterator[None]:
 
 @contextmanager
 def _out_of_place(model: nn.Module) -> Iterator[None]:
-    """Within the block, no module overwrites its input, which DeepLIFT compares with its output."""
+    """Keep modules from overwriting their input, which DeepLIFT compares with their output."""
     inplace = [m for m in model.modules() if getattr(m, "inplace", False)]
     for module in inplace:
         module.inplace = False
@@ -225,5 +234,5 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
 
 
 def _captum(name: str) -> Any:
-    """A class of captum, which is imported where it is first used: that takes a second."""
+    """Import a class of captum where it is first used: the import takes a second."""
     return getattr(import_module("captum.attr"), name)

@@ -1,4 +1,4 @@
-"""What every explainer is: one class with one verb, `attribute`."""
+"""The interface of explainers: one class with one verb, `attribute`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ForwardPass:
     features: list[Tensor]
 
     def first(self, count: int) -> ForwardPass:
-        """Of the first `count` images."""
+        """Return the part of the first `count` images."""
         if count >= len(self.batch):
             return self
         features = [f[:count] for f in self.features]
@@ -47,7 +47,13 @@ class ForwardPass:
 
 @torch.inference_mode()
 def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None) -> ForwardPass:
-    """images: (B, 3, H, W) float32 in [0, 1], in place of the batch's own."""
+    """Run one forward pass over a batch.
+
+    Args:
+        backbone: the classifier.
+        batch: B images with what is known of them.
+        images: (B, 3, H, W) float32 in [0, 1], in place of the batch's own.
+    """
     if images is None:
         images = batch.float_images(backbone.device)
     with backbone.autocast():
@@ -59,7 +65,7 @@ LARGEST = 224  # pixels, side of a map that is kept
 
 
 def bounded(maps: Tensor) -> Tensor:
-    """Maps (…, h, w), those of more than 224 a side averaged over areas down to that."""
+    """Average maps (…, h, w) of more than 224 pixels a side over areas, down to 224."""
     height, width = maps.shape[-2:]
     if max(height, width) <= LARGEST:
         return maps
@@ -69,8 +75,10 @@ def bounded(maps: Tensor) -> Tensor:
 
 
 class Explainer(ABC):
-    """Gives explanation maps. A subclass in a module of this package, or in an entry point of
-    the group `ttame.explainers`, is in the registry.
+    """A method that gives explanation maps.
+
+    A subclass in a module of this package, or in an entry point of the group `ttame.explainers`, is
+    in the registry.
 
     name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
     change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
@@ -95,7 +103,7 @@ class Explainer(ABC):
     applies_to: ClassVar[str] = "every backbone"
 
     class Settings(spec.Section):
-        pass
+        """The keys of a spec that set it."""
 
     def __init__(
         self,
@@ -108,24 +116,34 @@ class Explainer(ABC):
         self.prepare()
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
-        """What is done once for a backbone. Raises NotApplicable where it cannot be explained."""
+        """Do what is done once for a backbone.
+
+        Raises:
+            NotApplicable: the backbone cannot be explained.
+        """
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:
-        """What tells maps of these settings from others: content, where they name a file."""
+        """Return what tells maps of these settings from others: content, where they name a file."""
         return settings
 
     @abstractmethod
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
-        """Explanation maps of `targets` (B, T), as (B, T, h, w) float32 of any range.
+        """Make explanation maps.
 
-        The caller min–max normalises them. An image that cannot be explained has a map of NaN.
+        Args:
+            forward: a forward pass over B images.
+            targets: (B, T) int64 class indices.
+
+        Returns:
+            Maps (B, T, h, w) float32 of any range, which the caller min–max normalises. An image
+            that cannot be explained has a map of NaN.
         """
 
 
 @dataclass
 class Cost:
-    """Seconds, and images that went through the classifier forward and backward."""
+    """Seconds, and numbers of images that went through the classifier forward and backward."""
 
     seconds: float = 0.0
     forward: int = 0
@@ -134,7 +152,7 @@ class Cost:
 
 @contextmanager
 def measure(backbone: Backbone) -> Iterator[Cost]:
-    """Give the cost of what is done in the block with the backbone; complete when it ends."""
+    """Measure what is done with the backbone in this context; the cost is complete at its end."""
     cost = Cost()
 
     def back(gradient: Tensor) -> None:

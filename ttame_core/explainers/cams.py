@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
@@ -31,6 +32,7 @@ class GradientCam(Explainer):
     forwards, backwards = "1", "1"
     applies_to = "taps whose spatial features have a gradient"
 
+    @override
     def prepare(self) -> None:
         self.layer, self.tap = deepest_with_gradient(self.backbone)
         self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
@@ -39,6 +41,7 @@ class GradientCam(Explainer):
         self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
         self.cam.get_target_width_height = lambda inputs: None  # the map stays as large as it is
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
         with _changed(self.layer, self.tap, self.spot), torch.enable_grad():
@@ -113,9 +116,11 @@ class EigenCam(Explainer):
     name = "eigencam"
     applies_to = "backbones with a tap of more than one place"
 
+    @override
     def prepare(self) -> None:
         self.place = deepest_spatial(self.backbone)
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         features = forward.features[self.place].float().cpu().numpy()
         maps = torch.from_numpy(np.stack([_principal_component(f) for f in features])).relu()
@@ -134,9 +139,11 @@ class ScoreCam(Explainer):
     forwards = "C"
     applies_to = "backbones with a tap of more than one place"
 
+    @override
     def prepare(self) -> None:
         self.place = deepest_spatial(self.backbone)
 
+    @override
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images)
@@ -173,9 +180,11 @@ class AblationCam(Explainer):
     forwards = "C + 1"
     applies_to = GradientCam.applies_to
 
+    @override
     def prepare(self) -> None:
         self.layer, self.tap = deepest_with_gradient(self.backbone)
 
+    @override
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images)
@@ -203,7 +212,7 @@ class AblationCam(Explainer):
 
 
 class _Ablated:
-    """The tap's tensor of n copies of an image, in each another of the n channels set to 0."""
+    """Copy the tap's tensor of an image n times, each with another of n channels set to 0."""
 
     def __init__(self, tap: Tap, channels: Tensor) -> None:
         self.tap, self.channels = tap, channels
@@ -218,7 +227,10 @@ class _Ablated:
 
 
 def _principal_component(features: np.ndarray) -> np.ndarray:
-    """(h, w): of the channels (C, h, w). As in the grad-cam library, without its C×C matrix."""
+    """Project channels (C, h, w) to their first principal component (h, w).
+
+    The result is that of the grad-cam library, without its C×C matrix.
+    """
     places = features.reshape(len(features), -1).T
     centred = places - places.mean(axis=0)
     axes = np.linalg.svd(centred, full_matrices=False)[2]
@@ -226,13 +238,13 @@ def _principal_component(features: np.ndarray) -> np.ndarray:
 
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
-    """(T, h, w): what is positive of the channels (C, h, w) under the weights (C, T)."""
+    """Return the positive part (T, h, w) of channels (C, h, w) added up by weights (C, T)."""
     return torch.einsum("chw,ct->thw", features, weights).relu()
 
 
 @contextmanager
 def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
-    """Within the block, the tap's tensor goes through `change` on its way out of the layer."""
+    """Send the tap's tensor through `change` on its way out of the layer, in this context."""
 
     def hook(module: nn.Module, args: Any, given: Any) -> Any:
         found = change(tap.output(given))
@@ -248,7 +260,7 @@ def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
 
 
 def deepest_spatial(backbone: Backbone) -> int:
-    """Index of the deepest tap of more than one place."""
+    """Return the index of the deepest tap that has more than one place."""
     for place, tap in reversed([*enumerate(backbone.taps)]):
         if tap.height * tap.width > 1:
             return place
@@ -256,7 +268,7 @@ def deepest_spatial(backbone: Backbone) -> int:
 
 
 def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:
-    """The deepest module at a spatial tap, or norm within it, that a logit has a gradient at."""
+    """Find the deepest module at a spatial tap, or a norm in it, where a logit has a gradient."""
     for tap in reversed(backbone.taps):
         if tap.height * tap.width == 1:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass
 
@@ -19,6 +20,7 @@ class Center(Explainer):
     name = "center"
     reads_image = False
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         down, across = (
             torch.exp(-(((torch.arange(side) + 0.5) / side - 0.5) ** 2) / (2 * SPREAD**2))

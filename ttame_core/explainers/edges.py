@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
@@ -19,6 +20,7 @@ class Edges(Explainer):
 
     name = "edges"
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]
         down = forward.images.new_tensor([[-1, -2, -1], [0, 0, 0], [1, 2, 1]])

@@ -12,8 +12,15 @@ from torch.nn import functional as F
 def target_gradients(
     logits: Tensor, targets: Tensor, places: Sequence[Tensor]
 ) -> list[tuple[Tensor, ...]]:
-    """Gradients of each image's target logits, from one forward pass: for every column of targets
-    (B, T) one tensor per place, of the place's shape.
+    """Compute gradients of each image's target logits, from one forward pass.
+
+    Args:
+        logits: (B, K), with their graph.
+        targets: (B, T) class indices.
+        places: tensors of the graph.
+
+    Returns:
+        For every column of the targets one gradient per place, of the place's shape.
     """
     return [
         torch.autograd.grad(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Tap
@@ -43,10 +44,13 @@ class Iia(Explainer):
     applies_to = "plain vision transformers, and taps whose spatial features have a gradient"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         steps: int | None = Field(
             None, ge=1, description="of each integral; default: 10, and 5 for plain transformers"
         )
 
+    @override
     def prepare(self) -> None:
         try:
             self.transformer = plain_transformer(self.backbone)
@@ -56,6 +60,7 @@ class Iia(Explainer):
         steps = self.settings.steps or (TRANSFORMER_STEPS if self.transformer else STEPS)
         self.points = [step / steps for step in range(steps + 1)]
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
         form = self._transformer if self.transformer else self._convolutional
@@ -90,7 +95,7 @@ class Iia(Explainer):
 
 
 class _Interpolated:
-    """In this context, a layer gives v = r + b · (u − r) in place of u. moved: v − r."""
+    """Let a layer return v = r + b · (u − r) in place of u, in this context; `moved` is v − r."""
 
     def __init__(self, layer: nn.Module, tap: Tap, b: float) -> None:
         self.layer, self.tap, self.b = layer, tap, b
@@ -115,7 +120,7 @@ class _Interpolated:
 
 
 class _LastScaled(Explicit):
-    """The last of `blocks` attentions goes on with b times its matrix."""
+    """Let the last of `blocks` attentions go on with b times its matrix."""
 
     def __init__(self, blocks: int, b: float) -> None:
         super().__init__()
@@ -128,6 +133,6 @@ class _LastScaled(Explicit):
 
 
 def _row_normalised(matrix: Tensor) -> Tensor:
-    """(B, N, N) plus the identity, rows of sum 1; in double, as it may be far less than that."""
+    """Add the identity to matrices (B, N, N) and scale rows to a sum of 1, in float64."""
     whole = matrix.double() + torch.eye(matrix.shape[-1], device=matrix.device)
     return whole / whole.sum(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Someone else's maps, read by the samples' keys."""
+"""Maps that someone else made, read by the samples' keys."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import file_hash
@@ -49,18 +50,22 @@ class Imported(Explainer):
     explains_again = False
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         path: str
 
+    @override
     def prepare(self) -> None:
         path = self.settings.path
         self.source: _Source = _Folder(path) if _place(path).is_dir() else _Parquet(path)
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:
-        """The content of the file; of a folder, its files' names, sizes and times."""
+        """Return the hash of the file; for a folder, of its files' names, sizes and times."""
         path = _place(settings["path"])
         return _folder_stamp(path) if path.is_dir() else f"sha256:{file_hash(str(path))}"
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         keys = forward.batch.keys
         found = self.source.read(keys)
@@ -75,7 +80,7 @@ class Imported(Explainer):
 
 
 class _Source(Protocol):
-    """Maps by key, all of one size."""
+    """A store of maps by key, all of one size."""
 
     size: Size
 
@@ -121,7 +126,7 @@ class _Parquet:
 
 
 class _Unpacked:
-    """The maps of a Parquet file, row by row in a temporary file.
+    """A temporary file with the maps of a Parquet file, row by row.
 
     Parquet gives no single row without a thousand others, and samples come in an order of their
     own.
@@ -149,7 +154,7 @@ class _Unpacked:
     @staticmethod
     @lru_cache(maxsize=4)
     def of(path: str, size: int, mtime: int) -> _Unpacked:
-        """Once for each state of a file."""
+        """Unpack a file once for each state that it is in."""
         return _Unpacked(path)
 
 
@@ -219,7 +224,7 @@ def _place(path: str) -> Path:
 
 
 def _folder_stamp(folder: Path) -> str:
-    """A sum over its files, which needs neither their order nor room for all of them."""
+    """Hash the names, sizes and times of a folder's files, as a sum that needs no order."""
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:

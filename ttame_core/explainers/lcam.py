@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core.backbones import Tap
 from ttame_core.explainers.base import NotApplicable
@@ -33,9 +34,11 @@ class LCamImg(Trained):
     fixed = PUBLISHED_LOSS
     published: ClassVar[dict[str, Any]] = {"learning_rate": 1e-4, "batch_size": 64}
 
+    @override
     def find_taps(self) -> Sequence[Tap]:
         return super().find_taps()[-1:]
 
+    @override
     def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         return features[-1:]
 
@@ -53,6 +56,7 @@ class LCamFm(LCamImg):
     name = "lcam_fm"
     applies_to = "backbones whose logits depend on the last tap's features; not on a class token"
 
+    @override
     def find_taps(self) -> Sequence[Tap]:
         (tap,) = super().find_taps()
         attention = torch.ones(1, 1, tap.height, tap.width, device=self.backbone.device)
@@ -70,6 +74,7 @@ class LCamFm(LCamImg):
             )
         return [tap]
 
+    @override
     def masked_logits(
         self, images: Tensor, class_maps: Tensor, attention: Tensor, mode: str
     ) -> Tensor:

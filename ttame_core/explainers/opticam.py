@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.explainers.base import Explainer, ForwardPass
@@ -30,12 +31,16 @@ class OptiCam(Explainer):
     applies_to = "backbones with a tap of more than one place"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         iterations: int = Field(100, ge=1)
         learning_rate: float = Field(0.1, gt=0)
 
+    @override
     def prepare(self) -> None:
         self.place = deepest_spatial(self.backbone)
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         images = forward.images.clone()
         channels = forward.features[self.place].clone().float().relu()
@@ -43,7 +48,7 @@ class OptiCam(Explainer):
         return torch.stack(maps, dim=1)
 
     def _optimise(self, images: Tensor, channels: Tensor, targets: Tensor) -> Tensor:
-        """Maps (B, h, w) of one target per image."""
+        """Return maps (B, h, w) of one target per image."""
         with torch.enable_grad():
             weights = channels.new_zeros(channels.shape[:2]).requires_grad_()
             optimiser = torch.optim.Adam([weights], self.settings.learning_rate)
@@ -57,5 +62,5 @@ class OptiCam(Explainer):
 
 
 def _combined(weights: Tensor, channels: Tensor) -> Tensor:
-    """Channels (B, C, h, w) added up by softmax of the weights (B, C): (B, h, w)."""
+    """Add up channels (B, C, h, w) by the softmax of weights (B, C): (B, h, w)."""
     return torch.einsum("bc,bchw->bhw", weights.softmax(dim=1), channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
+from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
@@ -21,6 +22,7 @@ class Oracle(Explainer):
     needs_annotations = True
     reads_image = False
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]
         size = min(height, MAP_SIDE), min(width, MAP_SIDE)

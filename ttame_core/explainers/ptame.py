@@ -10,6 +10,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap, file_hash, load_backbone
@@ -54,6 +55,8 @@ class PTame(Trained):
     applies_to = "every backbone with a gradient with respect to its input"
 
     class Settings(Trained.Settings):
+        """The keys of a spec that set it."""
+
         auxiliary: spec.Backbone = RESNET18
 
         @field_validator("auxiliary")
@@ -67,12 +70,14 @@ class PTame(Trained):
                 raise ValueError("the head reads it, so it must have taps")
             return auxiliary
 
+    @override
     def find_taps(self) -> Sequence[Tap]:
         auxiliary: spec.Backbone = self.settings.auxiliary
         content = file_hash(auxiliary.checkpoint) if auxiliary.checkpoint else ""
         self.auxiliary = _load(auxiliary.model_dump_json(), content, self.backbone.device)
         return self.auxiliary.taps
 
+    @override
     def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
         size = self.auxiliary.preprocessing.input_size
         if tuple(images.shape[-2:]) != tuple(size):
@@ -82,5 +87,5 @@ class PTame(Trained):
 
 @lru_cache(maxsize=1)  # shards follow each other
 def _load(settings: str, content: str, device: torch.device) -> Backbone:
-    """content: of its checkpoint, which tells one file from another at the same place."""
+    """Describe a classifier by the content of its checkpoint, not by the file's place."""
     return load_backbone(spec.Backbone.model_validate_json(settings)).to(device)

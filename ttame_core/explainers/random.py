@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass
 
@@ -17,6 +18,7 @@ class Random(Explainer):
     name = "random"
     reads_image = False
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         maps = [
             [self._noise(key, int(target)) for target in row]

@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones.taps import MAP_SIDE
@@ -33,11 +34,14 @@ class Rise(Explainer):
     forwards = "masks"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         masks: int = Field(4000, ge=1, description="random masks; papers take 8000 for ViTs")
         grid: int = Field(7, ge=1, description="cells of a mask along each side")
         p1: float = Field(0.5, gt=0, lt=1, description="probability that a cell is seen")
         seed: int = 0
 
+    @override
     def prepare(self) -> None:
         chosen, device = self.settings, self.backbone.device
         size = self.backbone.preprocessing.input_size
@@ -55,6 +59,7 @@ class Rise(Explainer):
             for strips, side in zip(self.strips, self.map_size, strict=True)
         ]
 
+    @override
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         images, backbone = forward.images, self.backbone
@@ -74,7 +79,7 @@ class Rise(Explainer):
         return maps.unflatten(2, self.map_size) / (self.settings.masks * self.settings.p1)
 
     def masks(self, chosen: Tensor, strips: list[Tensor]) -> Tensor:
-        """Masks (M, H, W) in [0, 1] with these numbers (M,), as large as the strips are long."""
+        """Return the masks (M, H, W) in [0, 1] with these numbers (M,)."""
         rows, columns = (
             strip[shift[chosen]] for strip, shift in zip(strips, self.shifts, strict=True)
         )
@@ -82,7 +87,7 @@ class Rise(Explainer):
 
 
 def _strips(side: int, grid: int) -> Tensor:
-    """How much of each cell is in each pixel along one side, at every shift: (cell, grid, side)."""
+    """Return the share of each cell in each pixel of a side, at every shift: (cell, grid, side)."""
     cell = -(-side // grid)
     length = (grid + 1) * cell
     large = F.interpolate(torch.eye(grid)[None], length, mode="linear", align_corners=False)[0]

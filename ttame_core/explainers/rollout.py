@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass
 from ttame_core.explainers.self_attention import Explicit, eager, plain_transformer
@@ -22,9 +23,11 @@ class Rollout(Explainer):
     forwards = "1"
     applies_to = "plain vision transformers"
 
+    @override
     def prepare(self) -> None:
         self.transformer = plain_transformer(self.backbone)
 
+    @override
     @torch.no_grad()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         with eager(self.backbone), _HeadMeans() as attention:

@@ -21,14 +21,15 @@ from ttame_core.explainers.base import NotApplicable
 
 
 class Explicit(TorchFunctionMode):
-    """In this context, attention is computed step by step, so that its matrices can be seen.
+    """A context in which attention is computed step by step, so that its matrices can be seen.
 
     The libraries' models (timm, torchvision, Hugging Face) all call the fused function, which
     makes no matrix; in the context the call comes here, and the model itself is not touched.
 
-    matrices: (B, heads, N, N) after the softmax, one per attention, first block first.
-    mixed: (B, heads, N, d), the last attention's output. foreign: whether there was attention of
-    another kind.
+    Attributes:
+        matrices: (B, heads, N, N) after the softmax, one per attention, first block first.
+        mixed: (B, heads, N, d), the output of the last attention.
+        foreign: whether there was attention of another kind.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Explicit(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """As torch's scaled_dot_product_attention, without dropout."""
+        """Compute what torch's scaled_dot_product_attention computes, without dropout."""
         if query.ndim != 4 or query.shape != key.shape or is_causal or enable_gqa:
             self.foreign = True
             return F.scaled_dot_product_attention(
@@ -84,17 +85,19 @@ class Explicit(TorchFunctionMode):
         return self.mixed
 
     def use(self, matrix: Tensor) -> Tensor:
-        """What attention goes on with in place of this matrix."""
+        """Return what attention goes on with in place of this matrix."""
         return matrix
 
     def keep(self, matrix: Tensor) -> Tensor:
-        """What is noted of this matrix."""
+        """Return what is remembered of this matrix (B, heads, N, N)."""
         return matrix
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the matrix product of two operands of attention."""
         return a @ b
 
     def elementwise(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return a function of each element of x."""
         return function(x)
 
 
@@ -114,7 +117,7 @@ def _multi_head_attention(
     out_proj_bias: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention of (N, B, D) tokens, as in torch's nn.MultiheadAttention."""
+    """Compute self-attention of (N, B, D) tokens, as torch's nn.MultiheadAttention does."""
     if not query is key is value or options.get("attn_mask") is not None or bias_k is not None:
         raise NotApplicable("its attention is not plain self-attention")
     parts = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
@@ -125,7 +128,7 @@ def _multi_head_attention(
 
 @dataclass(frozen=True)
 class PlainTransformer:
-    """How the tokens of a plain vision transformer lie.
+    """The layout of the tokens of a plain vision transformer.
 
     blocks: number of attentions. prefix: tokens in front of the patches, which are row by row.
     read: tokens that the logits are read from.
@@ -138,7 +141,7 @@ class PlainTransformer:
     read: tuple[int, ...]
 
     def flow(self, matrices: Iterable[Tensor]) -> Tensor:
-        """What reaches the tokens that are read from each patch: maps (B, h, w) with least value 0.
+        """Return what each patch sends to the tokens that are read: maps (B, h, w), 0 at the least.
 
         matrices: (B, N, N) of each block, first block first; row i is what token i takes from all.
         The class token's row of their product, last block leftmost; where patch tokens are pooled,
@@ -154,7 +157,7 @@ class PlainTransformer:
 
 
 def plain_transformer(backbone: Backbone) -> PlainTransformer:
-    """What a forward pass shows of the backbone's attention.
+    """Find the layout of a backbone's tokens by looking at a forward pass.
 
     Raises NotApplicable where that is not all to all in each block, or where its features are not
     the tokens of the image's patches.
@@ -185,7 +188,7 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
 
 
 def noise(backbone: Backbone) -> Tensor:
-    """Two random images, normalised."""
+    """Make two random images, normalised."""
     generator = torch.Generator().manual_seed(0)
     size = backbone.preprocessing.input_size
     noise = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
@@ -193,7 +196,7 @@ def noise(backbone: Backbone) -> Tensor:
 
 
 def eager(backbone: Backbone) -> AbstractContextManager[Any]:
-    """In this context, a compiled model runs as it is written."""
+    """Let a compiled model run as it is written, in this context."""
     if backbone.model._compiled_call_impl is None:
         return nullcontext()  # importing the compiler takes seconds
     return torch.compiler.set_stance("force_eager")

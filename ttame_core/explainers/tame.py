@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from ttame_core.backbones import Tap
 from ttame_core.explainers.base import NotApplicable
 from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
@@ -25,6 +27,7 @@ class Tame(Trained):
     fixed = PUBLISHED_LOSS
     applies_to = "convolutional networks"
 
+    @override
     def find_taps(self) -> Sequence[Tap]:
         taps = super().find_taps()
         if other := [tap.name for tap in taps if tap.layout != "NCHW"]:

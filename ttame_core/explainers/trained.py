@@ -1,4 +1,4 @@
-"""What explainers share whose head is trained once per backbone."""
+"""The part that explainers share whose head is trained once per backbone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap
@@ -50,6 +51,8 @@ class Trained(Explainer):
     applies_to = "backbones with taps"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         training: dict[str, Any] = Field(
             default_factory=dict, description="of its head, where it is not the spec's `training`"
         )
@@ -73,7 +76,7 @@ class Trained(Explainer):
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:
-        """Not how its head was trained and what it reads, which the head's own fingerprint says."""
+        """Return the settings but those of the head, which the head's own fingerprint covers."""
         return {k: v for k, v in settings.items() if k not in ("training", "auxiliary")}
 
     @classmethod
@@ -88,7 +91,11 @@ class Trained(Explainer):
         return spec.Training.model_validate({k: v for layer in layers for k, v in layer.items()})
 
     def find_taps(self) -> Sequence[Tap]:
-        """Where the head reads. Raises NotApplicable where it cannot."""
+        """Return the taps that the head reads.
+
+        Raises:
+            NotApplicable: the backbone has no taps that this method can read.
+        """
         if not self.backbone.taps:
             raise NotApplicable(
                 f"only the logits of {self.backbone.name} can be seen, and {self.name} reads its "
@@ -97,19 +104,19 @@ class Trained(Explainer):
         return self.backbone.taps
 
     def new_head(self, shown: str = "class") -> Head:
-        """An untrained head, on the backbone's device."""
+        """Make an untrained head on the backbone's device."""
         channels = [tap.channels for tap in self.taps]
         size = map_size([(tap.height, tap.width) for tap in self.taps])
         head = self.mechanism(channels, self.backbone.num_classes, size, shown)
         return head.to(self.backbone.device)
 
     def use(self, head: Head) -> Trained:
-        """Take a trained head."""
+        """Take a trained head, folded, and return this explainer."""
         self.head = head.eval().fold().to(self.backbone.device)
         return self
 
     def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """What the head reads: features (B, C, h, w) at its taps.
+        """Return what the head reads: features (B, C, h, w) at its taps.
 
         images: (B, 3, H, W) in [0, 1]. features: at the backbone's taps.
         """
@@ -118,7 +125,7 @@ class Trained(Explainer):
     def masked_logits(
         self, images: Tensor, class_maps: Tensor, attention: Tensor, mode: str
     ) -> Tensor:
-        """Logits (B, K) of what is left under the attention maps, in training.
+        """Return logits (B, K) of what is left under the attention maps, in training.
 
         images: (B, 3, H, W) in [0, 1]. class_maps: (B, 1, h, w). attention: their sigmoid. mode:
         `raw` or `normalised` (see `masking.masked`), or `both` (`masking.masked_both_ways`).
@@ -128,6 +135,7 @@ class Trained(Explainer):
             return self.backbone(masked_both_ways(images, class_maps, normalise))
         return self.backbone(masked(images, attention, mode, normalise))
 
+    @override
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         if self.head is None:

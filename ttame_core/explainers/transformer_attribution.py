@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 from ttame_core.explainers.gradients import target_gradients
@@ -33,6 +34,7 @@ class TransformerAttribution(Explainer):
     forwards, backwards = "2", "2"
     applies_to = "plain vision transformers made of linear layers, GELU or ReLU, and layer norms"
 
+    @override
     def prepare(self) -> None:
         self.transformer = plain_transformer(self.backbone)
         with torch.enable_grad(), eager(self.backbone), Relevance() as relevance:
@@ -47,6 +49,7 @@ class TransformerAttribution(Explainer):
                 "attribution has no propagation rule"
             )
 
+    @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone()).requires_grad_()
         with torch.enable_grad(), eager(self.backbone):
@@ -66,7 +69,7 @@ class TransformerAttribution(Explainer):
 
 
 class Relevance(Explicit):
-    """In this context, what autograd carries back through a network is relevance, not gradients.
+    """A context in which autograd carries relevance back through a network, not gradients.
 
     The forward pass computes the same; its backward pass follows sections 3.1 and 3.2: of linear
     layers what x⁺W⁺ + x⁻W⁻ contributes, without bias (the two-signed form, in the authors' code);
@@ -98,9 +101,11 @@ class Relevance(Explicit):
             return _Elementwise.apply(args[0], lambda x: func(x, *args[1:], **kwargs))
         return super().__torch_function__(func, types, args, kwargs)
 
+    @override
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         return _Product.apply(a, b)
 
+    @override
     def elementwise(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return _Elementwise.apply(x, function)
 
@@ -112,17 +117,17 @@ ELEMENTWISE = {F.layer_norm, F.rms_norm, F.gelu, F.relu}
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether these are two token sequences of a residual connection."""
+    """Say whether two tensors are the token sequences of a residual connection."""
     return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.ndim == 3
 
 
 def _share(relevance: Tensor, total: Tensor) -> Tensor:
-    """Relevance per unit of a total; none where the total is 0."""
+    """Divide relevance by a total; the result is 0 where the total is 0."""
     return torch.where(total == 0, 0, relevance / (total + TINY * total.sign()))
 
 
 class _Linear(torch.autograd.Function):
-    """Relevance of x (…, C) for xWᵀ (…, D)."""
+    """Return the relevance of x (…, C) for xWᵀ (…, D)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -139,7 +144,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """Relevance of both operands of a matrix product: half each, as their sums are the same."""
+    """Give each operand of a matrix product half of its relevance: their sums are the same."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -156,7 +161,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Relevance of both operands of a residual connection, normalised for each image."""
+    """Give both operands of a residual connection their relevance, normalised for each image."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Mean(torch.autograd.Function):
-    """Relevance of tokens (B, N, D) that are averaged to (B, D): each one's share of the sum."""
+    """Give each of the tokens (B, N, D) that are averaged its share of the relevance (B, D)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
