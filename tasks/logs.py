@@ -1,4 +1,4 @@
-"""What is said on standard error: lines for people or, one an event, JSON for machines.
+"""Messages on standard error: lines for people, or one JSON object an event for machines.
 
 The choice lies in the environment, where the processes of an engine find it as well. It is made
 before Prefect is imported, whose console handler is `Lines` then.
@@ -25,7 +25,12 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def choose(quiet: bool, log_format: str) -> None:
-    """For this process and those that it starts. log_format: text or json."""
+    """Choose the form of messages for this process and those that it starts.
+
+    Args:
+        quiet: leave out everything but the outcome and errors.
+        log_format: text or json.
+    """
     os.environ[QUIET] = "1" if quiet else ""
     os.environ[FORMAT] = log_format
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "tasks.logs.Lines"
@@ -34,20 +39,22 @@ def choose(quiet: bool, log_format: str) -> None:
 
 
 def is_quiet() -> bool:
+    """Say whether nothing but the outcome and errors is wanted."""
     return bool(os.environ.get(QUIET))
 
 
 def is_json() -> bool:
+    """Say whether messages are JSON objects."""
     return os.environ.get(FORMAT) == "json"
 
 
 def for_people() -> bool:
-    """Whether somebody looks at a terminal and wants to see bars there."""
+    """Say whether somebody looks at a terminal and wants to see bars there."""
     return sys.stderr.isatty() and not is_quiet() and not is_json()
 
 
 def say(message: str, level: str = "info") -> None:
-    """A sentence of the command line's own; warnings are not for those who want it quiet."""
+    """Print a sentence of the command line; warnings are left out where it should be quiet."""
     if level == "warning" and is_quiet():
         return
     if is_json():
@@ -57,19 +64,25 @@ def say(message: str, level: str = "info") -> None:
 
 
 def event(message: str, **fields: Any) -> None:
-    """A line in the log of the run it is called in. fields: what JSON says beside it."""
+    """Write a line into the log of the run that calls this.
+
+    Args:
+        message: the line.
+        **fields: what JSON says beside it.
+    """
     from prefect import get_run_logger
 
     get_run_logger().info(message, extra={"event": fields})
 
 
 class Lines(logging.StreamHandler):
-    """Prefect's records, but for those that say no more than others do."""
+    """A handler that prints Prefect's records, without those that repeat others."""
 
     def __init__(self, stream: Any = None, styles: Any = None) -> None:
         super().__init__(stream)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, unless it only repeats what others say."""
         try:
             if _says_nothing(record):
                 return
@@ -114,7 +127,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _run(record: logging.LogRecord) -> str:
-    """Name of the task run or flow run that a record is from."""
+    """Return the name of the task run or flow run that a record is from."""
     return getattr(record, "task_run_name", None) or getattr(record, "flow_run_name", None) or ""
 
 

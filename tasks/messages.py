@@ -11,13 +11,14 @@ PLAIN = (UserError, NotApplicable)
 
 
 class OneSentence(logging.Filter):
-    """Of errors that say all there is to say."""
+    """A filter that prints errors of some classes as one sentence, without a traceback."""
 
     def __init__(self, *plain: type[BaseException]) -> None:
         super().__init__()
         self._plain = plain
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record of a plain error; all records pass."""
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, self._plain):
             record.msg, record.args, record.exc_info = str(error), (), None
@@ -25,7 +26,7 @@ class OneSentence(logging.Filter):
 
 
 def shorten(name: str, *plain: type[BaseException]) -> None:
-    """For the logger of this name; a second time changes nothing."""
+    """Add the filter to the logger of this name; a second time changes nothing."""
     logger = logging.getLogger(name)
     if not any(isinstance(f, OneSentence) for f in logger.filters):
         logger.addFilter(OneSentence(*plain))

@@ -1,4 +1,4 @@
-"""What the name of a task run says: of which stage, data set, backbone and explainer it is."""
+"""Names of task runs, and the stage, data set, backbone and explainer that they tell."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ STAGE = {"plan": "shard", "index": "shard", "trial": "sweep"}
 
 
 def names_of(task_run: str) -> dict[str, str] | None:
-    """stage, and of dataset, backbone and explainer what the name tells; None for other runs.
+    """Read stage, data set, backbone and explainer out of a name, as far as it tells them.
 
-    The dataset of a report is the name of its audit.
+    For a report the data set is the name of its audit. None for runs that are no unit's.
     """
     for pattern in TASKS:
         if found := pattern.match(task_run):

@@ -30,7 +30,7 @@ LOG_SECONDS = 30.0  # between lines in the log, where there is no terminal
 
 
 class _Rate(ProgressColumn):
-    """How many a second, or a minute where that is less than one."""
+    """A column with the number of units a second, or a minute where that is less than one."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -60,10 +60,14 @@ Report = Callable[[int, int, str], None]
 
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Report]:
-    """Give `report(done, total, text)`, shown as a bar where there is a terminal.
+    """Show a bar on the terminal, and yield the function `report(done, total, text)` that moves it.
 
-    unit: of what is counted, for the rate. Before the first report, and where there is none, the
-    bar only says that something is done.
+    Until the first report the bar only says that something goes on. Without a terminal, reports
+    have no effect.
+
+    Args:
+        title: of the bar.
+        unit: name of what is counted, for the rate.
     """
     if parent_process() or not for_people():  # one process has the terminal
         yield lambda done, total, text: None
@@ -80,9 +84,15 @@ def bar(title: str, unit: str) -> Iterator[Report]:
 
 @contextmanager
 def on_shard(stage: str, shard: str, of: str, images: int) -> Iterator[Callable[[int], None]]:
-    """A bar of the images of a shard, and a line in the log when it is done.
+    """Show a bar of the images of a shard, and write a line into the log at its end.
 
-    Gives a function to be told how many are. of: the backbone.
+    Yields the function that is told how many images are done.
+
+    Args:
+        stage: explain or evaluate.
+        shard: its name.
+        of: name of the backbone.
+        images: number of images in the shard.
     """
     title, begun = f"{stage} {shard} of {of}", time.monotonic()
     with bar(title, "images") as report:
@@ -94,7 +104,7 @@ def on_shard(stage: str, shard: str, of: str, images: int) -> Iterator[Callable[
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Report]:
-    """As `bar`, and as a Prefect progress artifact of the flow or task run it is used in.
+    """Show a bar, and a progress artifact of the flow or task run that is under way.
 
     In the log a line at its end and, without a terminal, one now and then. The artifact is a
     courtesy: where the server does not answer, the work goes on without it.
@@ -130,7 +140,7 @@ def progress(title: str, unit: str) -> Iterator[Report]:
 
 
 def _log(title: str, unit: str, done: int, total: int, text: str, seconds: float) -> None:
-    """How far it is, and how long it will take at the rate so far."""
+    """Write into the log how much is done, and how long the rest takes at the rate so far."""
     left = seconds / done * (total - done) if done else None
     fields = {unit: done, "total": total, "seconds": round(seconds, 3)}
     words = f"{title}: {done} of {total} {unit}"
@@ -141,7 +151,7 @@ def _log(title: str, unit: str, done: int, total: int, text: str, seconds: float
 
 
 def quietly(call: Callable[..., object], **arguments: object) -> object | None:
-    """What `call` gives; None where the server does not answer."""
+    """Return what `call` returns; None where the server does not answer."""
     try:
         return call(**arguments)
     except (PrefectException, OSError):

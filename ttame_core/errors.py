@@ -21,7 +21,7 @@ class StoreAway(UserError):
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Where the file `path`, which is written in the block, cannot be, UserError says why."""
+    """Raise UserError with the reason where a file cannot be written in this context."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: Pillow knows no such ending
@@ -30,6 +30,6 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """' Did you mean …?' with the known names nearest to `name`, or '' where none is near."""
+    """Return ' Did you mean …?' with the known names nearest to `name`, or ''."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""What other packages add by entry points: explainers, and families of metrics with their scores.
+"""Registries of explainers, metrics and so on, open to other packages by entry points.
 
 The groups are `ttame.explainers`, `ttame.metrics` and `ttame.scores` (docs/extending.md). Which
 names there are is known from what is installed; what a name stands for is imported when asked for.
@@ -18,7 +18,7 @@ GROUPS = ("ttame.explainers", "ttame.metrics", "ttame.scores")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Things of one kind by name: ttame's own, and those of an entry-point group.
+    """The things of one kind by name: ttame's own, and those of a group of entry points.
 
     refuse: says of a name and what was loaded for it what is wrong, or None. Raises UserError with
     the package and the entry point where one has the name of another, cannot be loaded, or is
@@ -84,7 +84,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def of_class(base: type[T]) -> Callable[[str, object], str | None]:
-    """Refuse what is no subclass of `base` with the entry point's name as its own."""
+    """Make a check that refuses what is no subclass of `base` with the entry point's name."""
 
     def refuse(name: str, found: object) -> str | None:
         if not (isinstance(found, type) and issubclass(found, base)):
@@ -97,15 +97,16 @@ def of_class(base: type[T]) -> Callable[[str, object], str | None]:
 
 
 def origin(entry: EntryPoint) -> str:
-    """Words for where something comes from."""
+    """Say where an entry point comes from."""
     return f"the entry point {entry.name} = {entry.value} ({entry.group}) of {package(entry)}"
 
 
 def package(entry: EntryPoint) -> str:
+    """Return the name of the package that an entry point belongs to."""
     return entry.dist.name if entry.dist else "an unknown package"
 
 
 def versions() -> dict[str, str]:
-    """The version of each package that adds anything."""
+    """Return the version of each package that adds anything."""
     found = (entry.dist for group in GROUPS for entry in entry_points(group=group))
     return {dist.name: dist.version for dist in found if dist}

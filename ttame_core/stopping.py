@@ -1,4 +1,4 @@
-"""Stopping a process soon: what it has half written goes, and nothing else is touched."""
+"""Stopping a process soon: its half-written files are removed, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _half_written: set[Path] = set()
 
 
 class Stopped(BaseException):
-    """Somebody wants this process to end, by a signal. Like KeyboardInterrupt, it is no error."""
+    """A signal asks this process to end. Like KeyboardInterrupt, this is no error."""
 
     def __init__(self, words: str, signal: int) -> None:
         super().__init__(words, signal)
@@ -23,7 +23,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """A file or folder that is not whole yet: what is there of it in the end is removed."""
+    """Remove a file or folder at the end of this context, however it ends."""
     _half_written.add(path)
     try:
         yield path
@@ -33,7 +33,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def give_up() -> None:
-    """Remove what is half written, for a process that ends without unwinding."""
+    """Remove half-written files, for a process that ends without unwinding."""
     for path in list(_half_written):
         _remove(path)
 

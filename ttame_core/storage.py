@@ -1,4 +1,4 @@
-"""Where things are kept: folders and object stores, reached through fsspec.
+"""Folders and object stores, reached through fsspec.
 
 Credentials come from the usual chain of each store (environment, configuration files, the machine's
 role), never from an address: addresses stand in records, logs and specs.
@@ -22,7 +22,11 @@ BLOCK = 8 * 2**20  # bytes that are read ahead of a stream, in one request
 
 
 def without_credentials(place: str) -> str:
-    """The place itself. Raises UserError, without naming them, where credentials are in it."""
+    """Return the address itself, if there are no credentials in it.
+
+    Raises:
+        UserError: there are; the sentence does not repeat them.
+    """
     protocol, found, rest = place.partition("://")
     if found and ("@" in rest.split("/")[0] or re.search(r"\?.*=", rest)):
         raise UserError(
@@ -34,7 +38,7 @@ def without_credentials(place: str) -> str:
 
 
 def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a folder or URL, and its path there.
+    """Return the file system of a folder or URL, and its path there.
 
     Nothing is remembered of an object store's listings, which other machines change. Raises
     UserError for credentials in the URL, unknown protocols and packages that are not installed.
@@ -57,7 +61,7 @@ def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 @contextmanager
 def reaching(place: str, fs: fsspec.AbstractFileSystem) -> Iterator[None]:
-    """Where a store refuses or does not answer, say so; what is not there stays FileNotFoundError.
+    """Turn the errors of a store that refuses or does not answer into sentences.
 
     Raises StoreAway after its client's own retries. On local folders nothing changes.
     """

@@ -26,9 +26,18 @@ from ttame_core.backbones.taps import (
 class Backbone(nn.Module):
     """A classifier that never changes: evaluation mode, no gradients for its weights.
 
-    Takes normalised images (B, 3, H, W) float32; `normalise` makes them from images in [0, 1].
+    It takes normalised images (B, 3, H, W) float32; `normalise` makes them from images in [0, 1].
     With `taps` [] it is a black box: only its logits are looked at. A script of TorchScript is one.
-    weights: their hash, where a spec's backbone was loaded.
+
+    Attributes:
+        model: the network.
+        name: of the backbone, in the lake.
+        preprocessing: from a picture to what the network takes.
+        taps: where heads read it, from shallow to deep.
+        num_classes: K, the number of its logits.
+        map_size: (height, width) of attention maps over its taps.
+        precision: number format of its passes.
+        weights: their hash where a spec's backbone was loaded, else ''.
     """
 
     def __init__(
@@ -76,38 +85,39 @@ class Backbone(nn.Module):
         return self
 
     def autocast(self) -> torch.autocast:
-        """Context in which passes run in `precision`, as automatic mixed precision has it."""
+        """Return a context in which passes run in `precision`, by automatic mixed precision."""
         low = self.precision if self.precision != torch.float32 else None
         return torch.autocast(self.device.type, low, enabled=low is not None)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in evaluation mode: batch-norm statistics and dropout never move."""
+        """Stay in evaluation mode: batch-norm statistics and dropout never move."""
         return self
 
     @property
     def device(self) -> torch.device:
+        """The device of its weights."""
         return device_of(self.model)
 
     @property
     def masking(self) -> str:
-        """Where T-TAME masks images of this family in training: `raw` or `normalised`."""
+        """The place where T-TAME masks images of this family in training: `raw` or `normalised`."""
         spatial = not self.taps or self.taps[-1].layout == "NCHW"
         return "raw" if spatial else "normalised"
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to the network's input."""
+        """Turn images (B, 3, H, W) in [0, 1] into the network's input."""
         return self.preprocessing.normalise(images)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to logits (B, K)."""
+        """Return logits (B, K) of normalised images (B, 3, H, W)."""
         return logits_of(self.model(inputs))
 
     def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, K) and the feature maps (B, C, h, w) of each tap, in one forward pass."""
+        """Return logits (B, K) and feature maps (B, C, h, w) of each tap, in one forward pass."""
         return self._capture(self.model, self.taps, inputs)
 
     def masked_at(self, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:
-        """Logits (B, K) where the tap's features are multiplied by attention (B, 1, h, w)."""
+        """Return logits (B, K) with the tap's features multiplied by attention (B, 1, h, w)."""
         return continue_masked(self.model, tap, attention, inputs)
 
 
@@ -125,11 +135,16 @@ class _Wrapped(nn.Module):
 def load_backbone(
     settings: spec.Backbone, checkpoint: str | None = None, num_classes: int | None = None
 ) -> Backbone:
-    """The frozen classifier that `settings` describes, on the CPU.
+    """Load the frozen classifier that `settings` describes, on the CPU.
 
-    checkpoint, num_classes: of a classifier that `fit` has trained, in place of the settings' own.
-    Raises UserError for an unknown model, weights that cannot be had, and a checkpoint of another
-    architecture.
+    Args:
+        settings: the section of a spec.
+        checkpoint: file of a classifier that `fit` has trained, in place of the settings' own.
+        num_classes: of that classifier.
+
+    Raises:
+        UserError: the model is unknown, its weights cannot be had, or the checkpoint is of another
+            architecture.
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     backbone = Backbone(model, settings.name, preprocessing_of(settings, model), settings.taps)
@@ -138,7 +153,7 @@ def load_backbone(
 
 
 def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing:
-    """The model's own preprocessing, with what the spec overrides."""
+    """Return the model's own preprocessing, with what the spec overrides."""
     config = dict(resolve_model_data_config(model))
     overrides = settings.preprocessing.model_dump(exclude_none=True)
     size = overrides.pop("input_size", None) or settings.args.get("img_size")

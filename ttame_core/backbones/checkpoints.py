@@ -1,4 +1,4 @@
-"""Files of weights: read without executing what is pickled in them, checked, hashed."""
+"""Files of weights: they are read without running what is pickled in them, checked, hashed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from ttame_core.errors import UserError
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """Read a state dict from a file of safetensors or of plain tensors.
+
+    Raises:
+        UserError: there is no such file, or it holds more or other things than tensors.
+    """
     try:
         state = load_state_dict(path, device="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -33,6 +38,11 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 def load_weights(
     model: nn.Module, state: dict[str, Tensor], settings: spec.Backbone, checkpoint: str
 ) -> None:
+    """Load a state dict into a model.
+
+    Raises:
+        UserError: names or shapes differ; the sentence names the first differences.
+    """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
     unknown = sorted(state.keys() - own.keys())
@@ -53,7 +63,7 @@ def load_weights(
 
 
 def file_hash(path: str) -> str:
-    """SHA-256 of a file, kept for as long as its size and time stay the same."""
+    """Return the SHA-256 of a file; it is computed anew when the file's size or time changes."""
     try:
         stat = Path(path).stat()
     except OSError as error:

@@ -43,7 +43,7 @@ def fold_batch_norms(
 
 
 def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the batch norms that take their outputs, both used once."""
+    """Name convolutions and the batch norms that take their outputs, where both are used once."""
     made_by: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is its own
     pairs: list[tuple[str, str]] = []
     calls: Counter[str] = Counter()
@@ -76,7 +76,7 @@ def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[str, str]]:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """What a batch norm does besides."""
+    """Return what a batch norm does besides normalising: dropout and activation, or nothing."""
     return nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
 
 

@@ -38,11 +38,18 @@ DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 def create_model(
     settings: spec.Backbone, checkpoint: str | None = None, num_classes: int | None = None
 ) -> nn.Module:
-    """The classifier with the weights of `checkpoint`, else with those that it comes with.
+    """Create the classifier with the weights of `checkpoint`, else with those that it comes with.
 
-    checkpoint, num_classes: in place of the settings' own. Models that are not timm's get a
-    `pretrained_cfg` as timm's have, which says how images are prepared for them.
-    Raises UserError for an unknown model, wrong arguments, and weights that cannot be had.
+    Models that are not timm's get a `pretrained_cfg` as timm's have, which says how images are
+    prepared for them.
+
+    Args:
+        settings: the section of a spec.
+        checkpoint: file of weights, in place of the settings' own.
+        num_classes: in place of the settings' own.
+
+    Raises:
+        UserError: the model is unknown, its arguments are wrong, or its weights cannot be had.
     """
     make: Callable[..., nn.Module] = {
         "timm": _timm,
@@ -64,7 +71,7 @@ def create_model(
 
 
 def own_weights(settings: spec.Backbone) -> str:
-    """Identity of the weights that a folder or a function brings with it."""
+    """Return the identity of the weights that a folder or a function brings with it."""
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
         code = sorted(folder.glob("*.py")) if settings.trust_remote_code else []
@@ -74,7 +81,7 @@ def own_weights(settings: spec.Backbone) -> str:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, with their names."""
+    """Return the SHA-256 of all parameters and buffers, with their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -129,7 +136,7 @@ def _check_name(model: str) -> None:
 
 
 def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
-    """Number of classes, read off the checkpoint's classifier layer."""
+    """Read the number of classes off the checkpoint's classifier layer."""
     config = timm.models.get_pretrained_cfg(model)
     classifier = config.classifier if config else None
     if state is None or not isinstance(classifier, str):
@@ -161,7 +168,7 @@ def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor]
 def _torchvision(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """`torchvision/resnet50`, or `torchvision/resnet50.IMAGENET1K_V1` for weights by name."""
+    """Create `torchvision/resnet50`, or `torchvision/resnet50.IMAGENET1K_V1` by its weights."""
     from torchvision import models
 
     name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
@@ -201,7 +208,7 @@ def _torchvision(
 
 
 def _start_from(model: nn.Module, state: dict[str, Tensor], settings: spec.Backbone) -> None:
-    """Pretrained weights; all but the classifier's, where `fit` trains one for other classes."""
+    """Load pretrained weights, but not the classifier's where `fit` trains it for other classes."""
     own = model.state_dict()
     if settings.fit is not None:
         state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
@@ -214,7 +221,7 @@ def _start_from(model: nn.Module, state: dict[str, Tensor], settings: spec.Backb
 def _huggingface(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """A folder with config.json and model.safetensors, as `save_pretrained` writes it."""
+    """Load a folder with config.json and model.safetensors, as `save_pretrained` writes it."""
     folder = Path(settings.model).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -264,7 +271,7 @@ def _huggingface(
 
 
 def _huggingface_preparation(folder: Path, config: Any) -> dict[str, Any]:
-    """From preprocessor_config.json; where it is missing, the model's own size."""
+    """Read preprocessor_config.json; where it is missing, the model's own size is taken."""
     path = folder / "preprocessor_config.json"
     given = json.loads(path.read_text()) if path.is_file() else {}
     own = getattr(config, "image_size", 224)
@@ -281,7 +288,7 @@ def _huggingface_preparation(folder: Path, config: Any) -> dict[str, Any]:
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """(height, width) of the forms in which transformers writes sizes."""
+    """Return (height, width) from any form in which transformers writes sizes."""
     if isinstance(given, Mapping):
         if "height" in given:
             return int(given["height"]), int(given["width"])
@@ -298,7 +305,7 @@ def _size(given: Any) -> tuple[int, int] | None:
 def _factory(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """`package.module:factory`, called with `args`, and with num_classes where the spec has it."""
+    """Call `package.module:factory` with `args`, and with num_classes where the spec has it."""
     module_name, _, attribute = settings.model.partition(":")
     if (here := os.getcwd()) not in sys.path:  # where a user keeps it
         sys.path.append(here)
@@ -331,7 +338,15 @@ def _preparation(
     mean: Any,
     std: Any,
 ) -> dict[str, Any]:
-    """In the terms of timm's configurations. resize: of the shorter side, before the crop."""
+    """Describe preprocessing in the terms of timm's configurations.
+
+    Args:
+        size: (height, width) of the network's input, pixels.
+        resize: length of the shorter side before the crop, pixels; None to squash the picture.
+        interpolation: of the resizing.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+    """
     size = size or (224, 224)
     return {
         "input_size": (3, *size),

@@ -1,4 +1,4 @@
-"""From a picture to what the classifier sees, and the same way for boxes and masks."""
+"""The way from a picture to what the classifier sees, for boxes and masks as well."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """From what `timm.data.resolve_model_data_config` gives."""
+        """Make it from what `timm.data.resolve_model_data_config` returns."""
         return cls(
             input_size=tuple(config["input_size"][-2:]),
             crop_pct=float(config["crop_pct"]),
@@ -44,18 +44,18 @@ class Preprocessing:
         )
 
     def view(self, image: Image.Image) -> Image.Image:
-        """The resized and cropped picture, `input_size` pixels."""
+        """Return the resized and cropped picture, `input_size` pixels."""
         for step in _steps(self, self.interpolation):
             image = step(image)
         return image
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """The view as a (3, H, W) uint8 tensor."""
+        """Return the view of a picture as a (3, H, W) uint8 tensor."""
         array = np.asarray(self.view(image.convert("RGB")))
         return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
     def mask(self, mask: Image.Image) -> Tensor:
-        """A mask of object numbers, resized and cropped with the picture, (H, W) uint8."""
+        """Resize and crop a mask of object numbers with its picture, to (H, W) uint8."""
         for step in _steps(self, "nearest"):
             if isinstance(step, CenterCropOrPad):  # what is padded is no object
                 step = CenterCropOrPad(step.size, fill=0)
@@ -63,10 +63,14 @@ class Preprocessing:
         return torch.from_numpy(np.array(mask, dtype=np.uint8))
 
     def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Boxes of a picture of `size` (width, height) in the view, clipped to it.
+        """Move boxes of a picture into the view, and clip them to it.
 
-        boxes: (N, 4) float32 pixels, x0, y0, x1, y1. Returns (M ≤ N, 4); boxes that the crop has
-        cut away are left out.
+        Args:
+            boxes: (N, 4) float32 pixels of the picture: x0, y0, x1, y1.
+            size: (width, height) of the picture.
+
+        Returns:
+            (M, 4) float32 pixels of the view, M ≤ N: boxes that the crop cuts away are left out.
         """
         scale_x, scale_y, left, top = self._geometry(size)
         scale = torch.tensor([scale_x, scale_y, scale_x, scale_y])
@@ -78,9 +82,12 @@ class Preprocessing:
         return moved[visible]
 
     def region(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What the view shows of a picture of `size` (width, height): x0, y0, x1, y1, its pixels.
+        """Return the part of a picture that the view shows: x0, y0, x1, y1, pixels of the picture.
 
-        Beyond the picture where it is padded.
+        The part reaches beyond the picture where the view is padded.
+
+        Args:
+            size: (width, height) of the picture.
         """
         scale_x, scale_y, left, top = self._geometry(size)
         height, width = self.input_size
@@ -92,7 +99,7 @@ class Preprocessing:
         )
 
     def _geometry(self, size: tuple[int, int]) -> tuple[float, float, int, int]:
-        """Scale in x and y, and the crop's left and top in the resized picture, pixels."""
+        """Return the scale in x and y, and the crop's left and top in the resized picture, pixels."""
         width, height = size
         left = top = 0
         for step in _steps(self, self.interpolation):
@@ -110,7 +117,7 @@ class Preprocessing:
         return width / size[0], height / size[1], left, top
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float images in [0, 1] to what the network takes."""
+        """Turn float images (B, 3, H, W) in [0, 1] into what the network takes."""
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         return (images - mean) / std
@@ -118,7 +125,7 @@ class Preprocessing:
 
 @lru_cache(maxsize=64)
 def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
-    """Resize and crop of timm's evaluation transform."""
+    """Return the resizing and cropping steps of timm's evaluation transform."""
     transform = create_transform(
         preprocessing.input_size,
         is_training=False,
@@ -133,5 +140,5 @@ def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
 
 
 def _crop_start(side: int, crop: int) -> int:
-    """First pixel of a centre crop; negative where the picture is padded to the crop's size."""
+    """Return the first pixel of a centre crop; negative where the picture is padded."""
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)

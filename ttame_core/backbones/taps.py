@@ -23,12 +23,17 @@ PREFIXES = (0, 1, 2)  # numbers of tokens in front of the patches, where the mod
 
 @dataclass(frozen=True)
 class Tap:
-    """One place in a backbone.
+    """A module of a backbone whose output is a feature map.
 
-    module: dotted name; item: which of the module's outputs, where it gives a list of them.
-    layout: how the output lies, `NCHW`, `NHWC` or `tokens` (B, N, D) with `prefix` tokens (class,
-    distillation, registers) in front; order: for tokens that do not lie row by row, the index of
-    each place's token. Sizes are those of the feature map.
+    Attributes:
+        module: dotted name.
+        layout: `NCHW`, `NHWC`, or `tokens` for an output (B, N, D).
+        channels: of the feature map.
+        height: of the feature map.
+        width: of the feature map.
+        prefix: number of tokens in front of the patches (class, distillation, registers).
+        item: which of the module's outputs, where it gives a list of them.
+        order: the index of each place's token, for tokens that do not lie row by row.
     """
 
     module: str
@@ -42,15 +47,15 @@ class Tap:
 
     @property
     def name(self) -> str:
-        """As a spec's `taps` name it."""
+        """The name that a spec's `taps` give it."""
         return self.module if self.item is None else f"{self.module}[{self.item}]"
 
     def output(self, given: Any) -> Tensor:
-        """This tap's tensor among all that its module gives."""
+        """Pick this tap's tensor out of all that its module returns."""
         return given if self.item is None else given[self.item]
 
     def feature_map(self, output: Tensor) -> Tensor:
-        """The tensor as (B, C, h, w): the feature map adapter (T-TAME, section III-B)."""
+        """Bring the tensor into the form (B, C, h, w): the feature map adapter (T-TAME, III-B)."""
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
@@ -61,7 +66,7 @@ class Tap:
         return patches.unflatten(2, (self.height, self.width))
 
     def masked(self, given: Any, attention: Tensor) -> Any:
-        """What the module gives, this tap's places multiplied by attention (B, 1, h, w).
+        """Multiply this tap's places by attention (B, 1, h, w) in what its module returns.
 
         Prefix tokens stay as they are.
         """
@@ -88,7 +93,7 @@ def map_size(feature_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One ordinary forward pass: its output, and the feature map of each tap."""
+    """Run one ordinary forward pass, and return its logits and the feature map of each tap."""
     outputs: dict[str, Any] = {}
     with ExitStack() as hooks:
         for name in {tap.module for tap in taps}:
@@ -99,7 +104,7 @@ def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tens
 
 
 def continue_masked(model: nn.Module, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:
-    """Logits of a forward pass in which the tap's features are multiplied by attention."""
+    """Return logits of a forward pass whose features at the tap are multiplied by attention."""
 
     def mask(module: nn.Module, args: Any, output: Any) -> Any:
         return tap.masked(output, attention)
@@ -112,12 +117,12 @@ def continue_masked(model: nn.Module, tap: Tap, attention: Tensor, inputs: Tenso
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are; the CPU for one that shows none."""
+    """Return the device of a model's weights; the CPU for a model that shows none."""
     return next(chain(model.parameters(), model.buffers(), [torch.empty(0)])).device
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits (B, K) in what a classifier returns: a tensor, or a record or list with it."""
+    """Find the logits (B, K) in what a classifier returns: a tensor, or a record or list of it."""
     found = getattr(output, "logits", output)
     if isinstance(found, Mapping):
         found = next(iter(found.values()))
@@ -134,7 +139,7 @@ def _keep(outputs: dict[str, Any], name: str) -> Callable[..., None]:
 def resolve_taps(
     model: nn.Module, name: str, input_size: tuple[int, int], chosen: Sequence[int | str] | None
 ) -> tuple[tuple[Tap, ...], int]:
-    """Taps of a model, from shallow to deep, and how many classes it has.
+    """Find the taps of a model, from shallow to deep, and count its classes.
 
     chosen: indices into the model's feature_info, or names of modules (`layer3`, or `blocks.2[1]`
     for the second of several outputs); [] for no taps. None for the last three of feature_info,
@@ -149,7 +154,7 @@ def resolve_taps(
 
 
 class _Probe:
-    """What every module of a model gives for one blank image."""
+    """The shapes that the modules of a model return for one blank image."""
 
     def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int]) -> None:
         self.model, self.name, self.input_size = model, name, input_size
@@ -161,7 +166,7 @@ class _Probe:
         self.classes = self._run()
 
     def _run(self) -> int:
-        """Fill `shapes`; the number of classes."""
+        """Fill `shapes`, and return the number of classes."""
 
         def note(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -194,7 +199,7 @@ class _Probe:
         return logits.shape[1]
 
     def chosen(self, choice: int | str) -> Tap:
-        """The tap that a spec asks for."""
+        """Return the tap that a spec asks for."""
         if isinstance(choice, int):
             if not -len(self.info) <= choice < len(self.info):
                 raise UserError(
@@ -221,12 +226,12 @@ class _Probe:
         return tap
 
     def stages(self) -> tuple[Tap, ...]:
-        """The last three of feature_info; none where it does not name feature maps."""
+        """Return the last three taps of feature_info; none where it does not name feature maps."""
         taps = [self._tap(stage["module"], None) for stage in self.info[-TAPS:]]
         return tuple(tap for tap in taps if tap) if all(taps) else ()
 
     def tree(self) -> tuple[Tap, ...]:
-        """What the module tree shows."""
+        """Find taps in the module tree."""
         taps = {key: self._tap(*key) for key in self.shapes}
         found = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
         places = [
@@ -251,7 +256,7 @@ class _Probe:
         return tuple(found[place.module, place.item] for place in chosen)
 
     def _tap(self, module: str, item: int | None) -> Tap | None:
-        """The module's output as a tap; None where it is no feature map."""
+        """Describe the module's output as a tap; None where it is no feature map."""
         shape = self.shapes.get((module, item), ())
         if not shape or shape[0] != 1:
             return None
@@ -280,7 +285,7 @@ class _Probe:
         return None
 
     def _order(self, module: str, tokens: int) -> tuple[int, ...]:
-        """Hiera keeps the tokens of a window together, and can put them in rows again."""
+        """Return the index of each place's token; Hiera keeps the tokens of a window together."""
         reroll, block = getattr(self.model, "reroll", None), re.fullmatch(r"blocks\.(\d+)", module)
         if reroll is None or block is None:
             return ()
@@ -288,7 +293,7 @@ class _Probe:
         return tuple(reroll(index, int(block[1])).flatten().tolist())
 
     def _fits(self, height: int, width: int) -> bool:
-        """Whether this could be a map of the image: its aspect, give or take a pixel."""
+        """Say whether a size could be that of a map of the image: its aspect, within a pixel."""
         high, wide = self.input_size
         return height <= high and width <= wide and abs(height * wide / high - width) <= 1
 
@@ -298,6 +303,6 @@ def _shape(output: Any) -> str:
 
 
 def _grid(patches: int, aspect: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the token grid in this aspect."""
+    """Return height and width of the grid of so many tokens in this aspect."""
     height = max(1, round((max(patches, 0) * aspect[0] / aspect[1]) ** 0.5))
     return height, patches // height

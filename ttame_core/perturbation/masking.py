@@ -25,9 +25,9 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each (h, w) map of (…, h, w) min–max normalised to [0, 1].
+    """Normalise each map (h, w) of (…, h, w) to [0, 1] by its least and largest value.
 
-    A flat map becomes all 0; one that holds NaN, which is no map, stays without.
+    A flat map becomes all 0. A map that holds NaN, which stands for no map, is NaN afterwards.
     """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
@@ -40,7 +40,7 @@ def masked(
     mode: str,
     normalise: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """The network's input for images under attention maps, upsampled bilinearly.
+    """Return the network's input for images under attention maps, upsampled bilinearly.
 
     images: (B, 3, H, W) in [0, 1]. attention: (B, 1, h, w) in [0, 1]. mode: `raw` masks before
     normalisation (black surroundings, CNNs), `normalised` after it (mean-coloured surroundings,
@@ -53,7 +53,7 @@ def masked(
 def masked_both_ways(
     images: Tensor, class_maps: Tensor, normalise: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The network's input for images, half of them under attention maps, half as metrics mask.
+    """Mask half of the images by attention maps and half as metrics mask, for the network.
 
     images: (B, 3, H, W) in [0, 1]. class_maps: (B, 1, h, w) before the sigmoid. Those of the second
     half are min–max normalised, and all but their most relevant pixels fade out: each keeps another
@@ -75,7 +75,7 @@ def masked_both_ways(
 
 
 def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:
-    """The maps with their least relevant pixels set to 0, once per kept percentage.
+    """Set the least relevant pixels of maps to 0, once per kept percentage.
 
     maps: (B, H, W) float. keep: V percentages in (0, 100]. Returns (B, V, H, W): pixels below the
     (100 − v)th percentile of their map (linear interpolation between order statistics) are 0, the
@@ -87,7 +87,7 @@ def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:
 
 
 def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
-    """(B, V) the percentiles of each of (B, H, W) maps, linear between order statistics."""
+    """Return percentiles (B, V) of maps (B, H, W), linear between order statistics."""
     flat = maps.flatten(1)
     places = [percentage / 100 * (flat.shape[1] - 1) for percentage in percentages]
     ranks = [min(int(place) + up, flat.shape[1] - 1) for up in (0, 1) for place in places]
@@ -100,7 +100,7 @@ def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
 
 
 def ranks(maps: Tensor) -> Tensor:
-    """Places of the pixels of (B, H, W) maps, the most relevant one first: (B, H, W) int64 from 0.
+    """Rank the pixels of maps (B, H, W), the most relevant one first: (B, H, W) int64 from 0.
 
     Ties are broken by the pixels' order, row by row.
     """
@@ -110,7 +110,7 @@ def ranks(maps: Tensor) -> Tensor:
 
 
 def fill(images: Tensor, kind: Fill) -> Tensor:
-    """What masked-out pixels become: (B, 3, H, W) in [0, 1], as the images.
+    """Return what masked-out pixels become: (B, 3, H, W) in [0, 1], like the images.
 
     `zero` is black, `mean` each image's own mean colour, `blur` the image under a Gaussian whose σ
     is BLUR_SIGMA of its side, and whose weights are those that lie inside the image.
@@ -124,7 +124,7 @@ def fill(images: Tensor, kind: Fill) -> Tensor:
 
 
 def filled(images: Tensor, maps: Tensor, kind: Fill) -> Tensor:
-    """Images where maps in [0, 1] let them through, and the fill where not: x·m + fill·(1 − m).
+    """Blend images and their fill by maps in [0, 1]: x·m + fill·(1 − m).
 
     images: (B, 3, H, W) in [0, 1]. maps: (B, V, H, W), V for each image. Returns (B, V, 3, H, W).
     """
@@ -135,7 +135,7 @@ def filled(images: Tensor, maps: Tensor, kind: Fill) -> Tensor:
 
 
 def _gaussian(side: int, like: Tensor) -> Tensor:
-    """(side, side): the matrix that blurs a line."""
+    """Return the matrix (side, side) that blurs a line of pixels."""
     places = torch.arange(side, dtype=like.dtype, device=like.device)
     distances = places[:, None] - places
     return (distances / (BLUR_SIGMA * side)).square().div(-2).softmax(dim=1)
