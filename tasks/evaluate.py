@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from tasks.models import backbone_of, explainer_of, one_network
+from tasks.models import backbone_of, explainer_of, family_of, one_network
 from tasks.progress import on_shard
 from tasks.unit import skipped, unit
 from ttame_core import spec
@@ -15,7 +15,6 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, fingerprint, maps_file
-from ttame_core.metrics import REGISTRY
 from ttame_core.stages.evaluate import Scores, evaluate_shard
 from ttame_core.stages.provenance import Provenance
 
@@ -41,13 +40,11 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
         get_run_logger().warning("no maps to evaluate at %s: run `ttame explain` first", path)
     if not missing:
         return False
-    families = {
-        m.family: REGISTRY[m.family](m.settings) for m in provenance.audit.evaluation.metrics
-    }
+    loaded = backbone_of(provenance, backbone)
     wanted = [
         Scores(
             e.name,
-            families[metric.family],
+            family_of(metric),
             provenance.scores(backbone, e, metric, shard),
             provenance.share(shard, metric.images),
             fingerprint(provenance.maps(backbone, e, shard)),
@@ -58,7 +55,6 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
     def make(settings: spec.Explainer, model: Backbone) -> Explainer:
         return explainer_of(provenance, model, backbone, settings)
 
-    loaded = backbone_of(provenance, backbone)
     makers = {e.name: partial(make, e) for e, _ in missing}
     with on_shard("evaluate", shard, backbone.name, provenance.samples(shard)) as done:
 

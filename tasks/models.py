@@ -12,6 +12,8 @@ from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
 from ttame_core.explainers.trained import Head
 from ttame_core.lake import dataset_file, fingerprint, head_folder
+from ttame_core.metrics import REGISTRY as REGISTRY_OF_METRICS
+from ttame_core.metrics import Family
 from ttame_core.stages.explain import check_labels
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.head import load_head
@@ -22,8 +24,11 @@ _loaded: dict[str, Any] = {}
 
 
 def one_network() -> Lock:
-    """To be held while a unit uses networks: threads of a process, such as a Dask worker's, take
-    turns, for a network with hooks in it serves one at a time, and memory holds one."""
+    """Return the lock that a unit holds while it uses networks.
+
+    Threads of a process, such as a Dask worker's, take turns: a network with hooks in it serves one
+    at a time, and memory holds one.
+    """
     return _in_use
 
 
@@ -38,9 +43,13 @@ def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
 def current_head(
     provenance: Provenance, backbone: spec.Backbone, settings: spec.Explainer, explainer: Trained
 ) -> Head:
-    """The head in the workspace. Raises UserError where it is of another training, or not there.
+    """Load the head of an explainer from the workspace.
 
-    Whose training it is of cannot be told without the data set; it is taken then.
+    Whether the head was trained as the spec says can be checked only where the workspace holds the
+    data set; where it does not, the head is taken as it is.
+
+    Raises:
+        UserError: there is no head, or it was trained otherwise.
     """
     there = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
     if there and not provenance.head_is_current(backbone, settings):
@@ -59,9 +68,11 @@ def _head(
 
 
 def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """The frozen classifier of an audit, on its device."""
+    """Return the frozen classifier of an audit, on its device."""
     check_fitted(provenance, settings)
-    identity = fingerprint([provenance.backbone(settings), settings.taps, provenance.lake.url])
+    # The name as well: two backbones may have the same weights.
+    content = provenance.backbone(settings), settings.taps, provenance.lake.url
+    identity = fingerprint([settings.name, *content])
     compute = provenance.audit.compute
     with _loading:
         if _loaded.get("identity") != (identity, compute):
@@ -73,8 +84,22 @@ def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
     return backbone
 
 
+def family_of(metric: spec.Metric) -> Family:
+    """Return a family of metrics with its settings; one serves all shards of the loaded backbone.
+
+    A family may keep what it has made of the backbone, such as copies with shuffled weights. It is
+    forgotten with the backbone.
+    """
+    with _loading:
+        families: dict[str, Family] = _loaded.setdefault("families", {})
+        key = metric.model_dump_json(include={"family", "settings"})
+        if key not in families:
+            families[key] = REGISTRY_OF_METRICS[metric.family](metric.settings)
+        return families[key]
+
+
 def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """The frozen classifier of an audit, on the CPU."""
+    """Load the frozen classifier of an audit, on the CPU."""
     weights = provenance.fitted_weights(settings)
     if weights is None:
         return load_backbone(settings)
@@ -85,7 +110,11 @@ def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
 def explainer_of(
     provenance: Provenance, model: Backbone, backbone: spec.Backbone, settings: spec.Explainer
 ) -> Explainer:
-    """An explainer of an audit on a loaded backbone. Raises NotApplicable where it is none."""
+    """Make an explainer of an audit on a loaded backbone.
+
+    Raises:
+        NotApplicable: it cannot explain this backbone.
+    """
     explainer = REGISTRY[settings.method](model, settings.settings)
     if isinstance(explainer, Trained):
         explainer.use(_head(provenance, backbone, settings, explainer))

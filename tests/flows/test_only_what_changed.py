@@ -20,6 +20,8 @@ from tasks import models
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import run_query
+from ttame_core.metrics.sanity import cascade
 
 NET = {
     "model": "resnet10t",
@@ -221,3 +223,33 @@ def test_a_head_that_is_given_outlives_new_images_to_train_on(
     assert ("train", "net") not in audit(given, workspace)
     add_picture("train")
     assert audit(given, workspace) == {}
+
+
+def test_backbones_with_the_same_weights_keep_their_names(
+    start: dict[str, Any], audit: Run, tmp_path: Path
+) -> None:
+    net = start["backbones"][0]
+    pair = {"backbones": [net, net | {"name": "twin"}], "explainers": ["center"]}
+    audit(start | pair, tmp_path)
+    for stage in ("maps", "scores/metric=confidence"):
+        folders = tmp_path.glob(f"{stage}/dataset=grey/backbone=*")
+        assert sorted(folder.name for folder in folders) == ["backbone=net", "backbone=twin"]
+    found = run_query(Lake(tmp_path), "SELECT backbone, count(*) AS n FROM maps GROUP BY ALL")
+    counts = {row["backbone"]: row["n"] for row in found.to_pylist()}
+    assert counts == {"net": IMAGES["test"], "twin": IMAGES["test"]}
+
+
+def test_weights_are_shuffled_once_for_all_shards(
+    start: dict[str, Any], audit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return cascade(*arguments)
+
+    monkeypatch.setattr("ttame_core.metrics.sanity.cascade", counted)
+    metrics = {"metrics": [{"sanity": {"depths": 2}}]}
+    audit(start | {"explainers": ["gradcam"], "evaluation": metrics}, tmp_path)
+    assert len(list(tmp_path.glob("scores/metric=sanity/*/*/*/*.parquet"))) > 1
+    assert len(calls) == 1

@@ -56,11 +56,15 @@ def score(
     families: Sequence[Family],
     batch_size: int = 5,
     targets: str = "predicted",
+    dtype: str = "float16",
 ) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Rows of each family and explainer, over the test shard of 12 pictures."""
     lake, dataset = drawn
     compute = spec.Compute(device="cpu", batch_size=batch_size, workers=2)
-    maps = [Maps(name, make(backbone), {"explainer": name}) for name, make in makers.items()]
+    maps = [
+        Maps(name, make(backbone), {"explainer": name, "dtype": dtype}, dtype=dtype)
+        for name, make in makers.items()
+    ]
     explain_shard(lake, dataset, SHARD, backbone, maps, targets, compute)
     wanted = [Scores(name, family, {"scores": name}) for name in makers for family in families]
     evaluate_shard(lake, dataset, SHARD, backbone, wanted, makers, compute)

@@ -65,6 +65,26 @@ def test_rows_and_their_sql(drawn: tuple[Lake, str], tiny: Backbone) -> None:
     assert found[0]["value"] == pytest.approx(sum(values) / 12)
 
 
+class Blind(Explainer):
+    """The same map for every image, though it is asked for each; no format has its values."""
+
+    name = "blind"
+
+    def attribute(self, forward: ForwardPass, targets: torch.Tensor) -> torch.Tensor:
+        values = torch.rand(8, 8, generator=torch.Generator().manual_seed(3))
+        return values.expand(*targets.shape, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_a_map_that_does_not_change_is_not_sensitive(
+    drawn: tuple[Lake, str], tiny: Backbone, dtype: str
+) -> None:
+    families = [REGISTRY["robustness"]({"samples": 2}), REGISTRY["adcc"]()]
+    rows = score(drawn, tiny, {"blind": Blind}, families, dtype=dtype)
+    assert [row["max_sensitivity"] for row in rows["robustness", "blind"]] == [0] * 12
+    assert [row["coherency"] for row in rows["adcc", "blind"]] == [1] * 12
+
+
 def test_batches_make_no_difference(drawn: tuple[Lake, str], tiny: Backbone) -> None:
     family = REGISTRY["robustness"]({"samples": 2})
     made: list[Backbone] = []

@@ -12,6 +12,7 @@ from tiny import PLAIN, shard_all, tiny_backbone
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.backbones.devices import place
 from ttame_core.data.loader import load_batches
 from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
@@ -31,6 +32,7 @@ from ttame_core.stages.explain import (
     read_maps,
     write_refusal,
 )
+from ttame_core.stages.provenance import Provenance
 
 COMPUTE = spec.Compute(device="cpu", batch_size=5, workers=2)
 SHARD = "test-000000"
@@ -228,3 +230,43 @@ def test_wrong_classes() -> None:
         choose_targets(logits, labels, [1, 10], "net")
     with pytest.raises(UserError, match="top-11"):
         choose_targets(logits, labels, "top-11", "net")
+
+
+def test_probabilities_are_of_a_float32_pass(drawn: tuple[Lake, str]) -> None:
+    lake, dataset = drawn
+    exact = tiny_backbone()
+    low = place(tiny_backbone(), COMPUTE.model_copy(update={"precision": "bfloat16"}))
+    low.name = "low"
+    wanted = [Maps("gradcam", REGISTRY["gradcam"](low), {"precision": "bfloat16"})]
+    explain_shard(lake, dataset, SHARD, low, wanted, "predicted", COMPUTE)
+    scored = [Scores("gradcam", FAMILIES["confidence"](), {"scores": "low"})]
+    makers = {"gradcam": REGISTRY["gradcam"]}
+    evaluate_shard(lake, dataset, SHARD, low, scored, makers, COMPUTE)
+    rows = [row for row, _ in read_maps(lake, maps_file(dataset, "low", "gradcam", SHARD))]
+    (batch,) = load_batches(lake, dataset, [SHARD], PLAIN, 12, 2)
+    with torch.no_grad():
+        p = exact(exact.normalise(batch.float_images())).softmax(dim=1).max(dim=1).values.tolist()
+    assert [row["probability"] for row in rows] == pytest.approx(p, abs=1e-6)
+    table = lake.read_table(scores_file("confidence", dataset, "low", "gradcam", SHARD)).to_pylist()
+    assert [row["p"] for row in table if row["keep"] == 100] == pytest.approx(p, abs=1e-6)
+
+
+def test_maps_are_of_the_number_format_that_was_used(
+    drawn: tuple[Lake, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, dataset = drawn
+
+    def made_from(precision: str, fast: bool) -> dict:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": fast})
+        audit = spec.AuditSpec(
+            name="formats",
+            dataset={"name": dataset, "source": {"kind": "shapes"}},
+            backbones=[{"model": "resnet10t", "pretrained": True}],
+            explainers=["gradcam"],
+            compute={"device": "cpu", "precision": precision},
+        )
+        return Provenance(audit, lake).maps(audit.backbones[0], audit.explainers[0], SHARD)
+
+    assert made_from("auto", fast=False) == made_from("float32", fast=False)
+    assert made_from("auto", fast=True) == made_from("bfloat16", fast=True)
+    assert made_from("auto", fast=True) != made_from("auto", fast=False)

@@ -99,7 +99,7 @@ class Preprocessing:
         )
 
     def _geometry(self, size: tuple[int, int]) -> tuple[float, float, int, int]:
-        """Return the scale in x and y, and the crop's left and top in the resized picture, pixels."""
+        """Return the scales in x and y, and left and top of the crop in the resized picture."""
         width, height = size
         left = top = 0
         for step in _steps(self, self.interpolation):

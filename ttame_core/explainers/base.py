@@ -26,8 +26,11 @@ class NotApplicable(Exception):
 class ForwardPass:
     """One ordinary forward pass over a batch, made once and shared by all explainers.
 
-    images: (B, 3, H, W) float32 in [0, 1]. logits: (B, K) float32. features: (B, C, h, w) per tap,
-    of the backbone's precision.
+    Attributes:
+        batch: B images with what is known of them.
+        images: (B, 3, H, W) float32 in [0, 1].
+        logits: (B, K) float32, of a float32 pass.
+        features: (B, C, h, w) per tap, of the backbone's precision.
     """
 
     batch: Batch
@@ -49,6 +52,9 @@ class ForwardPass:
 def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None) -> ForwardPass:
     """Run one forward pass over a batch.
 
+    Features are of the backbone's precision. Logits are always those of a float32 pass, with which
+    metrics compare those of masked images: where the precision is lower, that is a second pass.
+
     Args:
         backbone: the classifier.
         batch: B images with what is known of them.
@@ -56,8 +62,11 @@ def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None)
     """
     if images is None:
         images = batch.float_images(backbone.device)
+    inputs = backbone.normalise(images)
     with backbone.autocast():
-        logits, features = backbone.features(backbone.normalise(images))
+        logits, features = backbone.features(inputs)
+    if backbone.precision is not torch.float32:
+        logits = backbone(inputs)
     return ForwardPass(batch, images, logits.float(), features)
 
 

@@ -1,4 +1,4 @@
-"""How the values of maps are stored: as `map`, or as `map_uint8` in 255ths."""
+"""The values of maps as files hold them: in a column `map`, or in `map_uint8` in 255ths."""
 
 from __future__ import annotations
 
@@ -10,18 +10,43 @@ STORED = {"float16": ("map", pa.float16()), "uint8": (QUANTISED, pa.uint8())}  #
 
 
 def column_of(schema: pa.Schema) -> str:
-    """Name of the column that holds the maps of a file."""
+    """Return the name of the column that holds the maps of a file."""
     return QUANTISED if QUANTISED in schema.names else "map"
 
 
+def dtype_of(schema: pa.Schema) -> str:
+    """Return how the maps of a file are stored, as a spec's `maps.dtype` says it."""
+    return "uint8" if column_of(schema) == QUANTISED else "float16"
+
+
 def store(maps: np.ndarray, values: pa.DataType) -> np.ndarray:
-    """Maps in [0, 1], each value rounded to the nearest that the type has."""
+    """Round maps in [0, 1] to the nearest values that an Arrow type has.
+
+    A map that holds NaN, which stands for no map, is never stored.
+    """
     if pa.types.is_uint8(values):
         return np.rint(255 * maps).astype(np.uint8)
     return maps.astype(np.float16)
 
 
 def restore(maps: pa.Array, column: str) -> np.ndarray:
-    """The values of a column of maps as float32, one map after another."""
-    values = maps.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    """Return the values of a column of maps as float32, one map after another."""
+    return _restored(maps.flatten().to_numpy(zero_copy_only=False), column)
+
+
+def round_as_stored(maps: np.ndarray, dtype: str) -> np.ndarray:
+    """Return maps (…, h, w) float32 as they would be read back from a file.
+
+    Args:
+        maps: float32 in [0, 1]; those that hold NaN stay NaN.
+        dtype: as a spec's `maps.dtype`.
+    """
+    column, values = STORED[dtype]
+    is_map = ~np.isnan(maps)
+    rounded = _restored(store(np.where(is_map, maps, 0), values), column)
+    return np.where(is_map, rounded, np.float32(np.nan))
+
+
+def _restored(values: np.ndarray, column: str) -> np.ndarray:
+    values = values.astype(np.float32)
     return values / np.float32(255) if column == QUANTISED else values

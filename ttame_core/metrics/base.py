@@ -15,6 +15,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch
 from ttame_core.explainers.base import Explainer, forward_pass
+from ttame_core.lake.map_values import round_as_stored
 from ttame_core.perturbation.masking import min_max, resize
 
 Row = dict[str, Any]
@@ -24,10 +25,16 @@ Row = dict[str, Any]
 class MappedImages:
     """R maps of one explainer, and the images of one batch that they explain.
 
-    rows: what the lake says of each map (key, label, predicted, target, probability, …).
-    positions: (R,) int64, of each map's image in the batch. maps: (R, h, w) float32 in [0, 1].
-    batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch. explainer: gives this very
-    explainer on a backbone, this one or another, made once for each.
+    Attributes:
+        rows: what the lake says of each map (key, label, predicted, target, probability, …).
+        positions: (R,) int64, of each map's image in the batch.
+        maps: (R, h, w) float32 in [0, 1].
+        batch: B images with what is known of them.
+        batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch.
+        backbone: the classifier that is explained.
+        batch_size: images per forward pass.
+        explainer: makes this very explainer on a backbone, on this one or another, once for each.
+        dtype: of the stored maps, as a spec's `maps.dtype`; None for maps that were not stored.
     """
 
     rows: Sequence[Row]
@@ -38,6 +45,7 @@ class MappedImages:
     backbone: Backbone
     batch_size: int
     explainer: Callable[[Backbone], Explainer]
+    dtype: str | None = None
 
     @cached_property
     def images(self) -> Tensor:
@@ -56,15 +64,9 @@ class MappedImages:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(R,) float32 softmax of the target on the whole image, always of a float32 pass.
-
-        Where the maps were made in float32, it stands in the lake already.
-        """
-        if self.backbone.precision is torch.float32:
-            found = [row["probability"] for row in self.rows]
-            return torch.tensor(found, dtype=torch.float32, device=self.backbone.device)
-        logits = self.backbone(self.backbone.normalise(self.images))
-        return logits.float().softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+        """(R,) float32 softmax of the target on the whole image, of a float32 pass."""
+        of_rows = [row["probability"] for row in self.rows]
+        return torch.tensor(of_rows, dtype=torch.float32, device=self.backbone.device)
 
     @property
     def boxes(self) -> list[Tensor]:
@@ -82,10 +84,11 @@ class MappedImages:
         return self.batch.objects[self.positions].to(self.maps.device)
 
     def explain(self, explainer: Explainer, images: Tensor) -> Tensor:
-        """(R, h, w) float32 in [0, 1]: maps of the same targets on other images (R, 3, H, W).
+        """Explain the same targets on other images (R, 3, H, W).
 
-        In half precision, as the lake stores them, so that what does not change is equal. NaN where
-        there is no map.
+        Returns:
+            Maps (R, h, w) float32 in [0, 1], rounded as the stored maps are, so that a map that
+            does not change is equal to its stored one. NaN where there is no map.
         """
         if not explainer.explains_again:
             return torch.full_like(self.maps, torch.nan)
@@ -97,7 +100,14 @@ class MappedImages:
             forward = forward_pass(explainer.backbone, batch, images[places])
             found = explainer.attribute(forward, self.targets[places][:, None])
             maps.append(min_max(found)[:, 0].to(self.maps.device))
-        return torch.cat(maps).half().float()
+        return self._rounded(torch.cat(maps))
+
+    def _rounded(self, maps: Tensor) -> Tensor:
+        """Round maps as the lake does when it stores them."""
+        if self.dtype is None:
+            return maps.float()
+        rounded = round_as_stored(maps.float().cpu().numpy(), self.dtype)
+        return torch.from_numpy(rounded).to(maps.device)
 
     def where(self, chosen: Sequence[bool]) -> MappedImages:
         """Of the maps that are chosen."""
@@ -111,6 +121,7 @@ class MappedImages:
             self.backbone,
             self.batch_size,
             self.explainer,
+            self.dtype,
         )
 
 

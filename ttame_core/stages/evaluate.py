@@ -19,7 +19,7 @@ from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.store import RowGroups
 from ttame_core.metrics import Family, MappedImages, Row
-from ttame_core.stages.explain import ALL, Progress, read_maps
+from ttame_core.stages.explain import ALL, Progress, read_maps, stored_dtype
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def evaluate_shard(
                     backbone,
                     compute.batch_size,
                     once[name],
+                    reader.dtype,
                 )
                 for scores, writer in zip(wanted, writers, strict=True):
                     if scores.explainer == name and done < scores.images:
@@ -102,14 +103,15 @@ def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Sc
 
 
 class _MapReader:
-    """Walks through a maps file in step with the batches of its shard."""
+    """A reader that walks through a maps file in step with the batches of its shard."""
 
     def __init__(self, lake: Lake, path: str, made_by: str | None) -> None:
+        self.dtype = stored_dtype(lake, path)
         self._rows = read_maps(lake, path, made_by)
         self._next = next(self._rows, None)
 
     def of(self, batch: Batch) -> tuple[list[Row], torch.Tensor, torch.Tensor]:
-        """Rows of the batch's images, their positions (R,) in it, and their maps (R, h, w)."""
+        """Return rows of the batch's images, their positions (R,) in it, and maps (R, h, w)."""
         position = {key: i for i, key in enumerate(batch.keys)}
         rows: list[Row] = []
         maps: list[torch.Tensor] = []

@@ -21,7 +21,7 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.map_values import column_of, restore, store
+from ttame_core.lake.map_values import column_of, dtype_of, restore, store
 from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.perturbation.masking import min_max
@@ -194,6 +194,12 @@ def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int
     )
     identity = [rows.column(name) for name, _ in PREDICTION]
     return pa.record_batch([*identity, *map(pa.array, values)], schema=SCORES["cost"])
+
+
+def stored_dtype(lake: Lake, path: str) -> str:
+    """Return how a maps file stores its values, as a spec's `maps.dtype` says it."""
+    with lake.open(path) as stream:
+        return dtype_of(pq.read_schema(stream))
 
 
 def read_maps(

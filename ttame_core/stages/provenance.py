@@ -14,7 +14,9 @@ from typing import Any
 
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
+from ttame_core.backbones.devices import device_of, precision_of
 from ttame_core.data.sharding import Shard, load_classes, load_shards
+from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import (
     Lake,
@@ -126,6 +128,20 @@ class Provenance:
             before += samples
         return 0
 
+    @cached_property
+    def precision(self) -> str:
+        """The number format of passes on this machine: what `precision: auto` stands for here.
+
+        It stays `auto` where the device that the spec names is not on this machine.
+        """
+        compute = self.audit.compute
+        if compute.precision != "auto":
+            return compute.precision
+        try:
+            return str(precision_of(compute, device_of(compute))).removeprefix("torch.")
+        except UserError:
+            return compute.precision
+
     # ---- backbones ---------------------------------------------------------------------------
 
     def fitted_weights(self, backbone: spec.Backbone) -> str | None:
@@ -204,7 +220,7 @@ class Provenance:
         return {
             **origin,
             "training": training.model_dump(exclude={"checkpoint_steps"}),
-            "precision": self.audit.compute.precision,
+            "precision": self.precision,
             "train": self._split_content("train"),
             "val": self._split_content("val"),
         }
@@ -220,10 +236,12 @@ class Provenance:
             "taps": backbone.taps,
             "head": fingerprint(self.head(backbone, explainer)) if needs_head else None,
             "targets": self.audit.maps.targets,
-            "precision": self.audit.compute.precision,
+            "precision": self.precision,
             "shard": self._content[shard],
             "images": self.explained(shard, explainer),
         }
+        if self.precision != "float32":
+            made_from["probability"] = "float32"  # earlier maps hold that of a lower precision
         if self.audit.maps.dtype != "float16":  # which maps were before there was a choice
             made_from["dtype"] = self.audit.maps.dtype
         return made_from
