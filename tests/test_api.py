@@ -152,7 +152,10 @@ def test_maps_and_scores_are_those_of_the_pipeline(
     assert {"AD@15", "IC@100", "ROAD", "insertion", "ADCC", "box_iou", "sparseness"} <= set(scores)
     position = {key: i for i, key in enumerate(test_batch.keys)}
     for metric, key, value in rows:
-        assert scores[metric][position[key]].item() == pytest.approx(value, rel=1e-3, abs=2e-3)
+        # Maps that the lake has made again are rounded to half precision, those here are not.
+        again = metric.startswith(("max_sensitivity", "sanity", "ADCC", "coherency"))
+        limit = 5e-3 if again else 1e-3
+        assert scores[metric][position[key]].item() == pytest.approx(value, rel=limit, abs=limit)
 
 
 def test_targets(test_batch: Batch) -> None:
