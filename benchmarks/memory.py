@@ -31,8 +31,11 @@ from tasks.explain import explain
 from ttame_core import spec
 from ttame_core.audits.record import write_record
 from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.index import finish_dataset
 from ttame_core.data.loader import load_batches, read_shard
-from ttame_core.data.sharding import CLASSES, ShardPlan, finish_dataset, plan_shards, write_shard
+from ttame_core.data.plan import ShardPlan, plan_shards
+from ttame_core.data.shapes import CLASSES
+from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.schemas import INDEX, SHARDS
 from ttame_core.stages.provenance import Provenance

@@ -15,8 +15,10 @@ from torch import Tensor
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.backbones.devices import place
+from ttame_core.data.index import finish_dataset
 from ttame_core.data.loader import load_batches
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.data.plan import plan_shards
+from ttame_core.data.shards import write_shard
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store

@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ttame_core.data.sharding import count_current, plan_shards
+from ttame_core.data.index import count_current
+from ttame_core.data.plan import plan_shards
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec

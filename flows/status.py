@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flows.doctor import size
 from flows.runs import Runs, recent_runs
-from ttame_core.data.sharding import load_shards
+from ttame_core.data.index import load_shards
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.contents import STAGES, Holding, holdings
 from ttame_core.lake.query.connection import write_result

@@ -11,7 +11,9 @@ from tasks.logs import event
 from tasks.progress import bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.data.sharding import ShardPlan, finish_dataset, plan_shards, write_shard
+from ttame_core.data.index import finish_dataset
+from ttame_core.data.plan import ShardPlan, plan_shards
+from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import ttame_core as tt
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
-from ttame_core.data.sharding import load_shards
-from ttame_core.explainers import REGISTRY
+from ttame_core.explainers import REGISTRY, Explainer, ForwardPass
 from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.query.connection import connect
@@ -262,3 +262,21 @@ def test_a_batch_in_which_nothing_is_explained(tiny: Backbone) -> None:
     assert {"AD@15", "ROAD", "insertion", "ADCC", "max_sensitivity"} <= found.keys()
     for values in found.values():
         assert values.isnan().tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_images_of_a_batch_are_divided_once(
+    tiny: Backbone, test_batch: Batch, dtype: torch.dtype
+) -> None:
+    class Brightness(Explainer):
+        name = "brightness"
+
+        def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+            images = forward.batch.float_images(forward.images.device)
+            seen.append(images.cpu())
+            return images.mean(dim=1, keepdim=True).expand(-1, targets.shape[1], -1, -1)
+
+    seen: list[Tensor] = []
+    images = test_batch.images if dtype == torch.uint8 else test_batch.float_images()
+    tt.explain(tiny, images, Brightness(tiny))
+    assert torch.equal(torch.cat(seen), test_batch.float_images())

@@ -21,7 +21,7 @@ from tiny import shard_all, tiny_backbone
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone, own_weights
 from ttame_core.data.loader import read_shard
-from ttame_core.data.sharding import plan_shards
+from ttame_core.data.plan import plan_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
 from ttame_core.heads.published import read_published

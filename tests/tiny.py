@@ -15,8 +15,10 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.index import finish_dataset
 from ttame_core.data.loader import Batch
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.data.plan import plan_shards
+from ttame_core.data.shards import write_shard
 from ttame_core.explainers import ForwardPass, forward_pass
 from ttame_core.lake import Lake
 

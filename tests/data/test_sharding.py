@@ -15,9 +15,11 @@ from PIL import Image
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
-from ttame_core.data import sharding
+from ttame_core.data import plan as planning
+from ttame_core.data.index import load_classes, load_shards
 from ttame_core.data.loader import image_bytes, read_shard
-from ttame_core.data.sharding import load_classes, load_shards, plan_shards, write_shard
+from ttame_core.data.plan import plan_shards
+from ttame_core.data.shards import write_shard
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 
@@ -128,7 +130,7 @@ def test_a_plan_is_the_same_however_many_are_sorted_at_once(
     dataset = _dataset(root, samples_per_shard=8)
     lakes = [Lake(tmp_path / name) for name in ("whole", "parts")]
     plans = [plan_shards(dataset, lakes[0])]
-    monkeypatch.setattr(sharding, "AT_ONCE", 5)
+    monkeypatch.setattr(planning, "AT_ONCE", 5)
     plans.append(plan_shards(dataset, lakes[1]))
     assert plans[0] == plans[1]
     assert _table(lakes[0], "plan") == _table(lakes[1], "plan")
@@ -148,7 +150,7 @@ def test_what_cannot_spill_takes_more_memory_than_a_plan_should() -> None:
         db.execute("SET memory_limit = '16MB'")
         with pytest.raises(duckdb.OutOfMemoryException):
             db.execute(one_text)
-        sharding._execute(db, one_text)
+        planning._execute(db, one_text)
         assert db.execute("SELECT length(t) FROM t").fetchall() == [(5_888_890,)]
 
 

@@ -15,7 +15,7 @@ from tiny import shard_all, tiny_backbone, tiny_vit
 from ttame_core import spec
 from ttame_core.audits import record
 from ttame_core.backbones import Backbone
-from ttame_core.data.sharding import load_shards
+from ttame_core.data.index import load_shards
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.explainers.ttame import TTame
 from ttame_core.lake import Lake, dataset_file, head_folder

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap, load_backbone
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
-from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, NotApplicable, Trained, forward_pass, measure
 from ttame_core.lake import Lake

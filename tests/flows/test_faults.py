@@ -20,8 +20,8 @@ from benchmarks.faults import AUDIT, audit_once, differences, temporary, whole
 from tasks import models
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
-from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_tar
 from ttame_core.lake.query.connection import run_query

@@ -13,8 +13,8 @@ from stores import BROKEN, SECRET, Ask, Store, every
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import read_shard
-from ttame_core.data.sharding import load_shards
 from ttame_core.errors import StoreAway, UserError
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.query import read_only as reading

@@ -16,7 +16,9 @@ from PIL import Image
 from tiny import shard_all
 
 from ttame_core import spec
-from ttame_core.data.sharding import finish_dataset, plan_shards, write_shard
+from ttame_core.data.index import finish_dataset
+from ttame_core.data.plan import plan_shards
+from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.stages.explain import read_maps
 
@@ -43,7 +45,7 @@ explain_shard(
 WRITE = """
 import pickle, sys
 import webdataset as wds
-from ttame_core.data.sharding import write_shard
+from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake
 
 write = wds.TarWriter.write

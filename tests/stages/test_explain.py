@@ -13,8 +13,8 @@ from tiny import PLAIN, shard_all, tiny_backbone
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
-from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
 from ttame_core.heads.attention import AttentionHead

@@ -11,8 +11,8 @@ import torch
 from tiny import TINY_VIT, tiny_backbone
 
 from ttame_core import spec
+from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
-from ttame_core.data.sharding import load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead

@@ -42,8 +42,9 @@ T = TypeVar("T")
 class Batch:
     """Samples as the classifier sees them.
 
-    images: (B, 3, H, W) uint8. labels: (B,) int64. boxes: per image (N, 4) float32 pixels of the
-    view. masks: per image (H, W) uint8 object numbers, or None where there is no mask.
+    images: (B, 3, H, W), uint8 or float32 in [0, 1]. labels: (B,) int64. boxes: per image (N, 4)
+    float32 pixels of the view. masks: per image (H, W) uint8 object numbers, or None where there is
+    no mask.
     """
 
     keys: list[str]
@@ -81,8 +82,9 @@ class Batch:
         return object_pixels(self.boxes, self.masks, tuple(self.images.shape[-2:]))
 
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
-        """(B, 3, H, W) float32 images in [0, 1] on `device`."""
-        return self.images.to(device, non_blocking=True).float().div_(255)
+        """Return the images (B, 3, H, W) as float32 in [0, 1] on `device`."""
+        images = self.images.to(device, non_blocking=True)
+        return images if images.is_floating_point() else images.float().div_(255)
 
 
 def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.annotations import BrokenAnnotation, Picture, voc_boxes
 from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
-from ttame_core.data.sharding import plan_shards
+from ttame_core.data.plan import plan_shards
 from ttame_core.data.sources import read
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file

@@ -15,7 +15,7 @@ from typing import Any
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
 from ttame_core.backbones.devices import device_of, precision_of
-from ttame_core.data.sharding import Shard, load_classes, load_shards
+from ttame_core.data.index import Shard, load_classes, load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import (

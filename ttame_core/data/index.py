@@ -1,0 +1,135 @@
+"""The index of a data set: what its shards hold, gathered from them for all later stages."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ttame_core import spec
+from ttame_core.data.plan import FORMAT, ShardPlan, planned_rows
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows
+from ttame_core.lake.schemas import ANNOTATIONS, INDEX, REJECTED, SHARDS
+from ttame_core.lake.store import FINGERPRINT
+
+GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of a data set. sha256: of its tar."""
+
+    shard: str
+    split: str
+    samples: int
+    sha256: str
+
+
+def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
+    """Gather the shards' sidecars into the data set's index, and remove what no shard needs.
+
+    shards.parquet comes last: it says that the data set is whole. Raises UserError where not one
+    image could be taken.
+    """
+    sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
+    shards, fingerprints = [], {}
+    for name, found in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
+        split, samples = name.rsplit("-", 1)[0], int(found["samples"])
+        shards.append(Shard(name, split, samples, found["sha256"]))
+        fingerprints[name] = found[FINGERPRINT.decode()]
+    if not any(shard.samples for shard in shards):
+        raise UserError(
+            f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
+        )
+    planned = lake.metadata(dataset_file(dataset.name, "plan.parquet"))[FINGERPRINT.decode()]
+    made_from = {"format": FORMAT, "shards": fingerprint(fingerprints), "plan": planned}
+    path = dataset_file(dataset.name, "shards.parquet")
+    gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
+    if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
+        _gather(lake, plan, made_from)
+        rows = map(vars, shards)
+        lake.write_parquet(path, rows, SHARDS, made_from, classes=json.dumps(plan.classes))
+    _remove_stale(lake, plan)
+
+
+def _gather(lake: Lake, plan: ShardPlan, made_from: Any) -> None:
+    with ExitStack() as files:
+        index, annotations, rejected = (
+            files.enter_context(
+                lake.create_parquet(
+                    dataset_file(plan.dataset, f"{name}.parquet"), schema, made_from
+                )
+            )
+            for name, schema in GATHERED.items()
+        )
+        rejected.write(_batch(planned_rows(lake, plan.dataset, ""), REJECTED))
+        for shard in plan.shards:
+            rows = lake.read_table(shard_rows(plan.dataset, shard)).to_pylist()
+            taken = [row for row in rows if not row["reason"]]
+            index.write(_batch(taken, INDEX))
+            boxes = [
+                {"key": row["key"], "object": number, **box}
+                for row in taken
+                for number, box in enumerate(row["boxes"])
+            ]
+            annotations.write(_batch(boxes, ANNOTATIONS))
+            rejected.write(_batch([row for row in rows if row["reason"]], REJECTED))
+
+
+def _batch(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    chosen = [{name: row[name] for name in schema.names} for row in rows]
+    return pa.RecordBatch.from_pylist(chosen, schema=schema)
+
+
+def _first_reasons(lake: Lake, plan: ShardPlan, count: int = 3) -> str:
+    rows = planned_rows(lake, plan.dataset, "")
+    for shard in plan.shards:
+        rows += lake.read_table(shard_rows(plan.dataset, shard), ["path", "reason"]).to_pylist()
+        if len(rows) >= count:
+            break
+    return ": " + "; ".join(f"{r['path']}: {r['reason']}" for r in rows[:count]) if rows else ""
+
+
+def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
+    """Remove shards that the data set no longer has, and the maps and scores of them."""
+    known = set(plan.digests)
+    for pattern in (
+        f"datasets/{plan.dataset}/shards",
+        f"maps/dataset={plan.dataset}/*/*",
+        f"scores/*/dataset={plan.dataset}/*/*",
+    ):
+        for folder in lake.glob(pattern):  # one after another: there may be a million files in all
+            for name in lake.entries(folder):
+                # A dot is of one that is written now.
+                if name.removeprefix(".").split(".")[0] not in known:
+                    lake.remove(f"{folder}/{name}")
+
+
+def count_current(lake: Lake, plan: ShardPlan) -> int:
+    """How many of a plan's shards are in the lake as planned; 0 where the index is not."""
+    if not lake.exists(dataset_file(plan.dataset, "shards.parquet")):
+        return 0
+    sidecars = [(shard_rows(plan.dataset, name), plan.made_from(name)) for name in plan.shards]
+    return sum(lake.are_current(sidecars))
+
+
+def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:
+    """The shards of a data set, or of one of its splits. Raises UserError where it is not there."""
+    rows = lake.read_table(_shards_file(lake, name)).to_pylist()
+    return [Shard(**row) for row in rows if split in (None, row["split"])]
+
+
+def load_classes(lake: Lake, name: str) -> list[str]:
+    """Class names of a data set, in label order."""
+    return json.loads(lake.metadata(_shards_file(lake, name))["classes"])
+
+
+def _shards_file(lake: Lake, name: str) -> str:
+    path = dataset_file(name, "shards.parquet")
+    if not lake.exists(path):
+        raise UserError(f"data set {name} is not in the workspace {lake}: run `ttame shard` first")
+    return path

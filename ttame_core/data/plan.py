@@ -1,0 +1,251 @@
+"""The plan of a data set's shards: which input goes to which.
+
+A sample's shard and place follow from a hash of its path, so that a new image touches one shard and
+leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from itertools import islice
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ttame_core import spec
+from ttame_core.data.annotations import annotation_files, coco_boxes
+from ttame_core.data.shapes import CLASSES
+from ttame_core.data.sources import Entry, list_entries
+from ttame_core.errors import UserError, nearest
+from ttame_core.lake import Lake, dataset_file, fingerprint
+from ttame_core.lake.query.connection import in_enough_memory
+from ttame_core.lake.schemas import BOX
+
+MEMORY = "96MB"  # that DuckDB takes for a plan before it spills
+AT_ONCE = 200_000  # rows of a plan that are sorted at once
+FORMAT = 1  # raised when the code makes other shards from the same inputs
+
+# What is listed, before it is ordered.
+ENTRIES = pa.schema(
+    [
+        ("path", pa.string()),
+        ("location", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("stamp", pa.string()),
+        ("kind", pa.string()),
+        ("reason", pa.string()),
+        ("key", pa.string()),
+        ("rank", pa.uint64()),
+    ]
+)
+FILES = pa.schema([("path", pa.string()), ("location", pa.string()), ("stamp", pa.string())])
+BOXES = pa.schema([("path", pa.string()), ("boxes", pa.list_(BOX)), ("stamp", pa.string())])
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which shards a data set has. digests: of each shard's inputs, by its name."""
+
+    dataset: str
+    classes: tuple[str, ...]
+    digests: dict[str, str]
+    settings: dict[str, Any]
+
+    @property
+    def shards(self) -> list[str]:
+        return sorted(self.digests)
+
+    def part(self, shards: Iterable[str]) -> ShardPlan:
+        """The plan of some of the shards."""
+        return replace(self, digests={name: self.digests[name] for name in shards})
+
+    def made_from(self, shard: str) -> dict[str, Any]:
+        inputs = {"inputs": self.digests[shard], "classes": self.classes}
+        return {"format": FORMAT, "settings": self.settings, **inputs}
+
+
+def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
+    """List the inputs of a data set and write plan.parquet, a row per input, by shard.
+
+    Raises UserError where the source or the annotations cannot be listed, and for a label outside
+    `dataset.classes`. Sorting and joining are DuckDB's and spill to disk, whatever the number.
+    """
+    with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
+        db.execute("SET enable_progress_bar = false")  # there is one of ours
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+        _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in list_entries(dataset)))
+        _insert(db, "annotation_files", FILES, _annotation_files(dataset.annotations))
+        _insert(db, "annotation_boxes", BOXES, _annotation_boxes(dataset.annotations))
+        db.execute("SET VARIABLE per_shard = ?", [dataset.samples_per_shard])
+        for statement in duckdb.extract_statements(_sql("plan")):
+            _execute(db, statement)
+        classes = _classes(db, dataset)
+        parts = _parts(db)
+        digests: dict[str, str] = {}
+        for part in parts:
+            digests |= _execute(
+                db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
+            ).fetchall()
+        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset))
+        path = dataset_file(dataset.name, "plan.parquet")
+        made_from = _of_plan(plan, db)
+        if not lake.is_current(path, made_from):
+            schema = db.sql("FROM plan LIMIT 0").to_arrow_table().schema
+            with lake.create_parquet(path, schema, made_from) as rows:
+                for part in parts:
+                    _execute(db, _PART, part)
+                    for batch in db.sql("FROM part").to_arrow_reader(10_000):
+                        rows.write(batch)
+    return plan
+
+
+_PART = """CREATE OR REPLACE TABLE part AS
+FROM plan WHERE shard BETWEEN ? AND ? ORDER BY shard, rank, path"""
+
+
+def _execute(
+    db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
+) -> duckdb.DuckDBPyConnection:
+    """What a statement gives, `in_enough_memory`."""
+    return in_enough_memory(db, lambda: db.execute(sql, list(parameters)))
+
+
+def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """The first and the last shard of parts of the plan that are sorted in memory, in order.
+
+    The first part begins with '', of what is not taken.
+    """
+    parts: list[tuple[str, str]] = []
+    held = AT_ONCE
+    counts = db.execute("SELECT shard, count(*) FROM plan GROUP BY shard ORDER BY shard")
+    for shard, count in counts.fetchall():
+        if held + count > AT_ONCE:
+            parts.append((shard, shard))
+            held = 0
+        parts[-1] = (parts[-1][0], shard)
+        held += count
+    return parts
+
+
+def _row(entry: Entry, dataset: spec.Dataset) -> dict[str, Any]:
+    """An entry with its key, its split and its rank in the data set's order."""
+    digest = hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).hexdigest()
+    drawn = hashlib.sha256(
+        f"{dataset.seed}/{entry.path}".encode("utf-8", "surrogateescape")
+    ).digest()
+    return {
+        **entry.__dict__,
+        "split": entry.split or _split(int.from_bytes(drawn[8:16], "big") / 2**64, dataset.splits),
+        "key": f"{_slug(entry.path)}-{digest[:12]}",
+        "rank": int.from_bytes(drawn[:8], "big"),
+    }
+
+
+def _slug(path: str) -> str:
+    """The file's stem in plain ASCII, without dots, which end a key in WebDataset."""
+    stem = posixpath.splitext(posixpath.basename(path))[0]
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-")[:40] or "image"
+
+
+def _split(position: float, shares: dict[spec.Split, float]) -> str:
+    """The split at `position` in [0, 1), the splits laid side by side by their shares."""
+    for split, share in shares.items():
+        if position < share:
+            return split
+        position -= share
+    return max(shares, key=lambda name: shares[name])
+
+
+def _annotation_files(settings: spec.Annotations | None) -> Iterator[dict[str, Any]]:
+    if settings is not None and settings.kind != "coco":
+        for file in annotation_files(settings):
+            yield file.__dict__
+
+
+def _annotation_boxes(settings: spec.Annotations | None) -> Iterator[dict[str, Any]]:
+    if settings is not None and settings.kind == "coco":
+        for path, boxes, changed in coco_boxes(settings):
+            yield {"path": path, "boxes": boxes, "stamp": changed}
+
+
+def _insert(
+    db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, rows: Iterable[dict[str, Any]]
+) -> None:
+    batch = schema.empty_table()
+    db.register("batch", batch)
+    db.execute(f"CREATE TABLE {table} AS SELECT * FROM batch")
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, 10_000)):
+        db.register("batch", pa.Table.from_pylist(chunk, schema))
+        db.execute(f"INSERT INTO {table} SELECT * FROM batch")
+
+
+def _sql(name: str) -> str:
+    return resources.files("ttame_core.data").joinpath(f"{name}.sql").read_text()
+
+
+def _classes(db: duckdb.DuckDBPyConnection, dataset: spec.Dataset) -> tuple[str, ...]:
+    """Class names in label order: the spec's, else sorted, else the numbers that a list uses."""
+    if dataset.source.kind == "shapes":
+        return CLASSES
+    found = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
+    numbered = dataset.source.kind != "folder" and bool(found) and all(f.isdigit() for f in found)
+    if dataset.classes is None:
+        count = max(map(int, found)) + 1 if numbered else 0
+        return tuple(str(i) for i in range(count)) if numbered else tuple(sorted(found))
+    if numbered and not set(found) <= set(dataset.classes):
+        largest = max(map(int, found))
+        if largest >= len(dataset.classes):
+            raise UserError(
+                f"data set {dataset.name} has the label {largest}, but `dataset.classes` names "
+                f"{len(dataset.classes)} classes, 0 to {len(dataset.classes) - 1}"
+            )
+        return tuple(dataset.classes)
+    for label in found:
+        if label not in dataset.classes:
+            example = db.execute("SELECT path FROM listed WHERE label = ?", [label]).fetchone()
+            raise UserError(
+                f"data set {dataset.name} has the class {label} ({example[0] if example else ''}), "
+                "which `dataset.classes` does not name." + nearest(label, dataset.classes)
+            )
+    return tuple(dataset.classes)
+
+
+def _settings(dataset: spec.Dataset) -> dict[str, Any]:
+    """What shapes a shard beside its inputs; not where they lie."""
+    return {
+        "source": dataset.source.model_dump(include={"kind", "size", "seed"}),
+        "annotations": dataset.annotations.model_dump(exclude={"path"})
+        if dataset.annotations
+        else None,
+        "max_size": dataset.max_size,
+        "seed": dataset.seed,
+    }
+
+
+def _of_plan(plan: ShardPlan, db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    lines, rejected = hashlib.md5(usedforsecurity=False), None
+    for batch in db.sql("FROM rejected_lines").to_arrow_reader(10_000):
+        lines.update(("" if rejected is None else "\n").encode())
+        lines.update("\n".join(batch["line"].to_pylist()).encode())
+        rejected = lines.hexdigest()
+    made = {"format": FORMAT, "settings": plan.settings, "classes": plan.classes}
+    return {**made, "shards": fingerprint(plan.digests), "rejected": rejected}
+
+
+def planned_rows(lake: Lake, dataset: str, shard: str) -> list[dict[str, Any]]:
+    """Return the plan's rows of one shard, in order; of the shard '', what is not taken."""
+    with lake.open(dataset_file(dataset, "plan.parquet")) as stream:
+        table = pq.read_table(stream, filters=[("shard", "=", shard)])
+    return table.to_pylist()

@@ -1,0 +1,185 @@
+"""One shard of a data set: a WebDataset tar, and beside it a row for each of its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import webdataset as wds
+from PIL import Image
+
+from ttame_core import spec
+from ttame_core.data.annotations import (
+    BrokenAnnotation,
+    Picture,
+    clip,
+    counts,
+    mask_boxes,
+    read_mask,
+    voc_boxes,
+)
+from ttame_core.data.images import BrokenImage, decode_image, stored
+from ttame_core.data.plan import ShardPlan, planned_rows
+from ttame_core.data.shapes import draw_sample
+from ttame_core.data.sources import read
+from ttame_core.lake import Lake, dataset_file, shard_rows, shard_tar
+from ttame_core.lake.schemas import BOX, INDEX
+from ttame_core.lake.store import FINGERPRINT
+
+JPEG_QUALITY = 95
+
+# Beside each tar, its commit mark: a row per sample, and one per thing rejected (with a reason).
+SIDECAR = pa.schema(
+    [*INDEX, ("boxes", pa.list_(BOX)), ("kind", pa.string()), ("reason", pa.string())]
+)
+
+
+def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) -> bool:
+    """Write a shard's tar and, as its commit mark, its sidecar; False where they are there.
+
+    The same inputs give the same bytes. An input that cannot be used becomes a row of rejected.
+    """
+    tar, sidecar = shard_tar(dataset.name, shard), shard_rows(dataset.name, shard)
+    if lake.exists(tar) and lake.is_current(sidecar, plan.made_from(shard)):
+        return False
+    planned = dataset_file(dataset.name, "plan.parquet")
+    of_plan = lake.metadata(planned).get(FINGERPRINT.decode())
+    rows: list[dict[str, Any]] = []
+    with lake.create(tar) as path, path.open("wb") as stream:
+        with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+            for entry in planned_rows(lake, dataset.name, shard):
+                made = _shapes_sample if dataset.source.kind == "shapes" else _sample
+                sample, found = made(entry, dataset, plan.classes)
+                rows += [{**row, "shard": shard, "split": entry["split"]} for row in found]
+                if sample:
+                    writer.write({"__key__": entry["key"], **sample})
+        stream.flush()
+        sha256 = _sha256(path)
+        if lake.metadata(planned).get(FINGERPRINT.decode()) != of_plan:
+            # By a later run, which has its own workers: this tar must not replace theirs.
+            raise RuntimeError(
+                f"data set {dataset.name} was planned anew while {shard} was written"
+            )
+    samples = sum(not row.get("reason") for row in rows)
+    lake.write_parquet(
+        sidecar, rows, SIDECAR, plan.made_from(shard), sha256=sha256, samples=str(samples)
+    )
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _shapes_sample(
+    entry: dict[str, Any], dataset: spec.Dataset, classes: tuple[str, ...]
+) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """A drawn sample: its members in the tar, and its row."""
+    source = dataset.source
+    assert isinstance(source, spec.ShapesSource)
+    split, _, index = entry["path"].partition("/")
+    drawn = draw_sample(split, int(index), source.seed, source.size)
+    data = _jpeg(Image.fromarray(drawn.image))
+    boxes = mask_boxes(drawn.mask, entry["label"])
+    about = _about(entry, drawn.label, entry["label"], (source.size, source.size), boxes)
+    return _members("jpg", data, about, drawn.mask), [_index_row(entry, data, about)]
+
+
+def _sample(
+    entry: dict[str, Any], dataset: spec.Dataset, classes: tuple[str, ...]
+) -> tuple[dict[str, bytes] | None, list[dict[str, Any]]]:
+    """A sample's members in the tar, None where it is rejected; its row, and what was rejected."""
+    try:
+        data = read(entry["location"])
+        image = decode_image(data, entry["path"])
+        stored_size, orientation = stored(data, entry["path"])
+    except OSError as error:
+        return None, [_rejected("image", entry["path"], error.strerror or str(error))]
+    except BrokenImage as broken:
+        return None, [_rejected("image", entry["path"], broken.reason)]
+    label = entry["label"]
+    index = classes.index(label) if label in classes else int(label)
+    picture = Picture(image.size, stored_size, orientation)
+    boxes, mask, problems = _annotate(entry, classes[index], dataset.annotations, picture)
+    extension = posixpath.splitext(entry["path"])[1][1:].lower()
+    scale = (dataset.max_size or max(image.size)) / max(image.size)
+    if scale < 1:
+        image, boxes, mask = _shrunk(image, boxes, mask, scale)
+        extension, data = "jpg", _jpeg(image)
+    about = _about(entry, index, classes[index], image.size, boxes)
+    return _members(extension, data, about, mask), [_index_row(entry, data, about), *problems]
+
+
+def _annotate(
+    entry: dict[str, Any], label: str, settings: spec.Annotations | None, picture: Picture
+) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, Any]]]:
+    """Boxes, mask and problems of one picture's annotation."""
+    boxes, mask, place = entry["boxes"] or [], None, entry["annotation"]
+    try:
+        if place and isinstance(settings, spec.VocAnnotations):
+            boxes = voc_boxes(read(place), picture)
+        elif place and isinstance(settings, spec.MaskAnnotations):
+            mask = read_mask(read(place), picture)
+            boxes = mask_boxes(mask, label)
+    except (BrokenAnnotation, OSError) as error:
+        return [], None, [_rejected("annotation", entry["annotation_path"], str(error))]
+    kept, problems = [], []
+    for box in boxes:
+        if not counts(box, label, settings):
+            continue
+        try:
+            kept.append(clip(box, picture.size))
+        except BrokenAnnotation as error:
+            where = entry["annotation_path"] or entry["path"]
+            problems.append(_rejected("annotation", where, str(error)))
+    return kept, mask, problems
+
+
+def _shrunk(
+    image: Image.Image, boxes: list[dict[str, Any]], mask: np.ndarray | None, scale: float
+) -> tuple[Image.Image, list[dict[str, Any]], np.ndarray | None]:
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    factors = {"x": size[0] / image.width, "y": size[1] / image.height}
+    moved = [{k: v if k == "name" else v * factors[k[0]] for k, v in box.items()} for box in boxes]
+    if mask is not None:
+        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return image.resize(size, Image.Resampling.LANCZOS), moved, mask
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _about(
+    entry: dict[str, Any], index: int, label: str, size: tuple[int, int], boxes: list[Any]
+) -> dict[str, Any]:
+    sides = {"width": size[0], "height": size[1]}
+    return {"label": index, "class": label, "path": entry["path"], **sides, "boxes": boxes}
+
+
+def _members(
+    extension: str, data: bytes, about: dict[str, Any], mask: np.ndarray | None
+) -> dict[str, bytes]:
+    members = {extension: data, "json": json.dumps(about, ensure_ascii=False).encode()}
+    if mask is not None:
+        buffer = io.BytesIO()
+        Image.fromarray(mask).save(buffer, "PNG")
+        members["mask.png"] = buffer.getvalue()
+    return members
+
+
+def _index_row(entry: dict[str, Any], data: bytes, about: dict[str, Any]) -> dict[str, Any]:
+    return {"key": entry["key"], "sha256": hashlib.sha256(data).hexdigest(), **about}
+
+
+def _rejected(kind: str, path: str, reason: str) -> dict[str, Any]:
+    return {"kind": kind, "path": path, "reason": reason}
