@@ -39,6 +39,7 @@ from tasks.report import report
 from tasks.shard import finish, plan, write
 from tasks.train import train
 from ttame_core import spec
+from ttame_core.audits.specification import complete
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
@@ -47,26 +48,28 @@ STAGES = ("shard", "fit", "train", "explain", "evaluate", "report")
 KILLS_IN_A_STAGE = 3  # one after another, before the audit may reach the next
 PATIENCE = 300  # seconds for an audit that takes a few
 
-AUDIT = spec.AuditSpec.model_validate(
-    {
-        "name": "killed",
-        "dataset": {
-            "name": "drawn",
-            "samples_per_shard": 8,
-            "source": {"kind": "shapes", "train": 32, "val": 8, "test": 48, "size": 64},
-        },
-        "backbones": [
-            {
-                "model": "resnet10t",
-                "name": "net",
-                "args": {"channels": [8, 16, 24, 32], "stem_width": 8},
-                "preprocessing": {"input_size": [64, 64]},
-                "fit": {"epochs": 8, "batch_size": 8},
-            }
-        ],
-        "training": {"epochs": 8, "min_steps": 0, "batch_size": 8, "checkpoint_steps": 2},
-        "compute": {"device": "cpu", "batch_size": 4, "workers": 2},
-    }
+AUDIT = complete(
+    spec.AuditSpec.model_validate(
+        {
+            "name": "killed",
+            "dataset": {
+                "name": "drawn",
+                "samples_per_shard": 8,
+                "source": {"kind": "shapes", "train": 32, "val": 8, "test": 48, "size": 64},
+            },
+            "backbones": [
+                {
+                    "model": "resnet10t",
+                    "name": "net",
+                    "args": {"channels": [8, 16, 24, 32], "stem_width": 8},
+                    "preprocessing": {"input_size": [64, 64]},
+                    "fit": {"epochs": 8, "batch_size": 8},
+                }
+            ],
+            "training": {"epochs": 8, "min_steps": 0, "batch_size": 8, "checkpoint_steps": 2},
+            "compute": {"device": "cpu", "batch_size": 4, "workers": 2},
+        }
+    )
 )
 
 Enter = Callable[[str], None]  # told which stage begins

@@ -24,6 +24,7 @@ from flows.engine import opened
 from flows.explain_dataset import explain_dataset
 from flows.shard_dataset import shard_dataset
 from tasks.explain import explain
+from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
@@ -127,25 +128,27 @@ def _rate(seconds: float, workers: int, shards: int) -> tuple[float, int]:
 
 def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
     source = {"kind": "shapes", "train": 0, "val": 0, "test": shards * IMAGES, "size": 32}
-    return AuditSpec.model_validate(
-        {
-            "name": "scaling",
-            "dataset": {"name": "scaling", "source": source, "samples_per_shard": IMAGES},
-            "backbones": [
-                {
-                    "model": "benchmarks.scaling:sleeper",
-                    "name": "sleeper",
-                    "args": {"seconds": seconds},
-                    "taps": [],
-                }
-            ],
-            "explainers": ["random"],
-            "compute": {
-                "engine": "processes",
-                "at_once": workers,
-                "batch_size": 16 * IMAGES,  # a shard is one batch, whatever it happens to hold
-                "workers": 1,
-                "device": "cpu",
-            },
-        }
+    return complete(
+        AuditSpec.model_validate(
+            {
+                "name": "scaling",
+                "dataset": {"name": "scaling", "source": source, "samples_per_shard": IMAGES},
+                "backbones": [
+                    {
+                        "model": "benchmarks.scaling:sleeper",
+                        "name": "sleeper",
+                        "args": {"seconds": seconds},
+                        "taps": [],
+                    }
+                ],
+                "explainers": ["random"],
+                "compute": {
+                    "engine": "processes",
+                    "at_once": workers,
+                    "batch_size": 16 * IMAGES,  # a shard is one batch, whatever it happens to hold
+                    "workers": 1,
+                    "device": "cpu",
+                },
+            }
+        )
     )

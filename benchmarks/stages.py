@@ -99,6 +99,6 @@ def _explain(lake: Lake, backbone: Backbone, compute: spec.Compute) -> None:
 
 
 def _evaluate(lake: Lake, backbone: Backbone, compute: spec.Compute) -> None:
-    families = [FAMILIES[m](spec.Metric(family=m).settings) for m in METRICS]
+    families = [FAMILIES[m]() for m in METRICS]
     wanted = [Scores("ttame", family, "bench") for family in families]
     evaluate_shard(lake, DATASET, SHARD, backbone, wanted, {"ttame": TTame}, compute)

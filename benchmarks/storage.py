@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.backbones.devices import place
 from ttame_core.data.index import finish_dataset
@@ -40,7 +41,7 @@ def compare(device: str) -> Table:
     AD and IC of the test split, by backbone and explainer, less those of the same maps in float32,
     in points: the mean of these differences, and the largest.
     """
-    audit = spec.load_spec(SPEC)
+    audit = open_spec(SPEC)
     source = audit.dataset.source.model_copy(update={"test": IMAGES})
     dataset = audit.dataset.model_copy(update={"source": source})
     audit = audit.model_copy(

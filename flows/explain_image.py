@@ -13,6 +13,7 @@ from tasks.logs import say
 from tasks.models import check_fitted, current_head, load
 from ttame_core import spec
 from ttame_core.api import load_backbone
+from ttame_core.audits.specification import complete_explainer
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError, nearest, writing
@@ -51,9 +52,12 @@ def open_named(
         settings = spec.Backbone.model_validate({"model": model, "taps": reads, **weights})
         if settings.library in ("huggingface", "factory"):  # they bring their own
             settings = settings.model_copy(update={"pretrained": False})
-        chosen = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
+        named = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
+        chosen = [complete_explainer(section) for section in named]
     except ValidationError as error:
         raise UserError(spec.words_of(error)) from error
+    except spec.SpecProblem as problem:
+        raise UserError(problem.words) from problem
     for explainer in chosen:
         if REGISTRY[explainer.method].needs_head and not head:
             raise UserError(
@@ -87,9 +91,11 @@ def open_of_spec(
     made: dict[str, Explainer] = {}
     for wanted in explainers or [DEFAULT if DEFAULT in own else next(iter(own))]:
         try:
-            chosen = own.get(wanted) or spec.Explainer.model_validate(wanted)
+            chosen = own.get(wanted) or complete_explainer(spec.Explainer.model_validate(wanted))
         except ValidationError as error:
             raise UserError(spec.words_of(error)) from error
+        except spec.SpecProblem as problem:
+            raise UserError(problem.words) from problem
         file = head or given_head(settings, chosen)
         trained = partial(current_head, provenance, settings, chosen)
         made[wanted] = _explainer(backbone, chosen, file, trained)

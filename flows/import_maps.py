@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from flows.evaluate_maps import evaluate_maps
 from flows.explain_dataset import explain_dataset
 from flows.open_audit import named, open_spec
+from ttame_core.audits.specification import complete_explainer
 from ttame_core.errors import UserError, nearest
 from ttame_core.spec import AuditSpec, Explainer
 
@@ -49,9 +50,10 @@ def only_imported(audit: AuditSpec, place: str, name: str, backbone: str | None)
             f"audit {audit.name} has no backbone {backbone}." + nearest(backbone or "", known)
         )
     try:
-        imported = Explainer(method="imported", name=name, settings={"path": place})
+        given = Explainer(method="imported", name=name, settings={"path": place})
     except ValidationError as error:
         raise UserError(
             f"--name {name} cannot be a name in the lake: use letters, digits and . _ + -"
         ) from error
+    imported = complete_explainer(given)
     return audit.model_copy(update={"explainers": [imported], "backbones": backbones})

@@ -1,4 +1,4 @@
-"""What every flow does first: read the spec, find what is to be made."""
+"""The first step of every flow: read the spec, and find what is to be made."""
 
 from __future__ import annotations
 
@@ -6,31 +6,38 @@ from collections.abc import Callable
 
 from prefect.runtime import flow_run
 
+from ttame_core.audits import specification
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec, load_spec
+from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
 
 
 def open_spec(spec: AuditSpec | str) -> AuditSpec:
-    """The spec itself, or the one in the YAML file at this path."""
-    return load_spec(spec) if isinstance(spec, str) else spec
+    """Return a complete spec, from the YAML file at a path or from what was given."""
+    if isinstance(spec, str):
+        return specification.open_spec(spec)
+    return specification.complete(spec)
 
 
 def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
-    """Spec and lake of a flow that reads shards. Raises UserError where there are none."""
+    """Open spec and lake of a flow that reads shards.
+
+    Raises:
+        UserError: the data set is not in the workspace.
+    """
     provenance = Provenance(open_spec(spec), Lake(workspace))
     provenance.check()
     return provenance
 
 
 def place_of(workspace: str) -> str:
-    """The workspace as a process finds it whose working folder is another."""
+    """Return the address of a workspace for a process with another working folder."""
     lake = Lake(workspace)
     return lake.root if lake.local else workspace
 
 
 def named(verb: str) -> Callable[[], str]:
-    """Name of a flow run: the verb and what it is about."""
+    """Make the function that names a flow run: a verb, and what the run is about."""
 
     def name() -> str:
         spec = flow_run.get_parameters()["spec"]

@@ -11,7 +11,7 @@ from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.errors import UserError
-from ttame_core.explainers import NotApplicable
+from ttame_core.explainers import NotApplicable, training_of
 from ttame_core.lake import Lake, trial_file
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.head import with_enough_epochs
@@ -30,7 +30,7 @@ def try_settings(
     lake = Lake(workspace)
     of = (audit.dataset.name, backbone.name, explainer.name)
     provenance = Provenance(audit, lake)
-    own, _ = with_enough_epochs(audit.training_of(explainer), provenance.shards("train"))
+    own, _ = with_enough_epochs(training_of(audit.training, explainer), provenance.shards("train"))
     settings = propose(own, read_trials(lake, *of)[:number])
     tried = {**explainer.settings, "training": settings.model_dump()}
     explainer = explainer.model_copy(update={"settings": tried})

@@ -11,7 +11,7 @@ from tasks.progress import progress
 from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.explainers import REGISTRY, NotApplicable
+from ttame_core.explainers import REGISTRY, NotApplicable, training_of
 from ttame_core.lake import Lake, head_folder
 from ttame_core.stages.provenance import Provenance, given_head
 from ttame_core.training.checkpoint import remove_checkpoint
@@ -36,7 +36,7 @@ def train(
                 untrained = REGISTRY[explainer.method](model, explainer.settings)
                 adopt_head(provenance.lake, given, untrained, folder, made_from)
             return None
-        if warning := few_steps(audit.training_of(explainer), provenance.shards("train")):
+        if warning := few_steps(training_of(audit.training, explainer), provenance.shards("train")):
             get_run_logger().warning("%s: %s", explainer.name, warning)
         with (
             one_network(),

@@ -16,7 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import device_of, place
 from ttame_core.errors import UserError
-from ttame_core.explainers import REGISTRY, NotApplicable
+from ttame_core.explainers import REGISTRY, NotApplicable, training_of
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stopping import Stopped
@@ -120,7 +120,7 @@ def _train(
         provenance.shards("train"),
         provenance.shards("val"),
         REGISTRY[explainer.method](backbone, explainer.settings),
-        audit.training_of(explainer),
+        training_of(audit.training, explainer),
         audit.compute,
         folder,
         provenance.head(settings, explainer),

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from tiny import shard_all
 
 from ttame_core.audits.record import write_record
+from ttame_core.audits.specification import open_spec
 from ttame_core.backbones import load_backbone
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.spec import load_spec
 from ttame_core.stages.evaluate import Scores, evaluate_shard
 from ttame_core.stages.explain import Maps, explain_shard
 from ttame_core.stages.provenance import Provenance
@@ -51,7 +51,7 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
         "compute": {"device": "cpu", "batch_size": 8, "workers": 2},
     }
     (folder / "audit.yaml").write_text(yaml.safe_dump(spec))
-    audit, lake = load_spec(folder / "audit.yaml"), Lake(folder / "workspace")
+    audit, lake = open_spec(folder / "audit.yaml"), Lake(folder / "workspace")
     shard_all(audit.dataset, lake)
     provenance = Provenance(audit, lake)
     (section,) = audit.backbones

@@ -10,6 +10,7 @@ import numpy as np
 from tiny import PLAIN
 
 from ttame_core import spec
+from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.schemas import HISTORY, SCORES, maps_schema
 
@@ -56,7 +57,7 @@ def known_lake(drawn: Lake, root: Path) -> tuple[Lake, spec.AuditSpec]:
     ]
     folder = "heads/dataset=drawn/backbone=net/explainer=ttame"
     lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, {})
-    return lake, spec.AuditSpec.model_validate(AUDIT)
+    return lake, complete(spec.AuditSpec.model_validate(AUDIT))
 
 
 def _write(lake: Lake, backbone: str, explainer: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from ttame_core import spec
+from ttame_core.audits.specification import complete_metric
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.lake import Lake
@@ -178,11 +180,9 @@ def test_a_family_without_scores_is_told(
     install("theirs", code, metrics="mine = theirs:Mine")
     fresh()
     registry = Registry("ttame.metrics", {}, of_class(Family))
-    monkeypatch.setattr("ttame_core.metrics.REGISTRY", registry)
-    from ttame_core.spec import Metric
-
+    monkeypatch.setattr("ttame_core.audits.specification.METRICS", registry)
     with pytest.raises(UserError, match=r"what rows the metric mine has.*group ttame\.scores"):
-        Metric.model_validate("mine")
+        complete_metric(spec.Metric.model_validate("mine"))
 
 
 def test_own_schemas_stay_what_they_are() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ttame_core.audits.specification import open_spec
 from ttame_core.errors import UserError
-from ttame_core.spec import RECIPES, AuditSpec, Dataset, Explainer, Training, load_spec
+from ttame_core.spec import RECIPES, AuditSpec, Dataset, Explainer, Training
 
 GOOD = """\
 name: a
@@ -32,7 +35,7 @@ def write(tmp_path: Path):
 
 
 def test_defaults_and_variables(write, tmp_path: Path) -> None:
-    audit = load_spec(write(GOOD), {"DATA": "/data"})
+    audit = open_spec(write(GOOD), {"DATA": "/data"})
     assert audit.dataset.source.path == "/data/images"
     first, second = audit.backbones
     assert (first.model, first.name, first.pretrained) == ("resnet50.a1_in1k",) * 2 + (True,)
@@ -43,7 +46,7 @@ def test_defaults_and_variables(write, tmp_path: Path) -> None:
 
 
 def test_explainers_and_metrics_are_names_or_names_with_settings(write) -> None:
-    audit = load_spec(
+    audit = open_spec(
         write(
             GOOD
             + """
@@ -155,7 +158,7 @@ def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list
     assert old in GOOD
     path = write(GOOD.replace(old, new, 1))
     with pytest.raises(UserError) as caught:
-        load_spec(path, {"DATA": "/data"})
+        open_spec(path, {"DATA": "/data"})
     message = str(caught.value)
     found = [m for m in message.splitlines() if f"{path}, line {line}," in m]
     assert found, message
@@ -165,13 +168,13 @@ def test_a_mistake_is_one_line(write, old: str, new: str, line: int, words: list
 def test_one_line_for_wrong_targets(write) -> None:
     path = write(GOOD + "maps: {targets: bottom}\n")
     with pytest.raises(UserError) as caught:
-        load_spec(path, {"DATA": "/data"})
+        open_spec(path, {"DATA": "/data"})
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_what_is_missing_is_named(write) -> None:
     with pytest.raises(UserError, match=r"backbones: this key is required"):
-        load_spec(write("name: a\ndataset: {name: d, source: {kind: shapes}}\n"))
+        open_spec(write("name: a\ndataset: {name: d, source: {kind: shapes}}\n"))
 
 
 @pytest.mark.parametrize(
@@ -180,35 +183,46 @@ def test_what_is_missing_is_named(write) -> None:
 )
 def test_what_is_no_spec(write, text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        load_spec(write(text))
+        open_spec(write(text))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        load_spec(tmp_path / "nowhere.yaml")
+        open_spec(tmp_path / "nowhere.yaml")
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
     with pytest.raises(UserError, match="cannot read the spec"):
-        load_spec(tmp_path / "latin.yaml")
+        open_spec(tmp_path / "latin.yaml")
 
 
 def test_a_variable_that_is_not_set(write) -> None:
     with pytest.raises(UserError, match="--var DATA=VALUE"):
-        load_spec(write(GOOD))
+        open_spec(write(GOOD))
 
 
 def test_a_frozen_spec_is_the_same_spec(write, tmp_path: Path) -> None:
-    audit = load_spec(write(GOOD), {"DATA": "/data"})
+    audit = open_spec(write(GOOD), {"DATA": "/data"})
     (tmp_path / "frozen.yaml").write_text(yaml.safe_dump(audit.model_dump(mode="json")))
-    assert load_spec(tmp_path / "frozen.yaml") == audit
+    assert open_spec(tmp_path / "frozen.yaml") == audit
     assert AuditSpec.model_validate(audit.model_dump()) == audit
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("examples/*.yaml")))
 def test_the_examples_are_valid(path: Path) -> None:
-    assert load_spec(path, {"FIELD3": "/data/field3", "IMAGENET": "/data/imagenet"}).name
+    assert open_spec(path, {"FIELD3": "/data/field3", "IMAGENET": "/data/imagenet"}).name
 
 
 def test_splits_do_not_depend_on_the_order_in_which_they_are_named() -> None:
     shares = {"test": 0.2, "val": 0.1, "train": 0.7}
     dataset = Dataset.model_validate({"name": "d", "source": {"kind": "shapes"}, "splits": shares})
     assert [*dataset.splits.items()] == [("train", 0.7), ("val", 0.1), ("test", 0.2)]
+
+
+def test_a_spec_is_read_without_any_method() -> None:
+    code = (
+        "import sys; from ttame_core.spec import load_spec; "
+        "audit = load_spec('examples/shapes.yaml'); assert audit.explainers; "
+        "loaded = {'torch', 'duckdb', 'timm', 'ttame_core.explainers', 'ttame_core.metrics', "
+        "'ttame_core.lake'} & set(sys.modules); assert not loaded, loaded"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ttame_core import backbones, spec
+from ttame_core.audits.specification import complete_explainer, complete_metric
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.data.annotations import mask_boxes
@@ -152,7 +153,8 @@ def make_explainer(
     Raises NotApplicable where it cannot explain this backbone. needs_head: whether one that is
     trained must have its head.
     """
-    section = _checked(spec.Explainer, {"method": name, "settings": dict(settings or {})})
+    given = _checked(spec.Explainer, {"method": name, "settings": dict(settings or {})})
+    section = _completed(complete_explainer, given)
     made = REGISTRY[name](backbone, section.settings)
     if isinstance(made, Trained) and head is not None:
         made.use(copy.deepcopy(head))
@@ -225,7 +227,7 @@ def evaluate(
         scores = tt.evaluate(backbone, images, maps, ["confidence", "shape"])
         print({name: values.nanmean().item() for name, values in scores.items()})
     """
-    chosen = [_checked(spec.Metric, metric) for metric in metrics]
+    chosen = [_completed(complete_metric, _checked(spec.Metric, metric)) for metric in metrics]
     families = [FAMILIES[metric.family](metric.settings) for metric in chosen]
     again = [family.name for family in families if family.reexplains]
     if again and explainer is None:
@@ -275,6 +277,14 @@ def _checked(section: type[Any], given: Any) -> Any:
             ) from None
         reason = spec.words_of(error)
         raise UserError(reason if not key or "settings" in key else f"{key}: {reason}") from None
+
+
+def _completed(complete: Callable[[Any], Any], section: Any) -> Any:
+    """Complete a section of a spec. Raises UserError with one sentence."""
+    try:
+        return complete(section)
+    except spec.SpecProblem as problem:
+        raise UserError(problem.words) from problem
 
 
 def _batch(

@@ -11,7 +11,7 @@ from flows.stopping import deaf_children
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec, load_spec
+from ttame_core.spec import AuditSpec
 
 if TYPE_CHECKING:
     from flows.each_backbone import BackbonesFailed
@@ -32,7 +32,9 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
     wrong = next((v for v in variables or [] if "=" not in v), None)
     if wrong:
         raise UserError(f"--var {wrong} has no value: write --var {wrong}=VALUE")
-    return load_spec(path, pairs)
+    from ttame_core.audits.specification import open_spec
+
+    return open_spec(path, pairs)
 
 
 def run(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.data.draft import draft, name_of
 from ttame_core.data.survey import Survey
 from ttame_core.errors import UserError
-from ttame_core.spec import load_spec
 
 SOURCE = spec.FolderSource(kind="folder", path="/data/zoo: of birds #1")
 BOXES = spec.VocAnnotations(kind="voc", path="/data/boxes")
@@ -25,7 +25,7 @@ def found(train: int = 300, annotations: spec.Annotations | None = None) -> Surv
 
 def written(tmp_path: Path, text: str) -> spec.AuditSpec:
     (tmp_path / "zoo.yaml").write_text(text)
-    return load_spec(tmp_path / "zoo.yaml")
+    return open_spec(tmp_path / "zoo.yaml")
 
 
 def test_it_loads_and_says_what_was_found(tmp_path: Path) -> None:

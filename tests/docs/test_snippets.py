@@ -37,6 +37,7 @@ from tiny import tiny_backbone
 import ttame_core as tt
 from flows.cli import app
 from ttame_core import metrics, spec
+from ttame_core.audits.specification import complete, open_spec
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.exports.huggingface import export_dataset
 from ttame_core.lake import Lake
@@ -145,6 +146,8 @@ def with_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("ttame_core.metrics.REGISTRY", families)
     monkeypatch.setattr("ttame_core.api.REGISTRY", explainers)
     monkeypatch.setattr("ttame_core.api.FAMILIES", families)
+    monkeypatch.setattr("ttame_core.audits.specification.EXPLAINERS", explainers)
+    monkeypatch.setattr("ttame_core.audits.specification.METRICS", families)
     monkeypatch.setattr(scores, "_ALL", Registry("ttame.scores", SCORES, scores._refuse))
     directions._tables.cache_clear()
     yield
@@ -163,7 +166,7 @@ def test_specs_are_valid(part: Line) -> None:
         "dataset": {"name": "small", "source": {"kind": "shapes"}},
         "backbones": [{"model": "resnet50", "pretrained": True}],
     }
-    spec.AuditSpec.model_validate(small | given)
+    complete(spec.AuditSpec.model_validate(small | given))
 
 
 def _python() -> Iterator[Line]:
@@ -182,7 +185,7 @@ PYTHON = list(_python())
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `ttame export-dataset … exported` writes."""
     folder = audit_alone(tmp_path_factory.mktemp("exported"), ["center"])
-    provenance = Provenance(spec.load_spec(folder / "audit.yaml"), Lake(folder / "workspace"))
+    provenance = Provenance(open_spec(folder / "audit.yaml"), Lake(folder / "workspace"))
     export_dataset(provenance, folder / "exported")
     return folder
 

@@ -20,9 +20,9 @@ from stores import BROKEN, KEY, SECRET, Store
 from tiny import shard_all
 
 from ttame_core.audits.comparison import compare
+from ttame_core.audits.specification import open_spec
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import leaderboard, run_query
-from ttame_core.spec import load_spec
 
 Run = Callable[..., subprocess.CompletedProcess]
 CELL = ["dataset", "backbone", "explainer", "metric"]
@@ -147,7 +147,7 @@ def test_killed_while_training_it_goes_on_from_the_stores_checkpoint(
     log = tmp_path / "log"
     undisturbed = tmp_path / "undisturbed"
     for place in (s3.url, undisturbed):
-        shard_all(load_spec(spec_file).dataset, Lake(place))
+        shard_all(open_spec(spec_file).dataset, Lake(place))
     train = ["train", spec_file, "--workspace"]
     assert ttame(*train, undisturbed).returncode == 0
 

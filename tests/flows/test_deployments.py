@@ -18,8 +18,8 @@ from forked import PATIENCE
 from flows import deployed
 from flows.each_backbone import BackbonesFailed
 from ttame_core.audits.gates import GatesFailed
+from ttame_core.audits.specification import open_spec
 from ttame_core.errors import StoreAway, UserError
-from ttame_core.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -141,7 +141,7 @@ def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> Non
         assert [s["schedule"]["cron"] for s in there["schedules"]] == [
             s["cron"] for s in wanted.get("schedules", [])
         ]
-        load_spec(ROOT / wanted["parameters"]["spec"])
+        open_spec(ROOT / wanted["parameters"]["spec"])
     assert len(found["nightly"]["schedules"]) == len(found["weekly"]["schedules"]) == 1
     assert not found["dump"]["schedules"] + found["rescore"]["schedules"]
     for flow in (deployed.nightly, deployed.weekly, deployed.dump, deployed.rescore):

@@ -33,9 +33,10 @@ from flows.evaluate_maps import evaluate_maps
 from flows.explain_dataset import explain_dataset
 from flows.shard_dataset import shard_dataset
 from flows.train_heads import train_heads
-from ttame_core.spec import load_spec
+
+from ttame_core.audits.specification import open_spec
 if __name__ == "__main__":
-    audit = load_spec(sys.argv[1])
+    audit = open_spec(sys.argv[1])
     with opened(audit.compute):
         for stage in (shard_dataset, train_heads, explain_dataset, evaluate_maps):
             try:

@@ -16,11 +16,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from ttame_core.audits.specification import open_spec
 from ttame_core.errors import UserError
 from ttame_core.exports import huggingface as map_dataset
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
-from ttame_core.spec import load_spec
 from ttame_core.stages.provenance import Provenance
 
 EXPLAINERS = ["center", "random", "gradcam"]
@@ -159,7 +159,7 @@ def test_an_export_cut_short_is_no_folder_and_goes_on(
     audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = Lake(audited / "workspace")
-    provenance = Provenance(load_spec(audited / "audit.yaml"), lake)
+    provenance = Provenance(open_spec(audited / "audit.yaml"), lake)
     names: list[str] = []
 
     def stop(name: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from forked import PATIENCE
 from tiny import jpeg
 
-from ttame_core.spec import load_spec
+from ttame_core.audits.specification import open_spec
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -33,7 +33,7 @@ def test_a_spec_for_a_folder(ttame: Run, birds: Path, tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     assert "25 images in 2 classes" in made.stdout
     assert "teal/broken.jpg (the file is empty)" in made.stdout
-    assert load_spec(tmp_path / "birds.yaml").name == "birds"
+    assert open_spec(tmp_path / "birds.yaml").name == "birds"
     plan = ttame("audit", "birds.yaml", "--dry-run")
     assert plan.returncode == 0, plan.stderr
     assert "small-resnet" in plan.stdout
@@ -44,7 +44,7 @@ def test_a_spec_for_a_folder(ttame: Run, birds: Path, tmp_path: Path) -> None:
     assert "birds.yaml is there already" in again.stderr
     assert (tmp_path / "birds.yaml").read_text() == "mine"
     assert ttame("init", birds, "--force", "--model", "resnet18").returncode == 0
-    assert load_spec(tmp_path / "birds.yaml").backbones[0].name == "resnet18"
+    assert open_spec(tmp_path / "birds.yaml").backbones[0].name == "resnet18"
 
 
 def test_no_folder_is_a_mistake(ttame: Run) -> None:
@@ -74,5 +74,5 @@ def test_questions_on_a_terminal(server: dict[str, str], birds: Path, tmp_path: 
             break
     assert process.wait(PATIENCE) == 0, said.decode()
     assert b"Where are the images" in said
-    audit = load_spec(tmp_path / "my-birds.yaml")
+    audit = open_spec(tmp_path / "my-birds.yaml")
     assert [b.name for b in audit.backbones] == ["resnet18", "resnet34"]

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from benchmarks.faults import audit_once
 from tasks import models
 from ttame_core import spec
+from ttame_core.audits.specification import complete
 from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
@@ -103,7 +104,8 @@ def audit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     def run(settings: dict[str, Any], workspace: Path) -> PASSES:
         passes.clear()
         models._loaded.clear()
-        audit_once(spec.AuditSpec.model_validate(settings), str(workspace), enter, record=False)
+        audit = complete(spec.AuditSpec.model_validate(settings))
+        audit_once(audit, str(workspace), enter, record=False)
         return Counter(passes)
 
     monkeypatch.setattr(models, "load", counted)

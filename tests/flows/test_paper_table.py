@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ttame_core.spec import load_spec
+from ttame_core.audits.specification import open_spec
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "examples" / "paper_table.yaml"
@@ -41,7 +41,7 @@ def imagenet(tmp_path: Path) -> Path:
 
 
 def test_the_protocol_is_the_papers(imagenet: Path) -> None:
-    audit = load_spec(TABLE, {"IMAGENET": str(imagenet)})
+    audit = open_spec(TABLE, {"IMAGENET": str(imagenet)})
     assert [b.name for b in audit.backbones] == ["vgg16", "resnet50", "vit_b_16"]
     assert audit.maps.images == 2000
     assert audit.training.recipe == "paper"

@@ -24,8 +24,8 @@ from tiny import shard_all
 from flows.runs import _audit_of, _name_in
 from flows.status import print_status
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.lake import Lake
-from ttame_core.spec import load_spec
 
 NO_SERVER = {PREFECT_API_URL}
 Run = Callable[..., subprocess.CompletedProcess]
@@ -38,7 +38,7 @@ def status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
 
     def rows(audit: Path | None = None, url: str | None = None) -> Rows:
         with temporary_settings({PREFECT_API_URL: url} if url else {}, restore_defaults=NO_SERVER):
-            wanted = load_spec(str(audit)) if audit else None
+            wanted = open_spec(str(audit)) if audit else None
             print_status(str(tmp_path / "workspace"), wanted, "json", None)
         found = json.loads(capsys.readouterr().out)
         return {(r["stage"], r["backbone"], r["explainer"]): r for r in found}

@@ -14,6 +14,7 @@ from tiny import TINY_VIT, shard_all
 
 from tasks.training import train_one
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
@@ -101,12 +102,12 @@ def test_all_of_them_are_trained_and_explain(
         e: 2 if e == "lcam_img" else 4 for e in applies["net"]
     }
     monkeypatch.chdir(tmp_path)  # where the black box's module is
-    undone = [u for u in Provenance(spec.load_spec(spec_file), lake).units() if not u.done]
+    undone = [u for u in Provenance(open_spec(spec_file), lake).units() if not u.done]
     assert undone == []  # refusals count as done
 
 
 def test_several_processes_train_them(spec_file: Path, tmp_path: Path) -> None:
-    audit = spec.load_spec(spec_file)
+    audit = open_spec(spec_file)
     compute = audit.compute.model_copy(update={"device": "cpu", "devices": 2})
     audit = audit.model_copy(update={"compute": compute})
     provenance = Provenance(audit, Lake(tmp_path / "workspace"))

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tasks.models import load
 from tasks.training import train_one
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
@@ -35,16 +36,17 @@ import sys
 from tasks.training import train_one
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
-from ttame_core.spec import load_spec
+from ttame_core.audits.specification import open_spec
+
 if __name__ == "__main__":
-    audit = load_spec(sys.argv[1])
+    audit = open_spec(sys.argv[1])
     provenance = Provenance(audit, Lake(sys.argv[2]))
     train_one(provenance, audit.backbones[0], audit.explainers[0], "head", lambda *progress: None)
 """
 
 
 def _two(spec_file: Path, **training: object) -> Provenance:
-    audit = spec.load_spec(spec_file)
+    audit = open_spec(spec_file)
     settings = audit.training.model_copy(update=training)
     compute = audit.compute.model_copy(update={"device": "cpu", "devices": 2})
     audit = audit.model_copy(update={"training": settings, "compute": compute})

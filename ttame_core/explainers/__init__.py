@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
+from ttame_core import spec
 from ttame_core.explainers.base import (
     Cost,
     Explainer,
@@ -36,6 +37,20 @@ REGISTRY: Mapping[str, type[Explainer]] = Registry(
     of_class(Explainer),
 )
 
+
+def training_of(section: spec.Training, explainer: spec.Explainer) -> spec.Training:
+    """Say how an explainer's heads are trained.
+
+    Args:
+        section: the spec's `training`.
+        explainer: an explainer with a head; its own keys of `training` come first.
+    """
+    method = REGISTRY[explainer.method]
+    if not issubclass(method, Trained):
+        return section
+    return method.training_of(section, explainer.training)
+
+
 __all__ = [
     "REGISTRY",
     "Cost",
@@ -45,4 +60,5 @@ __all__ = [
     "Trained",
     "forward_pass",
     "measure",
+    "training_of",
 ]

@@ -20,7 +20,7 @@ from ttame_core.spec.dataset import (
     VocAnnotations,
 )
 from ttame_core.spec.gates import CHANGED_MAPS, Gate
-from ttame_core.spec.load import load_spec
+from ttame_core.spec.load import SpecProblem, SpecProblems, load_spec
 from ttame_core.spec.methods import Evaluation, Explainer, Maps, Metric
 from ttame_core.spec.training import RECIPES, Training, recipe_keys, training_keys
 
@@ -51,6 +51,8 @@ __all__ = [
     "Section",
     "ShapesSource",
     "Source",
+    "SpecProblem",
+    "SpecProblems",
     "Split",
     "Training",
     "VocAnnotations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ttame_core.spec.backbone import Backbone
 from ttame_core.spec.base import Name, Section, distinct
@@ -16,6 +16,12 @@ from ttame_core.spec.training import Training
 
 
 class AuditSpec(Section):
+    """The whole spec of an audit.
+
+    Settings of explainers and metrics are as they were given. Whoever opens a spec checks them and
+    fills in their defaults (`audits.specification.complete`).
+    """
+
     name: Name
     dataset: Dataset
     backbones: list[Backbone] = Field(min_length=1)
@@ -33,41 +39,7 @@ class AuditSpec(Section):
     )
     compute: Compute = Field(default_factory=Compute)
 
-    @field_validator("gates")
-    @classmethod
-    def _gates(cls, gates: list[Gate], info: ValidationInfo) -> list[Gate]:
-        from ttame_core.audits.gates import check_names
-
-        if gates and {"backbones", "explainers", "evaluation"} <= info.data.keys():
-            for gate in gates:
-                check_names(
-                    gate, **{k: info.data[k] for k in ("backbones", "explainers", "evaluation")}
-                )
-        return gates
-
     @field_validator("backbones", "explainers")
     @classmethod
     def _distinct(cls, chosen: list[Any], info: ValidationInfo) -> list[Any]:
         return distinct(str(info.field_name), chosen, [c.name for c in chosen])
-
-    @model_validator(mode="after")
-    def _equal_shares(self) -> AuditSpec:
-        batch, devices = self.training.batch_size, self.compute.devices
-        if batch % devices:
-            raise ValueError(
-                f"training.batch_size, {batch}, does not divide among {devices} compute.devices"
-            )
-        for explainer in self.explainers:
-            own = self.training_of(explainer).batch_size if explainer.training else batch
-            if own % devices:
-                raise ValueError(
-                    f"training.batch_size of {explainer.name}, {own}, does not divide among "
-                    f"{devices} compute.devices"
-                )
-        return self
-
-    def training_of(self, explainer: Explainer) -> Training:
-        """How an explainer's heads are trained: `training`, and what is other for this one."""
-        from ttame_core.explainers import REGISTRY
-
-        return REGISTRY[explainer.method].training_of(self.training, explainer.training)

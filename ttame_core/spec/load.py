@@ -1,13 +1,14 @@
 """Reading a spec from YAML: variables, and errors with their line.
 
 `${NAME}` in the file is filled from `--var NAME=VALUE` or from the environment; `${here}` is the
-folder of the file."""
+folder of the file.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,48 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.spec.audit import AuditSpec
 
 
-def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> AuditSpec:
-    """Read and validate the spec at `path`, `${NAME}` filled from `variables` or the environment.
+class SpecProblem(ValueError):
+    """Something wrong with a part of a spec.
 
-    Raises UserError with one line per problem: file, line, key, what is wrong, what is allowed.
+    Attributes:
+        words: a sentence on what is wrong and what is allowed.
+        location: keys and list positions that lead to the part.
+    """
+
+    def __init__(self, words: str, location: tuple[str | int, ...] = ()) -> None:
+        super().__init__(words)
+        self.words, self.location = words, location
+
+    def below(self, *keys: str | int) -> SpecProblem:
+        """Return the same problem of a part that lies below these keys."""
+        return SpecProblem(self.words, (*keys, *self.location))
+
+
+class SpecProblems(UserError):
+    """All that is wrong with a spec, a line each."""
+
+    def __init__(self, problems: Sequence[SpecProblem]) -> None:
+        super().__init__("\n".join(problem.words for problem in problems))
+        self.problems = list(problems)
+
+    def __reduce__(self) -> tuple[type[SpecProblems], tuple[list[SpecProblem]]]:
+        return SpecProblems, (self.problems,)
+
+
+def load_spec(
+    path: str | Path,
+    variables: Mapping[str, str] | None = None,
+    complete: Callable[[AuditSpec], AuditSpec] = lambda audit: audit,
+) -> AuditSpec:
+    """Read and validate a spec.
+
+    Args:
+        path: of the YAML file.
+        variables: texts that fill `${NAME}` in the file, beside the environment.
+        complete: checks what only the registries know; raises SpecProblems.
+
+    Raises:
+        UserError: one line per problem: file, line, key, what is wrong, what is allowed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -40,14 +79,22 @@ def load_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> A
     here = str(Path(path).resolve().parent)
     data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))
     try:
-        return AuditSpec.model_validate(data)
+        return complete(AuditSpec.model_validate(data))
     except ValidationError as error:
-        problems = [_problem(e, node) for e in error.errors()]
-        raise UserError("\n".join(f"{path}{p}" for p in problems)) from error
+        lines = [_problem(e, node) for e in error.errors()]
+        raise UserError("\n".join(f"{path}{line}" for line in lines)) from error
+    except SpecProblems as error:
+        lines = [_problem(_like_pydantic(problem), node) for problem in error.problems]
+        raise UserError("\n".join(f"{path}{line}" for line in lines)) from error
+
+
+def _like_pydantic(problem: SpecProblem) -> dict[str, Any]:
+    """Describe a problem as pydantic describes its errors."""
+    return {"loc": problem.location, "type": "value_error", "msg": problem.words, "input": {}}
 
 
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
-    """The second of two equal keys of some mapping; None: all differ. YAML would take the last."""
+    """Find the second of two equal keys of a mapping, of which YAML would take the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, _ in node.value:
@@ -81,7 +128,7 @@ def _fill(value: Any, variables: Mapping[str, str], path: str) -> Any:
 
 
 def _problem(error: Any, node: yaml.Node) -> str:
-    """One line for one pydantic error: ', line 7, backbones[0].pretraned: unknown key; …'."""
+    """Write an error as one line, such as ', line 7, backbones[0].pretraned: unknown key; …'."""
     line, keys, model = node.start_mark.line + 1, "", AuditSpec
     models: list[type[BaseModel]] = [model]
     for part in error["loc"]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     Field,
-    ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from ttame_core.errors import nearest
 from ttame_core.spec.backbone import Backbone
-from ttame_core.spec.base import Name, Section, Split, distinct, words_of
+from ttame_core.spec.base import Name, Section, Split, distinct
 
 
 class Maps(Section):
@@ -58,9 +53,7 @@ class Explainer(Section):
     images: int | None = Field(
         None, ge=1, description="explain the first so many of the split; default: as `maps`"
     )
-    settings: dict[str, Any] = Field(
-        default_factory=dict, validate_default=True, description="the method's own"
-    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,21 +66,14 @@ class Explainer(Section):
             return {"name": value["method"] + ("-permuted" if permuted else ""), **value}
         return value
 
-    @field_validator("settings")
-    @classmethod
-    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        from ttame_core.explainers import REGISTRY  # slow to import, and itself reads specs
-
-        return _checked("explainer", info.data.get("method", ""), settings, REGISTRY)
-
     @property
     def training(self) -> dict[str, Any]:
-        """Its own keys of the training section."""
+        """The keys of the training section that are other for this explainer."""
         return self.settings.get("training", {})
 
     @property
     def auxiliary(self) -> Backbone | None:
-        """Another classifier that it reads."""
+        """The other classifier that this explainer reads, if there is one."""
         found = self.settings.get("auxiliary")
         return Backbone.model_validate(found) if found else None
 
@@ -99,29 +85,16 @@ class Metric(Section):
     images: int | None = Field(
         None, ge=1, description="score the first so many of the split; default: all that have maps"
     )
-    settings: dict[str, Any] = Field(
-        default_factory=dict, validate_default=True, description="the family's own"
-    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the family's own")
 
     @model_validator(mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         return _unfolded(value, "family")
 
-    @field_validator("settings")
-    @classmethod
-    def _known(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        from ttame_core.lake.families import schema_of
-        from ttame_core.metrics import REGISTRY
-
-        family = info.data.get("family", "")
-        checked = _checked("metric", family, settings, REGISTRY)
-        schema_of(family)  # what another package adds may say nothing of its rows
-        return checked
-
 
 def _unfolded(value: Any, key: str) -> Any:
-    """`name` and `{name: {images: …, setting: …}}` as the mapping they stand for."""
+    """Turn `name` and `{name: {images: …, setting: …}}` into the mapping that they stand for."""
     if isinstance(value, str):
         value = {value: None}
     if not isinstance(value, dict) or key in value or len(value) != 1:
@@ -132,29 +105,6 @@ def _unfolded(value: Any, key: str) -> Any:
     own = dict(about or {})
     common = {k: own.pop(k) for k in ("name", "images") if k in own}
     return {key: chosen, **common, "settings": own}
-
-
-def _checked(
-    kind: str, name: str, settings: dict[str, Any], registry: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings of one entry of a registry, with their defaults."""
-    if name not in registry:
-        allowed = ", ".join(sorted(registry))
-        raise ValueError(f"unknown {kind} {name}; allowed: {allowed}." + nearest(name, registry))
-    own: type[BaseModel] = registry[name].Settings
-    try:
-        return own.model_validate(settings).model_dump(mode="json")
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = sorted({"images", *own.model_fields})
-            raise ValueError(
-                f"{name} has no setting {key}; allowed: {', '.join(allowed)}."
-                + nearest(key, allowed)
-            ) from None
-        message = words_of(error)
-        raise ValueError(f"{key} of {name}: {message} (got {first['input']!r})") from None
 
 
 class Evaluation(Section):

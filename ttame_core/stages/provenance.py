@@ -17,7 +17,7 @@ from ttame_core.backbones import file_hash, own_weights
 from ttame_core.backbones.devices import device_of, precision_of
 from ttame_core.data.index import Shard, load_classes, load_shards
 from ttame_core.errors import UserError
-from ttame_core.explainers import REGISTRY
+from ttame_core.explainers import REGISTRY, training_of
 from ttame_core.lake import (
     Lake,
     dataset_file,
@@ -216,7 +216,7 @@ class Provenance:
             return {**origin, "given": file_hash(given)}
         if also := explainer.auxiliary:
             origin["auxiliary"] = {**self.backbone(also), "taps": also.taps}
-        training = self.audit.training_of(explainer)
+        training = training_of(self.audit.training, explainer)
         return {
             **origin,
             "training": training.model_dump(exclude={"checkpoint_steps"}),
