@@ -21,13 +21,14 @@ from ttame_core.data.loader import load_batches
 from ttame_core.data.plan import plan_shards
 from ttame_core.data.shards import write_shard
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
+from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store
 from ttame_core.metrics.confidence import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import Maps, explain_shard
 from ttame_core.stages.provenance import Provenance
-from ttame_core.training.head import load_head, train_head
+from ttame_core.training.head import train_head
 
 SPEC = "examples/shapes.yaml"
 METHODS = ("ttame", "gradcam")

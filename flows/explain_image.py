@@ -18,7 +18,8 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
-from ttame_core.explainers.trained import Head
+from ttame_core.heads.attention import Head
+from ttame_core.heads.files import read_head
 from ttame_core.heads.published import published_taps
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.report.single import (
@@ -30,7 +31,6 @@ from ttame_core.report.single import (
     read_picture,
 )
 from ttame_core.stages.provenance import Provenance, given_head
-from ttame_core.training.head import read_head
 
 DEFAULT = "ttame"
 Opened = tuple[dict[str, Explainer], list[str]]  # explainers by name, names of classes

@@ -10,13 +10,13 @@ from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
-from ttame_core.explainers.trained import Head
+from ttame_core.heads.attention import Head
+from ttame_core.heads.files import load_head
 from ttame_core.lake import dataset_file, fingerprint, head_folder
 from ttame_core.metrics import REGISTRY as REGISTRY_OF_METRICS
 from ttame_core.metrics import Family
 from ttame_core.stages.explain import check_labels
 from ttame_core.stages.provenance import Provenance
-from ttame_core.training.head import load_head
 
 _in_use = Lock()
 _loading = Lock()

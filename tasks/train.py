@@ -12,10 +12,11 @@ from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.explainers import REGISTRY, NotApplicable, training_of
+from ttame_core.heads.files import adopt_head, refuse_head
 from ttame_core.lake import Lake, head_folder
 from ttame_core.stages.provenance import Provenance, given_head
 from ttame_core.training.checkpoint import remove_checkpoint
-from ttame_core.training.head import adopt_head, few_steps, refuse_head
+from ttame_core.training.head import few_steps
 
 
 @unit("train {explainer.name} on {backbone.name}")

@@ -21,11 +21,12 @@ from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass
 from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import read_maps
-from ttame_core.training.head import load_head, train_head
+from ttame_core.training.head import train_head
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
 SETTINGS = spec.Training(epochs=2, min_steps=0, batch_size=8)

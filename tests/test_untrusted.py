@@ -24,10 +24,11 @@ from ttame_core.data.loader import read_shard
 from ttame_core.data.plan import plan_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
+from ttame_core.heads.files import adopt_head, load_head
 from ttame_core.heads.published import read_published
 from ttame_core.lake import Lake, dataset_file, shard_tar
 from ttame_core.training.fit import fit_backbone
-from ttame_core.training.head import adopt_head, load_head, train_head
+from ttame_core.training.head import train_head
 
 NET = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
 

@@ -28,7 +28,8 @@ from ttame_core.data.annotations import mask_boxes
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, Trained, forward_pass
-from ttame_core.explainers.trained import Head
+from ttame_core.heads.attention import Head
+from ttame_core.heads.files import head_bytes, read_head
 from ttame_core.lake import Lake
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import run_query, values_of
@@ -36,7 +37,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import choose_targets
-from ttame_core.training.head import HeadRun, Progress, head_bytes, read_head, settings_for
+from ttame_core.training.head import HeadRun, Progress, settings_for
 
 Targets = Tensor | str | list[int]
 Metrics = Sequence[str | Mapping[str, Mapping[str, Any]]]

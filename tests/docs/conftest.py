@@ -18,12 +18,13 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.index import load_shards
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake, dataset_file, head_folder
 from ttame_core.lake.schemas import REJECTED
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.evaluate import Scores, evaluate_shard
 from ttame_core.stages.explain import Maps, explain_shard, write_refusal
-from ttame_core.training.head import load_head, train_head
+from ttame_core.training.head import train_head
 
 COMPUTE = spec.Compute(device="cpu", batch_size=16, workers=2)
 EXPLAINERS = ("ttame", "gradcam", "random", "oracle")

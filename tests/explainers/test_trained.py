@@ -28,9 +28,10 @@ from ttame_core.explainers import (
     measure,
     training_of,
 )
+from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
-from ttame_core.training.head import load_head, optimiser, train_head, training_losses
+from ttame_core.training.head import optimiser, train_head, training_losses
 
 PAPER = spec.Training(recipe="paper", epochs=1, batch_size=8)
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)

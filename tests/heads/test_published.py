@@ -20,9 +20,9 @@ from ttame_core import spec
 from ttame_core.backbones import load_backbone
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.files import adopt_head, load_head
 from ttame_core.heads.published import import_head, read_published
 from ttame_core.lake import Lake
-from ttame_core.training.head import adopt_head, load_head
 
 
 class _Attention(nn.Module):

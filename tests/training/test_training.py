@@ -16,11 +16,11 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
+from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
 from ttame_core.training.fit import augment, fit_backbone, occlude
 from ttame_core.training.head import (
     few_steps,
-    load_head,
     masking_mode,
     optimiser,
     smooth_noise,

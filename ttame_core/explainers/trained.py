@@ -14,10 +14,8 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.backbones.taps import map_size
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
-from ttame_core.heads.attention import AttentionHead, LinearHead
+from ttame_core.heads.attention import AttentionHead, Head
 from ttame_core.perturbation.masking import masked, masked_both_ways
-
-Head = AttentionHead | LinearHead
 
 # The loss of TAME, L-CAM and P-TAME, whatever the spec's own constants are.
 PUBLISHED_LOSS = {

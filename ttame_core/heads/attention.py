@@ -138,6 +138,9 @@ class FoldedHead(nn.Module):
         return torch.sigmoid(maps) if self.shown == "attention" else maps
 
 
+Head = AttentionHead | LinearHead  # either kind that can be trained
+
+
 def _fuse(
     branches: Sequence[Tensor],
     weight: Tensor,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
@@ -22,8 +18,8 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, fingerprint
-from ttame_core.lake.schemas import HISTORY, REFUSED
+from ttame_core.heads.files import write_head
+from ttame_core.lake import Lake
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
@@ -32,7 +28,7 @@ from ttame_core.training.losses import area_loss, confidence_loss, variation_los
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
 
-    from ttame_core.explainers.trained import Head, Trained
+    from ttame_core.explainers.trained import Trained
 
 RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
@@ -246,7 +242,7 @@ def train_head(
         run.train(read, short, progress, after_step, after_epoch)
     if not first:
         return
-    _write(lake, folder, run.head, run.history, made_from)
+    write_head(lake, folder, run.head, run.history, made_from)
     remove_checkpoint(lake, folder)
 
 
@@ -414,75 +410,3 @@ class HeadRun:
         self.step = self.saved = state["step"]
         self.history = state["history"]
         self.sums, self.summed = state["sums"], state["summed"]
-
-
-def adopt_head(lake: Lake, path: str, explainer: Trained, folder: str, made_from: Any) -> None:
-    """Write the trained head in the file `path` to `folder`, as one without a history.
-
-    Raises UserError where it cannot be read or does not fit.
-    """
-    hint = "give `head` another file, or leave it out to train one"
-    _write(lake, folder, read_head(path, explainer, hint), [], made_from)
-
-
-def read_head(path: str | Path, explainer: Trained, hint: str) -> Head:
-    """The trained head in a safetensors file. Raises UserError, which ends with the hint."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the head {path}: {error.strerror}") from error
-    return _head_of(content, explainer, str(path), hint)
-
-
-def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
-    """Write to `folder` that the explainer does not apply to the backbone, and why."""
-    lake.remove(f"{folder}/head.safetensors")
-    lake.write_parquet(f"{folder}/history.parquet", [], HISTORY, made_from, **{REFUSED: reason})
-
-
-def _write(
-    lake: Lake, folder: str, head: Head, history: list[dict[str, Any]], made_from: Any
-) -> None:
-    """The history comes last: with its fingerprint it says that the head is whole."""
-    with lake.create(f"{folder}/head.safetensors") as temporary:
-        temporary.write_bytes(head_bytes(head, fingerprint=fingerprint(made_from)))
-    lake.write_json(f"{folder}/spec.json", made_from)
-    lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, made_from)
-
-
-def head_bytes(head: Head, **about: str) -> bytes:
-    """A trained head as the content of a safetensors file, with what is to be said about it."""
-    state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
-    # One entry: several are written in any order, and the file would not be reproducible.
-    return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
-
-
-def load_head(lake: Lake, folder: str, explainer: Trained) -> Head:
-    """The trained head of an explainer in `folder`, on its device, in evaluation mode."""
-    path = f"{folder}/head.safetensors"
-    if not lake.exists(path):
-        raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
-    with lake.open(path) as stream:
-        content = stream.read()
-    return _head_of(content, explainer, lake.path(path), "delete it and run `ttame train`")
-
-
-def _head_of(content: bytes, explainer: Trained, path: str, hint: str) -> Head:
-    backbone = explainer.backbone
-    try:
-        state = load(content)
-        head = explainer.new_head(_about(content).get("shown", "class"))  # imported: says nothing
-        head.load_state_dict(state)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"the head at {path} does not fit backbone {backbone.name} "
-            f"({json.dumps([tap.channels for tap in explainer.taps])} channels, "
-            f"{backbone.num_classes} classes): {hint}"
-        ) from error
-    return head.eval()
-
-
-def _about(content: bytes) -> dict[str, str]:
-    """What `_write` says of a head; the library reads metadata from files only."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header.get("__metadata__", {}).get("ttame", "{}"))

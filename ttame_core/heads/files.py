@@ -1,0 +1,129 @@
+"""Trained heads as files: in a lake with the history of their training, or alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ttame_core.backbones import Backbone, Tap
+from ttame_core.errors import UserError
+from ttame_core.heads.attention import Head
+from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake.schemas import HISTORY, REFUSED
+
+
+class TakesHead(Protocol):
+    """What a head is read for: an explainer on its backbone."""
+
+    backbone: Backbone
+    taps: Sequence[Tap]
+
+    def new_head(self, shown: str = ...) -> Head:
+        """Make an untrained head of the right shape, on the backbone's device."""
+        ...
+
+
+def read_head(path: str | Path, explainer: TakesHead, hint: str) -> Head:
+    """Read the trained head in a safetensors file.
+
+    Args:
+        path: the file.
+        explainer: whose head it is.
+        hint: what the user can do; errors end with it.
+
+    Returns:
+        The head on the backbone's device, in evaluation mode.
+
+    Raises:
+        UserError: the file cannot be read, or the head does not fit.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the head {path}: {error.strerror}") from error
+    return _head_of(content, explainer, str(path), hint)
+
+
+def load_head(lake: Lake, folder: str, explainer: TakesHead) -> Head:
+    """Read the trained head in a folder of the lake, on the backbone's device, for evaluation.
+
+    Raises:
+        UserError: there is none, or it does not fit.
+    """
+    path = f"{folder}/head.safetensors"
+    if not lake.exists(path):
+        raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
+    with lake.open(path) as stream:
+        content = stream.read()
+    return _head_of(content, explainer, lake.path(path), "delete it and run `ttame train`")
+
+
+def write_head(
+    lake: Lake, folder: str, head: Head, history: Sequence[Mapping[str, Any]], made_from: Any
+) -> None:
+    """Write a trained head to a folder of the lake: head.safetensors, spec.json, history.parquet.
+
+    The history comes last: with its fingerprint it says that the head is whole.
+
+    Args:
+        lake: where to.
+        folder: in the lake.
+        head: trained.
+        history: rows of `HISTORY`.
+        made_from: all that the head follows from.
+    """
+    with lake.create(f"{folder}/head.safetensors") as temporary:
+        temporary.write_bytes(head_bytes(head, fingerprint=fingerprint(made_from)))
+    lake.write_json(f"{folder}/spec.json", made_from)
+    lake.write_parquet(f"{folder}/history.parquet", list(history), HISTORY, made_from)
+
+
+def adopt_head(lake: Lake, path: str, explainer: TakesHead, folder: str, made_from: Any) -> None:
+    """Write the trained head in the file `path` to `folder`, as one without a history.
+
+    Raises:
+        UserError: the file cannot be read, or the head does not fit.
+    """
+    hint = "give `head` another file, or leave it out to train one"
+    write_head(lake, folder, read_head(path, explainer, hint), [], made_from)
+
+
+def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
+    """Write to `folder` that the explainer does not apply to the backbone, and why."""
+    lake.remove(f"{folder}/head.safetensors")
+    lake.write_parquet(f"{folder}/history.parquet", [], HISTORY, made_from, **{REFUSED: reason})
+
+
+def head_bytes(head: Head, **about: str) -> bytes:
+    """Return a trained head as the content of a safetensors file, with what it says of itself."""
+    state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
+    # One entry: several are written in any order, and the file would not be reproducible.
+    return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
+
+
+def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head:
+    """Return the head in the content of a safetensors file, as `read_head` does."""
+    backbone = explainer.backbone
+    try:
+        state = load(content)
+        head = explainer.new_head(_about(content).get("shown", "class"))  # imported: says nothing
+        head.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"the head at {path} does not fit backbone {backbone.name} "
+            f"({json.dumps([tap.channels for tap in explainer.taps])} channels, "
+            f"{backbone.num_classes} classes): {hint}"
+        ) from error
+    return head.eval()
+
+
+def _about(content: bytes) -> dict[str, str]:
+    """Return what `head_bytes` says of a head; the library reads metadata from files only."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about: dict[str, str] = json.loads(header.get("__metadata__", {}).get("ttame", "{}"))
+    return about
