@@ -13,6 +13,7 @@ from flows.cli.running import finish, load, print_outcome, run
 from tasks.logs import say
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
+from ttame_core.spec import AuditSpec, Explainer
 
 
 def explain_image(
@@ -126,6 +127,21 @@ def import_head(
     print(json.dumps({k: v for k, v in entry.items() if v}))
 
 
+def explainer_to_export(audit: AuditSpec) -> Explainer | None:
+    """Return the first explainer with a T-TAME head, without those trained on permuted labels."""
+    from ttame_core.explainers import training_of
+
+    return next(
+        (
+            explainer
+            for explainer in audit.explainers
+            if explainer.method == "ttame"
+            and training_of(audit.training, explainer).labels != "permuted"
+        ),
+        None,
+    )
+
+
 def export_head(
     spec: Spec,
     backbone: Annotated[str, typer.Option(help="name of one of the spec's backbones")],
@@ -148,7 +164,7 @@ def export_head(
     named = {b.name: b for b in provenance.audit.backbones}
     if backbone not in named:
         raise UserError(f"{spec} has no backbone {backbone}." + nearest(backbone, named))
-    own = next((e for e in provenance.audit.explainers if e.method == "ttame"), None)
+    own = explainer_to_export(provenance.audit)
     if own is None:
         raise UserError(f"{spec} has no explainer ttame, whose head could be exported")
     model = backbone_of(provenance, named[backbone])

@@ -16,11 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from ttame_core.audits.specification import open_spec
+from flows.cli.elsewhere import explainer_to_export
+from ttame_core.audits.specification import complete, open_spec
 from ttame_core.errors import UserError
 from ttame_core.exports import huggingface as map_dataset
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
+from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
 
 EXPLAINERS = ["center", "random", "gradcam"]
@@ -206,3 +208,19 @@ def test_without_the_package(
     with pytest.raises(UserError) as told:
         _run(audited, *given)
     assert words in str(told.value)
+
+
+def test_a_head_of_permuted_labels_is_not_the_one_to_export() -> None:
+    def chosen(*explainers: object) -> str | None:
+        audit = AuditSpec(
+            name="a",
+            dataset={"name": "d", "source": {"kind": "shapes"}},
+            backbones=["resnet18"],
+            explainers=list(explainers),
+        )
+        explainer = explainer_to_export(complete(audit))
+        return explainer.name if explainer else None
+
+    permuted = {"ttame": {"name": "check", "training": {"labels": "permuted"}}}
+    assert chosen(permuted, "gradcam", {"ttame": {"name": "mine"}}, "ttame") == "mine"
+    assert chosen(permuted, "gradcam") is None

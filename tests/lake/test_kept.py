@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,16 @@ def test_a_record_that_does_not_say_or_is_broken_is_not_taken(lake: Lake) -> Non
     with lake.create(f"{RECORD}/record.json") as path:
         path.write_text("{")
     assert _values(lake)["d"] == 1
+
+
+@pytest.mark.parametrize("file", ["metric_values.py", "connection.py", "sql/leaderboard.sql"])
+def test_another_way_to_work_it_out_is_another_state(
+    lake: Lake, file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = scores_state(lake, "d")
+    folder = Path(str(resources.files("ttame_core.lake.query")))
+    changed = shutil.copytree(folder, tmp_path / "query")
+    monkeypatch.setattr("ttame_core.lake.query.boards.resources.files", lambda package: changed)
+    assert scores_state(lake, "d") == before
+    (changed / file).write_text((changed / file).read_text() + "\n")
+    assert scores_state(lake, "d") != before

@@ -8,8 +8,10 @@ same, the record's is taken, and nothing is read again; else it is worked out as
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import duckdb
@@ -53,7 +55,12 @@ def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str,
 
 
 def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
-    """By data set; meant: of those that have nothing else."""
+    """Hash the files of each data set.
+
+    Args:
+        reading: the lake.
+        meant: which maps and scores count; a data set that has others is left out.
+    """
     files: dict[str, list[Any]] = defaultdict(list)
     others: set[str] = set()
     for pattern in SCORED:
@@ -74,9 +81,18 @@ def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
 
 
 def _definitions() -> list[str]:
-    """The SQL that leaderboards are worked out by."""
-    folder = resources.files("ttame_core.lake.query").joinpath("sql")
-    metrics = sorted(folder.joinpath("metrics").iterdir(), key=lambda file: file.name)
-    files = [folder.joinpath(f"{name}.sql") for name in ("macros", "views", "leaderboard")]
-    added = [repr(found) for found in scores.added().values()]
-    return [file.read_text() for file in (*files, *metrics)] + added
+    """Return all that leaderboards are worked out by: SQL files, and the code that makes SQL.
+
+    Other packages' families bring SQL of their own.
+    """
+    added = [repr(family) for family in scores.added().values()]
+    return [*_texts(resources.files("ttame_core.lake.query")), *added]
+
+
+def _texts(folder: Traversable) -> Iterator[str]:
+    """Yield the texts of all .sql and .py files in a folder and below it, in order."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _texts(entry)
+        elif entry.name.endswith((".sql", ".py")):
+            yield entry.read_text(encoding="utf-8")
