@@ -25,17 +25,12 @@ import numpy as np
 from PIL import Image
 
 from ttame_core import spec
-from ttame_core.data.annotations import (
-    BrokenAnnotation,
-    Picture,
-    clip,
-    coco_boxes,
-    mask_boxes,
-    read_mask,
-    voc_boxes,
-)
+from ttame_core.data.annotations.base import BrokenAnnotation, Picture, clip, mask_boxes
+from ttame_core.data.annotations.coco import Coco
+from ttame_core.data.annotations.masks import read_mask
+from ttame_core.data.annotations.voc import voc_boxes
 from ttame_core.data.images import BrokenImage, decode_image, stored
-from ttame_core.data.sources import list_entries
+from ttame_core.data.sources import open_source
 from ttame_core.errors import UserError
 
 MEMORY = 8 * 2**30  # bytes of address space that a reader may use
@@ -200,17 +195,17 @@ def read_coco(data: bytes, folder: Path) -> None:
     path = folder / "coco.json"
     path.write_bytes(data)
     settings = spec.CocoAnnotations(kind="coco", path=str(path))
-    for name, boxes, _ in coco_boxes(settings):
-        assert isinstance(name, str)
-        for box in boxes:
+    for listed in Coco(settings).listed():
+        assert isinstance(listed.name, str)
+        for box in listed.boxes or []:
             _in_the_picture(clip(box, PICTURE.size))
 
 
 def _read_source(source: dict[str, str], data: bytes, folder: Path) -> None:
     path = Path(source["path"])
     path.write_bytes(data)
-    settings = spec.Dataset(name="d", source={"root": str(folder), **source})  # type: ignore[arg-type]
-    for entry in list_entries(settings):
+    dataset = spec.Dataset(name="d", source={"root": str(folder), **source})  # type: ignore[arg-type]
+    for entry in open_source(dataset.source).entries():
         assert entry.label is not None or entry.reason
 
 

@@ -24,7 +24,7 @@ from ttame_core import backbones, spec
 from ttame_core.audits.specification import complete_explainer, complete_metric
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
-from ttame_core.data.annotations import mask_boxes
+from ttame_core.data.annotations.base import mask_boxes
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, Trained, forward_pass

@@ -1,7 +1,7 @@
 """Registries of explainers, metrics and so on, open to other packages by entry points.
 
-The groups are `ttame.explainers`, `ttame.metrics` and `ttame.scores` (docs/extending.md). Which
-names there are is known from what is installed; what a name stands for is imported when asked for.
+The groups are those of `GROUPS` (docs/extending.md). Which names there are is known from what is
+installed; what a name stands for is imported when asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Generic, TypeVar
 from ttame_core.errors import UserError
 
 T = TypeVar("T")
-GROUPS = ("ttame.explainers", "ttame.metrics", "ttame.scores")
+GROUPS = (
+    "ttame.explainers",
+    "ttame.metrics",
+    "ttame.scores",
+    "ttame.sources",
+    "ttame.annotations",
+)
 
 
 class Registry(Mapping[str, T], Generic[T]):

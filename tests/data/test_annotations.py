@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ttame_core.data.annotations import (
-    BrokenAnnotation,
-    Picture,
-    clip,
-    mask_boxes,
-    read_mask,
-    voc_boxes,
-)
+from ttame_core.data.annotations.base import BrokenAnnotation, Picture, clip, mask_boxes
+from ttame_core.data.annotations.masks import read_mask
+from ttame_core.data.annotations.voc import voc_boxes
 
 UPRIGHT = Picture((100, 50), (100, 50), 1)
 

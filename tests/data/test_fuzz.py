@@ -16,7 +16,8 @@ from tiny import jpeg, shard_all
 
 from benchmarks.fuzz import PICTURE, READERS, VOC, is_taken, made
 from ttame_core import spec
-from ttame_core.data.annotations import BrokenAnnotation, read_mask
+from ttame_core.data.annotations.base import BrokenAnnotation
+from ttame_core.data.annotations.masks import read_mask
 from ttame_core.lake import Lake, dataset_file
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ttame_core import spec
-from ttame_core.data.sources import list_entries
+from ttame_core.data.sources import open_source
 from ttame_core.errors import UserError
 
 
 def _entries(**source: object) -> list:
-    return list(list_entries(spec.Dataset(name="d", source=source)))
+    return list(open_source(spec.Dataset(name="d", source=source).source).entries())
 
 
 def test_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttame_core import spec
-from ttame_core.data.annotations import annotation_files, coco_boxes
-from ttame_core.data.shapes import CLASSES
-from ttame_core.data.sources import Entry, list_entries
+from ttame_core.data.annotations import open_annotations
+from ttame_core.data.annotations.base import Listed
+from ttame_core.data.sources import open_source
+from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint
 from ttame_core.lake.query.connection import in_enough_memory
@@ -48,8 +49,15 @@ ENTRIES = pa.schema(
         ("rank", pa.uint64()),
     ]
 )
-FILES = pa.schema([("path", pa.string()), ("location", pa.string()), ("stamp", pa.string())])
-BOXES = pa.schema([("path", pa.string()), ("boxes", pa.list_(BOX)), ("stamp", pa.string())])
+LISTED = pa.schema(
+    [
+        ("name", pa.string()),
+        ("bare", pa.string()),
+        ("location", pa.string()),
+        ("boxes", pa.list_(BOX)),
+        ("stamp", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -80,23 +88,23 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
     Raises UserError where the source or the annotations cannot be listed, and for a label outside
     `dataset.classes`. Sorting and joining are DuckDB's and spill to disk, whatever the number.
     """
+    source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
     with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
         db.execute("SET enable_progress_bar = false")  # there is one of ours
         db.execute(f"SET memory_limit = '{MEMORY}'")
-        _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in list_entries(dataset)))
-        _insert(db, "annotation_files", FILES, _annotation_files(dataset.annotations))
-        _insert(db, "annotation_boxes", BOXES, _annotation_boxes(dataset.annotations))
+        _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in source.entries()))
+        _insert(db, "annotated", LISTED, map(vars, annotations.listed()) if annotations else ())
         db.execute("SET VARIABLE per_shard = ?", [dataset.samples_per_shard])
         for statement in duckdb.extract_statements(_sql("plan")):
             _execute(db, statement)
-        classes = _classes(db, dataset)
+        classes = _classes(db, dataset, source)
         parts = _parts(db)
         digests: dict[str, str] = {}
         for part in parts:
             digests |= _execute(
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
-        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset))
+        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset, source))
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):
@@ -167,18 +175,6 @@ def _split(position: float, shares: dict[spec.Split, float]) -> str:
     return max(shares, key=lambda name: shares[name])
 
 
-def _annotation_files(settings: spec.Annotations | None) -> Iterator[dict[str, Any]]:
-    if settings is not None and settings.kind != "coco":
-        for file in annotation_files(settings):
-            yield file.__dict__
-
-
-def _annotation_boxes(settings: spec.Annotations | None) -> Iterator[dict[str, Any]]:
-    if settings is not None and settings.kind == "coco":
-        for path, boxes, changed in coco_boxes(settings):
-            yield {"path": path, "boxes": boxes, "stamp": changed}
-
-
 def _insert(
     db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, rows: Iterable[dict[str, Any]]
 ) -> None:
@@ -195,12 +191,14 @@ def _sql(name: str) -> str:
     return resources.files("ttame_core.data").joinpath(f"{name}.sql").read_text()
 
 
-def _classes(db: duckdb.DuckDBPyConnection, dataset: spec.Dataset) -> tuple[str, ...]:
-    """Class names in label order: the spec's, else sorted, else the numbers that a list uses."""
-    if dataset.source.kind == "shapes":
-        return CLASSES
+def _classes(
+    db: duckdb.DuckDBPyConnection, dataset: spec.Dataset, source: Source
+) -> tuple[str, ...]:
+    """Return class names in label order: the spec's, else sorted, else the numbers of a list."""
+    if own := source.classes():
+        return own
     found = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
-    numbered = dataset.source.kind != "folder" and bool(found) and all(f.isdigit() for f in found)
+    numbered = source.numbered and bool(found) and all(f.isdigit() for f in found)
     if dataset.classes is None:
         count = max(map(int, found)) + 1 if numbered else 0
         return tuple(str(i) for i in range(count)) if numbered else tuple(sorted(found))
@@ -222,10 +220,10 @@ def _classes(db: duckdb.DuckDBPyConnection, dataset: spec.Dataset) -> tuple[str,
     return tuple(dataset.classes)
 
 
-def _settings(dataset: spec.Dataset) -> dict[str, Any]:
-    """What shapes a shard beside its inputs; not where they lie."""
+def _settings(dataset: spec.Dataset, source: Source) -> dict[str, Any]:
+    """Return what shapes a shard beside its inputs; not where they lie."""
     return {
-        "source": dataset.source.model_dump(include={"kind", "size", "seed"}),
+        "source": dataset.source.model_dump(include={"kind", *source.drawn_by}),
         "annotations": dataset.annotations.model_dump(exclude={"path"})
         if dataset.annotations
         else None,
@@ -249,3 +247,9 @@ def planned_rows(lake: Lake, dataset: str, shard: str) -> list[dict[str, Any]]:
     with lake.open(dataset_file(dataset, "plan.parquet")) as stream:
         table = pq.read_table(stream, filters=[("shard", "=", shard)])
     return table.to_pylist()
+
+
+def listed_of(row: dict[str, Any]) -> Listed:
+    """Return what annotates the picture of a row of the plan; for rows with an annotation."""
+    name, location = row["annotation_path"], row["annotation"]
+    return Listed(name, "", location, row["boxes"], row["annotation_stamp"])

@@ -1,7 +1,7 @@
 -- Which shard each input goes to.
 --
--- In: listed (a row per input, as the source gives them), annotation_files and annotation_boxes
--- (what the annotations hold, by the path of the image or by its stem), the variable per_shard.
+-- In: listed (a row per input, as the source gives them), annotated (what the annotations hold, by
+-- the path of the image without its suffix), the variable per_shard.
 -- Out: plan (a row per input; those that are not taken have an empty shard and a reason), labels,
 -- shard_digests and rejected_lines (what fingerprints them).
 
@@ -16,11 +16,6 @@ SELECT DISTINCT label FROM once WHERE label IS NOT NULL AND why IN ('', 'class f
 -- only one of its name on both sides.
 CREATE MACRO bare(path) AS regexp_replace(path, '\.[^./]*$', '');
 CREATE MACRO stem(path) AS regexp_extract(bare(path), '[^/]*$');
-
-CREATE TABLE annotated AS
-SELECT path AS name, path AS bare, location, NULL AS boxes, stamp FROM annotation_files
-UNION ALL
-SELECT path, bare(path), '', boxes, stamp FROM annotation_boxes;
 
 CREATE TABLE images AS SELECT path, bare(path) AS bare, stem(path) AS stem FROM once WHERE why = '';
 

@@ -15,19 +15,19 @@ import webdataset as wds
 from PIL import Image
 
 from ttame_core import spec
-from ttame_core.data.annotations import (
+from ttame_core.data.annotations import open_annotations
+from ttame_core.data.annotations.base import (
+    Annotations,
     BrokenAnnotation,
     Picture,
     clip,
-    counts,
     mask_boxes,
-    read_mask,
-    voc_boxes,
 )
+from ttame_core.data.files import read
 from ttame_core.data.images import BrokenImage, decode_image, stored
-from ttame_core.data.plan import ShardPlan, planned_rows
-from ttame_core.data.shapes import draw_sample
-from ttame_core.data.sources import read
+from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
+from ttame_core.data.sources import open_source
+from ttame_core.data.sources.base import Drawn
 from ttame_core.lake import Lake, dataset_file, shard_rows, shard_tar
 from ttame_core.lake.schemas import BOX, INDEX
 from ttame_core.lake.store import FINGERPRINT
@@ -50,12 +50,15 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
         return False
     planned = dataset_file(dataset.name, "plan.parquet")
     of_plan = lake.metadata(planned).get(FINGERPRINT.decode())
+    source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
     rows: list[dict[str, Any]] = []
     with lake.create(tar) as path, path.open("wb") as stream:
         with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
             for entry in planned_rows(lake, dataset.name, shard):
-                made = _shapes_sample if dataset.source.kind == "shapes" else _sample
-                sample, found = made(entry, dataset, plan.classes)
+                if drawn := source.draw(entry["path"]):
+                    sample, found = _drawn_sample(entry, drawn, plan.classes)
+                else:
+                    sample, found = _read_sample(entry, annotations, dataset.max_size, plan.classes)
                 rows += [{**row, "shard": shard, "split": entry["split"]} for row in found]
                 if sample:
                     writer.write({"__key__": entry["key"], **sample})
@@ -78,22 +81,22 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _shapes_sample(
-    entry: dict[str, Any], dataset: spec.Dataset, classes: tuple[str, ...]
+def _drawn_sample(
+    entry: dict[str, Any], drawn: Drawn, classes: tuple[str, ...]
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """A drawn sample: its members in the tar, and its row."""
-    source = dataset.source
-    assert isinstance(source, spec.ShapesSource)
-    split, _, index = entry["path"].partition("/")
-    drawn = draw_sample(split, int(index), source.seed, source.size)
-    data = _jpeg(Image.fromarray(drawn.image))
-    boxes = mask_boxes(drawn.mask, entry["label"])
-    about = _about(entry, drawn.label, entry["label"], (source.size, source.size), boxes)
-    return _members("jpg", data, about, drawn.mask), [_index_row(entry, data, about)]
+    """Return a drawn sample's members in the tar, and its row."""
+    label, mask = entry["label"], drawn.mask
+    data = _jpeg(drawn.image)
+    boxes = [] if mask is None else mask_boxes(mask, label)
+    about = _about(entry, classes.index(label), label, drawn.image.size, boxes)
+    return _members("jpg", data, about, mask), [_index_row(entry, data, about)]
 
 
-def _sample(
-    entry: dict[str, Any], dataset: spec.Dataset, classes: tuple[str, ...]
+def _read_sample(
+    entry: dict[str, Any],
+    annotations: Annotations | None,
+    max_size: int | None,
+    classes: tuple[str, ...],
 ) -> tuple[dict[str, bytes] | None, list[dict[str, Any]]]:
     """A sample's members in the tar, None where it is rejected; its row, and what was rejected."""
     try:
@@ -107,9 +110,9 @@ def _sample(
     label = entry["label"]
     index = classes.index(label) if label in classes else int(label)
     picture = Picture(image.size, stored_size, orientation)
-    boxes, mask, problems = _annotate(entry, classes[index], dataset.annotations, picture)
+    boxes, mask, problems = _annotate(entry, classes[index], annotations, picture)
     extension = posixpath.splitext(entry["path"])[1][1:].lower()
-    scale = (dataset.max_size or max(image.size)) / max(image.size)
+    scale = (max_size or max(image.size)) / max(image.size)
     if scale < 1:
         image, boxes, mask = _shrunk(image, boxes, mask, scale)
         extension, data = "jpg", _jpeg(image)
@@ -118,28 +121,24 @@ def _sample(
 
 
 def _annotate(
-    entry: dict[str, Any], label: str, settings: spec.Annotations | None, picture: Picture
+    entry: dict[str, Any], label: str, annotations: Annotations | None, picture: Picture
 ) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, Any]]]:
-    """Boxes, mask and problems of one picture's annotation."""
-    boxes, mask, place = entry["boxes"] or [], None, entry["annotation"]
+    """Return boxes, mask and problems of one picture's annotation."""
+    if annotations is None or entry["annotation_path"] is None:
+        return [], None, []
     try:
-        if place and isinstance(settings, spec.VocAnnotations):
-            boxes = voc_boxes(read(place), picture)
-        elif place and isinstance(settings, spec.MaskAnnotations):
-            mask = read_mask(read(place), picture)
-            boxes = mask_boxes(mask, label)
+        boxes, mask = annotations.annotate(listed_of(entry), picture, label)
     except (BrokenAnnotation, OSError) as error:
         return [], None, [_rejected("annotation", entry["annotation_path"], str(error))]
-    kept, problems = [], []
+    inside, problems = [], []
     for box in boxes:
-        if not counts(box, label, settings):
+        if not annotations.counts(box, label):
             continue
         try:
-            kept.append(clip(box, picture.size))
+            inside.append(clip(box, picture.size))
         except BrokenAnnotation as error:
-            where = entry["annotation_path"] or entry["path"]
-            problems.append(_rejected("annotation", where, str(error)))
-    return kept, mask, problems
+            problems.append(_rejected("annotation", entry["annotation_path"], str(error)))
+    return inside, mask, problems
 
 
 def _shrunk(

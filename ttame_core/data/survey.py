@@ -21,10 +21,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ttame_core import spec
-from ttame_core.data.annotations import BrokenAnnotation, Picture, voc_boxes
+from ttame_core.data.annotations import open_annotations
+from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, Picture
+from ttame_core.data.files import read
 from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
-from ttame_core.data.plan import plan_shards
-from ttame_core.data.sources import read
+from ttame_core.data.plan import listed_of, plan_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
 
@@ -200,7 +201,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
         if len(sample) >= 2 * READ:
             sample = sorted(sample, key=lambda row: row["rank"])[:READ]
     sample = sorted(sample, key=lambda row: row["rank"])[:READ]
-    seen = _Seen(dataset)
+    seen = _Seen(open_annotations(dataset.annotations))
     with ThreadPoolExecutor(thread_name_prefix="look") as pool:
         for number, look in enumerate(pool.map(seen.look, sample), start=1):
             seen.add(look)
@@ -268,7 +269,7 @@ class _Look:
 class _Seen:
     """What the pictures looked at have shown so far."""
 
-    dataset: spec.Dataset
+    annotations: Annotations | None
     sides: list[int] = field(default_factory=list)
     objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     broken: list[str] = field(default_factory=list)
@@ -286,10 +287,11 @@ class _Seen:
             return _Look(row, broken=error.reason)
         except OSError as error:
             return _Look(row, broken=error.strerror or str(error))
-        names, problem = [box["name"] for box in row["boxes"] or []], ""
-        if row["annotation"] and isinstance(self.dataset.annotations, spec.VocAnnotations):
+        names, problem = [], ""
+        if self.annotations and row["annotation_path"] is not None:
             try:
-                names = [box["name"] for box in voc_boxes(read(row["annotation"]), facts)]
+                boxes, _ = self.annotations.annotate(listed_of(row), facts, row["label"])
+                names = [box["name"] for box in boxes]
             except (BrokenAnnotation, OSError) as error:
                 problem = str(error)
         digest = hashlib.sha256(data).hexdigest()

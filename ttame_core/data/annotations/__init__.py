@@ -1,0 +1,27 @@
+"""Formats of boxes and masks: PASCAL VOC XML, COCO JSON, PNG masks.
+
+To add one, put a module with a subclass of Annotations into this package. Another package adds its
+own by entry points of the group `ttame.annotations`.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ttame_core import spec
+from ttame_core.data.annotations.base import Annotations
+from ttame_core.plugins import Registry, of_class
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+REGISTRY: Mapping[str, type[Annotations]] = Registry(
+    "ttame.annotations",
+    {cls.name: cls for cls in Annotations.__subclasses__()},
+    of_class(Annotations),
+)
+
+
+def open_annotations(section: spec.Annotations | None) -> Annotations | None:
+    """Make the annotations that a section of a spec describes; None where there is none."""
+    return section and REGISTRY[section.kind](section)

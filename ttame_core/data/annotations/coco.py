@@ -1,0 +1,56 @@
+"""COCO JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ttame_core import spec
+from ttame_core.data.annotations.base import Annotations, Box, Listed, Picture
+from ttame_core.data.files import locate, stamp
+from ttame_core.errors import UserError
+
+
+class Coco(Annotations):
+    """One file of boxes for all pictures."""
+
+    name = "coco"
+    Settings = spec.CocoAnnotations
+    settings: spec.CocoAnnotations
+
+    @property
+    def objects(self) -> Mapping[str, Sequence[str]]:
+        return self.settings.objects
+
+    def listed(self) -> Iterator[Listed]:
+        for _, fs, path in locate(self.settings.path, "COCO file"):
+            try:
+                with fs.open(path, "rb") as stream:
+                    content = json.load(stream)
+                names = {c["id"]: _text(c["name"]) for c in content["categories"]}
+                files = {image["id"]: _text(image["file_name"]) for image in content["images"]}
+                boxes: dict[int, list[Box]] = {number: [] for number in files}
+                for annotation in content["annotations"]:
+                    x, y, width, height = map(float, annotation["bbox"])
+                    corners = {"x0": x, "y0": y, "x1": x + width, "y1": y + height}
+                    name = names[annotation["category_id"]]
+                    boxes[annotation["image_id"]].append({"name": name, **corners})
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
+            changed = stamp(fs.info(path))
+            for number, name in files.items():
+                bare = re.sub(r"\.[^./]*\Z", "", name)
+                yield Listed(name, bare, "", boxes[number], changed)
+
+    def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
+        return listed.boxes or [], None
+
+
+def _text(value: Any) -> str:
+    """Return a text that can be stored. Raises TypeError or ValueError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()  # JSON can name halves of characters
+    return value

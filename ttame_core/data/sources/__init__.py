@@ -1,0 +1,25 @@
+"""Sources of pictures: folders, lists, manifests, and the drawn data set.
+
+To add one, put a module with a subclass of Source into this package. Another package adds its
+own by entry points of the group `ttame.sources`.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ttame_core import spec
+from ttame_core.data.sources.base import Source
+from ttame_core.plugins import Registry, of_class
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+REGISTRY: Mapping[str, type[Source]] = Registry(
+    "ttame.sources", {cls.name: cls for cls in Source.__subclasses__()}, of_class(Source)
+)
+
+
+def open_source(section: spec.Source) -> Source:
+    """Make the source that a section of a spec describes."""
+    return REGISTRY[section.kind](section)

@@ -1,0 +1,43 @@
+"""Images that are named in a file."""
+
+from __future__ import annotations
+
+import posixpath
+
+from ttame_core import spec
+from ttame_core.data.files import locate, stamp
+from ttame_core.data.sources.base import Entry
+from ttame_core.errors import UserError
+from ttame_core.storage import reaching, without_credentials
+
+
+class NamedImages:
+    """Images that a list names, relative to a root."""
+
+    def __init__(self, root: str) -> None:
+        ((_, self.fs, self.root),) = locate(root, "image root")
+
+    def entry(self, path: str, label: str, split: spec.Split | None, where: str) -> Entry:
+        """Make the entry of one image.
+
+        Args:
+            path: relative to the root, or a whole path or URL.
+            label: class name, or class index as text.
+            split: None where the shares of the spec decide.
+            where: the list names it, in the words of an error message.
+
+        Raises:
+            UserError: the label is negative.
+        """
+        if label.startswith("-") and label[1:].isdigit():
+            raise UserError(f"{where}: the label {label} is negative; classes count from 0")
+        absolute = path.startswith("/") or "://" in without_credentials(path)
+        location = path if absolute else posixpath.join(self.root, path)
+        if absolute and location.startswith(f"{self.root}/"):
+            path = location.removeprefix(f"{self.root}/")
+        try:
+            with reaching(location, self.fs):
+                changed = stamp(self.fs.info(location))
+        except (OSError, ValueError):
+            return Entry(path, location, None, split, reason="there is no such file")
+        return Entry(path, self.fs.unstrip_protocol(location), label, split, changed)

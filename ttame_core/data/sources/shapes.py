@@ -1,0 +1,35 @@
+"""The embedded data set, whose pictures are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from PIL import Image
+
+from ttame_core import spec
+from ttame_core.data.shapes import CLASSES, draw_label, draw_sample
+from ttame_core.data.sources.base import Drawn, Entry, Source
+
+
+class Shapes(Source):
+    """Drawn objects with exact masks."""
+
+    name = "shapes"
+    drawn_by: ClassVar[tuple[str, ...]] = ("size", "seed")
+    Settings = spec.ShapesSource
+    settings: spec.ShapesSource
+
+    def entries(self) -> Iterator[Entry]:
+        for split in spec.SPLITS:
+            for index in range(getattr(self.settings, split)):
+                drawn = draw_label(split, index, self.settings.seed, self.settings.size)
+                yield Entry(f"{split}/{index:06d}", "", CLASSES[drawn], split)
+
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def draw(self, path: str) -> Drawn:
+        split, _, index = path.partition("/")
+        sample = draw_sample(split, int(index), self.settings.seed, self.settings.size)
+        return Drawn(Image.fromarray(sample.image), sample.mask)
