@@ -29,7 +29,7 @@ from benchmarks.measure import apart, status
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from ttame_core import spec
-from ttame_core.audits.record import write_record
+from ttame_core.audits.record import Outcome, write_record
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.index import finish_dataset
 from ttame_core.data.loader import load_batches, read_shard
@@ -38,6 +38,7 @@ from ttame_core.data.shapes import CLASSES
 from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.schemas import INDEX, SHARDS
+from ttame_core.report.rendering import render
 from ttame_core.stages.provenance import Provenance
 
 PER_SHARD = 500
@@ -198,7 +199,8 @@ def _report(folder: Path, samples: int) -> None:
                 yield {**raw, "__key__": _key(number, raw["__key__"])}
 
     with patch("ttame_core.report.pictures.read_shard", read_any):
-        write_record(Lake(folder / "scored"), REPORTED, {}, datetime.now(UTC))
+        outcome = Outcome({}, datetime.now(UTC))
+        write_record(Lake(folder / "scored"), REPORTED, outcome, render)
 
 
 STAGES: dict[str, Callable[[Path, int], None]] = {

@@ -17,8 +17,8 @@ from prefect.artifacts import (
 
 from tasks.progress import quietly
 from ttame_core import spec
-from ttame_core.audits.record import contact_sheets
 from ttame_core.lake import Lake
+from ttame_core.report.rendering import contact_sheets
 from ttame_core.report.tables import records
 
 WIDEST = 1000  # pixels of a picture

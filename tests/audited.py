@@ -11,12 +11,13 @@ import yaml
 from safetensors.torch import save_file
 from tiny import shard_all
 
-from ttame_core.audits.record import write_record
+from ttame_core.audits.record import Outcome, write_record
 from ttame_core.audits.specification import open_spec
 from ttame_core.backbones import load_backbone
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.metrics import REGISTRY as FAMILIES
+from ttame_core.report.rendering import render
 from ttame_core.stages.evaluate import Scores, evaluate_shard
 from ttame_core.stages.explain import Maps, explain_shard
 from ttame_core.stages.provenance import Provenance
@@ -74,5 +75,5 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
             for metric in audit.evaluation.metrics
         ]
         evaluate_shard(lake, "drawn", shard, backbone, scores, makers, audit.compute)
-    write_record(lake, audit, {}, datetime(2026, 1, 1, tzinfo=UTC))
+    write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)
     return folder

@@ -24,7 +24,7 @@ def backbones(
         ttame backbones 'swin*'
         ttame backbones resnet50 --check
     """
-    from ttame_core.report.tables import coverage_line
+    from ttame_core.report.listings import coverage_line
     from ttame_core.training import coverage
 
     failed = 0
@@ -50,7 +50,7 @@ def explainers() -> None:
         ttame explainers
     """
     from ttame_core.explainers import REGISTRY
-    from ttame_core.report.tables import explainers_table
+    from ttame_core.report.listings import explainers_table
 
     out(200).print(explainers_table(REGISTRY))
 
@@ -65,6 +65,6 @@ def metrics() -> None:
         ttame metrics
     """
     from ttame_core.metrics import REGISTRY
-    from ttame_core.report.tables import metrics_table
+    from ttame_core.report.listings import metrics_table
 
     out(200).print(metrics_table(REGISTRY))

@@ -98,9 +98,12 @@ def show(
         ttame show $(ttame query "FROM samples SELECT key LIMIT 4" --format csv | tail -n +2)
         ttame show dog-042-1f3a5c7e9b2d --backbone resnet50 --explainer ttame --output dog.png
     """
+    from ttame_core.lake.query.connection import connect
     from ttame_core.report.pictures import find_samples, show_samples
 
-    drawn = show_samples(find_samples(Lake(workspace), keys, dataset, backbone, explainer))
+    lake = Lake(workspace)
+    with connect(lake) as db:
+        drawn = show_samples(find_samples(lake, db, keys, dataset, backbone, explainer))
     with writing(output):
         drawn.save(output)
     say(f"wrote {output}")

@@ -81,7 +81,7 @@ def sweep(
     """
     from flows.sweep_training import sweep_training
     from ttame_core.explainers import REGISTRY
-    from ttame_core.report.tables import sweep_table
+    from ttame_core.report.listings import sweep_table
     from ttame_core.training.sweep import read_trials, shortfall
 
     failed = run(partial(sweep_training, trials=trials), spec, workspace, var)

@@ -11,7 +11,9 @@ from rich.console import Console
 from scipy import stats
 
 from ttame_core import spec
-from ttame_core.audits.comparison import compare, holm
+from ttame_core.audits.comparison import compare
+from ttame_core.audits.record import Outcome, write_record
+from ttame_core.audits.statistics import holm
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.query.connection import run_query
@@ -191,9 +193,7 @@ def test_table_names_the_better_one(lake: Lake) -> None:
 def test_audits_keep_the_values_of_the_same_images(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ttame_core.audits import record
-
-    monkeypatch.setattr(record, "RECORDED", 10)
+    monkeypatch.setattr("ttame_core.audits.recorded.RECORDED", 10)
     samples = [{"key": f"k{i:02d}", "split": "test", "label": 0} for i in range(IMAGES)]
     lake.write_parquet("datasets/d/index.parquet", samples, INDEX, "x")
     audit = spec.AuditSpec.model_validate(
@@ -204,11 +204,9 @@ def test_audits_keep_the_values_of_the_same_images(
             "explainers": [{"method": "gradcam", "name": "quick"}],
         }
     )
-    monkeypatch.setattr(record, "_pictured", lambda *_: [])
-    monkeypatch.setattr(record, "exhibits", lambda *_: {})  # there are no pictures
-    monkeypatch.setattr(record, "render_page", lambda *_, **__: "")
     for day in (1, 2):
-        record.write_record(lake, audit, {}, datetime(2025, 1, day, tzinfo=UTC))
+        outcome = Outcome({}, datetime(2025, 1, day, tzinfo=UTC))
+        write_record(lake, audit, outcome, lambda recorded: None)
     found = run_query(lake, "FROM audit_values WHERE metric = 'seconds' ORDER BY timestamp, key")
     keys = found["key"].to_pylist()
     assert len(keys) == 20

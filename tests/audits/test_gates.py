@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from ttame_core import spec
-from ttame_core.audits.gates import find_changes, predecessors
-from ttame_core.audits.record import _left_by
+from ttame_core.audits.gates import NewRecord, find_changes, predecessors
+from ttame_core.audits.record import Outcome, _left_by
 from ttame_core.audits.specification import complete
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import leaderboard, run_query
+from ttame_core.lake.query.connection import connect, leaderboard, run_query
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.schemas import (
     AUDIT_CHANGES,
@@ -83,8 +84,9 @@ def _changes(lake: Lake, time: str, *gates: dict[str, Any], **options: Any) -> l
     """Changes of a record that is there, written to where the view finds them."""
     folder = f"audits/zoo/{time}"
     board = lake.read_table(f"{folder}/leaderboard.parquet")
-    given = {"failed": [], "absent": [], "run": "this"} | options
-    rows = find_changes(lake, _audit(*gates), f"zoo/{time}", board, **given)
+    new = replace(NewRecord(f"zoo/{time}", "this", board, [], []), **options)
+    with connect(lake) as db:
+        rows = find_changes(lake, db, _audit(*gates), new)
     lake.write_parquet(f"{folder}/changes.parquet", rows, AUDIT_CHANGES, "x")
     return run_query(lake, f"FROM audit_changes WHERE timestamp = '{time}'").to_pylist()
 
@@ -201,9 +203,10 @@ def test_each_backbone_is_compared_with_the_last_record_that_has_it(lake: Lake) 
 
 def test_a_run_that_is_tried_again_keeps_its_record(lake: Lake) -> None:
     folder = _record(lake, TIMES[0], {CELL: AD}, run="r", failures={"a": "lost its disk"})
-    assert _left_by(lake, _audit(), {"a": "again"}, "r") == folder
-    assert _left_by(lake, _audit(), {}, "r") is None  # now it has more to say
-    assert _left_by(lake, _audit(), {"a": "lost its disk"}, "another") is None
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert _left_by(lake, _audit(), Outcome({"a": "again"}, now, "r")) == folder
+    assert _left_by(lake, _audit(), Outcome({}, now, "r")) is None  # now it has more to say
+    assert _left_by(lake, _audit(), Outcome({"a": "lost its disk"}, now, "another")) is None
 
 
 def test_what_cannot_be_checked_does_not_hold(lake: Lake) -> None:

@@ -9,7 +9,7 @@ from rich.table import Table
 from ttame_core import metrics
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake.query.directions import stems
-from ttame_core.report.tables import explainers_table, metrics_table
+from ttame_core.report.listings import explainers_table, metrics_table
 
 
 def rows(table: Table) -> list[str]:

@@ -16,7 +16,7 @@ from ttame_core.data.loader import load_batches
 from ttame_core.explainers import REGISTRY, forward_pass
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store
-from ttame_core.lake.query.connection import run_query
+from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.lake.schemas import maps_schema
 from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import find_samples, heat_of
@@ -89,7 +89,8 @@ def test_all_readers_get_the_same_floats(
 
     # pictures
     key = rows[0]["key"]
-    (sample,) = find_samples(lake, [key], dataset, ["stored"], [dtype])
+    with connect(lake) as db:
+        (sample,) = find_samples(lake, db, [key], dataset, ["stored"], [dtype])
     assert (heat_of(sample.maps["stored", dtype]) == found[key]).all()
 
     # someone else's import

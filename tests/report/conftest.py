@@ -9,9 +9,10 @@ import pytest
 from known import HOSTILE, known_lake
 
 from ttame_core import spec
-from ttame_core.audits.record import audit_board, write_record
+from ttame_core.audits.record import Outcome, audit_board, write_record
 from ttame_core.lake import Lake
 from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.report.rendering import render
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +30,7 @@ def report(known: tuple[Lake, spec.AuditSpec]) -> Path:
     lake.write_json(f"{before}/record.json", {"failures": {}})
     lake.write_parquet(f"{before}/leaderboard.parquet", audit_board(lake, audit), LEADERBOARD, {})
     reason = f"no {HOSTILE}"
-    folder = write_record(lake, audit, {"third": reason}, datetime(2026, 2, 1, tzinfo=UTC))
+    folder = write_record(
+        lake, audit, Outcome({"third": reason}, datetime(2026, 2, 1, tzinfo=UTC)), render
+    )
     return Path(lake.path(folder)) / "report.html"

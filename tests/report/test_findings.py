@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -10,10 +11,11 @@ from known import KEPT, names_of
 
 from ttame_core import spec
 from ttame_core.audits.record import audit_board
+from ttame_core.audits.recorded import connect_audit, list_recorded, own_values
 from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import run_query
+from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.report.album import exhibits
-from ttame_core.report.findings import Findings, certain_winners, gather, keep_recorded
+from ttame_core.report.findings import Findings, certain_winners, gather
 
 Known = tuple[Lake, spec.AuditSpec]
 NOW = "20260301T000000Z"
@@ -22,7 +24,8 @@ NOW = "20260301T000000Z"
 @pytest.fixture(scope="module")
 def found(known: Known) -> Findings:
     lake, audit = known
-    return gather(lake, audit, audit_board(lake, audit), NOW)
+    with connect_audit(lake, audit) as db:
+        return gather(db, audit, audit_board(lake, audit), NOW)
 
 
 def test_curves_are_means_over_images(found: Findings) -> None:
@@ -97,11 +100,12 @@ def test_every_query_runs_alone(known: Known, found: Findings) -> None:
 
 
 def test_the_best_is_certain_where_pairs_say_so(
-    known: Known, report: object, found: Findings
+    known: Known, report: Path, found: Findings
 ) -> None:
     lake, audit = known
-    values = lake.glob("audits/known/*/values.parquet")[-1]
-    winners = certain_winners(lake, audit_board(lake, audit), values)
+    board = audit_board(lake, audit)
+    with connect_audit(lake, audit) as db, own_values(db, lake, f"known/{report.parent.name}"):
+        winners = certain_winners(db, board)
     assert winners["AD@15"]["net"].apart
     assert winners["AD@15"]["net"].value == "23.5"  # 1 - 0.9 · 0.9 · mean of 1 … 0.89
     assert not winners["pointing_game"]["net"].apart  # equal
@@ -110,7 +114,8 @@ def test_the_best_is_certain_where_pairs_say_so(
 
 def test_exhibits_know_their_boxes_and_scores(known: Known, found: Findings) -> None:
     lake, _ = known
-    shown = exhibits(lake, "drawn", found, "nowhere")
+    with connect(lake) as db:
+        shown = exhibits(lake, db, "drawn", found, "nowhere")
     first = shown["outside"][0]
     assert [m.explainer for m in first.maps] == ["ttame", "gradcam"]
     assert first.maps[0].left == pytest.approx(0.8 * 0.9 * 0.9)
@@ -127,7 +132,8 @@ def test_many_pictures_lie_beside_the_page(
 ) -> None:
     lake, _ = known
     monkeypatch.setattr("ttame_core.report.album.INSIDE", 10)
-    shown = exhibits(lake, "drawn", found, "audits/elsewhere/now")
+    with connect(lake) as db:
+        shown = exhibits(lake, db, "drawn", found, "audits/elsewhere/now")
     name = shown["outside"][0].maps[0].src
     assert name.startswith("pictures/")
     assert lake.exists(f"audits/elsewhere/now/{name}")
@@ -135,7 +141,8 @@ def test_many_pictures_lie_beside_the_page(
 
 def test_an_empty_lake_has_nothing_to_say(tmp_path: object, known: Known) -> None:
     lake = Lake(tmp_path)
-    empty = gather(lake, known[1], audit_board(lake, known[1]), NOW)
+    with connect_audit(lake, known[1]) as db:
+        empty = gather(db, known[1], audit_board(lake, known[1]), NOW)
     assert not empty.exhibits
     assert not any(empty.series.values())
     assert (empty.keep, empty.images) == (None, 0)
@@ -149,7 +156,7 @@ def test_the_images_with_the_lowest_hash_are_recorded(most: int) -> None:
             db.execute("CREATE TABLE samples (dataset VARCHAR, split VARCHAR, key VARCHAR)")
             db.execute("INSERT INTO samples SELECT 'd', 'test', unnest($1::VARCHAR[])", [keys])
             db.execute("INSERT INTO samples VALUES ('d', 'val', 'other'), ('e', 'test', 'other')")
-            keep_recorded(db, "d", "test", most)
+            list_recorded(db, "d", "test", most)
             found = [key for (key,) in db.sql("FROM recorded").fetchall()]
         by_hash = sorted(keys, key=lambda key: hashlib.md5(key.encode()).hexdigest())
         assert sorted(found) == sorted(by_hash[:most])

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from known import HOSTILE
 
 from ttame_core import spec
-from ttame_core.audits.record import audit_board, write_record
+from ttame_core.audits.record import Outcome, Recorded, audit_board, write_record
+from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import Lake
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.report.findings import Findings, certain_winners, gather
 from ttame_core.report.page import headline, render_page
 from ttame_core.report.plots import COLOURS, Plots, looks
+from ttame_core.report.rendering import render
 from ttame_core.report.tables import Best, wide
 from ttame_core.report.verdict import attention, best_where, changed, trust
 
@@ -52,23 +56,14 @@ class _Tags(HTMLParser):
         assert not any(name.startswith("on") for name, _ in attributes)
 
 
-def _render(known: Known, **changes: object) -> str:
+def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **changes: Any) -> str:
     lake, audit = known
     board = audit_board(lake, audit)
-    found = gather(lake, audit, board, "20260301T000000Z")
-    given = {
-        "when": "now",
-        "board": board,
-        "findings": found,
-        "winners": {},
-        "exhibits": {},
-        "failures": {},
-        "refusals": [],
-        "warnings": [],
-        "frozen": "",
-        "versions": {"ttame": "0"},
-    }
-    return render_page(audit, **(given | changes))
+    with connect_audit(lake, audit) as db:
+        findings = gather(db, audit, board, "20260301T000000Z")
+        now = datetime(2026, 3, 1, tzinfo=UTC)
+        recorded = Recorded(lake, db, audit, "", "", now, board, {}, [], [], {"ttame": "0"})
+        return render_page(replace(recorded, **changes), findings, winners or {}, {})
 
 
 def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
@@ -97,13 +92,16 @@ def test_a_record_of_the_whole_data_set_says_of_which_scores_it_is(
     assert record["scores"] == scores_state(lake, audit.dataset.name)
     part = audit.model_copy(update={"name": "part", "explainers": audit.explainers[:1]})
     copy = Lake(shutil.copytree(lake.root, tmp_path / "copy"))
-    folder = write_record(copy, part, {}, datetime(2026, 2, 2, tzinfo=UTC))
+    folder = write_record(copy, part, Outcome({}, datetime(2026, 2, 2, tzinfo=UTC)), render)
     assert "scores" not in copy.read_json(f"{folder}/record.json")
 
 
 def test_changes_and_other_texts_are_escaped(known: Known) -> None:
     page = _render(
-        known, changes=[CHANGE], warnings=[HOSTILE], refusals=[HOSTILE], frozen=f"a: {HOSTILE}"
+        known,
+        changes=[CHANGE],
+        refusals=[{"backbone": "net", "explainer": "x", "reason": HOSTILE}],
+        frozen=f"a: {HOSTILE}",
     )
     assert HOSTILE not in page
     assert 'class="failed"' in page
@@ -172,7 +170,8 @@ def test_there_is_no_plot_without_data() -> None:
 
 @pytest.fixture(scope="module")
 def found(known: Known) -> Findings:
-    return gather(*known, audit_board(*known), "20260301T000000Z")
+    with connect_audit(*known) as db:
+        return gather(db, known[1], audit_board(*known), "20260301T000000Z")
 
 
 def test_trust_is_gates_failures_and_discrimination(known: Known) -> None:
@@ -201,8 +200,9 @@ def test_who_is_best_and_whether_it_is_certain(known: Known, found: Findings, re
     lake, audit = known
     board = audit_board(lake, audit)
     rows = wide(board)[1]
-    values = lake.glob("audits/known/*/values.parquet")[-1]
-    answer = best_where(rows, "AD@15", certain_winners(lake, board, values), found, set())
+    with connect_audit(lake, audit) as db, own_values(db, lake, f"known/{report.parent.name}"):
+        winners = certain_winners(db, board)
+    answer = best_where(rows, "AD@15", winners, found, set())
     assert answer.short == "ttame, everywhere, beyond chance"
     assert answer.lines[0].words.startswith("net: ttame, AD@15 23.5 %; next gradcam, 57.5 %")
     maybe = {"AD@15": {b: Best("23.5", False) for b in ("net", "other")}}

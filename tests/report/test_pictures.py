@@ -9,6 +9,7 @@ from tiny import PLAIN
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
 from ttame_core.report.pictures import (
     MARGIN,
     TILE,
@@ -81,10 +82,15 @@ def test_contact_sheet_puts_backbones_side_by_side(sample: Sample) -> None:
 def test_keys_and_maps_that_are_not_there(drawn: tuple[Lake, str]) -> None:
     lake, name = drawn
     with pytest.raises(UserError, match="no sample has the key nothing"):
-        find_samples(lake, ["nothing"])
+        _samples(lake, ["nothing"])
     ((key,),) = _first_key(lake)
     with pytest.raises(UserError, match=r"no such maps.*ttame explain"):
-        find_samples(lake, [key], name)
+        _samples(lake, [key], name)
+
+
+def _samples(lake: Lake, *given: object) -> list[Sample]:
+    with connect(lake) as db:
+        return find_samples(lake, db, *given)
 
 
 def _first_key(lake: Lake) -> list[tuple[str]]:

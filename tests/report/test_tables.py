@@ -7,17 +7,17 @@ import pytest
 from rich.console import Console
 
 from ttame_core.explainers import REGISTRY
+from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.report.listings import explainers_table
 from ttame_core.report.tables import (
     Best,
     backbones_table,
     best,
-    explainers_table,
     leaderboard_tables,
     principal,
     records,
     refusals,
-    shown,
     warnings,
     wide,
 )

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
+from ttame_core.audits.statistics import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.metric_values import SETTINGS
 
-SIGNIFICANT = 0.05
 KINDS = ("explainer", "backbone", "audit")
 
 
@@ -44,36 +43,36 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
     not of a kind, and where nothing is scored for both.
     """
     kind, a, b = _resolved(lake, a, b)
-    rows = _compared(lake, kind, a, b, dataset or "")
+    with connect(lake) as db:
+        rows = _compared(db, kind, a, b, dataset or "")
     if not rows.num_rows:
         raise UserError(f"nothing is scored for both {a} and {b} on the same images")
     return Comparison(kind, a, b, rows)
 
 
-def bootstrap_weights(db: duckdb.DuckDBPyConnection) -> np.ndarray:
-    """How often each group of images counts in each replicate, as leaderboard.sql draws them."""
-    return np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
+def compare_audits(
+    db: duckdb.DuckDBPyConnection, a: str, b: str, dataset: str
+) -> list[dict[str, Any]]:
+    """Return the rows of a comparison of two audits, name/timestamp both.
+
+    There are none where nothing is shared.
+    """
+    return _compared(db, "audit", a, b, dataset).to_pylist()
 
 
-def compare_audits(lake: Lake, a: str, b: str, dataset: str) -> list[dict[str, Any]]:
-    """Rows of a comparison of two audits, name/timestamp both; none where nothing is shared."""
-    return _compared(lake, "audit", a, b, dataset).to_pylist()
-
-
-def _compared(lake: Lake, kind: str, a: str, b: str, dataset: str) -> pa.Table:
+def _compared(db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str, dataset: str) -> pa.Table:
     cell = ["dataset", *(k for k in ("backbone", "explainer") if k != kind)]
     rows = []
-    with connect(lake) as db:
-        weights = bootstrap_weights(db)
-        for metric, values, parameters in _metrics(db, kind, a, b):
-            pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
-            for names, part in _cells(pairs, cell):
-                bucket, x, y = (part[c].to_numpy() for c in ("bucket", "a", "b"))
-                rows.append(
-                    dict(zip(cell, names, strict=True))
-                    | {"metric": metric, "a": x.mean(), "b": y.mean()}
-                    | paired(x - y, bucket, weights)
-                )
+    weights = bootstrap_weights(db)
+    for metric, values, parameters in _metrics(db, kind, a, b):
+        pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
+        for names, part in _cells(pairs, cell):
+            bucket, x, y = (part[c].to_numpy() for c in ("bucket", "a", "b"))
+            rows.append(
+                dict(zip(cell, names, strict=True))
+                | {"metric": metric, "a": x.mean(), "b": y.mean()}
+                | paired(x - y, bucket, weights)
+            )
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_corrected"] = corrected
         row["better"] = _better(row, a, b)
@@ -93,40 +92,6 @@ def _schema(cell: Sequence[str]) -> pa.Schema:
     )
 
 
-# ---- the statistics -------------------------------------------------------------------------
-
-
-def paired(differences: np.ndarray, bucket: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Mean difference, its 95 % interval, and Wilcoxon's p.
-
-    differences: (N,) of the pairs. bucket: (N,) in 0…255, the group of each image. weights:
-    (R, 256), how often each replicate counts each group (sql/leaderboard.sql).
-    """
-    from scipy import stats
-
-    totals = np.bincount(bucket, differences, minlength=256)
-    counts = np.bincount(bucket, minlength=256)
-    with np.errstate(invalid="ignore"):  # a replicate that counts no image has no mean
-        low, high = np.nanquantile((weights @ totals) / (weights @ counts), [0.025, 0.975])
-    p = stats.wilcoxon(differences).pvalue if np.any(differences) else 1.0
-    return {
-        "difference": float(differences.mean()),
-        "ci_low": float(low),
-        "ci_high": float(high),
-        "p": float(p),
-        "pairs": len(differences),
-    }
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): the i-th smallest of m times m − i."""
-    order = np.argsort(p_values)
-    scaled = np.sort(p_values) * np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return corrected.tolist()
-
-
 def _better(row: dict, a: str, b: str) -> str | None:
     """Where the test and the interval both say so, and the metric has a direction."""
     lower = direction(row["metric"]).lower_is_better
@@ -143,23 +108,23 @@ def _metrics(
 ) -> Iterator[tuple[str, str, list]]:
     """Name of each metric of either, a SELECT of its values, and that statement's parameters."""
     if kind == "audit":
-        found = db.execute(
+        metrics = db.execute(
             "SELECT DISTINCT metric FROM audit_values WHERE name || '/' || timestamp IN (?, ?)",
             [a, b],
         ).fetchall()
-        for (metric,) in found:
+        for (metric,) in metrics:
             values = (
                 "SELECT dataset, backbone, explainer, key, value, "
                 "name || '/' || timestamp AS audit FROM audit_values WHERE metric = ?"
             )
             yield metric, values, [metric]
         return
-    found = db.execute(
+    measures = db.execute(
         f"SELECT DISTINCT source, measure, metric_name(measure, metric, level, fill), "
         f"{', '.join(SETTINGS)} FROM metric_sums WHERE {kind} IN (?, ?)",
         [a, b],
     ).fetchall()
-    for source, measure, metric, *settings in found:
+    for source, measure, metric, *settings in measures:
         own = db.sql(f"FROM values_{source} LIMIT 0").columns
         chosen = {c: v for c, v in zip(SETTINGS, settings, strict=True) if c in own}
         where = " AND ".join(["true", *(f"{c} IS NOT DISTINCT FROM ?" for c in chosen)])
@@ -205,7 +170,7 @@ def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa
         start += row["count_all"]
 
 
-# ---- what is meant --------------------------------------------------------------------------
+# ---- which two are compared -----------------------------------------------------------------
 
 
 def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:

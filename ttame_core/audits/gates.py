@@ -8,15 +8,16 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from ttame_core import spec
 from ttame_core.audits.comparison import compare_audits
 from ttame_core.errors import nearest
 from ttame_core.lake import AUDIT_TIME, Lake
-from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.directions import UNKNOWN, direction, is_yardstick, stems
-from ttame_core.report.tables import BACKBONE, shown
+from ttame_core.lake.query.units import shown
+from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
 
 CHANGED = 0.8  # correlation under which a map is another, where no gate says otherwise
@@ -115,7 +116,7 @@ def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> di
     fail, and that another run has left: a run that is tried again is not compared with itself.
     """
     left = {b.name for b in audit.backbones}
-    found: dict[str, str] = {}
+    latest: dict[str, str] = {}
     whole = lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")
     for folder in reversed([path.rsplit("/", 1)[0] for path in whole]):
         earlier = folder.removeprefix("audits/")
@@ -127,9 +128,9 @@ def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> di
         if run and about.get("run") == run:
             continue
         there = (left & set(about.get("backbones", left))) - about["failures"].keys()
-        found |= dict.fromkeys(there, earlier)
+        latest |= dict.fromkeys(there, earlier)
         left -= there
-    return found
+    return latest
 
 
 # ---- what changed ---------------------------------------------------------------------------
@@ -153,76 +154,102 @@ class Audited:
     failed: Collection[str]
 
 
+@dataclass(frozen=True)
+class NewRecord:
+    """A record that is compared with the last one of its name.
+
+    Attributes:
+        name: The record, name/timestamp.
+        run: The run that leaves it.
+        board: Its leaderboard.
+        failed: The backbones that failed.
+        absent: Backbone and explainer of what does not apply.
+    """
+
+    name: str
+    run: str
+    board: pa.Table
+    failed: Collection[str]
+    absent: Collection[tuple[str, str]]
+
+
 def find_changes(
-    lake: Lake,
-    audit: spec.AuditSpec,
-    record: str,
-    board: pa.Table,
-    failed: Collection[str],
-    absent: Collection[tuple[str, str]],
-    run: str,
+    lake: Lake, db: duckdb.DuckDBPyConnection, audit: spec.AuditSpec, new: NewRecord
 ) -> list[Row]:
-    """Rows of AUDIT_CHANGES of a record, name/timestamp, whose single values are in the lake."""
-    earlier = predecessors(lake, audit, record, run)
+    """Compare a new record with the last one, and check the gates.
+
+    Args:
+        lake: The workspace.
+        db: A connection to it that sees the single values of the new record.
+        audit: The audit.
+        new: Its record.
+
+    Returns:
+        Rows of AUDIT_CHANGES.
+    """
+    earlier = predecessors(lake, audit, new.name, new.run)
     pairs = {
         (row["backbone"], row["explainer"], row["metric"]): {**row, "earlier": other}
         for other in sorted(set(earlier.values()))
-        for row in compare_audits(lake, record, other, audit.dataset.name)
+        for row in compare_audits(db, new.name, other, audit.dataset.name)
         if earlier.get(row["backbone"]) == other
     }
-    values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in board.to_pylist()}
-    changed = _changed_maps(lake, audit, record, earlier)
-    return rows_of(Audited(audit, values, pairs, changed, absent, failed))
+    rows = new.board.to_pylist()
+    values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in rows}
+    changed = _changed_maps(db, audit, new.name, earlier)
+    return rows_of(Audited(audit, values, pairs, changed, new.absent, new.failed))
 
 
 def _changed_maps(
-    lake: Lake, audit: spec.AuditSpec, record: str, earlier: Mapping[str, str]
+    db: duckdb.DuckDBPyConnection,
+    audit: spec.AuditSpec,
+    record: str,
+    earlier: Mapping[str, str],
 ) -> dict[tuple[float, str, str], tuple[float, int, str]]:
-    found = {}
+    changed = {}
     thresholds = sorted(
         {CHANGED, *(g.correlation for g in audit.gates if g.correlation is not None)}
     )
-    with connect(lake) as db:
-        for other in sorted(set(earlier.values())):
-            rows = db.execute(
-                "SELECT threshold, backbone, explainer, "
-                "avg(CASE WHEN correlation < threshold THEN 1e2 ELSE 0e0 END), count(*) "
-                "FROM map_changes(?, ?), (SELECT unnest(?) AS threshold) GROUP BY ALL",
-                [record, other, thresholds],
-            ).fetchall()
-            for threshold, backbone, explainer, share, images in rows:
-                if earlier.get(backbone) == other:
-                    found[threshold, backbone, explainer] = share, images, other
-    return found
+    for other in sorted(set(earlier.values())):
+        rows = db.execute(
+            "SELECT threshold, backbone, explainer, "
+            "avg(CASE WHEN correlation < threshold THEN 1e2 ELSE 0e0 END), count(*) "
+            "FROM map_changes(?, ?), (SELECT unnest(?) AS threshold) GROUP BY ALL",
+            [record, other, thresholds],
+        ).fetchall()
+        for threshold, backbone, explainer, share, images in rows:
+            if earlier.get(backbone) == other:
+                changed[threshold, backbone, explainer] = share, images, other
+    return changed
 
 
-def rows_of(found: Audited) -> list[Row]:
+def rows_of(audited: Audited) -> list[Row]:
     """Each check of each gate, then what changed beyond chance."""
-    rows = [row for gate in found.audit.gates for row in _checks(gate, found)]
-    return [*rows, *_beyond_chance(found)]
+    rows = [row for gate in audited.audit.gates for row in _checks(gate, audited)]
+    return [*rows, *_beyond_chance(audited)]
 
 
-def _checks(gate: spec.Gate, found: Audited) -> Iterator[Row]:
-    names = [e.name for e in found.audit.explainers]
-    for backbone in (b.name for b in found.audit.backbones):
-        if backbone in found.failed or not fnmatchcase(backbone, gate.backbone):
+def _checks(gate: spec.Gate, audited: Audited) -> Iterator[Row]:
+    names = [e.name for e in audited.audit.explainers]
+    for backbone in (b.name for b in audited.audit.backbones):
+        if backbone in audited.failed or not fnmatchcase(backbone, gate.backbone):
             continue
-        chosen = [e for e in _explainers(gate, names) if (backbone, e) not in found.absent]
-        there = [e for e in chosen if (backbone, e, gate.metric) in found.values]
+        chosen = [e for e in _explainers(gate, names) if (backbone, e) not in audited.absent]
+        there = [e for e in chosen if (backbone, e, gate.metric) in audited.values]
         if gate.metric == CHANGED_MAPS:
-            yield from (_check_maps(gate, backbone, e, found) for e in chosen)
+            yield from (_check_maps(gate, backbone, e, audited) for e in chosen)
         elif there:
-            yield from (_check(gate, (backbone, e, gate.metric), found) for e in there)
+            yield from (_check(gate, (backbone, e, gate.metric), audited) for e in there)
         elif chosen:  # a gate that cannot be checked does not hold
             explainer = chosen[0] if len(chosen) == 1 else gate.explainer or "*"
             cell = (backbone, explainer, gate.metric)
             yield _row(gate, cell, failed=True, words=f"{_subject(cell)} has no value to check.")
 
 
-def _check(gate: spec.Gate, cell: Cell, found: Audited) -> Row:
+def _check(gate: spec.Gate, cell: Cell, audited: Audited) -> Row:
     metric = cell[2]
-    value = found.values[cell]
-    pair = found.pairs.get(cell)
+    value = audited.values[cell]
+    pair = audited.pairs.get(cell)
     if gate.worse_by is None:
         wrong, words = _against_bound(gate, value, metric)
         numbers = (_paired(pair) if pair else {}) | {"value": value}
@@ -252,11 +279,11 @@ def _against_bound(gate: spec.Gate, value: float, metric: str) -> tuple[bool, st
     )
 
 
-def _check_maps(gate: spec.Gate, backbone: str, explainer: str, found: Audited) -> Row:
+def _check_maps(gate: spec.Gate, backbone: str, explainer: str, audited: Audited) -> Row:
     assert gate.correlation is not None
     assert gate.at_most is not None
     cell = (backbone, explainer, CHANGED_MAPS)
-    compared = found.changed.get((gate.correlation, backbone, explainer))
+    compared = audited.changed.get((gate.correlation, backbone, explainer))
     if compared is None:
         words = f"The maps of {explainer} on {backbone} have nothing to be compared with yet."
         return _row(gate, cell, words=words)
@@ -265,16 +292,17 @@ def _check_maps(gate: spec.Gate, backbone: str, explainer: str, found: Audited) 
     return _row(gate, cell, value=share, failed=share > gate.at_most, words=words)
 
 
-def _beyond_chance(found: Audited) -> Iterator[Row]:
+def _beyond_chance(audited: Audited) -> Iterator[Row]:
     """Principal metrics that changed, and maps; no yardsticks, and not what a clock says."""
-    for cell, pair in found.pairs.items():
+    for cell, pair in audited.pairs.items():
         backbone, explainer, metric = cell
         known = direction(metric)
         told = known.family == "backbone" or (known.principal and known.family != "cost")
-        if told and pair["better"] and not is_yardstick(explainer) and backbone not in found.failed:
+        told = told and not is_yardstick(explainer) and backbone not in audited.failed
+        if told and pair["better"]:
             yield _row(None, cell, **_paired(pair), words=f"{_moved(cell, pair)}.")
-    for (correlation, backbone, explainer), compared in sorted(found.changed.items()):
-        if correlation == CHANGED and compared[0] > 0 and backbone not in found.failed:
+    for (correlation, backbone, explainer), compared in sorted(audited.changed.items()):
+        if correlation == CHANGED and compared[0] > 0 and backbone not in audited.failed:
             cell = (backbone, explainer, CHANGED_MAPS)
             words = f"{_other_maps(cell, correlation, *compared)}."
             yield _row(None, cell, value=compared[0], words=words)

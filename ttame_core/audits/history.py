@@ -10,7 +10,7 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.directions import is_yardstick
-from ttame_core.report.tables import shown
+from ttame_core.lake.query.units import shown
 
 HEADLINE = ("AD@15", "IC@15")  # the means over the backbones
 

@@ -12,7 +12,7 @@ import yaml
 
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
-from ttame_core.report.tables import BACKBONE
+from ttame_core.lake.schemas import BACKBONE
 
 FILES = ("report.html", "pictures/*", "contact-sheet.png", "*.yaml", "leaderboard.parquet",
          "changes.parquet")  # fmt: skip

@@ -201,6 +201,8 @@ SWEEPS = pa.schema(
     ]
 )
 
+BACKBONE = "-"  # the explainer of what is a backbone's own
+
 # A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
 # sql/directions.sql gives.
 LEADERBOARD = pa.schema(

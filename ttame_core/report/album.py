@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import duckdb
 import torch
 from PIL import Image
 
@@ -58,10 +59,17 @@ class Exhibit:
     finding: Mapping[str, Any] = field(default_factory=dict)  # the row that it is shown for
 
 
-def exhibits(lake: Lake, dataset: str, findings: Findings, folder: str) -> dict[str, list[Exhibit]]:
-    """The images of all findings that have maps, by kind, in their order.
+def exhibits(
+    lake: Lake, db: duckdb.DuckDBPyConnection, dataset: str, findings: Findings, folder: str
+) -> dict[str, list[Exhibit]]:
+    """Return the images of all findings that have maps, by kind, in their order.
 
-    folder: of the audit, for pictures that lie beside its page.
+    Args:
+        lake: The workspace.
+        db: A connection to it.
+        dataset: The name of the data set.
+        findings: Which images are worth seeing, and why.
+        folder: The folder of the record, for pictures that lie beside its page.
     """
     shown = [*looks(findings.order, ())]
     pairs = {(row["backbone"], row["key"]): row for row in findings.exhibits}
@@ -82,14 +90,14 @@ def exhibits(lake: Lake, dataset: str, findings: Findings, folder: str) -> dict[
         return name
 
     if keys and shown:
-        for sample in each_sample(lake, keys, dataset, backbones, shown):
+        for sample in each_sample(lake, db, keys, dataset, backbones, shown):
             for backbone in sample.views:
                 if (backbone, sample.key) in pairs:
                     made[backbone, sample.key] = _exhibit(sample, backbone, shown, findings, place)
     by_kind: dict[str, list[Exhibit]] = {}
     for row in findings.exhibits:
-        if found := made.get((row["backbone"], row["key"])):
-            by_kind.setdefault(row["kind"], []).append(replace(found, finding=row))
+        if exhibit := made.get((row["backbone"], row["key"])):
+            by_kind.setdefault(row["kind"], []).append(replace(exhibit, finding=row))
     return by_kind
 
 

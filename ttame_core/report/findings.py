@@ -11,16 +11,17 @@ import duckdb
 import pyarrow as pa
 
 from ttame_core import spec
-from ttame_core.audits.comparison import SIGNIFICANT, bootstrap_weights, holm, paired
-from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import answer, connect
+from ttame_core.audits.recorded import FIRST, RECORDED, SPLIT
+from ttame_core.audits.statistics import SIGNIFICANT, bootstrap_weights, holm, paired
+from ttame_core.lake.query.connection import answer
 from ttame_core.lake.query.directions import direction, is_yardstick
-from ttame_core.lake.selection import Meant
-from ttame_core.report.tables import BACKBONE, Best, shown, wide
+from ttame_core.lake.query.units import shown
+from ttame_core.lake.query.variables import literal, set_variables
+from ttame_core.lake.schemas import BACKBONE
+from ttame_core.report.tables import Best, wide
 
 Rows = list[dict[str, Any]]
 
-RECORDED = 10_000  # images whose single values are kept, for comparisons with later audits
 KEPT = 15.0  # percent of the pixels, in the masked images that are shown, where that was measured
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks")
 EXHIBITS = ("gallery", "disputed", "outside", "wrong")
@@ -52,8 +53,17 @@ class Findings:
         return [row for row in self.exhibits if row["kind"] == kind]
 
 
-def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Findings:
-    """Everything but the leaderboard. now: the audit's time, as its folder is called."""
+def gather(
+    db: duckdb.DuckDBPyConnection, audit: spec.AuditSpec, board: pa.Table, now: str
+) -> Findings:
+    """Return all that a report is made of but the leaderboard.
+
+    Args:
+        db: A connection of `connect_audit`. In it `leaderboard` is `board` from now on.
+        audit: The audit.
+        board: Its leaderboard.
+        now: The audit's time, as its folder is called.
+    """
     rows = wide(board)[1]
     rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)]
     keep, leads = _leads(board)
@@ -68,25 +78,22 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
         "leads": leads,
         "keep": keep or KEPT,
     }
-    with connect(lake, meant=Meant.by(audit)) as db:
-        for name, value in known.items():
-            db.execute(f"SET VARIABLE {name} = {_literal(value)}")
-        keep_recorded(db, audit.dataset.name, audit.maps.split)
-        db.register("leaderboard", board)  # in the stead of the view: it is worked out once
-        series = {name: _rows(db, name) for name in SERIES}
-        exhibits = [row for name in EXHIBITS for row in _rows(db, name)]
-        pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
-        db.register("pictured", pa.Table.from_pylist(pictured, _PICTURED))
-        scores = {(r["backbone"], r["key"], r["explainer"]): r for r in _rows(db, "scores")}
-        names = db.execute(
-            "SELECT label, any_value(class) FROM samples WHERE dataset = ? GROUP BY label",
-            [audit.dataset.name],
-        ).fetchall()
-        ((images,),) = db.execute(
-            "SELECT count(DISTINCT key) FROM predictions WHERE dataset = ? "
-            "AND list_contains(?, backbone)",
-            [audit.dataset.name, known["backbones"]],
-        ).fetchall()
+    set_variables(db, known)
+    db.register("leaderboard", board)  # in the stead of the view: it is worked out once
+    series = {name: _rows(db, name) for name in SERIES}
+    exhibits = [row for name in EXHIBITS for row in _rows(db, name)]
+    pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
+    db.register("pictured", pa.Table.from_pylist(pictured, _PICTURED))
+    scores = {(r["backbone"], r["key"], r["explainer"]): r for r in _rows(db, "scores")}
+    names = db.execute(
+        "SELECT label, any_value(class) FROM samples WHERE dataset = ? GROUP BY label",
+        [audit.dataset.name],
+    ).fetchall()
+    ((images,),) = db.execute(
+        "SELECT count(DISTINCT key) FROM predictions WHERE dataset = ? "
+        "AND list_contains(?, backbone)",
+        [audit.dataset.name, known["backbones"]],
+    ).fetchall()
     ranked = [row["explainer"] for row in series["ranks"] if row["timestamp"] == now]
     order = [*ranked, *(name for name in rivals if name not in ranked)]
     sql = {name: _runnable(_sql(name), known) for name in (*SERIES, *EXHIBITS)}
@@ -95,8 +102,6 @@ def gather(lake: Lake, audit: spec.AuditSpec, board: pa.Table, now: str) -> Find
 
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])
-_SPLIT = "FROM samples\nWHERE dataset = getvariable('dataset') AND split = getvariable('split')\n"
-_FIRST = "ORDER BY md5(key), key LIMIT "  # the lowest hashes: the same images in every audit
 _LEADERBOARD = """SELECT backbone, explainer, metric, value, ci_low, ci_high, images
 FROM leaderboard
 WHERE dataset = getvariable('dataset')
@@ -104,28 +109,6 @@ AND list_contains(getvariable('backbones'), backbone)
 AND list_contains(getvariable('explainers'), explainer)
 ORDER BY metric, backbone, value
 """
-
-
-def keep_recorded(
-    db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int = RECORDED
-) -> None:
-    """Make the table `recorded`: keys of the images of a split whose single values are kept.
-
-    The variable `last` is the highest of their hashes: unlike a table's keys, it leaves other rows
-    out before anything is done with them.
-    """
-    for name, value in (("dataset", dataset), ("split", split)):
-        db.execute(f"SET VARIABLE {name} = {_literal(value)}")
-    # Hashes are uniform: below this cut are twice as many and some more, which are soon sorted.
-    enough = 2 * most + 100
-    share = f"{enough} * 4294967296 / count(*)"
-    cut = f"CASE WHEN count(*) > {enough} THEN printf('%08x', ({share})::BIGINT) ELSE 'g' END"
-    db.execute(f"SET VARIABLE cut = (SELECT {cut} {_SPLIT})")
-    db.execute(
-        "CREATE TEMP TABLE recorded AS "
-        f"SELECT key {_SPLIT}AND md5(key) < getvariable('cut') {_FIRST}{most}"
-    )
-    db.execute("SET VARIABLE last = (SELECT max(md5(key)) FROM recorded)")
 
 
 def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
@@ -136,23 +119,11 @@ def _sql(name: str) -> str:
     return resources.files("ttame_core.report").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
-def _literal(value: Any) -> str:
-    """A value as DuckDB reads it."""
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items())
-        return f"MAP {{{pairs}}}" if value else "MAP([]::VARCHAR[], []::VARCHAR[])"
-    if isinstance(value, Sequence):
-        return "[" + ", ".join(map(_literal, value)) + "]" + ("" if value else "::VARCHAR[]")
-    return repr(value)
-
-
 def _runnable(sql: str, known: Mapping[str, Any]) -> str:
     """A query with its variables filled in: one statement, for whoever wants to ask again."""
-    sql = sql.replace("(FROM recorded)", f"(SELECT key {_SPLIT}{_FIRST}{RECORDED})")
+    sql = sql.replace("(FROM recorded)", f"(SELECT key {SPLIT}{FIRST}{RECORDED})")
     for name, value in known.items():
-        sql = sql.replace(f"getvariable('{name}')", _literal(value))
+        sql = sql.replace(f"getvariable('{name}')", literal(value))
     return sql
 
 
@@ -173,31 +144,33 @@ def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
 # ---- which explainer is best, and whether that is certain -----------------------------------
 
 
-def certain_winners(lake: Lake, board: pa.Table, singles: str) -> dict[str, dict[str, Best]]:
-    """By metric and backbone the best rival, `apart` where it beats the runner-up beyond chance.
+def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str, dict[str, Best]]:
+    """Return by metric and backbone the best rival, `apart` where it is so beyond chance.
 
-    Both are paired image by image, as `ttame compare` does: Wilcoxon's p, corrected for all such
-    contests of the audit (Holm), is under SIGNIFICANT, and the 95 % bootstrap interval of the
-    difference is clear of 0. singles: the audit's values.parquet, a path of the lake.
+    It and the runner-up are paired image by image, as `ttame compare` does: Wilcoxon's p, corrected
+    for all such contests of the audit (Holm), is under SIGNIFICANT, and the 95 % bootstrap interval
+    of the difference is clear of 0.
+
+    Args:
+        db: A connection that sees the single values of the audit's record (`own_values`).
+        board: The audit's leaderboard.
     """
     winners, contests = _contests(board)
-    found: list[tuple[str, str, dict[str, float]]] = []
-    with connect(lake) as db, lake.local_copy(singles) as place:
-        db.execute(f"CREATE VIEW singles AS FROM read_parquet({_literal(place)})")
-        weights = bootstrap_weights(db)
-        for backbone, rows in contests.items():
-            db.execute(f"SET VARIABLE backbone = {_literal(backbone)}")
-            db.register("contests", pa.Table.from_pylist(rows))
-            pairs = answer(db, _sql("pairs"))
-            metrics = pairs["metric"].to_numpy()
-            bucket, a, b = (pairs[c].to_numpy() for c in ("bucket", "a", "b"))
-            for row in rows:
-                own = metrics == row["metric"]
-                if own.any():
-                    difference = paired((a - b)[own], bucket[own], weights)
-                    found.append((row["metric"], backbone, difference))
-    corrected = holm([difference["p"] for *_, difference in found]) if found else []
-    for (metric, backbone, difference), p in zip(found, corrected, strict=True):
+    differences: list[tuple[str, str, dict[str, float]]] = []
+    weights = bootstrap_weights(db)
+    for backbone, rows in contests.items():
+        set_variables(db, {"backbone": backbone})
+        db.register("contests", pa.Table.from_pylist(rows))
+        pairs = answer(db, _sql("pairs"))
+        metrics = pairs["metric"].to_numpy()
+        bucket, a, b = (pairs[c].to_numpy() for c in ("bucket", "a", "b"))
+        for row in rows:
+            own = metrics == row["metric"]
+            if own.any():
+                difference = paired((a - b)[own], bucket[own], weights)
+                differences.append((row["metric"], backbone, difference))
+    corrected = holm([difference["p"] for *_, difference in differences]) if differences else []
+    for (metric, backbone, difference), p in zip(differences, corrected, strict=True):
         lower = direction(metric).lower_is_better
         clear = difference["ci_high"] < 0 if lower else difference["ci_low"] > 0
         best = winners[metric][backbone]

@@ -9,11 +9,11 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import pyarrow as pa
 from markupsafe import Markup
 
-from ttame_core import spec
+from ttame_core.audits.record import Recorded
 from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.units import shown
 from ttame_core.report import verdict
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.findings import Findings
@@ -24,37 +24,31 @@ from ttame_core.report.tables import (
     arrow,
     families,
     principal,
+    refusals,
     short,
-    shown,
+    warnings,
     wide,
     wins,
 )
 
-Changes = Sequence[Mapping[str, Any]]
-
 
 def render_page(
-    audit: spec.AuditSpec,
-    when: str,
-    board: pa.Table,
+    recorded: Recorded,
     findings: Findings,
     winners: Mapping[str, Mapping[str, Best]],
     exhibits: Mapping[str, Sequence[Exhibit]],
-    failures: Mapping[str, str],
-    refusals: Sequence[str],
-    warnings: Sequence[str],
-    frozen: str,
-    versions: Mapping[str, str],
-    changes: Changes | None = None,
 ) -> str:
-    """The page.
+    """Return the page of a record as HTML.
 
-    board: of the audit's backbones. winners: by metric and backbone (findings.certain_winners).
-    exhibits: by kind. failures: reason by backbone. refusals, warnings: sentences. frozen: the spec
-    as YAML. changes: rows of the view `audit_changes` of this audit;
-    None where nothing was compared.
+    Args:
+        recorded: What the record says.
+        findings: Answers of SQL beside its leaderboard.
+        winners: By metric and backbone (`findings.certain_winners`).
+        exhibits: Images to show, by kind.
     """
-    metrics, rows = wide(board)
+    audit, changes, versions = recorded.audit, recorded.changes, recorded.versions
+    metrics, rows = wide(recorded.board)
+    refused = refusals(recorded.refusals)
     drop = f"AD@{findings.keep:g}" if findings.keep is not None else None
     seen = looks(findings.order, [e.name for e in audit.explainers])
     script, style = (_asset(name) for name in ("page.js", "page.css"))
@@ -72,19 +66,19 @@ def render_page(
         .from_string(_asset("page.html"))
         .render(
             title=f"Audit {audit.name}",
-            when=when,
+            when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
             version=versions["ttame"],
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=Markup(style),
             audited=verdict.audited(audit, findings, rows),
             answers=[
-                verdict.trust(rows, drop, minimum, failures, changes or ()),
+                verdict.trust(rows, drop, minimum, recorded.failures, changes),
                 verdict.best_where(rows, drop, winners, findings, blind),
-                verdict.attention(findings, refusals, changes or ()),
+                verdict.attention(findings, refused, changes),
                 verdict.changed(changes, previous),
             ],
-            changes=changes or (),
+            changes=changes,
             looks=[look for look in seen.values() if look.place is not None],
             others=[name for name, look in seen.items() if look.place is None],
             hidden=max(0, len({r["backbone"] for r in rows}) - BACKBONES),
@@ -95,16 +89,16 @@ def render_page(
             blind=blind,
             bests=_bests(metrics, rows, winners),
             boards=_boards(metrics, rows, winners),
-            plots=_plots(Plots(seen), board.to_pylist(), findings, drop),
+            plots=_plots(Plots(seen), recorded.board.to_pylist(), findings, drop),
             classes=_classes(findings),
             outside=exhibits.get("outside", ()),
             wrong=exhibits.get("wrong", ()),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
-            failures=failures,
-            warnings=warnings,
-            refusals=refusals,
-            spec=frozen,
+            failures=recorded.failures,
+            warnings=warnings(recorded.board, minimum),
+            refusals=refused,
+            spec=recorded.frozen,
             versions="\n".join(f"{name} {version}" for name, version in versions.items()),
         )
     )

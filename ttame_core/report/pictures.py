@@ -20,7 +20,6 @@ from ttame_core.data.images import decode_image
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import connect
 from ttame_core.perturbation.masking import keep_most_relevant, min_max, resize
 
 TILE = 192  # pixels, side of one picture of a grid
@@ -73,26 +72,38 @@ def _viridis(heat: np.ndarray) -> np.ndarray:
 
 def find_samples(
     lake: Lake,
+    db: duckdb.DuckDBPyConnection,
     keys: Sequence[str],
     dataset: str | None = None,
     backbones: Sequence[str] | None = None,
     explainers: Sequence[str] | None = None,
 ) -> list[Sample]:
-    """Samples by key, with the maps there are. Raises UserError for a key without any."""
-    with connect(lake) as db:
-        found = db.sql(
-            "FROM samples WHERE list_contains(?, key) AND ? IN (dataset, '')",
-            params=[list(keys), dataset or ""],
-        )
-        rows = {row["key"]: row for row in found.to_arrow_table().to_pylist()}
-        for key in keys:
-            if key not in rows:
-                known = [k for (k,) in db.execute("SELECT key FROM samples").fetchall()]
-                raise UserError(
-                    f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
-                )
-        chosen = [rows[key] for key in dict.fromkeys(keys)]
-        samples = {s.key: s for s in _each_sample(lake, db, chosen, backbones, explainers)}
+    """Return samples by key, with the maps there are.
+
+    Args:
+        lake: The workspace.
+        db: A connection to it.
+        keys: The samples' keys.
+        dataset: The name of their data set; None for the one that has them.
+        backbones: The names of the backbones to show; None for all with maps.
+        explainers: The names of the explainers to show; None for all with maps.
+
+    Raises:
+        UserError: A key has no sample, or its sample no such maps.
+    """
+    listed = db.sql(
+        "FROM samples WHERE list_contains(?, key) AND ? IN (dataset, '')",
+        params=[list(keys), dataset or ""],
+    )
+    rows = {row["key"]: row for row in listed.to_arrow_table().to_pylist()}
+    for key in keys:
+        if key not in rows:
+            known = [k for (k,) in db.execute("SELECT key FROM samples").fetchall()]
+            raise UserError(
+                f"no sample has the key {key} in the workspace {lake}." + nearest(key, known)
+            )
+    chosen = [rows[key] for key in dict.fromkeys(keys)]
+    samples = {s.key: s for s in _each_sample(lake, db, chosen, backbones, explainers)}
     for key in keys:
         if key not in samples:
             raise UserError(
@@ -104,20 +115,21 @@ def find_samples(
 
 def each_sample(
     lake: Lake,
+    db: duckdb.DuckDBPyConnection,
     keys: Sequence[str],
     dataset: str,
     backbones: Sequence[str],
     explainers: Sequence[str],
 ) -> Iterator[Sample]:
-    """Those of a data set's samples that have such maps, one at a time, in the order of the shards.
+    """Yield those of a data set's samples that have such maps, in the order of the shards.
 
-    Memory holds one image, and the maps of one shard's samples.
+    Memory holds one image, and the maps of one shard's samples. The arguments are those of
+    `find_samples`.
     """
-    with connect(lake) as db:
-        rows = db.sql(
-            "FROM samples WHERE list_contains(?, key) AND dataset = ?", params=[list(keys), dataset]
-        ).to_arrow_table()
-        yield from _each_sample(lake, db, rows.to_pylist(), backbones, explainers)
+    rows = db.sql(
+        "FROM samples WHERE list_contains(?, key) AND dataset = ?", params=[list(keys), dataset]
+    ).to_arrow_table()
+    yield from _each_sample(lake, db, rows.to_pylist(), backbones, explainers)
 
 
 def _each_sample(
@@ -215,10 +227,9 @@ def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
         _, boxed = _boxed(sample, next(iter(sample.views)))
         tiles: list[tuple[Image.Image | None, str]] = [(boxed, sample.label)]
         for backbone, explainer in pairs:
-            found = sample.maps.get((backbone, explainer))
             tile = None
-            if found:
-                tile = overlay(sample.views[backbone].view(sample.image), heat_of(found))
+            if row := sample.maps.get((backbone, explainer)):
+                tile = overlay(sample.views[backbone].view(sample.image), heat_of(row))
             tiles.append((tile, f"{backbone} · {explainer}" if not rows else ""))
         rows.append(tiles)
     return grid(rows)

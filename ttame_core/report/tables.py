@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from pydantic.fields import FieldInfo
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ttame_core.audits.comparison import SIGNIFICANT, Comparison
-from ttame_core.explainers import Explainer
-from ttame_core.lake.query.directions import direction, directions, is_yardstick
-from ttame_core.metrics import Family
-from ttame_core.spec import Section
-from ttame_core.training.coverage import Coverage
+from ttame_core.audits.comparison import Comparison
+from ttame_core.audits.statistics import SIGNIFICANT
+from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.units import shown
+from ttame_core.lake.schemas import BACKBONE
 
-BACKBONE = "-"  # the explainer of what is a backbone's own
 LEVELS = 3  # settings of one metric that are shown where there is no room for all
 WIDTH = 160  # characters of a terminal that is none
 
@@ -79,18 +76,6 @@ def families(metrics: Sequence[str]) -> dict[str, list[str]]:
 def arrow(metric: str) -> str:
     """Where better is: ↓, ↑, or nothing where that is not known."""
     return {True: "↓", False: "↑", None: ""}[direction(metric).lower_is_better]
-
-
-def shown(value: float, metric: str) -> str:
-    """A value in its metric's unit: percent to a tenth, many passes whole, others by their size."""
-    unit = direction(metric).unit
-    if unit == "passes" and abs(value) >= 10:
-        return f"{value:.0f}"
-    if unit == "%" or abs(value) >= 100:
-        return f"{value:.1f}"
-    if unit == "" and abs(value) >= 0.01:
-        return f"{value:.3f}"
-    return f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -300,106 +285,3 @@ def records(board: pa.Table) -> Rows:
         | {name: text(row[name]) for name in names}
         for row in rows
     ]
-
-
-def coverage_line(found: Coverage) -> str:
-    """An architecture, its taps (stride, channels, how they lie), its maps and its head."""
-    taps = " · ".join(
-        f"{tap.name} /{found.input_size[0] / tap.height:.3g} {tap.channels} {tap.layout}"
-        for tap in found.taps
-    )
-    size = "×".join(map(str, found.input_size))
-    maps = "×".join(map(str, found.map_size))
-    return (
-        f"{found.model:<44} {size:>9}  {taps}  maps {maps}  "
-        f"head {found.head_parameters / 1e6:.1f} of {found.parameters / 1e6:.1f} M"
-    )
-
-
-def sweep_table(
-    title: str, trials: Sequence[Mapping[str, float]], shortfall: Mapping[str, float]
-) -> Table:
-    """Trials of a sweep, best first, and how far the spec's own settings are from the best."""
-    names = [*trials[0]]
-    behind = " and ".join(f"{points:.1f} points of {name}" for name, points in shortfall.items())
-    table = Table(
-        title=title,
-        caption=f"The spec's own settings are trial 0, {behind} behind the best found.",
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-    )
-    for name in ("trial", *names):
-        table.add_column(name.replace("lambda_", "λ "), justify="right", no_wrap=True)
-    ranked = sorted(enumerate(trials), key=lambda item: item[1]["AD@15"] - item[1]["IC@15"])
-    for number, trial in ranked:
-        style = "bold" if number == 0 else None
-        values = [f"{trial[n]:.1f}" if "@" in n else f"{trial[n]:.3g}" for n in names]
-        table.add_row(str(number), *values, style=style)
-    return table
-
-
-def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
-    """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
-    table = _listing("explainer", "forward", "backward", "needs", "applies to", "settings")
-    for explainer in sorted(explainers.values(), key=lambda e: (is_yardstick(e.name), e.name)):
-        cells = (
-            explainer.name,
-            explainer.forwards,
-            explainer.backwards,
-            _needs(explainer),
-            explainer.applies_to,
-            _settings(explainer.Settings),
-            _headline(explainer),
-        )
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def metrics_table(families: Mapping[str, type[Family]]) -> Table:
-    """What each family of metrics is and can be set to, and its metrics: ↑ where higher is better.
-
-    A name that ends in * goes on with what it is at, as AD@* does in AD@15.
-    """
-    table = _listing("family", "metrics", "settings")
-    for name, family in families.items():
-        metrics = ", ".join(
-            f"{_listed(pattern)} {arrow(pattern)}".rstrip()
-            for pattern, known in directions().items()
-            if known.family == name
-        )
-        table.add_row(*map(Text, (name, metrics, _settings(family.Settings), _headline(family))))
-    return table
-
-
-def _listed(pattern: str) -> str:
-    return pattern if pattern.endswith(("@*", "_*")) else pattern.removesuffix("*")
-
-
-def _listing(key: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column(key, no_wrap=True)
-    for name in (*columns, "what it is"):
-        table.add_column(name)
-    return table
-
-
-def _headline(documented: type) -> str:
-    return (documented.__doc__ or "").strip().splitlines()[0]
-
-
-def _needs(explainer: type[Explainer]) -> str:
-    needs = {"head": explainer.needs_head, "annotations": explainer.needs_annotations}
-    return ", ".join(name for name, needed in needs.items() if needed)
-
-
-def _settings(section: type[Section]) -> str:
-    """Names and defaults: `samples: 20`; a name alone where there is none, or it is a section."""
-
-    def text(name: str, field: FieldInfo) -> str:
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
-        if isinstance(default, list):
-            default = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in default)
-            return f"{name}: [{default}]"
-        return f"{name}: {default}" if isinstance(default, int | float | str) else name
-
-    return ", ".join(text(*item) for item in section.model_fields.items())

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from ttame_core import spec
 from ttame_core.lake import AUDIT_TIME
 from ttame_core.lake.query.directions import is_yardstick
+from ttame_core.lake.query.units import shown
 from ttame_core.report.findings import Findings
-from ttame_core.report.tables import Best, Rows, shown, wins
+from ttame_core.report.tables import Best, Rows, wins
 
 Tone = Literal["good", "care", "bad", "plain"]
 

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -282,8 +282,11 @@ def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Answer]) -
 
 
 def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:
-    """What a query gives, `in_enough_memory`."""
-    return in_enough_memory(db, lambda: db.sql(sql, params=list(params)).to_arrow_table())
+    """What a query gives, `in_enough_memory`; the next one has MEMORY again."""
+    table = in_enough_memory(db, lambda: db.sql(sql, params=list(params)).to_arrow_table())
+    with suppress(duckdb.OutOfMemoryException):  # where less cannot be had yet
+        db.execute(f"SET memory_limit = '{MEMORY}'")
+    return table
 
 
 def leaderboard(lake: Lake, dataset: str | None = None, meant: Meant | None = None) -> pa.Table:
@@ -292,12 +295,16 @@ def leaderboard(lake: Lake, dataset: str | None = None, meant: Meant | None = No
     meant: of these maps and scores alone.
     """
     with connect(lake, meant=meant) as db:
-        return answer(
-            db,
-            "FROM leaderboard WHERE ? IN (dataset, '') "
-            "ORDER BY dataset, backbone, explainer, metric",
-            [dataset or ""],
-        )
+        return read_leaderboard(db, dataset)
+
+
+def read_leaderboard(db: duckdb.DuckDBPyConnection, dataset: str | None = None) -> pa.Table:
+    """Return the view `leaderboard`, of one data set or of all, in a stable order."""
+    return answer(
+        db,
+        "FROM leaderboard WHERE ? IN (dataset, '') ORDER BY dataset, backbone, explainer, metric",
+        [dataset or ""],
+    )
 
 
 def run_query(lake: Lake, sql: str) -> pa.Table:

@@ -1,8 +1,8 @@
 -- The best explainer and the runner-up of a backbone on the same images, a row per image and metric.
--- In: contests (metric, best, second), singles (an audit's values.parquet).
+-- In: contests (metric, best, second), own_values (the record's values.parquet).
 SELECT metric, (hash(key) % 256)::INT AS bucket, one.value::DOUBLE AS a, two.value::DOUBLE AS b
 FROM contests
-JOIN singles AS one USING (metric)
-JOIN singles AS two USING (metric, backbone, key)
+JOIN own_values AS one USING (metric)
+JOIN own_values AS two USING (metric, backbone, key)
 WHERE one.backbone = getvariable('backbone') AND one.explainer = best AND two.explainer = second
 ORDER BY metric, key

@@ -1,0 +1,90 @@
+"""The one connection that a record asks through: its audit's scores, and the images it records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from ttame_core import spec
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.variables import literal, set_variables
+from ttame_core.lake.selection import Meant
+
+RECORDED = 10_000  # images whose single values are recorded, for comparisons with later audits
+
+SPLIT = "FROM samples\nWHERE dataset = getvariable('dataset') AND split = getvariable('split')\n"
+FIRST = "ORDER BY md5(key), key LIMIT "  # the lowest hashes: the same images in every audit
+
+
+@contextmanager
+def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that sees the maps and scores of an audit alone, with the table `recorded`.
+
+    Args:
+        lake: The workspace.
+        audit: The audit; its data set and split are the variables `dataset` and `split`.
+
+    Yields:
+        The connection, within the memory of `connect`.
+    """
+    with connect(lake, meant=Meant.by(audit)) as db:
+        list_recorded(db, audit.dataset.name, audit.maps.split, RECORDED)
+        yield db
+
+
+def list_recorded(db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int) -> None:
+    """Make the table `recorded`: keys of the images of a split whose single values are recorded.
+
+    The variable `last` is the highest of their hashes: unlike a table's keys, it leaves other rows
+    out before anything is done with them.
+
+    Args:
+        db: A connection with the view `samples`.
+        dataset: The name of the data set.
+        split: The name of the split.
+        most: How many images are recorded at most; those with the lowest hashes.
+    """
+    set_variables(db, {"dataset": dataset, "split": split})
+    # Hashes are uniform: below this cut are twice as many and some more, which are soon sorted.
+    enough = 2 * most + 100
+    share = f"{enough} * 4294967296 / count(*)"
+    cut = f"CASE WHEN count(*) > {enough} THEN printf('%08x', ({share})::BIGINT) ELSE 'g' END"
+    db.execute(f"SET VARIABLE cut = (SELECT {cut} {SPLIT})")
+    db.execute(
+        "CREATE TEMP TABLE recorded AS "
+        f"SELECT key {SPLIT}AND md5(key) < getvariable('cut') {FIRST}{most}"
+    )
+    db.execute("SET VARIABLE last = (SELECT max(md5(key)) FROM recorded)")
+
+
+@contextmanager
+def own_values(db: duckdb.DuckDBPyConnection, lake: Lake, record: str) -> Iterator[None]:
+    """Show a connection the single values of a record that were written after it was opened.
+
+    They are the view `own_values`, and stand in `audit_values` and `audit_thumbnails` beside those
+    of earlier records.
+
+    Args:
+        db: A connection to the lake.
+        lake: The workspace.
+        record: The record, name/timestamp.
+    """
+    name, timestamp = record.split("/")
+    folder = f"audits/{record}"
+    with (
+        lake.local_copy(f"{folder}/values.parquet") as values,
+        lake.local_copy(f"{folder}/thumbnails.parquet") as thumbnails,
+    ):
+        for table, path in (("values", values), ("thumbnails", thumbnails)):
+            db.execute(f"ALTER VIEW audit_{table} RENAME TO earlier_{table}")
+            db.execute(f"CREATE VIEW own_{table} AS FROM read_parquet({literal(path)})")
+            db.execute(
+                f"CREATE VIEW audit_{table} AS "
+                f"FROM earlier_{table} WHERE name || '/' || timestamp <> {literal(record)} "
+                f"UNION ALL BY NAME SELECT {literal(name)} AS name, "
+                f"{literal(timestamp)} AS timestamp, * FROM own_{table}"
+            )
+        yield

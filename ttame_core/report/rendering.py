@@ -1,0 +1,79 @@
+"""What people see of a record: its page, the pictures in it, and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import duckdb
+from PIL import Image
+
+from ttame_core import spec
+from ttame_core.audits.record import Recorded
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.directions import is_yardstick
+from ttame_core.lake.selection import Meant
+from ttame_core.report.album import exhibits
+from ttame_core.report.findings import certain_winners, gather
+from ttame_core.report.page import render_page
+from ttame_core.report.pictures import contact_sheet, find_samples
+
+PICTURED = 8  # samples on the contact sheet
+COMPARED = 5  # backbones, and explainers of each, on the small ones
+
+
+def render(recorded: Recorded) -> None:
+    """Write contact-sheet.png, the pictures and report.html of a record into its folder."""
+    lake, db, audit = recorded.lake, recorded.db, recorded.audit
+    whole = [b.name for b in audit.backbones if b.name not in recorded.failures]
+    sheet = _sheet(lake, db, audit, whole, [e.name for e in audit.explainers], PICTURED)
+    if sheet:
+        with lake.create(f"{recorded.folder}/contact-sheet.png") as path:
+            sheet.save(path, "PNG")
+    findings = gather(db, audit, recorded.board, recorded.folder.rsplit("/", 1)[1])
+    pictures = exhibits(lake, db, audit.dataset.name, findings, recorded.folder)
+    winners = certain_winners(db, recorded.board)
+    page = render_page(recorded, findings, winners, pictures)
+    with lake.create(f"{recorded.folder}/report.html") as path:
+        path.write_text(page, encoding="utf-8")
+
+
+def contact_sheets(
+    lake: Lake, audit: spec.AuditSpec, backbones: Sequence[str]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Draw a small contact sheet of each of the first few backbones, with the rivals' maps.
+
+    Args:
+        lake: The workspace.
+        audit: The audit.
+        backbones: The names of its backbones that did not fail.
+
+    Yields:
+        The backbone's name and the picture; nothing for a backbone without maps.
+    """
+    rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)][:COMPARED]
+    with connect(lake, meant=Meant.by(audit)) as db:
+        for backbone in backbones[:COMPARED]:
+            if sheet := _sheet(lake, db, audit, [backbone], rivals, PICTURED // 2):
+                yield backbone, sheet
+
+
+def _sheet(
+    lake: Lake,
+    db: duckdb.DuckDBPyConnection,
+    audit: spec.AuditSpec,
+    backbones: Sequence[str],
+    explainers: Sequence[str],
+    most: int,
+) -> Image.Image | None:
+    """Draw the first sample of each class in the order of the keys' hash; None without maps."""
+    rows = db.execute(
+        "SELECT arg_min(key, md5(key)) FROM samples WHERE dataset = ? AND key IN "
+        "(SELECT key FROM maps WHERE dataset = ? AND list_contains(?, backbone) "
+        "AND list_contains(?, explainer)) GROUP BY label ORDER BY label",
+        [audit.dataset.name, audit.dataset.name, list(backbones), list(explainers)],
+    ).fetchall()
+    keys = [key for (key,) in rows[:most]]
+    if not keys:
+        return None
+    return contact_sheet(find_samples(lake, db, keys, audit.dataset.name, backbones, explainers))
