@@ -49,11 +49,10 @@ def known_lake(drawn: Lake, root: Path) -> tuple[Lake, spec.AuditSpec]:
         for explainer in KEPT:
             _write(lake, backbone, explainer)
     history = [
-        {"epoch": 0, "step": step, "loss": 9.0 / step, "metric": None, "value": None}
-        for step in range(1, 21)
+        {"epoch": 0, "step": step, "term": "loss", "value": 9.0 / step} for step in range(1, 21)
     ]
     history += [
-        {"epoch": 0, "step": step, "metric": "AD@15", "value": 50.0 - step} for step in (10, 20)
+        {"epoch": 0, "step": step, "term": "AD@15", "value": 50.0 - step} for step in (10, 20)
     ]
     folder = "heads/dataset=drawn/backbone=net/explainer=ttame"
     lake.write_parquet(f"{folder}/history.parquet", history, HISTORY, {})

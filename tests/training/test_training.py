@@ -142,10 +142,12 @@ def test_interrupted_anywhere_it_ends_the_same(drawn: tuple[Lake, str], noise: f
     settings = SETTINGS.model_copy(update={"noise": noise})
     _train(drawn, f"whole{noise}", settings)
     expected = _content(lake, f"whole{noise}")
-    losses = [row for row in expected[1] if row["metric"] is None]
-    assert [row["step"] for row in losses] == list(range(1, 11))
-    assert all(row["variation"] > 0 and row["area"] > 0 for row in losses)
-    metrics = {row["metric"] for row in expected[1]} - {None}
+    terms = ("loss", "variation", "area", "cross_entropy")
+    for term in terms:
+        values = {row["step"]: row["value"] for row in expected[1] if row["term"] == term}
+        assert list(values) == list(range(1, 11))
+        assert all(value > 0 for value in values.values())
+    metrics = {row["term"] for row in expected[1]} - set(terms)
     assert metrics == {f"{m}@{k}" for m in ("AD", "IC") for k in (100, 50, 15)}
     for step in (1, 3, 4, 5, 6, 9, 10):
         folder = f"cut{step}-{noise}"
@@ -285,7 +287,7 @@ def test_validations_are_spread_over_the_epochs(drawn: tuple[Lake, str]) -> None
     lake, _ = drawn
     _train(drawn, "long", SETTINGS.model_copy(update={"epochs": 19}))
     rows = lake.read_table("long/history.parquet").to_pylist()
-    found = [row["epoch"] for row in rows if row["metric"] == "AD@15"]
+    found = [row["epoch"] for row in rows if row["term"] == "AD@15"]
     assert found == [2, 5, 8, 11, 14, 17, 18]
 
 
@@ -323,7 +325,10 @@ def test_fitting_interrupted_ends_the_same(drawn: tuple[Lake, str], tmp_path: Pa
     with lake.open("fit/weights.safetensors") as stream:
         expected = stream.read()
     history = lake.read_table("fit/history.parquet").to_pylist()
-    assert [row["value"] for row in history if row["metric"] == "accuracy"].__len__() == 3
+    for term in ("loss", "cross_entropy", "accuracy"):
+        rows = [row for row in history if row["term"] == term]
+        assert [row["epoch"] for row in rows] == [0, 1, 2]
+        assert all(row["value"] >= 0 for row in rows)
     for step in (3, 7, 13):
         with pytest.raises(_Killed):
             _fit(drawn, f"fit{step}", _die_at(step))

@@ -174,17 +174,25 @@ SCORES = {
     ),
 }
 
-# A row per training step of a head, and one per validation (loss columns null).
+# A row per recorded step of a training and term of its loss (`loss`: their sum), and per validation
+# and metric (AD@15, accuracy).
 HISTORY = pa.schema(
     [
         ("epoch", pa.int32()),
         ("step", pa.int32()),
+        ("term", pa.string()),
+        ("value", pa.float32()),
+    ]
+)
+# Earlier files have a column per loss term, and name a metric in another.
+ANY_HISTORY = pa.schema(
+    [
+        *HISTORY,
         ("loss", pa.float32()),
         ("variation", pa.float32()),
         ("area", pa.float32()),
         ("confidence", pa.float32()),
         ("metric", pa.string()),
-        ("value", pa.float32()),
     ]
 )
 

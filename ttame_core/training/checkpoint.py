@@ -10,15 +10,21 @@ import torch
 
 from ttame_core.lake import Lake, fingerprint
 
+FORMAT = 2  # of what is saved: an earlier one is as none
+
 
 def checkpoint_file(folder: str) -> str:
     """In the folder of what is trained; it goes when the training has ended."""
     return f"{folder}/checkpoint.pt"
 
 
+def _identity(made_from: Any) -> str:
+    return fingerprint([FORMAT, made_from])
+
+
 def save_checkpoint(lake: Lake, folder: str, made_from: Any, state: dict[str, Any]) -> None:
     with lake.create(checkpoint_file(folder)) as temporary, temporary.open("wb") as stream:
-        torch.save({"fingerprint": fingerprint(made_from), **state}, stream)
+        torch.save({"fingerprint": _identity(made_from), **state}, stream)
 
 
 def load_checkpoint(
@@ -32,7 +38,7 @@ def load_checkpoint(
         with lake.open(path) as stream:
             content = io.BytesIO(stream.read())
         state = torch.load(content, map_location=device, weights_only=True)
-        return state if state["fingerprint"] == fingerprint(made_from) else None
+        return state if state["fingerprint"] == _identity(made_from) else None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
         return None
 

@@ -213,22 +213,16 @@ def fit_backbone(
                 "lower fit.learning_rate; the checkpoint of the epoch before stays, and the same "
                 "settings go on from it"
             )
-        history.append(
-            {
-                "epoch": epoch,
-                "step": (epoch + 1) * batches,
-                "loss": float(total) / batches,
-                "cross_entropy": float(total) / batches,
-            }
-        )
+        at = {"epoch": epoch, "step": (epoch + 1) * batches}
+        history += [
+            {**at, "term": term, "value": float(total) / batches}
+            for term in ("loss", "cross_entropy")
+        ]
         accuracy = in_smaller_batches(
             compute, partial(_accuracy, lake, dataset, val, model, preprocessing, device)
         )
         if accuracy is not None:
-            history.append(
-                {"epoch": epoch, "step": (epoch + 1) * batches}
-                | {"metric": "accuracy", "value": accuracy}
-            )
+            history.append({**at, "term": "accuracy", "value": accuracy})
         state = {
             "epoch": epoch + 1,
             "model": model.state_dict(),

@@ -338,8 +338,14 @@ class HeadRun:
         self.sums.zero_()
         self.summed = 0
         self._check(means["loss"])
-        self.history.append({"epoch": epoch, "step": self.step, **means})
+        for term, value in means.items():
+            name = self.settings.objective if term == "confidence" else term
+            self._record(epoch, name, value)
         return means
+
+    def _record(self, epoch: int, term: str, value: float) -> None:
+        """Add a row to the history."""
+        self.history.append({"epoch": epoch, "step": self.step, "term": term, "value": value})
 
     def _check(self, loss: float) -> None:
         """Raise UserError where a loss since the last check, or a weight, is not finite."""
@@ -380,8 +386,7 @@ class HeadRun:
         for name, values in (("AD", drops), ("IC", increases)):
             means = torch.cat(values).mean(dim=0).tolist()
             for keep, value in zip(VALIDATED_KEEP, means, strict=True):
-                row = {"epoch": epoch, "step": self.step, "metric": f"{name}@{keep:g}"}
-                self.history.append({**row, "value": value})
+                self._record(epoch, f"{name}@{keep:g}", value)
 
     def save(self, lake: Lake, folder: str, made_from: Any) -> None:
         self._check(float(self.sums.sum()))

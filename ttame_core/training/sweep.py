@@ -65,7 +65,7 @@ def write_trial(
 ) -> None:
     """A row per metric of the last validation in a head's history."""
     swept = {name: getattr(settings, name) for name in SWEEPS.names if hasattr(settings, name)}
-    values = {row["metric"]: row["value"] for row in history if row["metric"]}
+    values = {row["term"]: row["value"] for row in history if "@" in row["term"]}
     rows = [{**swept, "metric": metric, "value": value} for metric, value in values.items()]
     lake.write_parquet(path, rows, SWEEPS, made_from)
 

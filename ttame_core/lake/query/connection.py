@@ -31,10 +31,10 @@ from ttame_core.lake.query.metric_values import add_metrics
 from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
+    ANY_HISTORY,
     AUDIT_CHANGES,
     AUDIT_THUMBNAILS,
     AUDIT_VALUES,
-    HISTORY,
     INDEX,
     LEADERBOARD,
     REJECTED,
@@ -55,7 +55,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
     "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
-    "heads": ("heads/*/*/*/history.parquet", HISTORY, PARTITIONS),
+    "heads": ("heads/*/*/*/history.parquet", ANY_HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
     "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),

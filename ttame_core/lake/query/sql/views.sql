@@ -45,10 +45,21 @@ SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) A
        max(probability) FILTER (target = predicted) AS probability
 FROM maps GROUP BY ALL;
 
--- How each head was trained: a row per step recorded, and one per validation.
+-- How each head was trained: a row per step recorded, and one per validation and metric. `confidence`
+-- is the term of `training.objective`, whichever that is. Files hold a row per term, whose name has
+-- an @ where it is a metric; earlier ones are as the view is.
 CREATE VIEW heads AS
-SELECT dataset, backbone, explainer, * EXCLUDE (dataset, backbone, explainer, filename)
-FROM files_heads;
+SELECT dataset, backbone, explainer, epoch, step, loss, variation, area, confidence, metric, value
+FROM files_heads WHERE term IS NULL
+UNION ALL
+SELECT dataset, backbone, explainer, epoch, step,
+       max(value) FILTER (term = 'loss'), max(value) FILTER (term = 'variation'),
+       max(value) FILTER (term = 'area'),
+       max(value) FILTER (term NOT IN ('loss', 'variation', 'area')), NULL, NULL
+FROM files_heads WHERE term NOT GLOB '*@*' GROUP BY ALL
+UNION ALL
+SELECT dataset, backbone, explainer, epoch, step, NULL, NULL, NULL, NULL, term, value
+FROM files_heads WHERE term GLOB '*@*';
 
 -- What `ttame sweep` tried: a row per trial and metric of the validation split.
 CREATE VIEW sweeps AS
