@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import TINY_VIT, tiny_backbone
+from torch import multiprocessing
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from ttame_core import spec
 from ttame_core.data.index import load_shards
@@ -23,6 +27,7 @@ from ttame_core.training.head import (
     few_steps,
     masking_mode,
     optimiser,
+    others_classes,
     smooth_noise,
     train_head,
     training_losses,
@@ -79,6 +84,42 @@ def _die_at(step: int) -> Callable[..., None]:
             raise _Killed
 
     return progress
+
+
+def _member(place: int, address: str, folder: str) -> None:
+    """One of two processes with one image each: write what class the image is given."""
+    from accelerate import Accelerator
+
+    where, port = address.split(":")
+    os.environ |= {"RANK": str(place), "LOCAL_RANK": str(place), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": where, "MASTER_PORT": port}
+    accelerator = Accelerator(cpu=True)
+    given = others_classes(torch.tensor([10 + place]), accelerator)
+    Path(folder, str(place)).write_text(str(given.tolist()))
+    accelerator.end_training()
+
+
+def test_permuted_labels_of_shares_of_one_image_are_those_of_the_other(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{get_free_port()}"
+    multiprocessing.spawn(_member, (address, str(tmp_path)), nprocs=2)
+    assert [(tmp_path / str(place)).read_text() for place in (0, 1)] == ["[11]", "[10]"]
+
+
+@pytest.mark.parametrize("shares", [1, 2, 4])
+def test_shares_are_given_what_the_whole_batch_is_given(shares: int) -> None:
+    batch = torch.arange(8)
+    gathered = torch.cat([batch[place::shares] for place in range(shares)])
+    for place in range(shares):
+        accelerator = SimpleNamespace(
+            process_index=place, num_processes=shares, gather=lambda share: gathered
+        )
+        given = others_classes(batch[place::shares], accelerator)
+        assert given.tolist() == others_classes(batch)[place::shares].tolist()
+
+
+def test_labels_of_a_batch_of_one_image_cannot_be_permuted() -> None:
+    with pytest.raises(UserError, match="batches of two or more"):
+        others_classes(torch.tensor([3]))
 
 
 def test_permuted_labels_are_those_of_other_images() -> None:

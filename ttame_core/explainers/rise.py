@@ -39,7 +39,7 @@ class Rise(Explainer):
         masks: int = Field(4000, ge=1, description="random masks; papers take 8000 for ViTs")
         grid: int = Field(7, ge=1, description="cells of a mask along each side")
         p1: float = Field(0.5, gt=0, lt=1, description="probability that a cell is seen")
-        seed: int = 0
+        seed: spec.Seed = 0
 
     @override
     def prepare(self) -> None:

@@ -45,7 +45,7 @@ class Robustness(Family):
     class Settings(spec.Section):
         samples: int = Field(10, ge=1, description="images tried around each image")
         radius: float = Field(0.02, gt=0, le=1, description="most that a pixel's value changes")
-        seed: int = 0
+        seed: spec.Seed = 0
 
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         explainer = mapped.explainer(mapped.backbone)

@@ -120,7 +120,7 @@ class Sanity(Family):
 
     class Settings(spec.Section):
         depths: int = Field(4, ge=2, description="steps from the last layer alone to all of them")
-        seed: int = 0
+        seed: spec.Seed = 0
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         super().__init__(settings)

@@ -5,7 +5,7 @@ Everything but the data set and the backbones has a default.
 
 from ttame_core.spec.audit import AuditSpec
 from ttame_core.spec.backbone import Backbone, Fit, Preprocessing
-from ttame_core.spec.base import SPLITS, Location, Name, Place, Section, Split, words_of
+from ttame_core.spec.base import SPLITS, Location, Name, Place, Section, Seed, Split, words_of
 from ttame_core.spec.compute import Compute
 from ttame_core.spec.dataset import (
     Annotations,
@@ -49,6 +49,7 @@ __all__ = [
     "Place",
     "Preprocessing",
     "Section",
+    "Seed",
     "ShapesSource",
     "Source",
     "SpecProblem",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ttame_core.spec.base import Name, Section
+from ttame_core.spec.base import Name, Section, Seed
 
 
 class Preprocessing(Section):
@@ -34,7 +34,7 @@ class Fit(Section):
     occlusion: float = Field(
         0.5, ge=0, le=1, description="share of the images that are occluded (see fitting.occlude)"
     )
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Backbone(Section):

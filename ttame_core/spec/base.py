@@ -12,6 +12,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Names become folder names of the lake, on every file system and object store.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator of random numbers takes
 Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
 Location = Place | dict[Split, Place]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from ttame_core.spec.base import Location, Name, Place, Section, Split
+from ttame_core.spec.base import Location, Name, Place, Section, Seed, Split
 
 
 class ShapesSource(Section):
@@ -17,7 +17,7 @@ class ShapesSource(Section):
     val: int = Field(300, ge=0)
     test: int = Field(600, ge=0)
     size: int = Field(96, ge=32, le=2048, description="side of the square pictures, pixels")
-    seed: int = 0
+    seed: Seed = 0
 
 
 class FolderSource(Section):
@@ -98,7 +98,7 @@ class Dataset(Section):
     max_size: int | None = Field(
         None, ge=16, description="longest side in pixels; larger images are re-encoded"
     )
-    seed: int = Field(0, description="of the order of the samples and of the splits")
+    seed: Seed = Field(0, description="of the order of the samples and of the splits")
 
     @field_validator("splits")
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ttame_core.errors import nearest
-from ttame_core.spec.base import Section
+from ttame_core.spec.base import Section, Seed
 
 # `tuned`, the defaults below, was found by measurement: docs/training.md. The published recipe is
 # for some 320,000 steps; within a few hundred its step size leaves the head where it began.
@@ -67,7 +67,7 @@ class Training(Section):
     )
     validation_samples: int = Field(200, ge=0, description="of split val, up to 8 times")
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -31,6 +31,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.perturbation.masking import keep_most_relevant, min_max
+from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 
 CHECKED = 100  # steps between looks at whether the loss is finite
@@ -167,8 +168,9 @@ def fit_backbone(
         schedule.load_state_dict(state["schedule"])
         start, history = state["epoch"], state["history"]
     for epoch in range(start, fit.epochs):
-        generator = torch.Generator().manual_seed(fit.seed * 100_003 + epoch)
-        torch.manual_seed(fit.seed * 100_003 + epoch)  # dropout and drop path
+        seed = seed_of_step(fit.seed, epoch, 100_003)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout and drop path
         total = torch.zeros((), device=device)
         for step, batch in enumerate(
             load_batches(

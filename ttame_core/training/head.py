@@ -22,6 +22,7 @@ from ttame_core.heads.files import write_head
 from ttame_core.lake import Lake
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max, resize
+from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from ttame_core.training.losses import area_loss, confidence_loss, variation_loss
 
@@ -106,7 +107,7 @@ def smooth_noise(
     amount = settings.noise * (1 - step / (NOISY * total))
     if amount <= 0:
         return None
-    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
+    generator = torch.Generator().manual_seed(seed_of_step(settings.seed, step, 1_000_003))
     place, shares = part
     cells = torch.randn(images * shares, 1, NOISE_CELLS, NOISE_CELLS, generator=generator)
     return amount * resize(cells[place::shares], size)
@@ -118,19 +119,21 @@ def training_losses(
     images: Tensor,
     settings: spec.Training,
     noise: Tensor | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Losses:
     """One forward without gradient for model truth and features, one with, of the masked images.
 
     explainer: says what its head reads and what is masked. images: (B, 3, H, W) in [0, 1]. noise:
-    (B, 1, h, w), added to the class maps. Gradients reach the head alone; through the backbone they
-    pass with respect to its input, or to the features that are masked, only.
+    (B, 1, h, w), added to the class maps. accelerator: where images are this process's share of a
+    batch. Gradients reach the head alone; through the backbone they pass with respect to its input,
+    or to the features that are masked, only.
     """
     backbone = explainer.backbone
     with torch.no_grad():
         logits, features = backbone.features(backbone.normalise(images))
         truth = logits.argmax(dim=1)
         if settings.labels == "permuted":
-            truth = truth.roll(1)  # the batch is in random order
+            truth = others_classes(truth, accelerator)
         features = explainer.read(images, features)
     class_maps = head(features, truth).float()
     if noise is not None:
@@ -150,6 +153,32 @@ def training_losses(
         + settings.lambda_confidence * confidence
     )
     return Losses(loss, variation, area, confidence)
+
+
+def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> Tensor:
+    """Return for each image the class of another image of the batch, which is in random order.
+
+    Args:
+        classes: (B,) of the images, or of this process's share of them, as `load_batches` divides
+            a batch.
+        accelerator: of the processes that share the batch.
+
+    Returns:
+        (B,), each from the image before in the whole batch.
+
+    Raises:
+        UserError: there is one image in the whole batch.
+    """
+    place, shares = 0, 1
+    if accelerator is not None:
+        place, shares = accelerator.process_index, accelerator.num_processes
+        classes = accelerator.gather(classes).view(shares, -1).T.flatten()
+    if len(classes) < 2:
+        raise UserError(
+            "training.labels is permuted, which gives each image the class of another, and a batch "
+            "has one image: give batches of two or more"
+        )
+    return classes.roll(1)[place::shares]
 
 
 def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
@@ -320,7 +349,9 @@ class HeadRun:
         size = self.head.map_size
         noise = smooth_noise(self.settings, len(images), self.step, self.total, size, self.part)
         with self.backbone.autocast():
-            losses = training_losses(self.explainer, self.learner, images, self.settings, noise)
+            losses = training_losses(
+                self.explainer, self.learner, images, self.settings, noise, self.accelerator
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses.loss).backward()
         self.scaler.step(self.optimizer)

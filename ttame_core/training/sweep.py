@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from ttame_core import spec
 from ttame_core.lake import Lake, trial_file
 from ttame_core.lake.schemas import SWEEPS
+from ttame_core.seeding import seed_of_step
 
 OBJECTIVES = {"AD@15": "minimize", "IC@15": "maximize"}
 AT_RANDOM = 8  # trials before the sampler learns from them
@@ -44,7 +45,9 @@ def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
         return settings
     around = space(settings)
     sampler = optuna.samplers.TPESampler(
-        seed=settings.seed + len(trials), n_startup_trials=AT_RANDOM, multivariate=True
+        seed=seed_of_step(settings.seed, len(trials), bits=32),
+        n_startup_trials=AT_RANDOM,
+        multivariate=True,
     )
     study = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=sampler)
     study.add_trials(
