@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +11,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from harness.memory import give_back, status
 
 Contestants = Mapping[str, Callable[[], object]]
 
@@ -75,18 +75,6 @@ def _peak(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> f
         run()
         peak = status("VmHWM") - before
     return max(peak, 0) / 2**20
-
-
-def give_back() -> None:
-    """What this process has freed goes back to the system. glibc's alone."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-
-
-def status(field: str) -> int:
-    """A size of this process in bytes, as Linux tells it."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{field}:\s+(\d+)", text)[1])  # type: ignore[index]
 
 
 def _wait() -> None:

@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from prefect.logging import disable_run_logger
 from rich.table import Table
 
-from benchmarks.faults import AUDIT, audit_once
-from benchmarks.measure import apart, status
+from benchmarks.measure import apart
+from harness.audits import AUDIT, audit_once
+from harness.memory import status
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from ttame_core import spec

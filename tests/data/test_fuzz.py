@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_images import _bomb
 from tiny import jpeg, shard_all
 
-from benchmarks.fuzz import PICTURE, READERS, VOC, is_taken, made
+from harness.inputs import PICTURE, READERS, VOC, is_taken, made
 from ttame_core import spec
 from ttame_core.data.annotations.base import BrokenAnnotation
 from ttame_core.data.annotations.masks import read_mask

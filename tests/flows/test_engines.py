@@ -18,10 +18,10 @@ from forked import PATIENCE
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from slow_disk import slow_in
 
-from benchmarks.faults import content
 from flows.each_backbone import MOST, TOGETHER, batches
 from flows.engine import opened
 from flows.runners import gpus_of, runner_of
+from harness.audits import content
 from ttame_core.errors import UserError
 from ttame_core.spec import Compute
 

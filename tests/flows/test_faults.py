@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import PLAIN, shard_all
 
-from benchmarks.faults import AUDIT, audit_once, differences, temporary, whole
+from harness.audits import AUDIT, audit_once, differences, temporary, whole
 from tasks import models
 from ttame_core import spec
 from ttame_core.backbones import Backbone

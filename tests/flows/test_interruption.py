@@ -14,7 +14,7 @@ import forked
 import pytest
 from forked import PATIENCE
 
-from benchmarks.faults import content, differences, temporary, whole
+from harness.audits import content, differences, temporary, whole
 from ttame_core.lake import Lake
 from ttame_core.lake.schemas import INDEX
 

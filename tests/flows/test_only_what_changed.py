@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.faults import audit_once
+from harness.audits import audit_once
 from tasks import models
 from ttame_core import spec
 from ttame_core.audits.specification import complete

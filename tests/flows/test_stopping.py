@@ -18,7 +18,7 @@ import pytest
 from forked import PATIENCE
 from slow_disk import slow_in
 
-from benchmarks.faults import differences, temporary
+from harness.audits import differences, temporary
 from ttame_core.lake import Lake
 from ttame_core.stopping import Stopped, give_up, scratch
 

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from timm.models import list_modules
 
-from benchmarks.measure import give_back
+from harness.memory import give_back
 from ttame_core.backbones import Backbone
 from ttame_core.errors import UserError
 from ttame_core.training.coverage import (
