@@ -79,6 +79,6 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
 
 def _headline(record: str, explainers: list[str], means: dict[Any, float]) -> str:
     first = next((e for e in explainers if not is_yardstick(e)), "")
-    found = [(m, means[record, first, m]) for m in HEADLINE if (record, first, m) in means]
-    numbers = ", ".join(f"{metric} {shown(value, metric)}" for metric, value in found)
-    return f"{first}: {numbers}" if found else ""
+    headline = [(m, means[record, first, m]) for m in HEADLINE if (record, first, m) in means]
+    numbers = ", ".join(f"{metric} {shown(value, metric)}" for metric, value in headline)
+    return f"{first}: {numbers}" if headline else ""

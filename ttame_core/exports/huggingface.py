@@ -69,8 +69,8 @@ def export_dataset(
         schema = features.arrow_schema
         about = schema.metadata[b"huggingface"].decode()
         sql = resources.files("ttame_core.exports").joinpath("exported_scores.sql").read_text()
-        found = db.sql(sql, params=[dataset, audit.maps.split, *whose])
-        scores = _by_shard(found.to_arrow_reader(ROWS_AT_ONCE))
+        scored = db.sql(sql, params=[dataset, audit.maps.split, *whose])
+        scores = _by_shard(scored.to_arrow_reader(ROWS_AT_ONCE))
         unfinished = place.absolute().with_name(f".{place.absolute().name}.unfinished")
         making = Lake(unfinished)
         for stale in making.glob("data/*"):
@@ -180,13 +180,13 @@ def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[Place, dict[
 
     def of(shard: str) -> dict[Place, dict[str, float]]:
         nonlocal current
-        found: dict[Place, dict[str, float]] = {}
+        values: dict[Place, dict[str, float]] = {}
         while current is not None and current[0] <= shard:
             for of_shard, place, metric, value in current[1]:
                 if of_shard == shard:
-                    found.setdefault(place, {})[metric] = value
+                    values.setdefault(place, {})[metric] = value
             current = next(groups, None)
-        return found
+        return values
 
     return of
 
@@ -206,8 +206,8 @@ class _Maps:
             self.ahead = next(((k, list(rows)) for k, rows in self.groups), None)
         if self.ahead is None or self.ahead[0] != key:
             return []
-        found, self.ahead = self.ahead[1], None
-        return found
+        taken, self.ahead = self.ahead[1], None
+        return taken
 
 
 def _open_maps(provenance: Provenance, shard: str) -> Iterator[_Maps]:
@@ -219,7 +219,7 @@ def _open_maps(provenance: Provenance, shard: str) -> Iterator[_Maps]:
             said = lake.metadata(path).get("preprocessing")
             if said:
                 view = Preprocessing.from_config(json.loads(said))
-                groups = groupby(read_maps(lake, path), key=lambda found: found[0]["key"])
+                groups = groupby(read_maps(lake, path), key=lambda row: row[0]["key"])
                 yield _Maps(backbone.name, name, view, groups)
 
 

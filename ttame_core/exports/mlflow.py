@@ -31,15 +31,15 @@ def find_record(lake: Lake, audit: str) -> tuple[str, str]:
     name, _, which = audit.partition("@")
     name, _, time = name.partition("/")
     own = [record for record in records if record[0] == name]
-    found = [record for record in own if time in ("", record[1])]
-    back = {"": 1, "latest": 1, "previous": 2}.get(which, len(found) + 1)
-    if back > len(found):
+    matching = [record for record in own if time in ("", record[1])]
+    back = {"": 1, "latest": 1, "previous": 2}.get(which, len(matching) + 1)
+    if back > len(matching):
         known = sorted({name for name, _ in records}) if not own else ["/".join(r) for r in own]
         raise UserError(
             f"{lake} has no audit {audit}; there are: {', '.join(known) or 'none'}."
             + nearest(audit, known)
         )
-    return found[-back]
+    return matching[-back]
 
 
 def export_record(lake: Lake, audit: str, to: str | None = None) -> str:
@@ -90,7 +90,7 @@ class _Export:
         whole = self._begin(experiment, f"{self.name} {self.time}")
         self._parameters(whole, {**spec, "versions": about["versions"]})
         sections = {
-            (kind, section["name"]): section for kind, found in lists.items() for section in found
+            (kind, section["name"]): section for kind, listed in lists.items() for section in listed
         }
         pairs = sorted(
             {(r["backbone"], r["explainer"]) for r in board if r["explainer"] != BACKBONE}
@@ -115,8 +115,8 @@ class _Export:
         return f"{self.record}: {len(pairs) + 1} runs in the experiment {self.name} of MLflow"
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.name)
-        return found.experiment_id if found else self.client.create_experiment(self.name)
+        experiment = self.client.get_experiment_by_name(self.name)
+        return experiment.experiment_id if experiment else self.client.create_experiment(self.name)
 
     def _begin(self, experiment: str, called: str, parent: str | None = None) -> str:
         tags = {RECORD: self.record} | ({"mlflow.parentRunId": parent} if parent else {})

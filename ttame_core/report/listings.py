@@ -17,17 +17,17 @@ from ttame_core.spec import Section
 from ttame_core.training.coverage import Coverage
 
 
-def coverage_line(found: Coverage) -> str:
+def coverage_line(coverage: Coverage) -> str:
     """An architecture, its taps (stride, channels, how they lie), its maps and its head."""
     taps = " · ".join(
-        f"{tap.name} /{found.input_size[0] / tap.height:.3g} {tap.channels} {tap.layout}"
-        for tap in found.taps
+        f"{tap.name} /{coverage.input_size[0] / tap.height:.3g} {tap.channels} {tap.layout}"
+        for tap in coverage.taps
     )
-    size = "×".join(map(str, found.input_size))
-    maps = "×".join(map(str, found.map_size))
+    size = "×".join(map(str, coverage.input_size))
+    maps = "×".join(map(str, coverage.map_size))
     return (
-        f"{found.model:<44} {size:>9}  {taps}  maps {maps}  "
-        f"head {found.head_parameters / 1e6:.1f} of {found.parameters / 1e6:.1f} M"
+        f"{coverage.model:<44} {size:>9}  {taps}  maps {maps}  "
+        f"head {coverage.head_parameters / 1e6:.1f} of {coverage.parameters / 1e6:.1f} M"
     )
 
 

@@ -141,10 +141,10 @@ def _without_void(
 ) -> dict[str, Mapping[str, Best]]:
     """Where AD and IC rank nothing, nobody wins at them."""
     return {
-        metric: {name: best for name, best in found.items() if name not in blind}
+        metric: {name: best for name, best in by_backbone.items() if name not in blind}
         if direction(metric).family == "confidence"
-        else found
-        for metric, found in winners.items()
+        else by_backbone
+        for metric, by_backbone in winners.items()
     }
 
 
@@ -158,8 +158,8 @@ def _bests(
         own = [row for row in rows if row["backbone"] == backbone]
         cells = []
         for metric in chosen:
-            found = [(r["explainer"], wins(r, metric, winners[metric])) for r in own]
-            names = [(name, best) for name, best in found if best]
+            winning = [(r["explainer"], wins(r, metric, winners[metric])) for r in own]
+            names = [(name, best) for name, best in winning if best]
             cells.append(
                 {
                     "names": [name for name, _ in names],
@@ -217,18 +217,18 @@ def _boards(
 
 def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
     """A value and its interval as text, exact for a table's CSV, and their places on 0–100."""
-    found = row[metric]
-    if found is None:
+    measured = row[metric]
+    if measured is None:
         return None
     winner = wins(row, metric, winners)
     ends = ("value", "ci_low", "ci_high")
     bar = None
     if direction(metric).unit == "%":
-        bar = {name: round(min(max(found[name], 0), 100), 1) for name in ends}
+        bar = {name: round(min(max(measured[name], 0), 100), 1) for name in ends}
     return {
-        **{name: shown(found[name], metric) for name in ends},
-        "exact": {name: f"{found[name]:.6g}" for name in ends},
-        "images": found["images"],
+        **{name: shown(measured[name], metric) for name in ends},
+        "exact": {name: f"{measured[name]:.6g}" for name in ends},
+        "images": measured["images"],
         "style": "best sure" if winner and winner.apart else "best" if winner else "",
         "bar": bar,
     }

@@ -90,8 +90,8 @@ def looks(order: Sequence[str], others: Iterable[str]) -> dict[str, Look]:
     """T-TAME has the first colour, the best of the others the next ones. order: the rivals."""
     first = [name for name in order if name == "ttame"]
     ranked = [*first, *(name for name in order if name != "ttame")]
-    found = {n: Look(n, i if i < COLOURS else None) for i, n in enumerate(ranked)}
-    return found | {name: Look(name, None) for name in others if name not in found}
+    coloured = {n: Look(n, i if i < COLOURS else None) for i, n in enumerate(ranked)}
+    return coloured | {name: Look(name, None) for name in others if name not in coloured}
 
 
 @dataclass(frozen=True)
@@ -372,12 +372,12 @@ class Plots:
 
     def _series(self, rows: Rows, backbone: str) -> list[tuple[Look, list[Mapping[str, Any]]]]:
         """The rows of each explainer of a backbone, those with a colour last, so on top."""
-        found: dict[str, list[Mapping[str, Any]]] = {}
+        by_explainer: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             if row["backbone"] == backbone:
-                found.setdefault(row["explainer"], []).append(row)
-        ordered = sorted(found, key=lambda n: self._looks[n].place is not None)
-        return [(self._looks[name], found[name]) for name in ordered]
+                by_explainer.setdefault(row["explainer"], []).append(row)
+        ordered = sorted(by_explainer, key=lambda n: self._looks[n].place is not None)
+        return [(self._looks[name], by_explainer[name]) for name in ordered]
 
     def _draw(
         self,

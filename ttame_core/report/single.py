@@ -95,10 +95,10 @@ def explain_picture(
     )
 
 
-def draw(found: Sequence[Explained]) -> Image.Image:
+def draw(pictures: Sequence[Explained]) -> Image.Image:
     """A row per picture: what the classifier sees and says, and the overlay of each map."""
     rows = []
-    for one in found:
+    for one in pictures:
         tiles = [(one.view, f"{one.predicted} {one.probability:.2f}")]
         of = "" if one.target == one.predicted else f": {one.target} {one.of_target:.2f}"
         tiles += [(overlay(one.view, heat), f"{name}{of}") for name, heat in one.maps.items()]

@@ -67,10 +67,10 @@ def principal(metrics: Sequence[str]) -> list[str]:
 
 def families(metrics: Sequence[str]) -> dict[str, list[str]]:
     """Metrics by family, both in reading order; those that are not listed are `other`."""
-    found: dict[str, list[str]] = {}
+    by_family: dict[str, list[str]] = {}
     for metric in metrics:
-        found.setdefault(direction(metric).family or "other", []).append(metric)
-    return found
+        by_family.setdefault(direction(metric).family or "other", []).append(metric)
+    return by_family
 
 
 def arrow(metric: str) -> str:
@@ -97,7 +97,7 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
     for row in rows:
         if row[metric] and not is_yardstick(row["explainer"]) and lower is not None:
             rivals.setdefault(row["backbone"], []).append(row[metric])
-    found = {}
+    winners = {}
     for backbone, values in rivals.items():
         if len(values) < 2:
             continue
@@ -105,8 +105,8 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
         one, other = (first, second) if lower else (second, first)
         differ = shown(first["value"], metric) != shown(second["value"], metric)
         apart = differ and bool(one["ci_high"] < other["ci_low"])
-        found[backbone] = Best(shown(first["value"], metric), apart)
-    return found
+        winners[backbone] = Best(shown(first["value"], metric), apart)
+    return winners
 
 
 def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best | None:
@@ -204,7 +204,7 @@ def refusals(rows: Iterable[Mapping[str, str]]) -> list[str]:
     return [f"{r['explainer']} does not apply to {r['backbone']}: {r['reason']}" for r in rows]
 
 
-def comparison_table(found: Comparison) -> Table:
+def comparison_table(comparison: Comparison) -> Table:
     """A paired comparison on a terminal, the better one named where that is beyond chance."""
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -213,17 +213,17 @@ def comparison_table(found: Comparison) -> Table:
         padding=(0, 1),
         caption_justify="left",
         caption=(
-            f"Difference: {found.a} less {found.b}, over the same images, with its 95 % bootstrap "
-            f"interval. p: Wilcoxon's signed-rank test, corrected for all rows (Holm); better: "
-            f"p < {SIGNIFICANT:g} and the interval is clear of 0."
+            f"Difference: {comparison.a} less {comparison.b}, over the same images, with its 95 % "
+            "bootstrap interval. p: Wilcoxon's signed-rank test, corrected for all rows (Holm); "
+            f"better: p < {SIGNIFICANT:g} and the interval is clear of 0."
         ),
     )
-    rows = found.rows.to_pylist()
-    cell = found.rows.column_names[: found.rows.column_names.index("metric")]
+    rows = comparison.rows.to_pylist()
+    cell = comparison.rows.column_names[: comparison.rows.column_names.index("metric")]
     cell = [name for name in cell if len({row[name] for row in rows}) > 1 or name != "dataset"]
     for name in (*cell, "metric"):
         table.add_column(name, no_wrap=True)
-    for name in (found.a, found.b, "difference", "95 %", "p", "pairs"):
+    for name in (comparison.a, comparison.b, "difference", "95 %", "p", "pairs"):
         table.add_column(Text(name), justify="right")
     table.add_column("better")
     last: list[str] = []
@@ -250,13 +250,13 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
     rows = wide(board)[1]
     oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["explainer"] == "oracle"}
     for row in _one_each(rows):
-        found = row["discrimination"]
-        if found is None:
+        measured = row["discrimination"]
+        if measured is None:
             sentences.append(
                 f"Whether AD and IC say anything about {row['backbone']} is not known: it takes "
                 "AD@15 of the explainers random and oracle on annotated images."
             )
-        elif found["value"] < minimum_discrimination:
+        elif measured["value"] < minimum_discrimination:
             drop = oracle.get(row["backbone"])
             reason = (
                 "It recognises these images by whatever random maps leave of them."
@@ -266,7 +266,7 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
             )
             sentences.append(
                 f"AD and IC rank nothing on {row['backbone']}: in AD@15 random maps and the "
-                f"annotated objects are only {found['value']:.1f} points apart (at least "
+                f"annotated objects are only {measured['value']:.1f} points apart (at least "
                 f"{minimum_discrimination:g} are asked for). {reason}"
             )
     return sentences
@@ -276,8 +276,8 @@ def records(board: pa.Table) -> Rows:
     """The leaderboard as plain rows of text, for a Prefect table artifact."""
     metrics, rows = wide(board)
 
-    def text(found: dict[str, Any] | None) -> str:
-        return shown(found["value"], found["metric"]) if found else ""
+    def text(measured: dict[str, Any] | None) -> str:
+        return shown(measured["value"], measured["metric"]) if measured else ""
 
     names = ("accuracy", "discrimination", *metrics)
     return [

@@ -71,12 +71,12 @@ def trust(
     lines += [
         Line(f"{name} failed and is not in the tables: {_cut(failures[name])}") for name in failures
     ]
-    found = {row["backbone"]: row["discrimination"] for row in rows}
-    blind = [n for n, d in found.items() if d and d["value"] < minimum]
-    unknown = [n for n, d in found.items() if d is None]
-    able = [n for n in found if n not in blind and n not in unknown]
+    discriminations = {row["backbone"]: row["discrimination"] for row in rows}
+    blind = [n for n, d in discriminations.items() if d and d["value"] < minimum]
+    unknown = [n for n, d in discriminations.items() if d is None]
+    able = [n for n in discriminations if n not in blind and n not in unknown]
     if able:
-        points = [found[n]["value"] for n in able]
+        points = [discriminations[n]["value"] for n in able]
         span = f"{min(points):.0f}" if len(able) == 1 else f"{min(points):.0f} to {max(points):.0f}"
         lines.append(
             Line(
@@ -99,7 +99,7 @@ def trust(
         return Answer(_TRUST, "bad", f"Not on {names}: failed", lines)
     if blind or worst:
         doubtful = sorted({*blind, *worst})
-        if len(doubtful) == len(found):
+        if len(doubtful) == len(discriminations):
             return Answer(_TRUST, "bad", "No", lines)
         return Answer(_TRUST, "care", f"Not on {_list(doubtful, 3)}", lines)
     if unknown:
@@ -112,14 +112,14 @@ _TRUST = "Can the explanations be trusted?"
 
 def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
     """Backbones on which no rival's interval is clear of that of random maps."""
-    found = []
+    unclear = []
     for backbone in {row["backbone"] for row in rows}:
         own = {r["explainer"]: r.get(metric) for r in rows if r["backbone"] == backbone}
         random = own.get("random")
         rivals = [v for name, v in own.items() if v and not is_yardstick(name)]
         if random and rivals and min(r["ci_high"] for r in rivals) >= random["ci_low"]:
-            found.append(backbone)
-    return sorted(found)
+            unclear.append(backbone)
+    return sorted(unclear)
 
 
 def best_where(
@@ -166,20 +166,22 @@ def best_where(
                 f"{shown(second[metric]['value'], metric)} % ({certain})."
             )
         )
-    kept = lines[:6]
-    if len(lines) > len(kept):
-        kept.append(Line(f"{len(lines) - len(kept)} more backbones: see the table.", "best"))
+    listed = lines[:6]
+    if len(lines) > len(listed):
+        listed.append(Line(f"{len(lines) - len(listed)} more backbones: see the table.", "best"))
     if blind:
-        kept.append(Line(f"Not known on {_list(sorted(blind), 6)}: AD and IC rank nothing there."))
+        listed.append(
+            Line(f"Not known on {_list(sorted(blind), 6)}: AD and IC rank nothing there.")
+        )
     ranked = [r for r in findings.series["ranks"] if r["explainer"] in rivals]
     if ranked:
         now = max(r["timestamp"] for r in ranked)
         top = [r for r in ranked if r["timestamp"] == now][:3]
         words = ", ".join(f"{r['explainer']} {r['value']:.1f}" for r in top)
-        kept.append(Line(f"Mean rank over all metrics but the cost: {words}.", "leaderboard"))
+        listed.append(Line(f"Mean rank over all metrics but the cost: {words}.", "leaderboard"))
     if not firsts:
         first = findings.order[0] if findings.order else ""
-        return Answer(question, "plain", f"{first}, by mean rank" if first else "Not known", kept)
+        return Answer(question, "plain", f"{first}, by mean rank" if first else "Not known", listed)
     counts: dict[str, int] = {}
     for names in firsts.values():
         for name in names:
@@ -189,9 +191,11 @@ def best_where(
     if counts[name] == len(firsts):
         where = "everywhere" if len(firsts) > 1 else f"on {next(iter(firsts))}"
         if certain == len(firsts):
-            return Answer(question, "good", f"{name}, {where}, beyond chance", kept)
-        return Answer(question, "plain", f"{name}, {where}; certain on {certain}", kept)
-    return Answer(question, "plain", f"It depends: {name} on {counts[name]} of {len(firsts)}", kept)
+            return Answer(question, "good", f"{name}, {where}, beyond chance", listed)
+        return Answer(question, "plain", f"{name}, {where}; certain on {certain}", listed)
+    return Answer(
+        question, "plain", f"It depends: {name} on {counts[name]} of {len(firsts)}", listed
+    )
 
 
 def attention(

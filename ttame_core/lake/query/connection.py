@@ -68,7 +68,7 @@ FORMATS = ("table", "markdown", "csv", "json", "parquet")
 MEMORY = "190MB"
 MORE = ("256MB", "512MB", "1GB", "80%")  # for what cannot be worked out within it
 WIDEST_LIST = 6  # elements of a list that a table shows
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def _readable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column(field) for field in schema])
 
 
-def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Answer]) -> Answer:
+def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Result]) -> Result:
     """What is asked of DuckDB, within its limit or the least of MORE that is enough."""
     for more in MORE:
         try:
