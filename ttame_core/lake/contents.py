@@ -1,4 +1,4 @@
-"""What a workspace holds, by stage, backbone and explainer: told by names and sizes alone.
+"""The contents of a workspace by stage, backbone and explainer, from names and sizes alone.
 
 Folders are listed one after another, and no file is opened.
 """
@@ -25,11 +25,19 @@ Entries = dict[str, dict[str, Any]]
 
 @dataclass
 class Holding:
-    """What one stage has made of a data set, a backbone and an explainer, as far as it knows them.
+    """The files that one stage has made for a data set, a backbone and an explainer.
 
-    done: shards, heads, trials or records that are whole. writing: files that a live process is
-    writing; left: those that a dead one left. begun: whether a training left a checkpoint. splits:
-    those that the files are of. For the stage `report`, dataset is the name of the audit.
+    Attributes:
+        stage: one of STAGES.
+        dataset: its name; for the stage `report` the name of the audit.
+        backbone: its name, '' where the stage has none.
+        explainer: its name, '' where the stage has none.
+        done: number of shards, heads, trials or records that are whole.
+        bytes: size of all files.
+        writing: number of files that a live process is writing.
+        left: number of half-written files of dead processes.
+        begun: whether a training left a checkpoint.
+        splits: the splits that the files belong to.
     """
 
     stage: str
@@ -45,10 +53,11 @@ class Holding:
 
     @property
     def names(self) -> tuple[str, str, str, str]:
+        """Stage, data set, backbone and explainer."""
         return self.stage, self.dataset, self.backbone, self.explainer
 
     def add(self, files: Entries) -> None:
-        """Sizes of files, and which are half written."""
+        """Add the sizes of files, and count those that are half written."""
         for name, about in files.items():
             self.bytes += about["size"] or 0
             if WRITING in name:
@@ -59,7 +68,7 @@ class Holding:
 
 
 def holdings(lake: Lake) -> list[Holding]:
-    """All of a workspace, in the order of the stages."""
+    """List the contents of a workspace, in the order of the stages."""
     found: dict[tuple[str, ...], Holding] = {}
     for one in (*_datasets(lake), *_partitioned(lake), *_audits(lake)):
         if (known := found.setdefault(one.names, one)) is not one:
@@ -108,7 +117,7 @@ def _audits(lake: Lake) -> Iterator[Holding]:
 
 
 def _merge(known: Holding, other: Holding) -> None:
-    """Of one explainer's families of scores, the most shards that any has."""
+    """Merge two holdings of one explainer; of its families of scores the fullest one counts."""
     known.done = max(known.done, other.done)
     known.bytes += other.bytes
     known.writing += other.writing
@@ -119,7 +128,7 @@ def _merge(known: Holding, other: Holding) -> None:
 def _partitions(
     lake: Lake, folder: str, partitions: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Folders `folder/name=value/…`, and the values by name."""
+    """Yield folders `folder/name=value/…`, with their values by name."""
     if not partitions:
         yield folder, {}
         return
@@ -141,5 +150,5 @@ def _files(lake: Lake, folder: str) -> Entries:
 
 
 def _whole(files: Entries) -> list[str]:
-    """Parquet files by their names, the mark of a unit that is complete."""
+    """Return the names of whole Parquet files: each is the mark of a unit that is complete."""
     return [name for name in files if name.endswith(".parquet") and WRITING not in name]

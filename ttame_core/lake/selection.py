@@ -1,4 +1,4 @@
-"""Which of a lake's maps and scores an audit means.
+"""The choice of maps and scores, out of all that a lake holds, that belongs to an audit.
 
 A workspace also holds those of other splits, of explainers that have left the spec since, whose
 classifier may be another by now, and of metrics that are no longer asked for.
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Meant:
-    """families: of scores."""
+    """The maps and scores that belong to an audit.
+
+    Attributes:
+        dataset: name of the data set.
+        split: that is explained.
+        backbones: their names.
+        explainers: their names.
+        families: names of the families of scores.
+    """
 
     dataset: str
     split: str
@@ -26,6 +34,7 @@ class Meant:
 
     @classmethod
     def by(cls, audit: spec.AuditSpec) -> Meant:
+        """Return the choice that a spec makes."""
         return cls(
             audit.dataset.name,
             audit.maps.split,
@@ -35,7 +44,7 @@ class Meant:
         )
 
     def includes(self, path: str) -> bool:
-        """Whether a file of maps or scores is among them."""
+        """Say whether a file of maps or scores belongs to it."""
         kind, *folders, name = path.split("/")
         of = dict(folder.split("=", 1) for folder in folders)
         return (
@@ -47,5 +56,5 @@ class Meant:
         )
 
     def files(self, pattern: str) -> str:
-        """The pattern of a kind's files, of this split alone."""
+        """Narrow the pattern of a kind's files to this split."""
         return pattern.removesuffix("*.parquet") + f"{self.split}-*.parquet"

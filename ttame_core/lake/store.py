@@ -1,4 +1,4 @@
-"""The workspace: where everything lies, and files that appear whole or not at all."""
+"""The workspace: its layout, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of
 
 
 def fingerprint(made_from: Any) -> str:
-    """Hash of a JSON-able description of what makes a file: inputs, settings, weights."""
+    """Hash a JSON-able description of what makes a file: inputs, settings, weights."""
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 class RowGroups:
-    """Gathers small record batches into row groups worth reading."""
+    """A writer that gathers small record batches into row groups worth reading."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self.schema = schema
@@ -51,12 +51,14 @@ class RowGroups:
         self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
+        """Add a batch; a row group that is large enough is written."""
         self._batches.append(batch)
         self._bytes += batch.nbytes
         if self._bytes >= ROW_GROUP:
             self.flush()
 
     def flush(self) -> None:
+        """Write what has been gathered as a row group."""
         if self._batches:
             self._writer.write_table(pa.Table.from_batches(self._batches, self.schema))
             self._batches, self._bytes = [], 0
@@ -84,7 +86,11 @@ class Lake:
     # ---- paths -----------------------------------------------------------------------------
 
     def path(self, *parts: str) -> str:
-        """Absolute path or key of a file of the lake, as its file system wants it."""
+        """Return the absolute path or key of a file, as its file system wants it.
+
+        Raises:
+            UserError: the path would lead out of the workspace.
+        """
         joined = "/".join(parts)
         if ".." in joined.split("/") or joined.startswith("/"):
             raise UserError(f"{joined} would lie outside the workspace {self.url}")
@@ -93,19 +99,20 @@ class Lake:
     # ---- reading ---------------------------------------------------------------------------
 
     def exists(self, path: str) -> bool:
+        """Say whether there is a file or folder at a path."""
         with suppress(FileNotFoundError), reaching(self.url, self.fs):
             self.fs.info(self.path(path))
             return True
         return False
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths relative to the root that match, sorted."""
+        """Return the paths, relative to the root, that match a pattern, sorted."""
         with reaching(self.url, self.fs):
             found = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
         return sorted(str(p)[len(self.root) :].lstrip("/") for p in found)
 
     def entries(self, folder: str) -> dict[str, dict[str, Any]]:
-        """What lies in a folder, by name, and what the file system says of it: size, type, time."""
+        """List a folder: by name, what the file system says of each entry (size, type, time)."""
         place = self.path(folder).rstrip("/")
         while True:
             try:
@@ -120,29 +127,32 @@ class Lake:
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file for reading; a store that does not answer is told in a sentence."""
         with reaching(self.url, self.fs), self.stream(path) as stream:
             yield stream
 
     def stream(self, path: str) -> IO[bytes]:
-        """A file to read from, a block at a time."""
+        """Return a stream that reads a file a block at a time."""
         return self.fs.open(self.path(path), "rb")
 
     def read_bytes(self, path: str) -> bytes:
-        """A small file, in one request."""
+        """Read a small file in one request."""
         with reaching(self.url, self.fs):
             return self.fs.cat_file(self.path(path), start=0)
 
     def read_json(self, path: str) -> Any:
+        """Read a JSON file."""
         with self.open(path) as stream:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
+        """Count the rows of a Parquet file, from its footer."""
         with self._parquet(path, whole=False) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[str]:
-        """A local path with the content of a file, for libraries that read no streams."""
+        """Give a local path with the content of a file, for libraries that read no streams."""
         if self.local:
             yield self.path(path)
             return
@@ -153,12 +163,17 @@ class Lake:
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file, or some of its columns.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         with self._parquet(path, whole=columns is None) as stream:
             return pq.read_table(stream, columns=columns)
 
     @contextmanager
     def _parquet(self, path: str, whole: bool) -> Iterator[IO[bytes]]:
-        """As `open`; raises UserError where what is there is no whole Parquet file."""
+        """Open a Parquet file; raise UserError where it is not whole."""
         at_once = whole and not self.local
         with io.BytesIO(self.read_bytes(path)) if at_once else self.open(path) as stream:
             try:
@@ -169,11 +184,11 @@ class Lake:
                 ) from error
 
     def metadata(self, path: str) -> dict[str, str]:
-        """The key-value metadata of a Parquet file; empty where there is none or it is broken."""
+        """Return the key-value metadata of a Parquet file; empty where it is missing or broken."""
         return next(self.metadata_of([path]))
 
     def metadata_of(self, paths: Sequence[str]) -> Iterator[dict[str, str]]:
-        """`metadata` of many files: of an object store, one request each, side by side."""
+        """Yield the metadata of many files; an object store is asked for all side by side."""
         if self.local:
             yield from map(self._metadata, paths)
             return
@@ -185,7 +200,12 @@ class Lake:
             yield from map(self._metadata, some, ends)
 
     def _metadata(self, path: str, end: bytes | Exception | None = None) -> dict[str, str]:
-        """end: of the file, or why it cannot be had; None where it is still to be read."""
+        """Read the metadata of one file.
+
+        Args:
+            path: of the file.
+            end: its last bytes, or the error that reading them gave; None where they are not read.
+        """
         try:
             if isinstance(end, OSError) and end.errno == errno.EINVAL:
                 return {}  # the end of nothing was asked for: an empty file
@@ -201,11 +221,11 @@ class Lake:
         return {k.decode(): v.decode() for k, v in found.items()}
 
     def is_current(self, path: str, made_from: Any) -> bool:
-        """Whether the Parquet file at `path` is there, whole, and made from `made_from`."""
+        """Say whether the Parquet file at `path` is there, whole, and made from `made_from`."""
         return self.are_current([(path, made_from)])[0]
 
     def are_current(self, files: Sequence[tuple[str, Any]]) -> list[bool]:
-        """`is_current` of many files and what they should be made from."""
+        """Say the same of many files, each with what it should be made from."""
         found = self.metadata_of([path for path, _ in files])
         return [
             metadata.get(FINGERPRINT.decode()) == fingerprint(made_from)
@@ -284,7 +304,7 @@ class Lake:
     def create_parquet(
         self, path: str, schema: pa.Schema, made_from: Any, **metadata: str
     ) -> Iterator[RowGroups]:
-        """Rows to write; the file appears at `path`, with its fingerprint, when all are written."""
+        """Give a writer of rows; the file appears with its fingerprint when all are written."""
         marked = schema.with_metadata(
             {
                 FINGERPRINT: fingerprint(made_from),
@@ -308,19 +328,20 @@ class Lake:
         made_from: Any,
         **metadata: str,
     ) -> None:
-        """Write all rows at once; see `create_parquet`."""
+        """Write all rows of a Parquet file at once; see `create_parquet`."""
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
         with self.create_parquet(path, schema, made_from, **metadata) as writer:
             for batch in table.to_batches():
                 writer.write(batch)
 
     def write_json(self, path: str, value: Any) -> None:
+        """Write a value as a JSON file."""
         with self.create(path) as temporary:
             temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def _disk_says(error: BaseException | None) -> str | None:
-    """Why a file could not grow, if that is behind an error; libraries raise errors of theirs."""
+    """Find in the causes of an error why a file could not grow; None where that is not it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return os.strerror(error.errno)
@@ -337,7 +358,12 @@ def _remove_orphans(folder: Path, target: str) -> None:
 
 
 def is_abandoned(name: str, modified: float) -> bool:
-    """Whether the process that was writing a half-written file is dead. modified: seconds."""
+    """Say whether the process that was writing a half-written file is dead.
+
+    Args:
+        name: of the half-written file.
+        modified: time of its last change, seconds since the epoch.
+    """
     host, pid, _ = name.rpartition(WRITING)[2].rsplit("-", 2)
     old = time.time() - modified > ABANDONED
     return old or (host == socket.gethostname() and not _is_alive(int(pid)))
@@ -357,37 +383,46 @@ def _is_alive(pid: int) -> bool:
 
 
 def dataset_file(dataset: str, name: str) -> str:
+    """Return the path of a file about a data set, such as index.parquet."""
     return f"datasets/{dataset}/{name}"
 
 
 def shard_tar(dataset: str, shard: str) -> str:
+    """Return the path of a shard's tar."""
     return f"datasets/{dataset}/shards/{shard}.tar"
 
 
 def shard_rows(dataset: str, shard: str) -> str:
-    """Beside each tar, its commit mark: a row per sample, and one per thing rejected."""
+    """Return the path of a shard's rows: one per sample, and one per input that was rejected.
+
+    The file stands beside the tar and is written after it: with it, the shard is whole.
+    """
     return f"datasets/{dataset}/shards/{shard}.parquet"
 
 
 def fitted_folder(dataset: str, backbone: str) -> str:
+    """Return the folder of a classifier that was trained here."""
     return f"backbones/dataset={dataset}/backbone={backbone}"
 
 
 def head_folder(dataset: str, backbone: str, explainer: str) -> str:
+    """Return the folder of a trained head."""
     return f"heads/dataset={dataset}/backbone={backbone}/explainer={explainer}"
 
 
 def trial_file(dataset: str, backbone: str, explainer: str, number: int | None) -> str:
-    """Of one trial of a sweep, or the pattern of all."""
+    """Return the path of one trial of a sweep; the pattern of all trials where `number` is None."""
     trial = "*" if number is None else f"{number:03d}"
     return f"sweeps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{trial}.parquet"
 
 
 def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
+    """Return the path of an explainer's maps of a shard."""
     return f"maps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{shard}.parquet"
 
 
 def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
+    """Return the path of the scores that a family of metrics gives an explainer's maps."""
     return (
         f"scores/metric={metric}/dataset={dataset}/backbone={backbone}"
         f"/explainer={explainer}/{shard}.parquet"
@@ -398,4 +433,5 @@ AUDIT_TIME = "%Y%m%dT%H%M%SZ"  # how the folder of an audit says when it was, UT
 
 
 def audit_folder(name: str, timestamp: str) -> str:
+    """Return the folder of an audit's record."""
     return f"audits/{name}/{timestamp}"

@@ -1,4 +1,4 @@
-"""The lake as SQL reads it: nothing but it, nothing written, each folder listed once."""
+"""The file system that SQL sees: the lake alone, read-only, each folder listed once."""
 
 from __future__ import annotations
 
@@ -51,15 +51,16 @@ class ReadOnly(AbstractFileSystem):
         return self._folders[folder]
 
     def _is_inside(self, path: str) -> bool:
-        """Of a local workspace: links that lead out of it are not followed."""
+        """Say whether a path stays inside a local workspace: no link leads out of it."""
         root = os.path.realpath(self._lake.root)
         return os.path.realpath(self._lake.path(path)).startswith(f"{root}/") or not path
 
     def glob(self, path: str, **_: Any) -> list[str]:
+        """Return the paths that match a pattern, sorted."""
         return sorted(self._matches("", self._strip_protocol(path).strip("/").split("/")))
 
     def holds(self, pattern: str) -> bool:
-        """Whether anything matches."""
+        """Say whether any path matches a pattern."""
         return any(self._matches("", pattern.split("/")))
 
     def _matches(self, folder: str, pattern: list[str]) -> Iterator[str]:
@@ -72,21 +73,25 @@ class ReadOnly(AbstractFileSystem):
                     yield path
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Return what the listing says of a file."""
         folder, _, name = self._strip_protocol(path).strip("/").rpartition("/")
         if name not in self._entries(folder):
             raise FileNotFoundError(path)
         return self._entries(folder)[name]
 
     def modified(self, path: str) -> datetime:
+        """Return the time of a file's last change."""
         about = self.info(path)
         when = about.get("LastModified") or about.get("mtime") or about.get("created")
         return when if isinstance(when, datetime) else datetime.fromtimestamp(float(when or 0), UTC)
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """List a folder."""
         found = self._entries(self._strip_protocol(path).strip("/"))
         return list(found.values()) if detail else list(found)
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> _Shared:
+        """Open a file for reading; any other mode is refused."""
         return _Shared(self._open(path, mode))
 
     def _open(self, path: str, mode: str) -> IO[bytes] | _Watched:
@@ -115,7 +120,7 @@ class ReadOnly(AbstractFileSystem):
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """What fails is kept as well as raised: DuckDB makes text of it."""
+        """Remember the error of a store as well as raise it: DuckDB turns it into text."""
         try:
             with reaching(self._lake.url, self._lake.fs):
                 yield
