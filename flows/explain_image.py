@@ -56,8 +56,6 @@ def open_named(
         chosen = [complete_explainer(section) for section in named]
     except ValidationError as error:
         raise UserError(spec.words_of(error)) from error
-    except spec.SpecProblem as problem:
-        raise UserError(problem.words) from problem
     for explainer in chosen:
         if REGISTRY[explainer.method].needs_head and not head:
             raise UserError(
@@ -94,8 +92,6 @@ def open_of_spec(
             chosen = own.get(wanted) or complete_explainer(spec.Explainer.model_validate(wanted))
         except ValidationError as error:
             raise UserError(spec.words_of(error)) from error
-        except spec.SpecProblem as problem:
-            raise UserError(problem.words) from problem
         file = head or given_head(settings, chosen)
         trained = partial(current_head, provenance, settings, chosen)
         made[wanted] = _explainer(backbone, chosen, file, trained)

@@ -155,7 +155,7 @@ def make_explainer(
     trained must have its head.
     """
     given = _checked(spec.Explainer, {"method": name, "settings": dict(settings or {})})
-    section = _completed(complete_explainer, given)
+    section = complete_explainer(given)
     made = REGISTRY[name](backbone, section.settings)
     if isinstance(made, Trained) and head is not None:
         made.use(copy.deepcopy(head))
@@ -228,7 +228,7 @@ def evaluate(
         scores = tt.evaluate(backbone, images, maps, ["confidence", "shape"])
         print({name: values.nanmean().item() for name, values in scores.items()})
     """
-    chosen = [_completed(complete_metric, _checked(spec.Metric, metric)) for metric in metrics]
+    chosen = [complete_metric(_checked(spec.Metric, metric)) for metric in metrics]
     families = [FAMILIES[metric.family](metric.settings) for metric in chosen]
     again = [family.name for family in families if family.reexplains]
     if again and explainer is None:
@@ -278,14 +278,6 @@ def _checked(section: type[Any], given: Any) -> Any:
             ) from None
         reason = spec.words_of(error)
         raise UserError(reason if not key or "settings" in key else f"{key}: {reason}") from None
-
-
-def _completed(complete: Callable[[Any], Any], section: Any) -> Any:
-    """Complete a section of a spec. Raises UserError with one sentence."""
-    try:
-        return complete(section)
-    except spec.SpecProblem as problem:
-        raise UserError(problem.words) from problem
 
 
 def _batch(

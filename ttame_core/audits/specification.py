@@ -2,14 +2,24 @@
 
 `ttame_core.spec` declares what a spec may say and knows no method. Which settings an explainer or a
 family of metrics takes, which metrics a gate can name, and how heads are trained, the registries
-know. Each check below completes a part of the spec, or raises SpecProblem with the part's location.
+know.
+
+To add a check:
+
+- a part with settings of its own, such as a new kind of method: write a function that returns the
+  part with its defaults filled in, or raises SpecProblem, and name it in `PARTS` beside the keys
+  that lead to the part. Of a list, every entry is such a part.
+- a rule between parts: write a function that takes the audit, whose parts are complete, and yields
+  a SpecProblem with the location for all that is wrong, and name it in `RULES`.
+
+Locations are the keys and list positions in the spec; reading a file turns them into its lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,8 +31,6 @@ from ttame_core.explainers import training_of
 from ttame_core.lake.families import schema_of
 from ttame_core.metrics import REGISTRY as METRICS
 from ttame_core.spec.load import SpecProblem, SpecProblems
-
-Named = TypeVar("Named", spec.Explainer, spec.Metric)
 
 
 def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> spec.AuditSpec:
@@ -50,14 +58,10 @@ def complete(audit: spec.AuditSpec) -> spec.AuditSpec:
         SpecProblems: something is wrong.
     """
     problems: list[SpecProblem] = []
-    explainers = _completed(audit.explainers, complete_explainer, ("explainers",), problems)
-    metrics = _completed(
-        audit.evaluation.metrics, complete_metric, ("evaluation", "metrics"), problems
-    )
-    evaluation = audit.evaluation.model_copy(update={"metrics": metrics})
-    audit = audit.model_copy(update={"explainers": explainers, "evaluation": evaluation})
+    for keys, complete_part in PARTS:
+        audit = _with_part(audit, keys, complete_part, problems)
     if not problems:
-        problems += [*_check_gates(audit), *_check_shares(audit)]
+        problems += [problem for rule in RULES for problem in rule(audit)]
     if problems:
         raise SpecProblems(problems)
     return audit
@@ -85,20 +89,37 @@ def complete_metric(section: spec.Metric) -> spec.Metric:
     return section.model_copy(update={"settings": settings})
 
 
-def _completed(
-    sections: Sequence[Named],
-    complete_one: Callable[[Named], Named],
-    place: tuple[str, ...],
+def _with_part(
+    section: Any,
+    keys: tuple[str, ...],
+    complete_part: Callable[[Any], Any],
     problems: list[SpecProblem],
-) -> list[Named]:
-    """Complete the sections of a list; what is wrong with any of them is added to `problems`."""
-    completed = []
-    for number, section in enumerate(sections):
-        try:
-            completed.append(complete_one(section))
-        except SpecProblem as problem:
-            problems.append(problem.below(*place, number))
-    return completed
+    location: tuple[str | int, ...] = (),
+) -> Any:
+    """Return a section with a part of it completed.
+
+    Args:
+        section: a section of the spec, or a list of them.
+        keys: lead from the section to the part.
+        complete_part: returns the part completed, or raises SpecProblem.
+        problems: what is wrong with the part is added here.
+        location: of the section in the spec.
+    """
+    if keys:
+        key, *rest = keys
+        part = getattr(section, key)
+        part = _with_part(part, tuple(rest), complete_part, problems, (*location, key))
+        return section.model_copy(update={key: part})
+    if isinstance(section, list):
+        return [
+            _with_part(entry, (), complete_part, problems, (*location, number))
+            for number, entry in enumerate(section)
+        ]
+    try:
+        return complete_part(section)
+    except SpecProblem as problem:
+        problems.append(problem.below(*location))
+        return section
 
 
 def _settings(
@@ -147,3 +168,15 @@ def _check_shares(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
                 f"training.batch_size of {explainer.name}, {own}, does not divide among "
                 f"{devices} compute.devices"
             )
+
+
+# The parts that the registries complete: the keys that lead to each, and what completes it.
+PARTS: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
+    (("explainers",), complete_explainer),
+    (("evaluation", "metrics"), complete_metric),
+)
+# What must hold between the parts of a spec, once they are complete.
+RULES: tuple[Callable[[spec.AuditSpec], Iterator[SpecProblem]], ...] = (
+    _check_gates,
+    _check_shares,
+)

@@ -19,7 +19,7 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.spec.audit import AuditSpec
 
 
-class SpecProblem(ValueError):
+class SpecProblem(UserError):
     """Something wrong with a part of a spec.
 
     Attributes:
