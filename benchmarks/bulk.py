@@ -17,7 +17,8 @@ from ttame_core.data.loader import load_batches
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.shard import StoredShard
 from ttame_core.training.coverage import random_backbone
 
 MODELS = ("test_resnet", "resnet18", "resnet50")  # from where decoding is the bottleneck to where
@@ -62,8 +63,8 @@ def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
     def explained() -> None:
         nonlocal rounds
         rounds += 1
-        wanted = [Maps("ttame", explainer, {"round": rounds, "process": os.getpid()})]
-        explain_shard(lake, "bulk", SHARD, backbone, wanted, "predicted", compute)
+        wanted = [WantedMaps("ttame", explainer, {"round": rounds, "process": os.getpid()})]
+        explain_shard(StoredShard(lake, "bulk", SHARD), backbone, wanted, "predicted", compute)
 
     contestants = {
         PLAIN: lambda: plain(as_it_comes),

@@ -20,8 +20,9 @@ from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.stages.evaluate import Scores, evaluate_shard
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.shard import StoredShard
 from ttame_core.training.coverage import random_backbone
 
 IMAGES = 256
@@ -94,11 +95,11 @@ def _shard(lake: Lake, images: str) -> None:
 def _explain(lake: Lake, backbone: Backbone, compute: spec.Compute) -> None:
     channels = [tap.channels for tap in backbone.taps]
     head = AttentionHead(channels, backbone.num_classes, backbone.map_size)
-    wanted = [Maps("ttame", TTame(backbone, head=head), "bench")]
-    explain_shard(lake, DATASET, SHARD, backbone, wanted, "predicted", compute)
+    wanted = [WantedMaps("ttame", TTame(backbone, head=head), "bench")]
+    explain_shard(StoredShard(lake, DATASET, SHARD), backbone, wanted, "predicted", compute)
 
 
 def _evaluate(lake: Lake, backbone: Backbone, compute: spec.Compute) -> None:
     families = [FAMILIES[m]() for m in METRICS]
-    wanted = [Scores("ttame", family, "bench") for family in families]
-    evaluate_shard(lake, DATASET, SHARD, backbone, wanted, {"ttame": TTame}, compute)
+    wanted = [WantedScores("ttame", family, "bench") for family in families]
+    evaluate_shard(StoredShard(lake, DATASET, SHARD), backbone, wanted, {"ttame": TTame}, compute)

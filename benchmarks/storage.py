@@ -26,8 +26,9 @@ from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store
 from ttame_core.metrics.confidence import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.shard import StoredShard
 from ttame_core.training.head import train_head
 
 SPEC = "examples/shapes.yaml"
@@ -135,10 +136,12 @@ def _size(
 ) -> tuple[float, int]:
     """Bytes per map of the test split's files, and values per map."""
     lake, dataset, audit = provenance.lake, provenance.dataset, provenance.audit
-    order = Maps(explainer.name, explainer, "bench", dtype=dtype)
+    order = WantedMaps(explainer.name, explainer, "bench", dtype=dtype)
     size = rows = values = 0
     for shard, samples in provenance.shards("test"):
-        explain_shard(lake, dataset, shard, backbone, [order], "predicted", audit.compute)
+        explain_shard(
+            StoredShard(lake, dataset, shard), backbone, [order], "predicted", audit.compute
+        )
         path = maps_file(dataset, backbone.name, explainer.name, shard)
         size, rows = size + Path(lake.path(path)).stat().st_size, rows + samples
         first = lake.read_table(path, ["height", "width"]).slice(0, 1).to_pylist()[0]

@@ -40,8 +40,8 @@ def _lines(audit: AuditSpec, lake: Lake) -> Iterator[Line]:
         yield from _everything(audit, shards)
         return
     counts: dict[tuple[str, str, str], Counter[bool]] = {}
-    for unit in Provenance(audit, lake).units():
-        counts.setdefault((unit.stage, unit.backbone, unit.explainer), Counter())[unit.done] += 1
+    for work in Provenance(audit, lake).work():
+        counts.setdefault((work.stage, work.backbone, work.explainer), Counter())[work.done] += 1
     for names, count in counts.items():
         yield *names, count[False], count[True]
 

@@ -111,9 +111,9 @@ def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
     if not lake.exists(dataset_file(dataset, "shards.parquet")):
         return {}
     counts: dict[Names, Counter[bool]] = {}
-    for unit in Provenance(audit, lake).units():
-        names = unit.stage, dataset, unit.backbone, unit.explainer
-        counts.setdefault(names, Counter())[unit.done] += 1
+    for work in Provenance(audit, lake).work():
+        names = work.stage, dataset, work.backbone, work.explainer
+        counts.setdefault(names, Counter())[work.done] += 1
     return {names: (count[True], count.total()) for names, count in counts.items()}
 
 

@@ -15,8 +15,9 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, fingerprint, maps_file
-from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.shard import StoredShard
 
 
 @unit("evaluate {shards} of {backbone.name}")
@@ -41,8 +42,9 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
     if not missing:
         return False
     loaded = backbone_of(provenance, backbone)
+    stored = StoredShard(provenance.lake, provenance.dataset, shard)
     wanted = [
-        Scores(
+        WantedScores(
             e.name,
             family_of(metric),
             provenance.scores(backbone, e, metric, shard),
@@ -59,8 +61,7 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
     with on_shard("evaluate", shard, backbone.name, provenance.samples(shard)) as done:
 
         def run(compute: spec.Compute) -> None:
-            lake, dataset = provenance.lake, provenance.dataset
-            evaluate_shard(lake, dataset, shard, loaded, wanted, makers, compute, done)
+            evaluate_shard(stored, loaded, wanted, makers, compute, done)
 
         in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
     return True

@@ -14,8 +14,9 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake
-from ttame_core.stages.explain import Maps, explain_shard, write_refusal
+from ttame_core.stages.explain import WantedMaps, explain_shard, write_refusal
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.shard import StoredShard
 
 
 @unit("explain {shards} of {backbone.name}")
@@ -35,14 +36,14 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
     if not missing:
         return False
     model = backbone_of(provenance, backbone)
-    wanted = _wanted(provenance, model, backbone, missing, shard)
+    stored = StoredShard(provenance.lake, provenance.dataset, shard)
+    wanted = _wanted(provenance, model, backbone, missing, stored)
     if wanted:
         targets = provenance.audit.maps.targets
         with on_shard("explain", shard, backbone.name, provenance.samples(shard)) as done:
 
             def run(compute: spec.Compute) -> None:
-                lake, dataset = provenance.lake, provenance.dataset
-                explain_shard(lake, dataset, shard, model, wanted, targets, compute, done)
+                explain_shard(stored, model, wanted, targets, compute, done)
 
             in_smaller_batches(provenance.audit.compute, run, get_run_logger().warning)
     return True
@@ -53,22 +54,21 @@ def _wanted(
     model: Backbone,
     backbone: spec.Backbone,
     explainers: list[spec.Explainer],
-    shard: str,
-) -> list[Maps]:
-    """What is to be made; explainers that do not apply to this backbone leave their refusal."""
+    shard: StoredShard,
+) -> list[WantedMaps]:
+    """Return what is to be made; explainers that do not apply leave their refusal."""
     wanted = []
     for settings in explainers:
-        made_from = provenance.maps(backbone, settings, shard)
+        made_from = provenance.maps(backbone, settings, shard.name)
         try:
             explainer = explainer_of(provenance, model, backbone, settings)
         except NotApplicable as reason:
             get_run_logger().warning(
                 "%s does not apply to %s: %s", settings.name, backbone.name, reason
             )
-            names = provenance.dataset, shard, backbone.name, settings.name
-            write_refusal(provenance.lake, *names, made_from, str(reason))
+            write_refusal(shard, backbone.name, settings.name, made_from, str(reason))
             continue
-        images = provenance.explained(shard, settings)
+        images = provenance.explained(shard.name, settings)
         dtype = provenance.audit.maps.dtype
-        wanted.append(Maps(settings.name, explainer, made_from, images, dtype))
+        wanted.append(WantedMaps(settings.name, explainer, made_from, images, dtype))
     return wanted

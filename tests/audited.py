@@ -18,9 +18,10 @@ from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.report.rendering import render
-from ttame_core.stages.evaluate import Scores, evaluate_shard
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.shard import StoredShard
 
 
 def audit_alone(folder: Path, explainers: list[str]) -> Path:
@@ -61,11 +62,12 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
     makers = {name: lambda model, name=name: made[name] for name in made}
     for shard, _ in provenance.shards("test"):
         maps = [
-            Maps(e.name, made[e.name], provenance.maps(section, e, shard)) for e in audit.explainers
+            WantedMaps(e.name, made[e.name], provenance.maps(section, e, shard))
+            for e in audit.explainers
         ]
-        explain_shard(lake, "drawn", shard, backbone, maps, "predicted", audit.compute)
+        explain_shard(StoredShard(lake, "drawn", shard), backbone, maps, "predicted", audit.compute)
         scores = [
-            Scores(
+            WantedScores(
                 e.name,
                 FAMILIES[metric.family](metric.settings),
                 provenance.scores(section, e, metric, shard),
@@ -74,6 +76,6 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
             for e in audit.explainers
             for metric in audit.evaluation.metrics
         ]
-        evaluate_shard(lake, "drawn", shard, backbone, scores, makers, audit.compute)
+        evaluate_shard(StoredShard(lake, "drawn", shard), backbone, scores, makers, audit.compute)
     write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)
     return folder

@@ -21,8 +21,9 @@ from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake, dataset_file, head_folder
 from ttame_core.lake.schemas import REJECTED
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.stages.evaluate import Scores, evaluate_shard
-from ttame_core.stages.explain import Maps, explain_shard, write_refusal
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard, write_refusal
+from ttame_core.stages.shard import StoredShard
 from ttame_core.training.head import train_head
 
 COMPUTE = spec.Compute(device="cpu", batch_size=16, workers=2)
@@ -64,7 +65,9 @@ def _fill(lake: Lake) -> None:
         for backbone in backbones:
             _audit(lake, backbone, seed)
         write_record(lake, audit, Outcome({}, datetime(2026, 1, day, tzinfo=UTC)), _render)
-    write_refusal(lake, "drawn", SHARD, "vit", "ablation-cam", "x", "it has no feature maps")
+    write_refusal(
+        StoredShard(lake, "drawn", SHARD), "vit", "ablation-cam", "x", "it has no feature maps"
+    )
 
 
 def _render(recorded: Recorded) -> None:
@@ -99,9 +102,9 @@ def _audit(lake: Lake, backbone: Backbone, seed: int) -> None:
             explainer.use(load_head(lake, folder, explainer))
         return explainer
 
-    maps = [Maps(name, made(name), {"seed": seed, "of": name}) for name in EXPLAINERS]
-    explain_shard(lake, "drawn", SHARD, backbone, maps, "predicted", COMPUTE)
+    maps = [WantedMaps(name, made(name), {"seed": seed, "of": name}) for name in EXPLAINERS]
+    explain_shard(StoredShard(lake, "drawn", SHARD), backbone, maps, "predicted", COMPUTE)
     families = [FAMILIES[name]() for name in ("confidence", "localization", "shape")]
-    wanted = [Scores(n, family, {"seed": seed}) for n in EXPLAINERS for family in families]
+    wanted = [WantedScores(n, family, {"seed": seed}) for n in EXPLAINERS for family in families]
     makers = {name: lambda model, name=name: made(name) for name in EXPLAINERS}
-    evaluate_shard(lake, "drawn", SHARD, backbone, wanted, makers, COMPUTE)
+    evaluate_shard(StoredShard(lake, "drawn", SHARD), backbone, wanted, makers, COMPUTE)

@@ -102,7 +102,7 @@ def test_all_of_them_are_trained_and_explain(
         e: 2 if e == "lcam_img" else 4 for e in applies["net"]
     }
     monkeypatch.chdir(tmp_path)  # where the black box's module is
-    undone = [u for u in Provenance(open_spec(spec_file), lake).units() if not u.done]
+    undone = [work for work in Provenance(open_spec(spec_file), lake).work() if not work.done]
     assert undone == []  # refusals count as done
 
 

@@ -20,7 +20,8 @@ from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.lake.schemas import maps_schema
 from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import find_samples, heat_of
-from ttame_core.stages.explain import Maps, explain_shard, read_maps
+from ttame_core.stages.explain import WantedMaps, explain_shard, read_maps
+from ttame_core.stages.shard import StoredShard
 
 SHARD = "test-000000"
 ERROR = {"float16": 2.0**-12, "uint8": 1 / 510}  # the largest error between 0 and 1
@@ -32,9 +33,9 @@ def stored(drawn: tuple[Lake, str]) -> Backbone:
     """The classifier whose maps the lake has twice, as explainers named by their dtype."""
     backbone = tiny_backbone()
     backbone.name = "stored"
-    order = Maps("", REGISTRY["gradcam"](backbone), "x")
+    order = WantedMaps("", REGISTRY["gradcam"](backbone), "x")
     wanted = [replace(order, name=dtype, dtype=dtype) for dtype in ERROR]
-    explain_shard(*drawn, SHARD, backbone, wanted, "predicted", COMPUTE)
+    explain_shard(StoredShard(*drawn, SHARD), backbone, wanted, "predicted", COMPUTE)
     return backbone
 
 

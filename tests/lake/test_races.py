@@ -28,7 +28,8 @@ import sys
 from tiny import tiny_backbone
 from ttame_core import spec
 from ttame_core.explainers import REGISTRY
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.shard import StoredShard
 from ttame_core.lake import Lake
 
 def tell(done):
@@ -38,8 +39,9 @@ def tell(done):
 backbone = tiny_backbone()
 explainer = REGISTRY["gradcam"](backbone)
 explain_shard(
-    Lake(sys.argv[1]), "drawn", "test-000000", backbone,
-    [Maps("gradcam", explainer, "the same inputs")], "predicted", spec.Compute(batch_size=4), tell,
+    StoredShard(Lake(sys.argv[1]), "drawn", "test-000000"), backbone,
+    [WantedMaps("gradcam", explainer, "the same inputs")], "predicted",
+    spec.Compute(batch_size=4), tell,
 )
 """
 WRITE = """

@@ -15,8 +15,9 @@ from ttame_core.explainers import REGISTRY, Explainer, ForwardPass
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake, scores_file
 from ttame_core.metrics import Family
-from ttame_core.stages.evaluate import Scores, evaluate_shard
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.shard import StoredShard
 
 SHARD = "test-000000"
 Maker = Callable[[Backbone], Explainer]
@@ -62,12 +63,14 @@ def score(
     lake, dataset = drawn
     compute = spec.Compute(device="cpu", batch_size=batch_size, workers=2)
     maps = [
-        Maps(name, make(backbone), {"explainer": name, "dtype": dtype}, dtype=dtype)
+        WantedMaps(name, make(backbone), {"explainer": name, "dtype": dtype}, dtype=dtype)
         for name, make in makers.items()
     ]
-    explain_shard(lake, dataset, SHARD, backbone, maps, targets, compute)
-    wanted = [Scores(name, family, {"scores": name}) for name in makers for family in families]
-    evaluate_shard(lake, dataset, SHARD, backbone, wanted, makers, compute)
+    explain_shard(StoredShard(lake, dataset, SHARD), backbone, maps, targets, compute)
+    wanted = [
+        WantedScores(name, family, {"scores": name}) for name in makers for family in families
+    ]
+    evaluate_shard(StoredShard(lake, dataset, SHARD), backbone, wanted, makers, compute)
     return {
         (family.name, name): lake.read_table(
             scores_file(family.name, dataset, backbone.name, name, SHARD)

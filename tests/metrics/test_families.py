@@ -12,8 +12,9 @@ from ttame_core.explainers import REGISTRY as EXPLAINERS
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY
-from ttame_core.stages.evaluate import Scores, evaluate_shard
-from ttame_core.stages.explain import Maps, explain_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.shard import StoredShard
 
 COMPUTE = spec.Compute(device="cpu", batch_size=5, workers=2)
 SHARD, IMAGES = "test-000000", 12
@@ -34,14 +35,14 @@ def scored(drawn: tuple[Lake, str]) -> tuple[Lake, str]:
     lake, dataset = drawn
     backbone = tiny_backbone()
     backbone.name = "perturbed"
-    maps = [Maps("random", EXPLAINERS["random"](backbone, None, None), {"maps": 1})]
-    explain_shard(lake, dataset, SHARD, backbone, maps, "predicted", COMPUTE)
+    maps = [WantedMaps("random", EXPLAINERS["random"](backbone, None, None), {"maps": 1})]
+    explain_shard(StoredShard(lake, dataset, SHARD), backbone, maps, "predicted", COMPUTE)
     wanted = [
-        Scores("random", REGISTRY[name](settings), {"scores": name})
+        WantedScores("random", REGISTRY[name](settings), {"scores": name})
         for name, settings in SETTINGS.items()
     ]
     makers = {"random": lambda model: None}
-    evaluate_shard(lake, dataset, SHARD, backbone, wanted, makers, COMPUTE)
+    evaluate_shard(StoredShard(lake, dataset, SHARD), backbone, wanted, makers, COMPUTE)
     return drawn
 
 
@@ -89,8 +90,10 @@ def test_rows_do_not_depend_on_batches(scored: tuple[Lake, str]) -> None:
     backbone.name = "perturbed"
     before = _rows(scored, "road")
     compute = spec.Compute(device="cpu", batch_size=12, workers=2)
-    wanted = [Scores("random", REGISTRY["road"](SETTINGS["road"]), {"scores": "again"})]
-    evaluate_shard(lake, dataset, SHARD, backbone, wanted, {"random": lambda m: None}, compute)
+    wanted = [WantedScores("random", REGISTRY["road"](SETTINGS["road"]), {"scores": "again"})]
+    evaluate_shard(
+        StoredShard(lake, dataset, SHARD), backbone, wanted, {"random": lambda m: None}, compute
+    )
     after = _rows(scored, "road")
     assert [row["key"] for row in after] == [row["key"] for row in before]
     assert torch.allclose(

@@ -23,16 +23,17 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import box_iou, energy_in_box, pointing_game
 from ttame_core.perturbation.masking import min_max
-from ttame_core.stages.evaluate import Scores, evaluate_shard
+from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.explain import (
     ALL,
-    Maps,
+    WantedMaps,
     choose_targets,
     explain_shard,
     read_maps,
     write_refusal,
 )
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.shard import StoredShard
 
 COMPUTE = spec.Compute(device="cpu", batch_size=5, workers=2)
 SHARD = "test-000000"
@@ -47,14 +48,14 @@ def _explainers(backbone: Backbone) -> dict[str, Explainer]:
     return {name: REGISTRY[name](backbone, None, head) for name in SOME}
 
 
-def _maps(explainers: dict[str, Explainer], **images: int) -> list[Maps]:
-    return [Maps(e, explainers[e], {"explainer": e}, images.get(e, ALL)) for e in explainers]
+def _maps(explainers: dict[str, Explainer], **images: int) -> list[WantedMaps]:
+    return [WantedMaps(e, explainers[e], {"explainer": e}, images.get(e, ALL)) for e in explainers]
 
 
-def _scores(explainers: Iterable[str], keep: list[float], **images: int) -> list[Scores]:
+def _scores(explainers: Iterable[str], keep: list[float], **images: int) -> list[WantedScores]:
     families = [FAMILIES["confidence"]({"keep": keep}), FAMILIES["localization"]()]
     return [
-        Scores(e, family, {"scores": e}, images.get(family.name, ALL))
+        WantedScores(e, family, {"scores": e}, images.get(family.name, ALL))
         for e in explainers
         for family in families
     ]
@@ -65,16 +66,18 @@ def _explain(drawn: tuple[Lake, str], name: str, targets: object) -> tuple[Backb
     backbone.name = name
     explainers = _explainers(backbone)
     counted: list[int] = []
-    explain_shard(*drawn, SHARD, backbone, _maps(explainers), targets, COMPUTE, counted.append)
+    explain_shard(
+        StoredShard(*drawn, SHARD), backbone, _maps(explainers), targets, COMPUTE, counted.append
+    )
     assert counted == [5, 10, 12]
     return backbone, explainers
 
 
 def _evaluate(
-    lake: Lake, dataset: str, shard: str, backbone: Backbone, wanted: list[Scores]
+    lake: Lake, dataset: str, shard: str, backbone: Backbone, wanted: list[WantedScores]
 ) -> None:
     makers = {s.explainer: lambda model: None for s in wanted}
-    evaluate_shard(lake, dataset, shard, backbone, wanted, makers, COMPUTE)
+    evaluate_shard(StoredShard(lake, dataset, shard), backbone, wanted, makers, COMPUTE)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_images_without_boxes_have_no_place(tmp_path, folder) -> None:
     (shard,) = [s.shard for s in load_shards(lake, "d") if s.samples]
     backbone = tiny_backbone()
     explainers = _explainers(backbone)
-    explain_shard(lake, "d", shard, backbone, _maps(explainers), "predicted", COMPUTE)
+    explain_shard(StoredShard(lake, "d", shard), backbone, _maps(explainers), "predicted", COMPUTE)
     _evaluate(lake, "d", shard, backbone, _scores(explainers, [15.0]))
     rows = {
         (family, e): lake.parquet_rows(scores_file(family, "d", backbone.name, e, shard))
@@ -179,7 +182,7 @@ def test_only_the_first_images_are_explained_and_scored(drawn: tuple[Lake, str])
     backbone.name = "limited"
     counted: list[int] = []
     some = _maps({e: explainers[e] for e in ("gradcam", "random")}, gradcam=7, random=0)
-    explain_shard(*drawn, SHARD, backbone, some, "top-3", COMPUTE, counted.append)
+    explain_shard(StoredShard(*drawn, SHARD), backbone, some, "top-3", COMPUTE, counted.append)
     assert counted == [5, 10]  # no image beyond is decoded
     every = list(read_maps(lake, maps_file(dataset, whole.name, "gradcam", SHARD)))
     found = list(read_maps(lake, maps_file(dataset, "limited", "gradcam", SHARD)))
@@ -215,7 +218,7 @@ def test_what_a_map_costs(drawn: tuple[Lake, str]) -> None:
 def test_a_refusal_is_a_file_without_rows_and_with_the_reason(drawn: tuple[Lake, str]) -> None:
     lake, dataset = drawn
     reason = "no `tap` of “net” has a gradient"
-    write_refusal(lake, dataset, SHARD, "refusing", "gradcam", {"a": 1}, reason)
+    write_refusal(StoredShard(lake, dataset, SHARD), "refusing", "gradcam", {"a": 1}, reason)
     assert lake.is_current(maps_file(dataset, "refusing", "gradcam", SHARD), {"a": 1})
     with connect(lake) as db:
         found = db.sql("FROM refusals WHERE backbone = 'refusing'").fetchall()
@@ -237,11 +240,11 @@ def test_probabilities_are_of_a_float32_pass(drawn: tuple[Lake, str]) -> None:
     exact = tiny_backbone()
     low = place(tiny_backbone(), COMPUTE.model_copy(update={"precision": "bfloat16"}))
     low.name = "low"
-    wanted = [Maps("gradcam", REGISTRY["gradcam"](low), {"precision": "bfloat16"})]
-    explain_shard(lake, dataset, SHARD, low, wanted, "predicted", COMPUTE)
-    scored = [Scores("gradcam", FAMILIES["confidence"](), {"scores": "low"})]
+    wanted = [WantedMaps("gradcam", REGISTRY["gradcam"](low), {"precision": "bfloat16"})]
+    explain_shard(StoredShard(lake, dataset, SHARD), low, wanted, "predicted", COMPUTE)
+    scored = [WantedScores("gradcam", FAMILIES["confidence"](), {"scores": "low"})]
     makers = {"gradcam": REGISTRY["gradcam"]}
-    evaluate_shard(lake, dataset, SHARD, low, scored, makers, COMPUTE)
+    evaluate_shard(StoredShard(lake, dataset, SHARD), low, scored, makers, COMPUTE)
     rows = [row for row, _ in read_maps(lake, maps_file(dataset, "low", "gradcam", SHARD))]
     (batch,) = load_batches(lake, dataset, [SHARD], PLAIN, 12, 2)
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttame_core.backbones.tree import Place, find_places
+from ttame_core.backbones.tree import Candidate, best_candidates
 from ttame_core.errors import UserError, nearest
 
 MAP_SIDE = 56  # attention maps are at most this high and wide
@@ -234,8 +234,8 @@ class _Probe:
         """Find taps in the module tree."""
         taps = {key: self._tap(*key) for key in self.shapes}
         found = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
-        places = [
-            Place(
+        candidates = [
+            Candidate(
                 module=module,
                 item=item,
                 kind=type(self.modules[module]).__name__,
@@ -245,7 +245,7 @@ class _Probe:
             )
             for (module, item), tap in found.items()
         ]
-        chosen = find_places(places, TAPS)
+        chosen = best_candidates(candidates, TAPS)
         if not chosen:
             raise UserError(
                 f"found no feature maps in backbone {self.name}: of {len(self.modules)} modules, "
@@ -253,7 +253,7 @@ class _Probe:
                 f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`, or say "
                 "`taps: []` where only its logits can be seen"
             )
-        return tuple(found[place.module, place.item] for place in chosen)
+        return tuple(found[candidate.module, candidate.item] for candidate in chosen)
 
     def _tap(self, module: str, item: int | None) -> Tap | None:
         """Describe the module's output as a tap; None where it is no feature map."""

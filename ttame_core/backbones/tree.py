@@ -10,11 +10,16 @@ LEAST_RATIO = 2  # of a stage's map size to the next one's; pooling makes it abo
 
 
 @dataclass(frozen=True)
-class Place:
+class Candidate:
     """An output of a module that could be a feature map.
 
-    kind: the module's class. leaf: it has no modules inside. sequence: it only runs those inside
-    one after the other. size: height times width.
+    Attributes:
+        module: its name in the model.
+        item: which of the module's outputs, where it gives several.
+        kind: the module's class.
+        leaf: it has no modules inside.
+        sequence: it only runs those inside one after the other.
+        size: height times width.
     """
 
     module: str
@@ -25,58 +30,62 @@ class Place:
     size: int
 
 
-def find_places(places: Sequence[Place], count: int) -> list[Place]:
-    """The best `count` feature maps, from shallow to deep.
+def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Choose the best `count` feature maps, from shallow to deep.
 
-    places: in the order in which their modules end. The last one at each of the last resolutions of
-    a hierarchical network; the last of the repeated blocks of an isotropic one. Single layers only
-    where no larger module gives as many.
+    These are the last one at each of the last resolutions of a hierarchical network, and the last
+    of the repeated blocks of an isotropic one. Single layers are taken only where no larger module
+    gives as many.
+
+    Args:
+        candidates: in the order in which their modules end.
+        count: how many are wanted.
     """
-    modules = [place for place in places if not place.leaf]
+    modules = [candidate for candidate in candidates if not candidate.leaf]
     stages, blocks = _stages(modules)[-count:], _blocks(modules, count)
     if len(stages) == count or len(stages) == len(blocks):
         return stages
-    return blocks or max(stages, _stages(places)[-count:], key=len)
+    return blocks or max(stages, _stages(candidates)[-count:], key=len)
 
 
-def _stages(places: Sequence[Place]) -> list[Place]:
+def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The last output at each resolution, from the largest to that of the network's end."""
-    if not places:
+    if not candidates:
         return []
     largest: dict[str, int] = defaultdict(int)
-    for place in places:
-        if not place.sequence:
-            largest[place.module] = max(largest[place.module], place.size)
+    for candidate in candidates:
+        if not candidate.sequence:
+            largest[candidate.module] = max(largest[candidate.module], candidate.size)
 
-    def inside_deeper(place: Place) -> int:
+    def inside_deeper(candidate: Candidate) -> int:
         """How many modules around it give smaller maps: it is then amid a later stage."""
-        parts = place.module.split(".")
+        parts = candidate.module.split(".")
         around = (".".join(parts[:end]) for end in range(1, len(parts)))
-        return sum(largest.get(name, place.size) < place.size for name in around)
+        return sum(largest.get(name, candidate.size) < candidate.size for name in around)
 
-    found: list[Place] = []
-    before = len(places)
-    for size in sorted({p.size for p in places if p.size >= places[-1].size}):
+    found: list[Candidate] = []
+    before = len(candidates)
+    for size in sorted({p.size for p in candidates if p.size >= candidates[-1].size}):
         if found and size < LEAST_RATIO * found[-1].size:
             continue
         index = min(
-            (i for i, p in enumerate(places) if p.size == size),
-            key=lambda i: (inside_deeper(places[i]), places[i].leaf, -i),
+            (i for i, p in enumerate(candidates) if p.size == size),
+            key=lambda i: (inside_deeper(candidates[i]), candidates[i].leaf, -i),
         )
         if index <= before:  # larger maps come first, but for those that a side branch makes
-            found.append(places[index])
+            found.append(candidates[index])
             before = index
     return found[::-1]
 
 
-def _blocks(places: Sequence[Place], count: int) -> list[Place]:
+def _blocks(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """The last of the repeated modules: siblings of one class; those that end last."""
-    groups: dict[tuple[str, str], dict[str, Place]] = defaultdict(dict)
-    for place in places:
-        siblings = groups[place.module.rpartition(".")[0], place.kind]
-        if place.module not in siblings or place.size < siblings[place.module].size:
-            siblings[place.module] = place
-    order = {place.module: i for i, place in enumerate(places)}
+    groups: dict[tuple[str, str], dict[str, Candidate]] = defaultdict(dict)
+    for candidate in candidates:
+        siblings = groups[candidate.module.rpartition(".")[0], candidate.kind]
+        if candidate.module not in siblings or candidate.size < siblings[candidate.module].size:
+            siblings[candidate.module] = candidate
+    order = {candidate.module: i for i, candidate in enumerate(candidates)}
     repeated = [list(group.values()) for group in groups.values() if len(group) >= count]
     last = max(repeated, key=lambda group: order[group[-1].module], default=[])
     return last[-count:]

@@ -33,7 +33,7 @@ from ttame_core.stages.provenance import Provenance
 FORMAT = 1  # raised when the same audit gives other rows
 SPLITS = {"val": "validation"}  # as `datasets` calls them
 ROWS_AT_ONCE = 2**14
-Place = tuple[str, str, str]  # key, backbone, explainer
+MapName = tuple[str, str, str]  # key, backbone, explainer
 
 
 def export_dataset(
@@ -47,7 +47,7 @@ def export_dataset(
     """
     audit, lake = provenance.audit, provenance.lake
     place = Path(folder)
-    if any(not unit.done for unit in provenance.units()):
+    if any(not work.done for work in provenance.work()):
         raise UserError(
             f"the audit {audit.name} is not done in the workspace {lake}, or its spec has changed: "
             "run `ttame audit` first"
@@ -163,10 +163,10 @@ def _features(classes: list[str], metrics: list[str]) -> Any:
     )
 
 
-def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[Place, dict[str, float]]]:
+def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[MapName, dict[str, float]]]:
     """Scores by place and metric of one shard after another; of those in between none are kept."""
 
-    def walk() -> Iterator[tuple[str, Place, str, float]]:
+    def walk() -> Iterator[tuple[str, MapName, str, float]]:
         for batch in reader:
             columns = (batch.column(name).to_pylist() for name in ("shard", "metric", "value"))
             places = (tuple(place.values()) for place in batch.column("place").to_pylist())
@@ -178,9 +178,9 @@ def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[Place, dict[
     groups = groupby(walk(), key=lambda row: row[0])
     current = next(groups, None)
 
-    def of(shard: str) -> dict[Place, dict[str, float]]:
+    def of(shard: str) -> dict[MapName, dict[str, float]]:
         nonlocal current
-        values: dict[Place, dict[str, float]] = {}
+        values: dict[MapName, dict[str, float]] = {}
         while current is not None and current[0] <= shard:
             for of_shard, place, metric, value in current[1]:
                 if of_shard == shard:
@@ -226,7 +226,7 @@ def _open_maps(provenance: Provenance, shard: str) -> Iterator[_Maps]:
 def _rows(
     provenance: Provenance,
     shard: str,
-    scores: dict[Place, dict[str, float]],
+    scores: dict[MapName, dict[str, float]],
     metrics: list[str],
 ) -> Iterator[dict[str, Any]]:
     opened = list(_open_maps(provenance, shard))
@@ -251,7 +251,7 @@ def _explanation(
     maps: _Maps,
     row: dict[str, Any],
     heat: Tensor,
-    scores: dict[Place, dict[str, float]],
+    scores: dict[MapName, dict[str, float]],
     metrics: list[str],
     size: tuple[int, int],
 ) -> dict[str, Any]:

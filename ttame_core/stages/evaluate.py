@@ -13,21 +13,26 @@ import torch
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.data.loader import Batch, load_batches
+from ttame_core.data.loader import Batch
 from ttame_core.explainers import Explainer
-from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake import Lake
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.store import RowGroups
 from ttame_core.metrics import Family, MappedImages, Row
-from ttame_core.stages.explain import ALL, Progress, read_maps, stored_dtype
+from ttame_core.stages.explain import ALL, ImagesDone, read_maps, stored_dtype
+from ttame_core.stages.shard import StoredShard
 
 
 @dataclass(frozen=True)
-class Scores:
-    """One file that is wanted: of one explainer's maps, by one family of metrics.
+class WantedScores:
+    """A file of scores to be made, of one explainer's maps by one family of metrics.
 
-    made_from: what fingerprints it. images: the first so many of the shard. maps: the fingerprint
-    of the maps that are meant; None for whatever is there.
+    Attributes:
+        explainer: its name in the lake.
+        family: that scores its maps.
+        made_from: what fingerprints the file.
+        images: the first so many of the shard.
+        maps: the fingerprint that the maps must have; None for whatever is there.
     """
 
     explainer: str
@@ -38,32 +43,32 @@ class Scores:
 
 
 def evaluate_shard(
-    lake: Lake,
-    dataset: str,
-    shard: str,
+    shard: StoredShard,
     backbone: Backbone,
-    wanted: Sequence[Scores],
+    wanted: Sequence[WantedScores],
     makers: Mapping[str, Callable[[Backbone], Explainer]],
     compute: spec.Compute,
-    progress: Progress | None = None,
+    progress: ImagesDone | None = None,
 ) -> None:
     """Write scores of one shard's maps. Images are decoded once for all of them.
 
-    makers: by name of an explainer, what makes it on a backbone, for the families that explain
-    again.
+    Args:
+        shard: whose maps are scored.
+        backbone: the classifier, on its device.
+        wanted: the files to be made.
+        makers: by name of an explainer, what makes it on a backbone, for the families that explain
+            again.
+        compute: batch size, and threads that decode.
+        progress: told how many images are done after each batch.
     """
-    batches = load_batches(
-        lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
-    )
+    batches = shard.batches(backbone.preprocessing, compute)
     names = dict.fromkeys(scores.explainer for scores in wanted)
     once = {name: cache(makers[name]) for name in names}
     most = max(scores.images for scores in wanted)
     with ExitStack() as files:
-        writers = [files.enter_context(_writer(lake, dataset, shard, backbone, s)) for s in wanted]
+        writers = [files.enter_context(_writer(shard, backbone.name, s)) for s in wanted]
         readers = {
-            s.explainer: _MapReader(
-                lake, maps_file(dataset, backbone.name, s.explainer, shard), s.maps
-            )
+            s.explainer: _MapReader(shard.lake, shard.maps_file(backbone.name, s.explainer), s.maps)
             for s in wanted
         }
         done = 0
@@ -96,10 +101,10 @@ def evaluate_shard(
                 break
 
 
-def _writer(lake: Lake, dataset: str, shard: str, backbone: Backbone, scores: Scores) -> Any:
+def _writer(shard: StoredShard, backbone: str, scores: WantedScores) -> Any:
     family = scores.family.name
-    path = scores_file(family, dataset, backbone.name, scores.explainer, shard)
-    return lake.create_parquet(path, schema_of(family), scores.made_from)
+    path = shard.scores_file(family, backbone, scores.explainer)
+    return shard.lake.create_parquet(path, schema_of(family), scores.made_from)
 
 
 class _MapReader:

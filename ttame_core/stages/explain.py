@@ -17,25 +17,29 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
-from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake import Lake
 from ttame_core.lake.map_values import column_of, dtype_of, restore, store
 from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.perturbation.masking import min_max
+from ttame_core.stages.shard import StoredShard
 
-Progress = Callable[[int], None]  # told how many images are done
+ImagesDone = Callable[[int], None]  # told how many images are done
 ALL = 2**62  # more images than any shard holds
 
 
 @dataclass(frozen=True)
-class Maps:
-    """One file that is wanted: of one explainer, under its name in the lake.
+class WantedMaps:
+    """A file of maps to be made, of one explainer.
 
-    made_from: what fingerprints it. images: the first so many of the shard. dtype: of the stored
-    values.
+    Attributes:
+        name: of the explainer in the lake.
+        explainer: that makes them.
+        made_from: what fingerprints the file.
+        images: the first so many of the shard.
+        dtype: of the stored values, as a spec's `maps.dtype`.
     """
 
     name: str
@@ -46,24 +50,28 @@ class Maps:
 
 
 def explain_shard(
-    lake: Lake,
-    dataset: str,
-    shard: str,
+    shard: StoredShard,
     backbone: Backbone,
-    wanted: Sequence[Maps],
+    wanted: Sequence[WantedMaps],
     targets: str | list[int],
     compute: spec.Compute,
-    progress: Progress | None = None,
+    progress: ImagesDone | None = None,
 ) -> None:
     """Write maps of one shard, one file per explainer, a row per image and target class.
 
     One forward pass per batch serves the model truth, the probabilities and every explainer.
     Decoding runs ahead in threads and writing behind in another, while the device computes. What
     each explainer costs is written beside its maps, as scores of the family `cost`.
+
+    Args:
+        shard: whose images are explained.
+        backbone: the classifier, on its device.
+        wanted: the files to be made.
+        targets: `predicted`, `label`, `top-K`, or a list of classes for all images.
+        compute: batch size, and threads that decode.
+        progress: told how many images are done after each batch.
     """
-    batches = load_batches(
-        lake, dataset, [shard], backbone.preprocessing, compute.batch_size, compute.workers
-    )
+    batches = shard.batches(backbone.preprocessing, compute)
     about = {
         "preprocessing": json.dumps(asdict(backbone.preprocessing)),
         WEIGHTS: backbone.weights,
@@ -73,14 +81,14 @@ def explain_shard(
         opened: dict[str, tuple[RowGroups, RowGroups]] = {}
         pending: list[Future[None]] = []
 
-        def writers(order: Maps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
+        def writers(order: WantedMaps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
             if order.name not in opened:
                 # Last in, first closed: maps are in the lake only when their costs are.
-                names = dataset, backbone.name, order.name, shard
+                names = backbone.name, order.name
                 schema, made_from = maps_schema(height, width, order.dtype), order.made_from
-                create = lake.create_parquet
-                maps = create(maps_file(*names), schema, made_from, **about)
-                costs = create(scores_file("cost", *names), SCORES["cost"], made_from)
+                create = shard.lake.create_parquet
+                maps = create(shard.maps_file(*names), schema, made_from, **about)
+                costs = create(shard.scores_file("cost", *names), SCORES["cost"], made_from)
                 opened[order.name] = files.enter_context(maps), files.enter_context(costs)
             return opened[order.name]
 
@@ -115,14 +123,14 @@ def explain_shard(
 
 
 def write_refusal(
-    lake: Lake, dataset: str, shard: str, backbone: str, explainer: str, made_from: Any, reason: str
+    shard: StoredShard, backbone: str, explainer: str, made_from: Any, reason: str
 ) -> None:
     """Write the maps file of an explainer that does not apply: no rows, and the reason."""
     for path, schema in (
-        (scores_file("cost", dataset, backbone, explainer, shard), SCORES["cost"]),
-        (maps_file(dataset, backbone, explainer, shard), maps_schema(1, 1)),
+        (shard.scores_file("cost", backbone, explainer), SCORES["cost"]),
+        (shard.maps_file(backbone, explainer), maps_schema(1, 1)),
     ):
-        lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
+        shard.lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
 
 
 def choose_targets(

@@ -36,8 +36,16 @@ FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What an audit makes. stage: fit, train, explain or evaluate; done: it is there, current."""
+class Work:
+    """A piece of what an audit makes.
+
+    Attributes:
+        stage: fit, train, explain or evaluate.
+        backbone: its name.
+        explainer: its name; empty where the piece is no explainer's.
+        shard: its name; empty where the piece is no shard's.
+        done: whether the lake holds it, made from what the spec says now.
+    """
 
     stage: str
     backbone: str
@@ -294,23 +302,23 @@ class Provenance:
         )
         return [pair for pair, found in zip(wanted, there, strict=True) if not found]
 
-    def units(self) -> Iterator[Unit]:
-        """All that the audit makes from its shards, in order, and whether it is there."""
+    def work(self) -> Iterator[Work]:
+        """Yield all that the audit makes from its shards, in order."""
         shards = [name for name, _ in self.shards(self.audit.maps.split)]
         for backbone in self.audit.backbones:
             name = backbone.name
             if self.fitted_weights(backbone):
-                yield Unit("fit", name, "", "", self.is_fitted(backbone))
+                yield Work("fit", name, "", "", self.is_fitted(backbone))
             for e in self.explainers():
                 if REGISTRY[e.method].needs_head:
-                    yield Unit("train", name, e.name, "", self.head_is_current(backbone, e))
+                    yield Work("train", name, e.name, "", self.head_is_current(backbone, e))
             for shard in shards:
                 missing = self.missing_maps(backbone, shard)
                 for e in self.explainers():
-                    yield Unit("explain", name, e.name, shard, e not in missing)
+                    yield Work("explain", name, e.name, shard, e not in missing)
                 unscored = [e for e, _ in self.missing_scores(backbone, shard)]
                 for e in self.explainers():
-                    yield Unit("evaluate", name, e.name, shard, e not in unscored)
+                    yield Work("evaluate", name, e.name, shard, e not in unscored)
 
 
 def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
