@@ -222,7 +222,7 @@ def show_samples(samples: Sequence[Sample]) -> Image.Image:
 def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
     """A row per sample: the image with its boxes, then each backbone's overlays side by side."""
     pairs = sorted({pair for sample in samples for pair in sample.maps}, key=_pair_order)
-    rows = []
+    rows: list[list[tuple[Image.Image | None, str]]] = []
     for sample in samples:
         _, boxed = _boxed(sample, next(iter(sample.views)))
         tiles: list[tuple[Image.Image | None, str]] = [(boxed, sample.label)]

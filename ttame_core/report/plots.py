@@ -28,7 +28,7 @@ GLYPHS = "●■▲◆▼✚"
 # Stand-ins for the page's colours, in the SVG that matplotlib writes.
 INK, SOFT, LINE = "#a000f0", "#a000f1", "#a000f2"
 SERIES = [f"#a0000{i}" for i in range(1, COLOURS + 1)]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ttame",
     "text.parse_math": False,
@@ -236,7 +236,7 @@ class Plots:
         return self._draw(draw, "", f"{metric} of every explainer", words, size)
 
     def _mark(self, axes: Axes, look: Look, row: Mapping[str, Any], place: float) -> None:
-        own = {"gid": _gid(look)}
+        own: dict[str, Any] = {"gid": _gid(look)}
         if is_yardstick(look.name):
             if look.name not in ("random", "oracle"):
                 return
@@ -448,15 +448,17 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
     One that finds no room is left out; the point's own title says who it is.
     """
     axes.figure.canvas.draw()  # lays the axes out
-    frame = tuple(axes.get_window_extent().extents)
+    extent = axes.get_window_extent()
+    frame = (extent.x0, extent.y0, extent.x1, extent.y1)
     spots = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
     # Those with a colour first: they get the best places.
     order = sorted(range(len(points)), key=lambda i: points[i][2].place is None)
     for i in order:
         look, others = points[i][2], taken[:i] + taken[i + 1 :]
-        places = _places(*spots[i], width=5.4 * len(look.name))
-        free = (p for p in places if _within(p, frame) and not any(_meet(p, o) for o in others))
+        x, y = spots[i]
+        boxes = _places(x, y, 5.4 * len(look.name))
+        free = (p for p in boxes if _within(p, frame) and not any(_meet(p, o) for o in others))
         if place := next(free, None):
             taken.append(place)
             axes.annotate(

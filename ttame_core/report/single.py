@@ -112,9 +112,9 @@ def draw(pictures: Sequence[Explained]) -> Image.Image:
 def class_names(settings: spec.Backbone, backbone: Backbone) -> list[str]:
     """What a classifier's own library calls its classes; their numbers where it does not say."""
     count = backbone.num_classes
-    config = getattr(backbone.model, "config", None)
-    if settings.library == "huggingface" and getattr(config, "id2label", None):
-        return [str(config.id2label[i]) for i in range(count)]
+    labels = getattr(getattr(backbone.model, "config", None), "id2label", None)
+    if settings.library == "huggingface" and labels:
+        return [str(labels[i]) for i in range(count)]
     names: list[str] = []
     if settings.pretrained and settings.library == "torchvision":
         from torchvision import models

@@ -114,7 +114,7 @@ def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
     """Backbones on which no rival's interval is clear of that of random maps."""
     unclear = []
     for backbone in {row["backbone"] for row in rows}:
-        own = {r["explainer"]: r.get(metric) for r in rows if r["backbone"] == backbone}
+        own = {r["explainer"]: r.get(metric or "") for r in rows if r["backbone"] == backbone}
         random = own.get("random")
         rivals = [v for name, v in own.items() if v and not is_yardstick(name)]
         if random and rivals and min(r["ci_high"] for r in rivals) >= random["ci_low"]:
@@ -138,34 +138,15 @@ def best_where(
     if len(rivals) < 2:
         alone = f"{next(iter(rivals))} alone was measured" if rivals else "None was measured"
         return Answer(question, "plain", alone)
-    lines, firsts, sure = [], {}, {}
-    for row in rows if metric else ():
-        if not (winner := wins(row, metric, winners.get(metric, {}))):
-            continue
-        backbone = row["backbone"]
-        firsts.setdefault(backbone, []).append(row["explainer"])
-        sure[backbone] = winner.apart
-    for backbone, names in firsts.items():
-        own = [
-            r
-            for r in rows
-            if r["backbone"] == backbone and r[metric] and not is_yardstick(r["explainer"])
-        ]
-        own.sort(key=lambda r: r[metric]["value"])
-        value = f"{shown(own[0][metric]['value'], metric)} %"
-        if own[0][metric]["images"] < max(r[metric]["images"] for r in own):
-            value += f" on {own[0][metric]['images']} images"
-        if len(names) > 1:
-            lines.append(Line(f"{backbone}: {_list(names, 4)} alike, {metric} {value}."))
-            continue
-        second = next(r for r in own if r["explainer"] != names[0])
-        certain = "beyond chance" if sure[backbone] else "this may be chance"
-        lines.append(
-            Line(
-                f"{backbone}: {names[0]}, {metric} {value}; next {second['explainer']}, "
-                f"{shown(second[metric]['value'], metric)} % ({certain})."
-            )
-        )
+    firsts: dict[str, list[str]] = {}
+    sure: dict[str, bool] = {}
+    lines: list[Line] = []
+    if metric:
+        for row in rows:
+            if winner := wins(row, metric, winners.get(metric, {})):
+                firsts.setdefault(row["backbone"], []).append(row["explainer"])
+                sure[row["backbone"]] = winner.apart
+        lines = [_best_on(b, names, sure[b], rows, metric) for b, names in firsts.items()]
     listed = lines[:6]
     if len(lines) > len(listed):
         listed.append(Line(f"{len(lines) - len(listed)} more backbones: see the table.", "best"))
@@ -195,6 +176,27 @@ def best_where(
         return Answer(question, "plain", f"{name}, {where}; certain on {certain}", listed)
     return Answer(
         question, "plain", f"It depends: {name} on {counts[name]} of {len(firsts)}", listed
+    )
+
+
+def _best_on(backbone: str, names: Sequence[str], sure: bool, rows: Rows, metric: str) -> Line:
+    """Say who is best on a backbone, and who is next. names: of those that share the best value."""
+    own = [
+        r
+        for r in rows
+        if r["backbone"] == backbone and r[metric] and not is_yardstick(r["explainer"])
+    ]
+    own.sort(key=lambda r: r[metric]["value"])
+    value = f"{shown(own[0][metric]['value'], metric)} %"
+    if own[0][metric]["images"] < max(r[metric]["images"] for r in own):
+        value += f" on {own[0][metric]['images']} images"
+    if len(names) > 1:
+        return Line(f"{backbone}: {_list(names, 4)} alike, {metric} {value}.")
+    second = next(r for r in own if r["explainer"] != names[0])
+    certain = "beyond chance" if sure else "this may be chance"
+    return Line(
+        f"{backbone}: {names[0]}, {metric} {value}; next {second['explainer']}, "
+        f"{shown(second[metric]['value'], metric)} % ({certain})."
     )
 
 
