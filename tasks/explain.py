@@ -16,6 +16,7 @@ from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake
 from ttame_core.stages.explain import WantedMaps, explain_shard, write_refusal
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.roles import write_roles
 from ttame_core.stages.shard import StoredShard
 
 
@@ -35,6 +36,7 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
     missing = provenance.missing_maps(backbone, shard)
     if not missing:
         return False
+    write_roles(provenance.lake, provenance.audit, [backbone.name])
     model = backbone_of(provenance, backbone)
     stored = StoredShard(provenance.lake, provenance.dataset, shard)
     wanted = _wanted(provenance, model, backbone, missing, stored)

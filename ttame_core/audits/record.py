@@ -29,6 +29,7 @@ from ttame_core.lake.schemas import (
 )
 from ttame_core.lake.selection import Meant
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.roles import write_roles
 
 PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
 ROWS_AT_ONCE = 2**16
@@ -123,6 +124,7 @@ def write_record(
     lake.remove_orphans(audit_folder(audit.name, "*"))
     record = f"{audit.name}/{outcome.now.strftime(AUDIT_TIME)}"
     folder = f"audits/{record}"
+    write_roles(lake, audit, [b.name for b in audit.backbones])
     state = scores_state(lake, audit.dataset.name, Meant.by(audit))
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()

@@ -16,6 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, logits_of
 from ttame_core.data.loader import Batch
 from ttame_core.heads.attention import AttentionHead
+from ttame_core.lake.schemas import RIVAL
 
 
 class NotApplicable(Exception):
@@ -89,8 +90,8 @@ class Explainer(ABC):
     A subclass in a module of this package, or in an entry point of the group `ttame.explainers`, is
     in the registry.
 
-    name: in specs, and in the lake unless the spec says otherwise. version: raised when its maps
-    change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
+    name: in specs, and in the lake unless the spec says otherwise. role: RIVAL, or YARDSTICK for what
+    rivals are measured by. version: raised when its maps change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
     boxes or masks. reads_image: its maps depend on the image and the classifier. explains_again: it
     has maps of other images and classifiers than those it was made for. forwards, backwards: passes
     through the classifier per map, beyond the forward pass that all share, as a formula of settings
@@ -102,6 +103,7 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str]
+    role: ClassVar[str] = RIVAL
     version: ClassVar[int] = 1
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False

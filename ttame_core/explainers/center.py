@@ -7,6 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.lake.schemas import YARDSTICK
 
 SPREAD = 0.25  # standard deviation, as a share of each side
 
@@ -18,6 +19,7 @@ class Center(Explainer):
     """
 
     name = "center"
+    role = YARDSTICK
     reads_image = False
 
     @override

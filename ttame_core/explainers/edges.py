@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.lake.schemas import YARDSTICK
 
 
 class Edges(Explainer):
@@ -19,6 +20,7 @@ class Edges(Explainer):
     """
 
     name = "edges"
+    role = YARDSTICK
 
     @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
 from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.lake.schemas import YARDSTICK
 
 
 class Oracle(Explainer):
@@ -19,6 +20,7 @@ class Oracle(Explainer):
     """
 
     name = "oracle"
+    role = YARDSTICK
     needs_annotations = True
     reads_image = False
 

@@ -10,12 +10,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ttame_core.explainers.base import Explainer, ForwardPass
+from ttame_core.lake.schemas import YARDSTICK
 
 
 class Random(Explainer):
     """Uniform noise at the head's resolution, the same for the same key and target."""
 
     name = "random"
+    role = YARDSTICK
     reads_image = False
 
     @override

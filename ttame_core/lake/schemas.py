@@ -174,6 +174,17 @@ SCORES = {
     ),
 }
 
+# Roles of explainers: those that compete; what they are measured by, which wins and loses nothing;
+# and heads trained on permuted labels, whose maps should not be like those of heads of true labels.
+RIVAL, YARDSTICK, CONTROL = "rival", "yardstick", "control"
+
+# One row: what an explainer of the lake is. method: as a spec has it, whatever the explainer is
+# called. control_of: of a control, the name of the explainer whose maps its own are held against;
+# null for others, and where no such explainer stands in the spec.
+EXPLAINERS = pa.schema(
+    [("method", pa.string()), ("role", pa.string()), ("control_of", pa.string())]
+)
+
 # A row per recorded step of a training and term of its loss (`loss`: their sum), and per validation
 # and metric (AD@15, accuracy).
 HISTORY = pa.schema(
@@ -212,7 +223,8 @@ SWEEPS = pa.schema(
 BACKBONE = "-"  # the explainer of what is a backbone's own
 
 # A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
-# sql/directions.sql gives.
+# sql/directions.sql gives. method, role: of the explainer, as in EXPLAINERS; null where the metric
+# is a backbone's own.
 LEADERBOARD = pa.schema(
     [
         ("dataset", pa.string()),
@@ -223,6 +235,8 @@ LEADERBOARD = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("images", pa.int64()),
+        ("method", pa.string()),
+        ("role", pa.string()),
     ]
 )
 

@@ -44,15 +44,15 @@ class Meant:
         )
 
     def includes(self, path: str) -> bool:
-        """Say whether a file of maps or scores belongs to it."""
+        """Say whether a file of maps, of scores or about an explainer belongs to it."""
         kind, *folders, name = path.split("/")
         of = dict(folder.split("=", 1) for folder in folders)
         return (
-            (kind == "maps" or of["metric"] in self.families)
+            (kind != "scores" or of["metric"] in self.families)
             and of["dataset"] == self.dataset
             and of["backbone"] in self.backbones
             and of["explainer"] in self.explainers
-            and name.startswith(f"{self.split}-")
+            and (kind == "explainers" or name.startswith(f"{self.split}-"))
         )
 
     def files(self, pattern: str) -> str:

@@ -421,6 +421,11 @@ def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
     return f"maps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{shard}.parquet"
 
 
+def explainer_file(dataset: str, backbone: str, explainer: str) -> str:
+    """Return the path of the file that says what an explainer is: a row of EXPLAINERS."""
+    return f"explainers/dataset={dataset}/backbone={backbone}/explainer={explainer}/role.parquet"
+
+
 def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
     """Return the path of the scores that a family of metrics gives an explainer's maps."""
     return (

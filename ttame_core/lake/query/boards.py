@@ -23,7 +23,8 @@ from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.selection import Meant
 from ttame_core.lake.store import Lake, fingerprint
 
-SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet")  # what leaderboards are made from
+# What leaderboards are made from.
+SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet", "explainers/*/*/*/*.parquet")
 KEPT = "audits/*/*/leaderboard.parquet"
 
 

@@ -35,6 +35,7 @@ from ttame_core.lake.schemas import (
     AUDIT_CHANGES,
     AUDIT_THUMBNAILS,
     AUDIT_VALUES,
+    EXPLAINERS,
     INDEX,
     LEADERBOARD,
     REJECTED,
@@ -55,6 +56,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
     "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
+    "explainers": ("explainers/*/*/*/*.parquet", EXPLAINERS, PARTITIONS),
     "heads": ("heads/*/*/*/history.parquet", ANY_HISTORY, PARTITIONS),
     "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
@@ -132,6 +134,8 @@ def _views(added: str) -> bytes:
                 extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
                 db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
             db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
+            columns = ", ".join(f"{column} VARCHAR" for column in PARTITIONS)
+            db.execute(f"CREATE TABLE partitions ({columns})")
             for script in (_sql("macros"), _sql("views"), *map(_scores_view, families)):
                 db.execute(script)
             add_metrics(db)
@@ -152,6 +156,8 @@ def _fill(
         db.register("board", board.cast(LEADERBOARD))
         db.execute("INSERT INTO kept FROM board")
     db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
+    db.register("explained", _partitions(reading))
+    db.execute("INSERT INTO partitions FROM explained")
     for name, (pattern, _, partitions) in _kinds().items():
         condition = "true"
         if meant and pattern.startswith(("maps/", "scores/")):
@@ -160,6 +166,17 @@ def _fill(
             pattern, condition = meant.files(pattern), _condition(meant)
         if reading.holds(pattern):
             _add_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
+
+
+def _partitions(reading: ReadOnly) -> pa.Table:
+    """Return data set, backbone and explainer of all maps and scores, by their folders alone."""
+    folders = {
+        tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
+        for pattern in ("maps/*/*/*", "scores/*/*/*/*")
+        for path in reading.glob(pattern)
+    }
+    rows = [dict(zip(PARTITIONS, names, strict=True)) for names in sorted(folders)]
+    return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in PARTITIONS]))
 
 
 def _condition(meant: Meant) -> str:

@@ -1,11 +1,11 @@
 -- The mean rank of each explainer in the latest 24 audits of this name, over all metrics but the cost:
 -- 1 is best, equals share. The last one is what the lake holds now.
 WITH boards AS (
-    SELECT timestamp, backbone, explainer, metric, value FROM audits
+    SELECT timestamp, backbone, explainer, role, metric, value FROM audits
     WHERE name = getvariable('audit') AND dataset = getvariable('dataset')
     AND timestamp < getvariable('now')
     UNION ALL
-    SELECT getvariable('now'), backbone, explainer, metric, value FROM leaderboard
+    SELECT getvariable('now'), backbone, explainer, role, metric, value FROM leaderboard
     WHERE dataset = getvariable('dataset') AND list_contains(getvariable('backbones'), backbone)
     AND list_contains(getvariable('explainers'), explainer)
 ),
@@ -17,7 +17,7 @@ ranked AS (
         SELECT *, CASE WHEN lower_is_better THEN value ELSE -value END AS loss
         FROM boards JOIN metrics ON metric GLOB pattern
         WHERE family NOT IN ('cost', 'backbone') AND lower_is_better IS NOT NULL
-        AND NOT EXISTS (FROM yardsticks AS y WHERE boards.explainer GLOB y.explainer)
+        AND role = 'rival'
     )
     WINDOW cell AS (PARTITION BY timestamp, backbone, metric)
 )

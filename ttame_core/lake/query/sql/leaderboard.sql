@@ -1,6 +1,6 @@
 -- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
 -- number of images behind it. Only maps of the model truth count (target = predicted). What is a
--- backbone's own (accuracy, discrimination) has the explainer '-'.
+-- backbone's own (accuracy, discrimination) has the explainer '-', and no method and role.
 -- In: metric_sums (a row per metric and group of images; ttame_core/lake/query/metric_values.py), kept (leaderboards
 -- of records that still hold; ttame_core/lake/query/boards.py) and the variable of that name, their data sets.
 
@@ -53,6 +53,6 @@ replicates AS (
     FROM dense, bootstrap GROUP BY dataset, backbone, explainer, metric
 )
 SELECT dataset, backbone, explainer, metric, value, ends[1]::DOUBLE AS ci_low, ends[2]::DOUBLE AS ci_high,
-       images::BIGINT AS images
-FROM replicates
+       images::BIGINT AS images, method, role
+FROM replicates LEFT JOIN explainers USING (dataset, backbone, explainer)
 UNION ALL FROM kept;

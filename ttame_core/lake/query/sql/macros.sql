@@ -29,3 +29,16 @@ CREATE MACRO first_best(list) AS list_position(list, list_max(list));
 CREATE MACRO metric_name(measure, metric, level, fill) AS
     coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
     || coalesce('/' || fill, '');
+
+-- What an explainer is where no file says so: in workspaces and records from before there were such
+-- files, its name told. NULL for '-', which is no explainer.
+CREATE MACRO named_role(explainer) AS {
+    'method': CASE WHEN explainer <> '-' THEN regexp_replace(explainer, '-permuted$', '') END,
+    'role': CASE
+        WHEN explainer = '-' THEN NULL
+        WHEN explainer IN ('oracle', 'random', 'center', 'edges') THEN 'yardstick'
+        WHEN explainer GLOB '*-permuted' THEN 'control' ELSE 'rival'
+    END,
+    'control_of': CASE WHEN explainer GLOB '*-permuted'
+        THEN regexp_replace(explainer, '-permuted$', '') END
+};

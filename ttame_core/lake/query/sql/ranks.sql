@@ -5,8 +5,7 @@ WITH cells AS (
     SELECT dataset, backbone, explainer, metric, family, lower_is_better,
            CASE WHEN lower_is_better THEN value ELSE -value END AS loss
     FROM leaderboard JOIN metrics ON metric GLOB pattern
-    WHERE explainer <> '-' AND lower_is_better IS NOT NULL
-    AND NOT EXISTS (FROM yardsticks AS y WHERE leaderboard.explainer GLOB y.explainer)
+    WHERE role = 'rival' AND lower_is_better IS NOT NULL
 ),
 ranked AS (
     SELECT *, count(*) OVER cell AS rivals,

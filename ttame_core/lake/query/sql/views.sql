@@ -39,6 +39,14 @@ SELECT DISTINCT
     decode(value) AS reason
 FROM files_metadata WHERE decode(key) = 'ttame.not_applicable';
 
+-- What each explainer of the lake is: its method, its role (rival, yardstick or control) and, of a
+-- control, the explainer that it is held against. In: partitions, all that have maps or scores.
+CREATE VIEW explainers AS
+SELECT dataset, backbone, explainer, method, role, control_of FROM files_explainers
+UNION ALL
+SELECT dataset, backbone, explainer, unnest(named_role(explainer))
+FROM partitions ANTI JOIN files_explainers USING (dataset, backbone, explainer);
+
 -- What each classifier says of each image.
 CREATE VIEW predictions AS
 SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) AS predicted,
@@ -70,7 +78,10 @@ FROM files_sweeps;
 -- The leaderboards that audits left.
 CREATE VIEW audits AS
 SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
-       * EXCLUDE (filename)
+       * EXCLUDE (filename) REPLACE (
+           coalesce(method, named_role(explainer).method) AS method,
+           coalesce(role, named_role(explainer).role) AS role
+       )
 FROM files_audits;
 
 -- The values of single images behind them, for comparisons: of the same images in every audit.
