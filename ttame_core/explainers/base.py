@@ -90,8 +90,9 @@ class Explainer(ABC):
     A subclass in a module of this package, or in an entry point of the group `ttame.explainers`, is
     in the registry.
 
-    name: in specs, and in the lake unless the spec says otherwise. role: RIVAL, or YARDSTICK for what
-    rivals are measured by. version: raised when its maps change, so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
+    name: in specs, and in the lake unless the spec says otherwise. role: RIVAL, or YARDSTICK for
+    what rivals are measured by, which wins and loses nothing. version: raised when its maps change,
+    so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
     boxes or masks. reads_image: its maps depend on the image and the classifier. explains_again: it
     has maps of other images and classifiers than those it was made for. forwards, backwards: passes
     through the classifier per map, beyond the forward pass that all share, as a formula of settings
