@@ -87,7 +87,7 @@ def _plain(backbone: Backbone) -> None:
 
 
 def _shard(lake: Lake, images: str) -> None:
-    source = spec.FolderSource(kind="folder", path=images)
+    source = spec.Source(kind="folder", path=images)
     dataset = spec.Dataset(name=DATASET, source=source, splits={"test": 1.0})
     shard_all(dataset, lake)
 

@@ -194,8 +194,7 @@ def _in_the_picture(box: dict[str, float]) -> None:
 def read_coco(data: bytes, folder: Path) -> None:
     path = folder / "coco.json"
     path.write_bytes(data)
-    settings = spec.CocoAnnotations(kind="coco", path=str(path))
-    for listed in Coco(settings).listed():
+    for listed in Coco(Coco.Settings(path=str(path))).listed():
         assert isinstance(listed.name, str)
         for box in listed.boxes or []:
             _in_the_picture(clip(box, PICTURE.size))

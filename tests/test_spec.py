@@ -96,6 +96,22 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
     [
         ("backbones:", "backbone:", 5, ["backbone", "Did you mean backbones"]),
         ("kind: folder", "kind: folders", 4, ["dataset.source", "folder", "shapes"]),
+        ("kind: folder", "kind: folders", 4, ["unknown kind", "Did you mean folder"]),
+        ("folder, ", "folder, pth: x, ", 4, ["dataset.source.pth", "allowed: path", "mean path"]),
+        ("kind: folder, ", "kind: list, ", 4, ["dataset.source.root", "key is required"]),
+        ("kind: folder, path", "kind: shapes, train", 4, ["dataset.source.train", "integer"]),
+        (
+            "name: d\n",
+            "name: d\n  annotations: {kind: voc, path: b, object: {}}\n",
+            4,
+            ["dataset.annotations.object: unknown key", "Did you mean objects"],
+        ),
+        (
+            "name: d\n",
+            "name: d\n  annotations: {kind: voc, path: {tren: b}}\n",
+            4,
+            ["dataset.annotations.path"],
+        ),
         (
             "    checkpoint",
             "    chekpoint",

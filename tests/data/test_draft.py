@@ -8,12 +8,14 @@ import pytest
 
 from ttame_core import spec
 from ttame_core.audits.specification import open_spec
+from ttame_core.data.annotations import REGISTRY as ANNOTATIONS
 from ttame_core.data.draft import draft, name_of
+from ttame_core.data.kinds import complete
 from ttame_core.data.survey import Survey
 from ttame_core.errors import UserError
 
-SOURCE = spec.FolderSource(kind="folder", path="/data/zoo: of birds #1")
-BOXES = spec.VocAnnotations(kind="voc", path="/data/boxes")
+SOURCE = spec.Source(kind="folder", path="/data/zoo: of birds #1")
+BOXES = spec.Annotations(kind="voc", path="/data/boxes")
 
 
 def found(train: int = 300, annotations: spec.Annotations | None = None) -> Survey:
@@ -32,7 +34,7 @@ def test_it_loads_and_says_what_was_found(tmp_path: Path) -> None:
     text = draft("zoo", found(annotations=BOXES), [], "zoo.yaml")
     audit = written(tmp_path, text)
     assert audit.dataset.source == SOURCE
-    assert audit.dataset.annotations == BOXES
+    assert audit.dataset.annotations == complete(BOXES, ANNOTATIONS)
     assert audit.dataset.max_size == 512  # some images are large
     assert [e.name for e in audit.explainers] == ["ttame", "gradcam", "random", "oracle"]
     (backbone,) = audit.backbones

@@ -84,7 +84,7 @@ def test_voc_beside_the_images(place: Path) -> None:
     write(place / "labels/cat/1.xml", "no xml")
     write(place / "labels/cat/of-nothing.xml", VOC.format(name="paw"))
     found = look(place)
-    assert found.dataset.annotations == spec.VocAnnotations(kind="voc", path=f"{place}/labels")
+    assert found.dataset.annotations == spec.Annotations(kind="voc", path=f"{place}/labels")
     assert found.annotated == 50
     assert found.objects == {"cat": ["paw"], "dog": ["tail"]}
     text = "\n".join(found.problems)
@@ -103,9 +103,7 @@ def test_coco_and_masks(place: Path, tmp_path: Path) -> None:
     }
     write(place / "boxes.json", json.dumps(coco))
     found = look(place)
-    assert found.dataset.annotations == spec.CocoAnnotations(
-        kind="coco", path=f"{place}/boxes.json"
-    )
+    assert found.dataset.annotations == spec.Annotations(kind="coco", path=f"{place}/boxes.json")
     assert found.annotated == 9
     assert found.objects["cat"] == ["whisker"]
 
@@ -114,7 +112,7 @@ def test_coco_and_masks(place: Path, tmp_path: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.ones((30, 40), np.uint8)).save(target)
     found = look(place)
-    assert found.dataset.annotations == spec.MaskAnnotations(kind="masks", path=f"{place}/masks")
+    assert found.dataset.annotations == spec.Annotations(kind="masks", path=f"{place}/masks")
     assert found.annotated == 50
 
 

@@ -7,8 +7,8 @@ know.
 To add a check:
 
 - a part with settings of its own, such as a new kind of method: write a function that returns the
-  part with its defaults filled in, or raises SpecProblem, and name it in `PARTS` beside the keys
-  that lead to the part. Of a list, every entry is such a part.
+  part with its defaults filled in, or raises SpecProblem or SpecProblems, and name it in `PARTS`
+  beside the keys that lead to the part. Of a list, every entry is such a part.
 - a rule between parts: write a function that takes the audit, whose parts are complete, and yields
   a SpecProblem with the location for all that is wrong, and name it in `RULES`.
 
@@ -25,6 +25,9 @@ from pydantic import BaseModel, ValidationError
 
 from ttame_core import spec
 from ttame_core.audits.gates import check_names
+from ttame_core.data import kinds
+from ttame_core.data.annotations import REGISTRY as ANNOTATIONS
+from ttame_core.data.sources import REGISTRY as SOURCES
 from ttame_core.errors import nearest
 from ttame_core.explainers import REGISTRY as EXPLAINERS
 from ttame_core.explainers import training_of
@@ -67,6 +70,24 @@ def complete(audit: spec.AuditSpec) -> spec.AuditSpec:
     return audit
 
 
+def complete_source(section: spec.Source) -> spec.Source:
+    """Fill in the settings of a source of pictures.
+
+    Raises:
+        SpecProblems: there is no such kind of source, or something is wrong with its keys.
+    """
+    return kinds.complete(section, SOURCES)
+
+
+def complete_annotations(section: spec.Annotations | None) -> spec.Annotations | None:
+    """Fill in the settings of annotations; None where there are none.
+
+    Raises:
+        SpecProblems: there is no such kind of annotations, or something is wrong with its keys.
+    """
+    return section and kinds.complete(section, ANNOTATIONS)
+
+
 def complete_explainer(section: spec.Explainer) -> spec.Explainer:
     """Fill in the settings of an explainer.
 
@@ -101,7 +122,7 @@ def _with_part(
     Args:
         section: a section of the spec, or a list of them.
         keys: lead from the section to the part.
-        complete_part: returns the part completed, or raises SpecProblem.
+        complete_part: returns the part completed, or raises SpecProblem or SpecProblems.
         problems: what is wrong with the part is added here.
         location: of the section in the spec.
     """
@@ -119,7 +140,9 @@ def _with_part(
         return complete_part(section)
     except SpecProblem as problem:
         problems.append(problem.below(*location))
-        return section
+    except SpecProblems as several:
+        problems += [problem.below(*location) for problem in several.problems]
+    return section
 
 
 def _settings(
@@ -172,6 +195,8 @@ def _check_shares(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
 
 # The parts that the registries complete: the keys that lead to each, and what completes it.
 PARTS: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
+    (("dataset", "source"), complete_source),
+    (("dataset", "annotations"), complete_annotations),
     (("explainers",), complete_explainer),
     (("evaluation", "metrics"), complete_metric),
 )

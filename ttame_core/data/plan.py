@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
-from ttame_core.data.annotations.base import Listed
+from ttame_core.data.annotations.base import Annotations, Listed
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
@@ -104,7 +104,7 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
             digests |= _execute(
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
-        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset, source))
+        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset, source, annotations))
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):
@@ -220,13 +220,14 @@ def _classes(
     return tuple(dataset.classes)
 
 
-def _settings(dataset: spec.Dataset, source: Source) -> dict[str, Any]:
+def _settings(
+    dataset: spec.Dataset, source: Source, annotations: Annotations | None
+) -> dict[str, Any]:
     """Return what shapes a shard beside its inputs; not where they lie."""
     return {
-        "source": dataset.source.model_dump(include={"kind", *source.drawn_by}),
-        "annotations": dataset.annotations.model_dump(exclude={"path"})
-        if dataset.annotations
-        else None,
+        "source": {"kind": source.name} | source.settings.model_dump(include=set(source.drawn_by)),
+        "annotations": annotations
+        and {"kind": annotations.name} | annotations.settings.model_dump(exclude={"path"}),
         "max_size": dataset.max_size,
         "seed": dataset.seed,
     }

@@ -78,9 +78,9 @@ def find_source(place: str) -> spec.Source:
     """
     path = Path(place).expanduser().resolve()
     if path.suffix.lower() in (".csv", ".parquet"):
-        return spec.ManifestSource(kind="manifest", path=str(path))
+        return spec.Source(kind="manifest", path=str(path))
     if path.is_file():
-        return spec.ListSource(kind="list", path=str(path), root=str(path.parent))
+        return spec.Source(kind="list", path=str(path), root=str(path.parent))
     if not path.is_dir():
         raise UserError(
             f"there is no folder {place}: give the folder that holds a folder per class"
@@ -88,9 +88,9 @@ def find_source(place: str) -> spec.Source:
     named = [f for f in _folders(path) if re.fullmatch(IMAGES_FOLDER, f.name, re.I)]
     for root in (*named, path):
         if splits := _splits(root):
-            return spec.FolderSource(kind="folder", path=splits)
+            return spec.Source(kind="folder", path=splits)
         if any(_holds_images(folder) for folder in _folders(root)):
-            return spec.FolderSource(kind="folder", path=str(root))
+            return spec.Source(kind="folder", path=str(root))
     raise UserError(
         f"{place} holds no class folders with images in them: it must look like "
         f"{place}/<class>/picture.jpg"
@@ -99,14 +99,14 @@ def find_source(place: str) -> spec.Source:
 
 def find_annotations(source: spec.Source) -> list[spec.Annotations]:
     """What may annotate a folder's images: COCO files, folders of VOC XML or of masks near it."""
-    if not isinstance(source, spec.FolderSource):
+    if source.kind != "folder":
         return []
     roots = [source.path] if isinstance(source.path, str) else list(source.path.values())
     images = [Path(root) for root in roots]
     around = images[0].parent
     beside = [f for f in _folders(around) if f not in images and _sounds_annotated(f, images[0])]
     found: list[spec.Annotations] = [
-        spec.CocoAnnotations(kind="coco", path=str(file))
+        spec.Annotations(kind="coco", path=str(file))
         for place in (around, images[0], *beside)
         for file in sorted(place.glob("*.json"))
         if _looks_like_coco(file)
@@ -114,9 +114,9 @@ def find_annotations(source: spec.Source) -> list[spec.Annotations]:
     for folder in (*beside, images[0]):
         suffixes = {Path(name).suffix.lower() for name in _peek(folder)}
         if ".xml" in suffixes:
-            found.append(spec.VocAnnotations(kind="voc", path=str(folder)))
+            found.append(spec.Annotations(kind="voc", path=str(folder)))
         elif suffixes == {".png"} and folder in beside:
-            found.append(spec.MaskAnnotations(kind="masks", path=str(folder)))
+            found.append(spec.Annotations(kind="masks", path=str(folder)))
     return found
 
 

@@ -2,85 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from ttame_core.spec.base import Location, Name, Place, Section, Seed, Split
-
-
-class ShapesSource(Section):
-    """The embedded data set: drawn objects with exact masks (see `ttame_core.data.shapes`)."""
-
-    kind: Literal["shapes"]
-    train: int = Field(3000, ge=0)
-    val: int = Field(300, ge=0)
-    test: int = Field(600, ge=0)
-    size: int = Field(96, ge=32, le=2048, description="side of the square pictures, pixels")
-    seed: Seed = 0
+from ttame_core.spec.base import Name, Section, Seed, Split
+from ttame_core.storage import without_credentials
 
 
-class FolderSource(Section):
-    """Images in `<path>/<class>/`; with one folder per split, `path: {train: …, test: …}`."""
+class OpenSection(Section):
+    """A section whose keys depend on its kind; they are attributes, as everywhere.
 
-    kind: Literal["folder"]
-    path: Location
+    Which kinds there are and which keys they take is known above: what a spec says is checked and
+    completed when it is opened.
+    """
 
+    model_config = ConfigDict(extra="allow", frozen=True)
 
-class ListSource(Section):
-    """Text files of `path label` lines, as ImageNet's; paths are relative to `root`."""
+    kind: str
 
-    kind: Literal["list"]
-    path: Location
-    root: Place
+    if TYPE_CHECKING:
 
+        def __getattr__(self, name: str) -> Any: ...
 
-class ManifestSource(Section):
-    """CSV or Parquet with a row per image; `split` is used where the file has such a column."""
+    @property
+    def own(self) -> dict[str, Any]:
+        """The keys of its kind."""
+        return dict(self.model_extra or {})
 
-    kind: Literal["manifest"]
-    path: Location
-    root: Place | None = Field(
-        None, description="of relative image paths; default: beside the file"
-    )
-    image_column: str = "path"
-    label_column: str = "label"
-    split_column: str = "split"
-
-
-Source = Annotated[
-    ShapesSource | FolderSource | ListSource | ManifestSource, Field(discriminator="kind")
-]
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Self:
+        for text in _texts(self.own):
+            without_credentials(text)
+        return self
 
 
-class VocAnnotations(Section):
-    """PASCAL VOC XML, matched to images by class folder and stem."""
-
-    kind: Literal["voc"]
-    path: Location
-    objects: dict[str, list[str]] = Field(
-        default_factory=dict, description="object names that count, per image class; default: all"
-    )
-
-
-class CocoAnnotations(Section):
-    """COCO JSON, matched to images by file name."""
-
-    kind: Literal["coco"]
-    path: Location
-    objects: dict[str, list[str]] = Field(default_factory=dict)
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every text within lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from _texts(part)
 
 
-class MaskAnnotations(Section):
-    """PNG masks at the images' relative paths; 0 is background, any other value an object."""
-
-    kind: Literal["masks"]
-    path: Location
+class Source(OpenSection):
+    """Where pictures come from: the kinds of `ttame_core.data.sources`."""
 
 
-Annotations = Annotated[
-    VocAnnotations | CocoAnnotations | MaskAnnotations, Field(discriminator="kind")
-]
+class Annotations(OpenSection):
+    """Where boxes or masks come from: the kinds of `ttame_core.data.annotations`."""
 
 
 class Dataset(Section):

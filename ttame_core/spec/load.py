@@ -88,9 +88,33 @@ def load_spec(
         raise UserError("\n".join(f"{path}{line}" for line in lines)) from error
 
 
+def problems_of(
+    error: ValidationError, model: type[BaseModel], given: Mapping[str, Any]
+) -> list[SpecProblem]:
+    """Put what pydantic says of a part of a spec into our words.
+
+    Args:
+        error: what was raised.
+        model: the class that the part was validated by.
+        given: the part.
+    """
+    problems = []
+    for one in error.errors():
+        location: list[str | int] = []
+        value: Any = given
+        for part in one["loc"]:  # which names members of unions, too
+            if isinstance(value, Mapping) and part in value:
+                location.append(part)
+                value = value[part]
+        if one["type"] == "missing":
+            location.append(one["loc"][-1])
+        problems.append(SpecProblem(_reason(one, [model]), tuple(location)))
+    return problems
+
+
 def _like_pydantic(problem: SpecProblem) -> dict[str, Any]:
     """Describe a problem as pydantic describes its errors."""
-    return {"loc": problem.location, "type": "value_error", "msg": problem.words, "input": {}}
+    return {"loc": problem.location, "type": "told", "msg": problem.words, "input": {}}
 
 
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
@@ -141,9 +165,8 @@ def _problem(error: Any, node: yaml.Node) -> str:
             child = node.value[part]
             line = child.start_mark.line + 1
         if child is None and part != error["loc"][-1]:
-            models = _union_member(models, str(part))  # a discriminator's value, not a key
-            continue
-        if child is None and error["type"] not in ("missing", "extra_forbidden"):
+            continue  # the member of a union, not a key
+        if child is None and error["type"] not in ("missing", "extra_forbidden", "told"):
             continue
         keys += f"[{part}]" if isinstance(part, int) else f".{part}" if keys else str(part)
         models = _children(models, part) if part != error["loc"][-1] else models
@@ -180,12 +203,3 @@ def _children(models: list[type[BaseModel]], part: Any) -> list[type[BaseModel]]
         if part in model.model_fields:
             found += _annotated_models(model.model_fields[part].annotation)
     return found or models
-
-
-def _union_member(models: list[type[BaseModel]], kind: str) -> list[type[BaseModel]]:
-    chosen = []
-    for model in models:
-        field = model.model_fields.get("kind")
-        if field and kind in getattr(field.annotation, "__args__", ()):
-            chosen.append(model)
-    return chosen or models

@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import Annotations
+from ttame_core.data.kinds import settings_of
 from ttame_core.plugins import Registry, of_class
 
 for _module in iter_modules(__path__):
@@ -23,5 +24,12 @@ REGISTRY: Mapping[str, type[Annotations]] = Registry(
 
 
 def open_annotations(section: spec.Annotations | None) -> Annotations | None:
-    """Make the annotations that a section of a spec describes; None where there is none."""
-    return section and REGISTRY[section.kind](section)
+    """Make the annotations that a section of a spec describes; None where there is none.
+
+    Raises:
+        SpecProblems: there is no such kind, or something is wrong with its keys.
+    """
+    if section is None:
+        return None
+    settings = settings_of(section, REGISTRY)
+    return REGISTRY[section.kind](settings)

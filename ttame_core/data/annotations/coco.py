@@ -7,18 +7,29 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
 from ttame_core import spec
 from ttame_core.data.annotations.base import Annotations, Box, Listed, Picture
 from ttame_core.data.files import locate, stamp
 from ttame_core.errors import UserError
 
 
+class CocoSettings(spec.Section):
+    """The keys of a spec that set it."""
+
+    path: spec.Location
+    objects: dict[str, list[str]] = Field(
+        default_factory=dict, description="object names that count, per image class; default: all"
+    )
+
+
 class Coco(Annotations):
-    """One file of boxes for all pictures."""
+    """One file of boxes for all pictures, matched by file name."""
 
     name = "coco"
-    Settings = spec.CocoAnnotations
-    settings: spec.CocoAnnotations
+    settings: CocoSettings
+    Settings = CocoSettings
 
     @property
     def objects(self) -> Mapping[str, Sequence[str]]:

@@ -22,12 +22,18 @@ from ttame_core.data.annotations.base import (
 from ttame_core.data.files import read
 
 
+class MasksSettings(spec.Section):
+    """The keys of a spec that set it."""
+
+    path: spec.Location
+
+
 class Masks(Annotations):
-    """A mask for each picture."""
+    """A mask at each picture's relative path; 0 is background, any other value an object."""
 
     name = "masks"
-    Settings = spec.MaskAnnotations
-    settings: spec.MaskAnnotations
+    settings: MasksSettings
+    Settings = MasksSettings
 
     def listed(self) -> Iterator[Listed]:
         return files_with_suffix(self.settings.path, ".png")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
+from pydantic import Field
+
 from ttame_core import spec
 from ttame_core.data.annotations.base import (
     Annotations,
@@ -17,12 +19,21 @@ from ttame_core.data.annotations.base import (
 from ttame_core.data.files import read
 
 
+class VocSettings(spec.Section):
+    """The keys of a spec that set it."""
+
+    path: spec.Location
+    objects: dict[str, list[str]] = Field(
+        default_factory=dict, description="object names that count, per image class; default: all"
+    )
+
+
 class Voc(Annotations):
-    """A file of boxes for each picture."""
+    """A file of boxes for each picture, matched by class folder and stem."""
 
     name = "voc"
-    Settings = spec.VocAnnotations
-    settings: spec.VocAnnotations
+    settings: VocSettings
+    Settings = VocSettings
 
     @property
     def objects(self) -> Mapping[str, Sequence[str]]:

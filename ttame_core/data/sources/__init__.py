@@ -9,6 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ttame_core import spec
+from ttame_core.data.kinds import settings_of
 from ttame_core.data.sources.base import Source
 from ttame_core.plugins import Registry, of_class
 
@@ -21,5 +22,10 @@ REGISTRY: Mapping[str, type[Source]] = Registry(
 
 
 def open_source(section: spec.Source) -> Source:
-    """Make the source that a section of a spec describes."""
-    return REGISTRY[section.kind](section)
+    """Make the source that a section of a spec describes.
+
+    Raises:
+        SpecProblems: there is no such kind, or something is wrong with its keys.
+    """
+    settings = settings_of(section, REGISTRY)
+    return REGISTRY[section.kind](settings)

@@ -13,13 +13,19 @@ from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError
 
 
+class FolderSettings(spec.Section):
+    """The keys of a spec that set it; with a folder per split, `path: {train: …, test: …}`."""
+
+    path: spec.Location
+
+
 class Folder(Source):
     """Images in `<path>/<class>/`."""
 
     name = "folder"
     numbered = False
-    Settings = spec.FolderSource
-    settings: spec.FolderSource
+    settings: FolderSettings
+    Settings = FolderSettings
 
     def entries(self) -> Iterator[Entry]:
         for split, fs, root in locate(self.settings.path, "image folder"):

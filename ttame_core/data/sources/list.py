@@ -12,12 +12,19 @@ from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError
 
 
+class ListSettings(spec.Section):
+    """The keys of a spec that set it; paths in the files are relative to `root`."""
+
+    path: spec.Location
+    root: spec.Place
+
+
 class List(Source):
     """Lines of `path label`, as ImageNet's."""
 
     name = "list"
-    Settings = spec.ListSource
-    settings: spec.ListSource
+    settings: ListSettings
+    Settings = ListSettings
 
     def entries(self) -> Iterator[Entry]:
         images = NamedImages(self.settings.root)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from ttame_core import spec
 from ttame_core.data.files import locate
@@ -17,12 +18,24 @@ from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
 
 
+class ManifestSettings(spec.Section):
+    """The keys of a spec that set it; `split` is used where the file has such a column."""
+
+    path: spec.Location
+    root: spec.Place | None = Field(
+        None, description="of relative image paths; default: beside the file"
+    )
+    image_column: str = "path"
+    label_column: str = "label"
+    split_column: str = "split"
+
+
 class Manifest(Source):
     """CSV or Parquet with columns of paths, of labels and, where there is one, of splits."""
 
     name = "manifest"
-    Settings = spec.ManifestSource
-    settings: spec.ManifestSource
+    settings: ManifestSettings
+    Settings = ManifestSettings
 
     def entries(self) -> Iterator[Entry]:
         settings = self.settings
@@ -44,9 +57,7 @@ class Manifest(Source):
                         yield images.entry(str(image), str(label), own or split, where)
 
 
-def _record_batches(
-    stream: Any, path: str, settings: spec.ManifestSource
-) -> Iterator[pa.RecordBatch]:
+def _record_batches(stream: Any, path: str, settings: ManifestSettings) -> Iterator[pa.RecordBatch]:
     wanted = [settings.image_column, settings.label_column]
     try:
         if path.lower().endswith(".parquet"):

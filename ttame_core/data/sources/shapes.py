@@ -6,10 +6,21 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from PIL import Image
+from pydantic import Field
 
 from ttame_core import spec
 from ttame_core.data.shapes import CLASSES, draw_label, draw_sample
 from ttame_core.data.sources.base import Drawn, Entry, Source
+
+
+class ShapesSettings(spec.Section):
+    """The keys of a spec that set it."""
+
+    train: int = Field(3000, ge=0)
+    val: int = Field(300, ge=0)
+    test: int = Field(600, ge=0)
+    size: int = Field(96, ge=32, le=2048, description="side of the square pictures, pixels")
+    seed: spec.Seed = 0
 
 
 class Shapes(Source):
@@ -17,8 +28,8 @@ class Shapes(Source):
 
     name = "shapes"
     drawn_by: ClassVar[tuple[str, ...]] = ("size", "seed")
-    Settings = spec.ShapesSource
-    settings: spec.ShapesSource
+    settings: ShapesSettings
+    Settings = ShapesSettings
 
     def entries(self) -> Iterator[Entry]:
         for split in spec.SPLITS:
