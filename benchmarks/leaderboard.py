@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, run_query
-from ttame_core.lake.schemas import LEADERBOARD, SCORES
+from ttame_core.lake.schemas import LEADERBOARD
 
 IMAGES = 52_084
 BACKBONES = tuple(f"backbone-{number}" for number in range(8))
@@ -67,7 +68,7 @@ def scores(images: int, per_shard: int) -> Files:
                     "p_masked": p[image] * rng.beta(2, 1, len(image)),
                 }
                 path = scores_file("confidence", "d", backbone, explainer, f"test-{shard:06d}")
-                yield path, pa.table(columns).cast(SCORES["confidence"])
+                yield path, pa.table(columns).cast(schema_of("confidence"))
 
 
 def compare() -> list[Table]:

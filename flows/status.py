@@ -19,7 +19,7 @@ from flows.runs import Runs, recent_runs
 from ttame_core.data.index import load_shards
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.contents import STAGES, Holding, holdings
-from ttame_core.lake.query.connection import write_result
+from ttame_core.lake.query.formats import write_result
 from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
 

@@ -12,7 +12,8 @@ from tiny import PLAIN
 from ttame_core import spec
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.schemas import HISTORY, SCORES, maps_schema
+from ttame_core.lake.families import schema_of
+from ttame_core.lake.schemas import HISTORY, maps_schema
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 # What each explainer keeps of the confidence: better by far, worse, the ends of the scale.
@@ -122,4 +123,4 @@ def _write(lake: Lake, backbone: str, explainer: str) -> None:
                 {**row, "curve": curve, "fill": fill, "auc": 0.4, "probabilities": steps}
             )
     for family, own in scores.items():
-        lake.write_parquet(scores_file(family, *place), own, SCORES[family], {})
+        lake.write_parquet(scores_file(family, *place), own, schema_of(family), {})

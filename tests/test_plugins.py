@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +13,10 @@ from ttame_core import spec
 from ttame_core.audits.specification import complete_metric
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer
-from ttame_core.lake import Lake
-from ttame_core.lake import families as scores
-from ttame_core.lake.query import directions
+from ttame_core.lake import Lake, families
+from ttame_core.lake.query import directions, views
 from ttame_core.lake.query.connection import run_query
-from ttame_core.lake.schemas import SCORES
+from ttame_core.metrics import REGISTRY as METRICS
 from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class, versions
 
@@ -29,9 +28,12 @@ class Mine(Explainer):
     def attribute(self, forward, targets): ...
 """
 SCORE = """
-import pyarrow as pa
-from ttame_core.lake.families import Metric, Scores
-MINE = Scores([("size", pa.float32())], {sql!r}, [Metric({pattern!r}, True, "how large")])
+from ttame_core.lake.families import Scores
+MINE = Scores.from_sql('''/*
+columns: {{size: FLOAT}}
+metrics: {{"{pattern}": {{better: lower, description: how large}}}}
+*/
+{sql}''')
 """
 SELECT = 'SELECT dataset, backbone, explainer, key, "size" FROM mine'
 
@@ -115,16 +117,16 @@ def test_two_packages_with_one_name_are_refused(install: Install) -> None:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Look again at which families there are."""
 
     def look() -> None:
-        monkeypatch.setattr(scores, "_ALL", Registry("ttame.scores", SCORES, scores._refuse))
-        directions._tables.cache_clear()
+        for known in (families.registry, views.views, directions._tables):
+            known.cache_clear()
 
     yield look
     monkeypatch.undo()
-    directions._tables.cache_clear()
+    look()
 
 
 def test_scores_of_another_package_are_in_sql(
@@ -133,11 +135,11 @@ def test_scores_of_another_package_are_in_sql(
     code = SCORE.format(sql=SELECT, pattern="size*")
     install("theirs", code, scores="mine = theirs:MINE")
     fresh()
-    assert scores.schema_of("mine").names == ["key", "label", "predicted", "target", "size"]
+    assert families.schema_of("mine").names == ["key", "label", "predicted", "target", "size"]
     lake = Lake(tmp_path / "lake")
     row = {"key": "a", "label": 0, "predicted": 0, "target": 0, "size": 7.0}
     path = "scores/metric=mine/dataset=d/backbone=b/explainer=e/s.parquet"
-    lake.write_parquet(path, [row], scores.schema_of("mine"), "x")
+    lake.write_parquet(path, [row], families.schema_of("mine"), "x")
     assert run_query(lake, "SELECT value FROM leaderboard WHERE metric = 'size'")[0][0].as_py() == 7
     assert run_query(lake, 'SELECT "size" FROM mine')[0].to_pylist() == [7.0]
     listed = run_query(lake, "SELECT family, description FROM metrics ORDER BY place DESC LIMIT 1")
@@ -160,6 +162,8 @@ def test_scores_of_another_package_are_in_sql(
         ("my-own", SCORE.format(sql=SELECT, pattern="size"), "is no name for a view"),
         ("shape", SCORE.format(sql=SELECT, pattern="size"), "a name that ttame itself has"),
         ("mine", "MINE = 3", "is no ttame_core.lake.families.Scores"),
+        ("mine", SCORE.format(sql=SELECT, pattern="size").replace("FLOAT", "TEXT"), "TEXT is no"),
+        ("mine", SCORE.format(sql=SELECT, pattern="size").replace("/*", "--"), "does not begin"),
     ],
 )
 def test_scores_that_cannot_be_used_are_told(
@@ -185,7 +189,20 @@ def test_a_family_without_scores_is_told(
         complete_metric(spec.Metric.model_validate("mine"))
 
 
-def test_own_schemas_stay_what_they_are() -> None:
-    assert scores.schema_of("shape") is SCORES["shape"]
-    assert set(SCORES) <= set(scores.schemas())
-    assert all(isinstance(schema, pa.Schema) for schema in scores.schemas().values())
+def test_types_of_columns_are_those_of_arrow() -> None:
+    head = "/*\ncolumns:\n  a: FLOAT\n  b: VARCHAR\n  c: BOOLEAN\n  d: FLOAT[]\n  e: FLOAT[196]\n"
+    scores = families.Scores.from_sql(head + "metrics: {a: {description: x}}\n*/\nSELECT 1")
+    types = [pa.float32(), pa.string(), pa.bool_(), pa.list_(pa.float32())]
+    assert scores.columns == list(zip("abcde", [*types, pa.list_(pa.float32(), 196)], strict=True))
+    assert scores.metrics == [families.Metric("a", None, "x")]
+    assert scores.values == "SELECT 1"
+
+
+def test_own_families_are_sql_files_beside_their_classes() -> None:
+    own = {name for name in families.registry() if name not in families.registry().added}
+    assert own >= set(METRICS) - set(METRICS.added) | {"accuracy", "cost", "random_labels"}
+    assert directions.source("sanity_labels") == "shape"
+    assert directions.source("sanity_ssim@50") == "sanity"
+    assert directions.source("AD@15/blur") == "confidence"
+    with pytest.raises(UserError, match="what rows the metric accuracy has"):
+        families.schema_of("accuracy")

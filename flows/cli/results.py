@@ -25,7 +25,8 @@ def query(
         ttame query "FROM leaderboard WHERE metric = 'AD@15'" --format csv
         ttame query "FROM metric_values" --format parquet --output values.parquet
     """
-    from ttame_core.lake.query.connection import run_query, write_result
+    from ttame_core.lake.query.connection import run_query
+    from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
     found = run_query(lake, sql)
@@ -47,7 +48,7 @@ def audits(
         ttame audits my-audit --format json
     """
     from ttame_core.audits import history
-    from ttame_core.lake.query.connection import write_result
+    from ttame_core.lake.query.formats import write_result
 
     write_result(history.audits(Lake(workspace), name), format, output)
 
@@ -73,7 +74,7 @@ def compare(
         ttame compare my-audit@previous my-audit@latest --format csv
     """
     from ttame_core.audits import comparison
-    from ttame_core.lake.query.connection import write_result
+    from ttame_core.lake.query.formats import write_result
     from ttame_core.report.tables import comparison_table
 
     found = comparison.compare(Lake(workspace), a, b, dataset)

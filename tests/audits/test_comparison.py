@@ -16,8 +16,9 @@ from ttame_core.audits.record import Outcome, write_record
 from ttame_core.audits.statistics import holm
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import run_query
-from ttame_core.lake.schemas import AUDIT_VALUES, INDEX, LEADERBOARD, SCORES, maps_schema
+from ttame_core.lake.schemas import AUDIT_VALUES, INDEX, LEADERBOARD, maps_schema
 from ttame_core.report.tables import comparison_table
 
 IMAGES = 60
@@ -33,7 +34,7 @@ def _score(lake: Lake, backbone: str, explainer: str, seconds: np.ndarray) -> No
         row | {"seconds": float(s), "forward_passes": 1.0}
         for row, s in zip(about, seconds, strict=True)
     ]
-    lake.write_parquet(scores_file("cost", *where), costs, SCORES["cost"], "x")
+    lake.write_parquet(scores_file("cost", *where), costs, schema_of("cost"), "x")
     heat = {"probability": 0.5, "height": 1, "width": 1, "map": np.zeros(1, dtype=np.float16)}
     maps = [row | heat for row in about]
     lake.write_parquet(maps_file(*where), maps, maps_schema(1, 1), "x")
@@ -102,15 +103,17 @@ def test_each_fill_and_each_baseline_is_a_metric_of_its_own(lake: Lake) -> None:
             for row in about
             for fill, drop in (("zero", plain), ("blur", blurred))
         ]
-        lake.write_parquet(scores_file("confidence", *where), confidence, SCORES["confidence"], "x")
+        lake.write_parquet(
+            scores_file("confidence", *where), confidence, schema_of("confidence"), "x"
+        )
         curves = [
             row | {"curve": "insertion", "fill": fill, "auc": auc, "probabilities": [auc]}
             for row in about
             for fill, auc in (("blur", plain), ("zero", blurred))
         ]
-        names = SCORES["curves"].names
+        names = schema_of("curves").names
         rows = [{name: row[name] for name in names} for row in curves]
-        lake.write_parquet(scores_file("curves", *where), rows, SCORES["curves"], "x")
+        lake.write_parquet(scores_file("curves", *where), rows, schema_of("curves"), "x")
     board = {
         (explainer, metric): value
         for explainer, metric, value in run_query(

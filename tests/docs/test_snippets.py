@@ -40,11 +40,9 @@ from ttame_core import metrics, spec
 from ttame_core.audits.specification import complete, open_spec
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.exports.huggingface import export_dataset
-from ttame_core.lake import Lake
-from ttame_core.lake import families as scores
-from ttame_core.lake.query import directions
+from ttame_core.lake import Lake, families
+from ttame_core.lake.query import directions, views
 from ttame_core.lake.query.connection import run_query
-from ttame_core.lake.schemas import SCORES
 from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class
 from ttame_core.stages.provenance import Provenance
@@ -142,17 +140,19 @@ def with_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         monkeypatch.syspath_prepend(place)
     explainers = Registry("ttame.explainers", own[0], of_class(Explainer))
     monkeypatch.setattr("ttame_core.explainers.REGISTRY", explainers)
-    families = Registry("ttame.metrics", own[1], of_class(Family))
-    monkeypatch.setattr("ttame_core.metrics.REGISTRY", families)
+    taken = Registry("ttame.metrics", own[1], of_class(Family))
+    monkeypatch.setattr("ttame_core.metrics.REGISTRY", taken)
     monkeypatch.setattr("ttame_core.api.REGISTRY", explainers)
-    monkeypatch.setattr("ttame_core.api.FAMILIES", families)
+    monkeypatch.setattr("ttame_core.api.FAMILIES", taken)
     monkeypatch.setattr("ttame_core.audits.specification.EXPLAINERS", explainers)
-    monkeypatch.setattr("ttame_core.audits.specification.METRICS", families)
-    monkeypatch.setattr(scores, "_ALL", Registry("ttame.scores", SCORES, scores._refuse))
-    directions._tables.cache_clear()
+    monkeypatch.setattr("ttame_core.audits.specification.METRICS", taken)
+    caches = families.registry, views.views, directions._tables
+    for known in caches:
+        known.cache_clear()
     yield
     monkeypatch.undo()
-    directions._tables.cache_clear()
+    for known in caches:
+        known.cache_clear()
 
 
 @pytest.mark.parametrize("part", YAML, ids=lambda part: f"{part.page}: {part.text[:30]!r}")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, scores_file
-from ttame_core.lake.schemas import SCORES
+from ttame_core.lake.families import schema_of
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def workspace(tmp_path: Path) -> Path:
             for i in range(20)
         ]
         path = scores_file("cost", "d", "net", explainer, "test-000000")
-        Lake(tmp_path).write_parquet(path, rows, SCORES["cost"], "x")
+        Lake(tmp_path).write_parquet(path, rows, schema_of("cost"), "x")
     return tmp_path
 
 

@@ -14,15 +14,11 @@ from scipy import stats
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
-from ttame_core.lake.query.connection import (
-    FILES,
-    answer,
-    connect,
-    leaderboard,
-    run_query,
-    write_result,
-)
-from ttame_core.lake.schemas import LEADERBOARD, SCORES, maps_schema
+from ttame_core.lake.families import schema_of, schemas
+from ttame_core.lake.query.connection import answer, connect, leaderboard, run_query
+from ttame_core.lake.query.formats import write_result
+from ttame_core.lake.query.views import FILES
+from ttame_core.lake.schemas import LEADERBOARD, maps_schema
 from ttame_core.metrics import THRESHOLDS, drop, gain, increase
 
 COUNT = 40
@@ -54,7 +50,7 @@ def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
                 maps.append(about | {"probability": p, "height": 2, "width": 2, "map": heat})
         where = ("18", explainer, "test-000000")  # a backbone whose name is a number
         for family, rows in (("confidence", confidence), ("localization", places)):
-            lake.write_parquet(scores_file(family, "d", *where), rows, SCORES[family], "x")
+            lake.write_parquet(scores_file(family, "d", *where), rows, schema_of(family), "x")
         lake.write_parquet(maps_file("d", *where), maps, maps_schema(2, 2), "x")
     return lake
 
@@ -144,7 +140,7 @@ def test_an_empty_lake_has_empty_views(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for view in (
         *FILES,
-        *SCORES,
+        *schemas(),
         "predictions",
         "leaderboard",
         "metric_values",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import run_query
-from ttame_core.lake.schemas import SCORES
 from ttame_core.metrics import THRESHOLDS
 
 COUNT = 30
@@ -36,7 +36,7 @@ def located(tmp_path: Path) -> tuple[Lake, dict[str, list[dict[str, Any]]]]:
                     row[name] = (shift + 0.9 * rng.random(19, dtype=np.float32)).tolist()
                 rows[explainer].append(row)
         path = scores_file("localization", "d", "b", explainer, "test-000000")
-        lake.write_parquet(path, rows[explainer], SCORES["localization"], "x")
+        lake.write_parquet(path, rows[explainer], schema_of("localization"), "x")
     return lake, {e: [r for r in found if r["target"] == 0] for e, found in rows.items()}
 
 
@@ -90,7 +90,7 @@ def test_what_is_null_has_no_metric(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     row = {"key": "k", "label": 0, "predicted": 0, "target": 0, "pointing_game": True}
     path = scores_file("localization", "d", "b", "ttame", "test-000000")
-    lake.write_parquet(path, [row | {"box_iou": [0.5] * 19}], SCORES["localization"], "x")
+    lake.write_parquet(path, [row | {"box_iou": [0.5] * 19}], schema_of("localization"), "x")
     board = run_query(lake, "SELECT metric, value FROM leaderboard").to_pylist()
     metrics = {row["metric"]: row["value"] for row in board}
     assert metrics["pointing_game"] == 100

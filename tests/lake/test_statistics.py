@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import connect, leaderboard, run_query
 from ttame_core.lake.query.directions import direction, is_yardstick
 from ttame_core.lake.query.metric_values import IDENTITY, SETTINGS
-from ttame_core.lake.schemas import SCORES
 
 
 def write_costs(lake: Lake, explainer: str, values: np.ndarray, backbone: str = "net") -> None:
@@ -22,7 +22,7 @@ def write_costs(lake: Lake, explainer: str, values: np.ndarray, backbone: str = 
         for i, value in enumerate(values)
     ]
     path = scores_file("cost", "d", backbone, explainer, "test-000000")
-    lake.write_parquet(path, rows, SCORES["cost"], "x")
+    lake.write_parquet(path, rows, schema_of("cost"), "x")
 
 
 def _board(lake: Lake) -> dict[str, dict]:
@@ -84,7 +84,7 @@ def test_a_metric_is_one_select_whatever_its_shape(tmp_path: Path) -> None:
         for fill in ("zero", "blur")
     ]
     path = scores_file("confidence", "d", "net", "e", "test-000000")
-    lake.write_parquet(path, rows, SCORES["confidence"], "x")
+    lake.write_parquet(path, rows, schema_of("confidence"), "x")
     names = {r["metric"] for r in run_query(lake, "FROM metric_values").to_pylist()}
     assert names == {
         f"{metric}@{keep}{fill}"
@@ -105,7 +105,7 @@ def test_ranks_know_directions_and_leave_yardsticks_and_unknown_metrics_out(
         row = {"key": "k", "label": 0, "predicted": 0, "target": 0, "keep": 15.0, "fill": "zero"}
         path = scores_file("confidence", "d", "net", explainer, "test-000000")
         rows = [row | {"p": 0.8, "p_masked": p_masked}]
-        lake.write_parquet(path, rows, SCORES["confidence"], "x")
+        lake.write_parquet(path, rows, schema_of("confidence"), "x")
     ranks = run_query(lake, "FROM ranks").to_pylist()
     found = {(r["explainer"], r["family"]): r["mean_rank"] for r in ranks}
     assert {e for e, _ in found} == {"quick", "slow", "twin"}
@@ -140,7 +140,7 @@ def test_the_random_label_check_is_the_correlation_with_the_permuted_heads_maps(
             {"key": str(i), **identity, **shape, "thumbnail": thumbnail.tolist()}
             for i, thumbnail in enumerate(thumbnails)
         ]
-        lake.write_parquet(path, rows, SCORES["shape"], "x")
+        lake.write_parquet(path, rows, schema_of("shape"), "x")
     checked = "SELECT explainer, value FROM leaderboard WHERE metric = 'sanity_labels'"
     found = run_query(lake, checked).to_pylist()
     assert found == [{"explainer": "ttame", "value": pytest.approx((1 + 0.5**0.5) / 2)}]
@@ -190,7 +190,7 @@ def test_disagreement_is_the_correlation_of_thumbnails(tmp_path: Path) -> None:
             row = {"key": f"k{i}", "label": 0, "predicted": 0, "target": 0}
             rows.append(row | {"thumbnail": centred / np.linalg.norm(centred)})
         path = scores_file("shape", "d", "net", name, "test-000000")
-        lake.write_parquet(path, rows, SCORES["shape"], "x")
+        lake.write_parquet(path, rows, schema_of("shape"), "x")
     found = run_query(lake, "FROM disagreement ORDER BY key").to_pylist()
     assert [(r["key"], r["explainer_a"], r["explainer_b"]) for r in found] == [
         ("k0", "a", "b"),

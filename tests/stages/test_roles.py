@@ -10,8 +10,9 @@ import numpy as np
 from ttame_core import spec
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import leaderboard, run_query
-from ttame_core.lake.schemas import CONTROL, RIVAL, SCORES, YARDSTICK
+from ttame_core.lake.schemas import CONTROL, RIVAL, YARDSTICK
 from ttame_core.stages.roles import Role, rivals, roles, write_roles
 
 PERMUTED = {"training": {"labels": "permuted"}}
@@ -39,7 +40,7 @@ def _write_scores(lake: Lake, explainer: str, thumbnail: int, p_masked: float) -
     masked = identity | {"keep": 15.0, "fill": "zero", "p": 0.8, "p_masked": p_masked}
     for family, row in (("shape", shape), ("confidence", masked)):
         path = scores_file(family, "d", "net", explainer, "test-000000")
-        lake.write_parquet(path, [row], SCORES[family], "x")
+        lake.write_parquet(path, [row], schema_of(family), "x")
 
 
 def test_a_role_is_the_methods_or_that_of_permuted_labels() -> None:

@@ -15,7 +15,7 @@ from ttame_core import spec
 from ttame_core.audits.comparison import compare_audits
 from ttame_core.errors import nearest
 from ttame_core.lake import AUDIT_TIME, Lake
-from ttame_core.lake.query.directions import UNKNOWN, direction, is_yardstick, stems
+from ttame_core.lake.query.directions import UNKNOWN, direction, is_yardstick, source, stems
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
@@ -64,7 +64,7 @@ def check_names(
             )
         if gate.worse_by is not None and known.lower_is_better is None:
             raise ValueError(f"the gate {gate}: of {gate.metric} neither direction is worse")
-        family = "shape" if gate.metric == "sanity_labels" else known.family
+        family = source(gate.metric)
         if family == "backbone" and gate.explainer is not None:
             raise ValueError(f"the gate {gate}: {gate.metric} is a backbone's own, no explainer's")
     if family not in ("backbone", "cost") and family not in families:

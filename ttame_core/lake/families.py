@@ -1,28 +1,64 @@
 """Families of scores in the lake: ttame's own, and those that other packages add.
 
-What another package adds stands in its entry points of the group `ttame.scores`. It is apart from
-the family's class, so that SQL is answered without importing torch.
+A family is one SQL file, apart from the class that computes its rows, so that SQL is answered
+without importing torch. Own ones are the files `ttame_core/metrics/*.sql`; those of another package
+are `Scores.from_sql` of such a file, named in its entry points of the group `ttame.scores`.
+
+The file begins with a comment of YAML, and the rest is one SELECT (lake/query/metric_values.py):
+
+    /*
+    order: 30                # where its metrics stand among those of ttame, in reading order
+    columns: {p: FLOAT}      # of its rows, beside those of the map, in types of SQL (TYPES)
+    from: confidence         # in the stead of columns: the family whose rows it reads
+    family: backbone         # under which its metrics are listed; default: its own name
+    metrics:                 # by name, or the beginning of names and *
+      AD@*:
+        better: lower        # or higher; left out where neither is better
+        unit: "%"            # or s, or passes; left out for plain numbers
+        principal: true      # the default; false: not shown where there is no room for all
+        description: average drop
+      sanity_labels: sanity_*   # listed already, under this pattern of another family
+    */
+    SELECT …
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal
 
 import pyarrow as pa
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from ttame_core.errors import UserError, nearest
-from ttame_core.lake.schemas import PREDICTION, SCORES
+from ttame_core.lake.schemas import PREDICTION
 from ttame_core.plugins import Registry, origin
+
+TYPES = {
+    "BOOLEAN": pa.bool_(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "VARCHAR": pa.string(),
+}
 
 
 @dataclass(frozen=True)
 class Metric:
     """What a metric is: a row of the view `metrics`.
 
-    pattern: its name, or the beginning of its names and `*`. lower_is_better: None where neither is
-    better. unit: %, s, passes, or '' for plain numbers. principal: shown where there is no room for
-    all.
+    Attributes:
+        pattern: its name, or the beginning of its names and `*`.
+        lower_is_better: None where neither is better.
+        description: words for a listing.
+        unit: %, s, passes, or '' for plain numbers.
+        principal: shown where there is no room for all.
     """
 
     pattern: str
@@ -36,53 +72,156 @@ class Metric:
 class Scores:
     """What the lake must know of a family of metrics.
 
-    columns: of its rows, beside those of the map (key, label, predicted, target). values: a SELECT
-    from the view that is called as the family, which makes values per image of its rows, a column
-    per metric (ttame_core/lake/query/metric_values.py). metrics: a line for each of these.
+    Attributes:
+        columns: of its rows, beside those of the map (key, label, predicted, target); none where
+            its values are worked out from the rows of another family.
+        values: a SELECT that makes values per image, a column per metric
+            (ttame_core/lake/query/metric_values.py).
+        metrics: those that the SELECT makes.
+        listed: names of metrics that a pattern of another family lists already.
+        order: place of its metrics in reading order; None: after all that have one.
+        source: the family whose rows the SELECT reads; None: its own, if it has any.
+        family: the name under which its metrics are listed; None: its own.
     """
 
     columns: Sequence[tuple[str, pa.DataType]]
     values: str
     metrics: Sequence[Metric]
+    listed: Sequence[str] = ()
+    order: int | None = None
+    source: str | None = None
+    family: str | None = None
+
+    @classmethod
+    def from_sql(cls, text: str) -> Scores:
+        """Read a family from the text of its SQL file.
+
+        Args:
+            text: a comment of YAML, as the module's docstring has it, and a SELECT.
+
+        Raises:
+            ValueError: the comment is missing or wrong.
+        """
+        parts = re.match(r"\s*/\*(.*?)\*/\s*(.*)", text, re.DOTALL)
+        if not parts:
+            raise ValueError("the SQL does not begin with /* … */ that says what its metrics are")
+        said = _Comment.model_validate(yaml.safe_load(parts[1]))
+        about = {p: m for p, m in said.metrics.items() if isinstance(m, _Metric)}
+        return cls(
+            columns=[(name, _arrow_type(type)) for name, type in said.columns.items()],
+            values=parts[2],
+            metrics=[
+                Metric(pattern, m.lower_is_better, m.description, m.unit, m.principal)
+                for pattern, m in about.items()
+            ],
+            listed=[name for name in said.metrics if name not in about],
+            order=said.order,
+            source=said.source,
+            family=said.family,
+        )
 
     @property
     def schema(self) -> pa.Schema:
+        """The schema of its files."""
         return pa.schema([*PREDICTION, *self.columns])
 
 
-def _refuse(name: str, found: object) -> str | None:
-    if not isinstance(found, Scores):
+class _Metric(BaseModel):
+    """A metric, as the comment of a SQL file has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    better: Literal["lower", "higher"] | None = None
+    description: str
+    unit: str = ""
+    principal: bool = True
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        return None if self.better is None else self.better == "lower"
+
+
+class _Comment(BaseModel):
+    """The comment that a SQL file begins with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order: int | None = None
+    columns: dict[str, str] = {}
+    source: str | None = Field(None, alias="from")
+    family: str | None = None
+    metrics: dict[str, _Metric | str]
+
+
+def _arrow_type(type: str) -> pa.DataType:
+    """Return the type in Arrow of a type of SQL: one of TYPES, or a list such as FLOAT[]."""
+    parts = re.fullmatch(r"(\w+)(?:\[(\d*)\])?", type)
+    if not parts or parts[1] not in TYPES:
+        raise ValueError(f"{type} is no type of a column: {', '.join(TYPES)} are, and their lists")
+    if parts[2] is None:
+        return TYPES[parts[1]]
+    return pa.list_(TYPES[parts[1]], int(parts[2] or -1))
+
+
+def _refuse(name: str, loaded: object) -> str | None:
+    if not isinstance(loaded, Scores):
         return f"is no {Scores.__module__}.Scores"
     if not name.isidentifier():
         return "is no name for a view of SQL: letters, digits and _ are"
     return None
 
 
-# Those of other packages, by the family's name; ttame's own only keep theirs from being taken.
-_ALL: Registry[pa.Schema | Scores] = Registry("ttame.scores", SCORES, _refuse)
+@cache
+def registry() -> Registry[Scores]:
+    """Return all families by name, those of other packages loaded when asked for."""
+    folder = resources.files("ttame_core").joinpath("metrics")
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    own = {f.name.removesuffix(".sql"): Scores.from_sql(f.read_text("utf-8")) for f in files}
+    return Registry("ttame.scores", own, _refuse)
 
 
-def added() -> dict[str, Scores]:
-    """The families of other packages. Raises UserError where one cannot be loaded."""
-    return {name: found for name in _ALL.added if isinstance(found := _ALL[name], Scores)}
+def in_order() -> Mapping[str, Scores]:
+    """Return all families by name in reading order, those of other packages last.
+
+    Raises:
+        UserError: one of another package cannot be loaded.
+    """
+    found = registry()
+
+    def place(name: str) -> tuple[bool, float]:
+        order = found[name].order
+        return name in found.added, float("inf") if order is None else order
+
+    return {name: found[name] for name in sorted(found, key=place)}
+
+
+def with_rows() -> dict[str, Scores]:
+    """Return the families that have files of their own, by name."""
+    return {name: scores for name, scores in registry().items() if scores.columns}
 
 
 def origin_of(family: str) -> str:
-    """Words for where a family of another package comes from."""
-    return origin(_ALL.added[family])
+    """Return words for where a family comes from."""
+    added = registry().added
+    return origin(added[family]) if family in added else f"ttame's own family {family}"
 
 
 def schemas() -> dict[str, pa.Schema]:
-    """The schema of every family's files."""
-    return SCORES | {name: scores.schema for name, scores in added().items()}
+    """Return the schema of every family's files, by the family's name."""
+    return {name: scores.schema for name, scores in with_rows().items()}
 
 
 def schema_of(family: str) -> pa.Schema:
-    """Of one family. Raises UserError where another package says nothing of it."""
-    if family not in _ALL:
+    """Return the schema of one family's files.
+
+    Raises:
+        UserError: no package says what rows it has.
+    """
+    found = registry()
+    if family not in found or not found[family].columns:
         raise UserError(
             f"no installed package says what rows the metric {family} has: it needs an entry point "
-            f"{family} in the group ttame.scores (docs/extending.md)." + nearest(family, _ALL)
+            f"{family} in the group ttame.scores (docs/extending.md)."
+            + nearest(family, list(found))
         )
-    found = _ALL[family]
-    return found.schema if isinstance(found, Scores) else found
+    return found[family].schema

@@ -85,95 +85,6 @@ def maps_schema(height: int, width: int, dtype: str = "float16") -> pa.Schema:
     )
 
 
-# Families of scores. In confidence, a row per map, kept percentage and fill: p, p_masked: softmax
-# of the target on the whole and on the masked image. In localization, a row per map of an annotated
-# image; object_share: of the view, under its objects; weighting_game and average_precision: null
-# without a mask; the lists: at each of metrics.localization.THRESHOLDS, box_iou of the largest
-# component and best_box_iou of the one that fits best. In shape, a row per map; thumbnail: 14×14,
-# row by row, centred, of unit norm. In adcc and robustness, a row per map. In sanity, a row per map
-# and step; randomised: `classifier` or `head`; depth: of the classifier's layers, from 0, the last
-# alone, to 1, all. In road, a row per map, order and percentage of removed pixels; p: of the
-# target; kept: whether it is still predicted. In curves, a row per map, curve and fill;
-# probabilities: softmax of the target after each step, the first before any; auc: the area under
-# them, in [0, 1]. In cost, a row per map: seconds, and passes through the classifier, of the batch
-# by its maps, the shared forward pass included.
-SCORES = {
-    "confidence": pa.schema(
-        [
-            *PREDICTION,
-            ("keep", pa.float32()),
-            ("fill", pa.string()),
-            ("p", pa.float32()),
-            ("p_masked", pa.float32()),
-        ]
-    ),
-    "localization": pa.schema(
-        [
-            *PREDICTION,
-            ("object_share", pa.float32()),
-            ("pointing_game", pa.bool_()),
-            ("energy_in_box", pa.float32()),
-            ("weighting_game", pa.float32()),
-            ("average_precision", pa.float32()),
-            ("pixel_iou", pa.list_(pa.float32())),
-            ("box_iou", pa.list_(pa.float32())),
-            ("best_box_iou", pa.list_(pa.float32())),
-        ]
-    ),
-    "shape": pa.schema(
-        [
-            *PREDICTION,
-            ("complexity", pa.float32()),
-            ("sparseness", pa.float32()),
-            ("thumbnail", pa.list_(pa.float32(), 196)),
-        ]
-    ),
-    "adcc": pa.schema(
-        [
-            *PREDICTION,
-            ("coherency", pa.float32()),
-            ("complexity", pa.float32()),
-            ("drop", pa.float32()),
-        ]
-    ),
-    "robustness": pa.schema([*PREDICTION, ("max_sensitivity", pa.float32())]),
-    "sanity": pa.schema(
-        [
-            *PREDICTION,
-            ("randomised", pa.string()),
-            ("depth", pa.float32()),
-            ("rank_correlation", pa.float32()),
-            ("ssim", pa.float32()),
-        ]
-    ),
-    "cost": pa.schema(
-        [
-            *PREDICTION,
-            ("seconds", pa.float32()),
-            ("forward_passes", pa.float32()),
-            ("backward_passes", pa.float32()),
-        ]
-    ),
-    "road": pa.schema(
-        [
-            *PREDICTION,
-            ("order", pa.string()),
-            ("removed", pa.float32()),
-            ("p", pa.float32()),
-            ("kept", pa.bool_()),
-        ]
-    ),
-    "curves": pa.schema(
-        [
-            *PREDICTION,
-            ("curve", pa.string()),
-            ("fill", pa.string()),
-            ("auc", pa.float32()),
-            ("probabilities", pa.list_(pa.float32())),
-        ]
-    ),
-}
-
 # Roles of explainers: those that compete; what they are measured by, which wins and loses nothing;
 # and heads trained on permuted labels, whose maps should not be like those of heads of true labels.
 RIVAL, YARDSTICK, CONTROL = "rival", "yardstick", "control"
@@ -223,7 +134,7 @@ SWEEPS = pa.schema(
 BACKBONE = "-"  # the explainer of what is a backbone's own
 
 # A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
-# sql/directions.sql gives. method, role: of the explainer, as in EXPLAINERS; null where the metric
+# the view `metrics` gives. method, role: of the explainer, as in EXPLAINERS; null where the metric
 # is a backbone's own.
 LEADERBOARD = pa.schema(
     [
@@ -273,7 +184,7 @@ AUDIT_CHANGES = pa.schema(
     ]
 )
 
-# Each map of the images of AUDIT_VALUES at 14×14, as in SCORES["shape"], in half precision.
+# Each map of the images of AUDIT_VALUES at 14×14, as in the family shape, in half precision.
 AUDIT_THUMBNAILS = pa.schema(
     [
         ("backbone", pa.string()),

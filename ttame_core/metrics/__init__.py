@@ -1,8 +1,8 @@
 """Metrics: pure functions on batched tensors, and in families what makes the lake's rows of them.
 
-To add a family, put a module with a subclass of Family into this package, its schema into
-`lake/schemas.py`, and `lake/sql/metrics/<family>.sql`, which makes values per image of its rows, a
-column per metric (`lake/values.py`). A line in `lake/sql/directions.sql` says which way is better.
+A family is a module with a subclass of Family, and beside it `<family>.sql`: the columns of its
+rows, its metrics, and a SELECT that makes values per image of the rows (lake/families.py). A file
+of SQL without a module has metrics of the rows of another family, or of what explaining leaves.
 Another package adds its own by entry points (docs/extending.md).
 """
 

@@ -131,8 +131,8 @@ class Family(ABC):
 
     name: in specs and in the lake. version: raised when its rows change, so that they are redone.
     reexplains: runs the explainer again, where others read its maps alone. Settings: its own keys
-    in a spec. The columns of its rows stand in `lake.schemas.SCORES`, or in an entry point of the
-    group `ttame.scores`.
+    in a spec. The columns of its rows and its metrics stand in the SQL file of the same name, or in
+    an entry point of the group `ttame.scores` (ttame_core/lake/families.py).
     """
 
     name: ClassVar[str]

@@ -20,8 +20,9 @@ from ttame_core.backbones import Backbone
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.map_values import column_of, dtype_of, restore, store
-from ttame_core.lake.schemas import PREDICTION, REFUSED, SCORES, WEIGHTS, maps_schema
+from ttame_core.lake.schemas import PREDICTION, REFUSED, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, RowGroups
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
@@ -88,7 +89,7 @@ def explain_shard(
                 schema, made_from = maps_schema(height, width, order.dtype), order.made_from
                 create = shard.lake.create_parquet
                 maps = create(shard.maps_file(*names), schema, made_from, **about)
-                costs = create(shard.scores_file("cost", *names), SCORES["cost"], made_from)
+                costs = create(shard.scores_file("cost", *names), schema_of("cost"), made_from)
                 opened[order.name] = files.enter_context(maps), files.enter_context(costs)
             return opened[order.name]
 
@@ -127,7 +128,7 @@ def write_refusal(
 ) -> None:
     """Write the maps file of an explainer that does not apply: no rows, and the reason."""
     for path, schema in (
-        (shard.scores_file("cost", backbone, explainer), SCORES["cost"]),
+        (shard.scores_file("cost", backbone, explainer), schema_of("cost")),
         (shard.maps_file(backbone, explainer), maps_schema(1, 1)),
     ):
         shard.lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
@@ -201,7 +202,7 @@ def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int
         )
     )
     identity = [rows.column(name) for name, _ in PREDICTION]
-    return pa.record_batch([*identity, *map(pa.array, values)], schema=SCORES["cost"])
+    return pa.record_batch([*identity, *map(pa.array, values)], schema=schema_of("cost"))
 
 
 def stored_dtype(lake: Lake, path: str) -> str:

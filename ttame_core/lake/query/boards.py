@@ -8,18 +8,15 @@ same, the record's is taken, and nothing is read again; else it is worked out as
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import suppress
-from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from ttame_core.errors import UserError
-from ttame_core.lake import families as scores
 from ttame_core.lake.query.read_only import ReadOnly
+from ttame_core.lake.query.views import views
 from ttame_core.lake.selection import Meant
 from ttame_core.lake.store import Lake, fingerprint
 
@@ -73,27 +70,9 @@ def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
             about = reading.info(path)
             when = about.get("ETag") or about.get("mtime") or about.get("created")
             files[dataset].append((path, about["size"], when))
-    computed = [duckdb.__version__, *_definitions()]
+    computed = [duckdb.__version__, *views().definitions]
     return {
         dataset: fingerprint([computed, found])
         for dataset, found in files.items()
         if dataset not in others
     }
-
-
-def _definitions() -> list[str]:
-    """Return all that leaderboards are worked out by: SQL files, and the code that makes SQL.
-
-    Other packages' families bring SQL of their own.
-    """
-    added = [repr(family) for family in scores.added().values()]
-    return [*_texts(resources.files("ttame_core.lake.query")), *added]
-
-
-def _texts(folder: Traversable) -> Iterator[str]:
-    """Yield the texts of all .sql and .py files in a folder and below it, in order."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _texts(entry)
-        elif entry.name.endswith((".sql", ".py")):
-            yield entry.read_text(encoding="utf-8")

@@ -1,7 +1,4 @@
-"""What each metric is: its family, direction and unit, as sql/directions.sql has it.
-
-Families of other packages say so themselves (ttame_core/lake/families.py).
-"""
+"""What each metric is: its family, direction and unit, as the families have it."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from importlib import resources
 import duckdb
 
 from ttame_core.errors import UserError
-from ttame_core.lake import families as scores
+from ttame_core.lake import families
 
 
 @dataclass(frozen=True)
@@ -34,19 +31,20 @@ UNKNOWN = Direction(1000, "", None, "", False)
 
 
 def add_directions(db: duckdb.DuckDBPyConnection) -> None:
-    """The tables `metrics` and `yardsticks`, other packages' metrics last.
+    """Make the tables `metrics` and `yardsticks`, other packages' metrics last.
 
-    Raises UserError where one of these has the name of a metric that is there.
+    Raises:
+        UserError: one of these has the name of a metric that is there.
     """
     db.execute(resources.files("ttame_core.lake.query").joinpath("sql/directions.sql").read_text())
-    for family, added in scores.added().items():
-        for metric in added.metrics:
-            _refuse_known(db, family, metric.pattern)
+    for name, scores in families.in_order().items():
+        for metric in scores.metrics:
+            _refuse_known(db, name, metric.pattern)
             db.execute(
                 "INSERT INTO metrics SELECT count(*) + 1, ?, ?, ?, ?, ?, ? FROM metrics",
                 [
                     metric.pattern,
-                    family,
+                    scores.family or name,
                     metric.lower_is_better,
                     metric.unit,
                     metric.principal,
@@ -63,8 +61,8 @@ def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> N
     ).fetchone()
     if known:
         raise UserError(
-            f"{scores.origin_of(family)} has a metric {pattern}, and {known[0]} is there already: "
-            "give it a name of its own"
+            f"{families.origin_of(family)} has a metric {pattern}, and {known[0]} is there "
+            "already: give it a name of its own"
         )
 
 
@@ -89,6 +87,16 @@ def direction(metric: str) -> Direction:
     """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
     found = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
     return next(found, UNKNOWN)
+
+
+def source(metric: str) -> str:
+    """Return the family whose rows a metric is worked out from: as said, else that it is listed in.
+
+    Args:
+        metric: a full name, such as AD@15/blur.
+    """
+    named = (scores for scores in families.in_order().values() if metric in scores.listed)
+    return next((s.source for s in named if s.source), direction(metric).family)
 
 
 def stems() -> list[str]:

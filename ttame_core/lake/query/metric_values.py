@@ -1,47 +1,43 @@
 """Metrics in SQL: values per image, and their sums in groups of images.
 
-Each sql/metrics/<name>.sql is one SELECT with a row per image (or image and setting): dataset,
-backbone, explainer, key, and a numeric column per metric, called as the metric is. What completes
-the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
+Each family (ttame_core/lake/families.py) brings one SELECT with a row per image (or image and
+setting): dataset, backbone, explainer, key, and a numeric column per metric, called as the metric
+is. What completes the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
 AD@15/blur). Where names are data, a column `metric` holds them beside one column `value`.
-Families of other packages bring such a SELECT along (ttame_core/lake/families.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from importlib import resources
 
 import duckdb
 
 from ttame_core.errors import UserError
-from ttame_core.lake.families import added, origin_of
+from ttame_core.lake import families
 
 IDENTITY = ("dataset", "backbone", "explainer", "key")
 SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
 
 
-def add_metrics(db: duckdb.DuckDBPyConnection, families: Collection[str] | None = None) -> None:
-    """The views `values_<name>` of every file, `metric_values` and `metric_sums` of all.
+def add_metrics(db: duckdb.DuckDBPyConnection, names: Collection[str] | None = None) -> None:
+    """Make the views `values_<name>` of every family, `metric_values` and `metric_sums` of all.
 
-    families: of the files that are called as these alone. Raises UserError where another package's
-    SELECT is wrong.
+    Args:
+        db: has a view of the rows of each family.
+        names: the families to make them of; None for all.
+
+    Raises:
+        UserError: the SELECT of another package is wrong.
     """
-    folder = resources.files("ttame_core.lake.query").joinpath("sql/metrics")
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    selects = {file.name.removesuffix(".sql"): file.read_text() for file in files}
-    selects |= {name: scores.values for name, scores in added().items()}
     values, sums = [], []
-    for name, select in selects.items():
-        if families is not None and name not in families:
+    for name, scores in sorted(families.registry().items(), key=lambda item: item[0]):
+        if names is not None and name not in names:
             continue
         try:
-            db.execute(f"CREATE VIEW values_{name} AS\n{select}")
+            db.execute(f"CREATE VIEW values_{name} AS\n{scores.values}")
         except duckdb.Error as error:
-            if name not in added():
-                raise
             reason = " ".join(str(error).split())
-            raise UserError(f"the SQL of {origin_of(name)} is wrong: {reason}") from error
+            raise UserError(f"the SQL of {families.origin_of(name)} is wrong: {reason}") from error
         columns = db.sql(f"FROM values_{name} LIMIT 0").columns
         values.append(_values(name, columns))
         sums.append(_sums(name, columns))

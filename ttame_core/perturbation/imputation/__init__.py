@@ -17,12 +17,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-GREY = 0.5  # where the iteration starts
-HOLD = 0.75
-BILINEAR = (0.25, 0.75, 0.75, 0.25)  # what a cell gives to the finer cells in and beside it
-NEARER = ((0.75, 0.25), (0.25, 0.75))  # what a finer cell of an even or odd row takes of both
-MOST_ITERATIONS = 50
-
 
 def impute(images: Tensor, removed: Tensor) -> Tensor:
     """Images whose removed pixels are interpolated linearly from those that are left.

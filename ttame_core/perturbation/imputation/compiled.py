@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttame_core.perturbation.imputation import BILINEAR, GREY, HOLD, MOST_ITERATIONS, NEARER
+from ttame_core.perturbation.imputation.equations import (
+    BILINEAR,
+    GREY,
+    HOLD,
+    MOST_ITERATIONS,
+    NEARER,
+)
 
 TOLERANCE = 2e-4  # of the last correction; what it leaves is mostly a tenth of it
 BOUND = 1e-3  # of what sweeps leave

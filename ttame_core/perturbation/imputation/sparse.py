@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ttame_core.perturbation.imputation import BILINEAR, GREY, HOLD, MOST_ITERATIONS, NEARER
+from ttame_core.perturbation.imputation.equations import (
+    BILINEAR,
+    GREY,
+    HOLD,
+    MOST_ITERATIONS,
+    NEARER,
+)
 
 TOLERANCE = 1e-4  # of the last correction
 RELAXATION = 1.25  # of a grid's Jacobi steps

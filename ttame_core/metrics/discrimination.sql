@@ -1,3 +1,12 @@
+/*
+order: 20
+family: backbone
+from: confidence
+metrics:
+  discrimination:
+    {better: higher, unit: "%", principal: false,
+     description: AD@15 of random maps less that of annotated objects}
+*/
 -- How far apart random maps and the annotated objects are in AD@15: where it is little, the
 -- classifier cannot read masked images, and AD and IC rank nothing.
 SELECT dataset, backbone, '-' AS explainer, key,

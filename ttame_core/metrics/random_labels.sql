@@ -1,3 +1,7 @@
+/*
+from: shape
+metrics: {sanity_labels: sanity_*}
+*/
 -- The random-label check of trained heads: how alike each map is, as a correlation, to that of the
 -- same explainer trained on permuted labels, its control; the lower the better.
 SELECT a.dataset, a.backbone, a.explainer, a.key,

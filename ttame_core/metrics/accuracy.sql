@@ -1,3 +1,9 @@
+/*
+order: 10
+family: backbone
+metrics:
+  accuracy: {better: higher, unit: "%", principal: false, description: the classifier is right}
+*/
 -- Whether each classifier is right about each image.
 SELECT dataset, backbone, '-' AS explainer, key,
        CASE WHEN label = predicted THEN 100.0 ELSE 0.0 END AS accuracy

@@ -1,3 +1,19 @@
+/*
+order: 40
+columns:  # of a row per map, order and percentage of removed pixels
+  order: VARCHAR
+  removed: FLOAT
+  p: FLOAT  # softmax of the target
+  kept: BOOLEAN  # whether the target is still predicted
+metrics:
+  ROAD*: {better: higher, unit: "%", description: "LeRF less MoRF, halved"}
+  MoRF*:
+    {better: lower, unit: "%", principal: false,
+     description: after the most relevant pixels are removed}
+  LeRF*:
+    {better: higher, unit: "%", principal: false,
+     description: after the least relevant pixels are removed}
+*/
 -- ROAD of each image over all percentages of removed pixels, in percent: MoRF and LeRF are the
 -- target's mean probability (for MoRF lower is better), and ROAD is half their difference. Their
 -- /accuracy is how often the target is still predicted.

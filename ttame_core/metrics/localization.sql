@@ -1,3 +1,27 @@
+/*
+order: 60
+columns:  # of a row per map of an annotated image
+  object_share: FLOAT  # of the view, under its objects
+  pointing_game: BOOLEAN
+  energy_in_box: FLOAT
+  weighting_game: FLOAT  # null without a mask
+  average_precision: FLOAT  # null without a mask
+  pixel_iou: FLOAT[]  # at each of ttame_core.metrics.localization.THRESHOLDS, like the next two
+  box_iou: FLOAT[]  # of the largest component
+  best_box_iou: FLOAT[]  # of the component that fits best
+metrics:
+  pointing_game*: {better: higher, unit: "%", description: the maximum lies on the object}
+  energy_in_box*: {better: higher, unit: "%", description: share of the map that lies in the boxes}
+  weighting_game*:
+    {better: higher, unit: "%", principal: false,
+     description: share of the map that lies on the object}
+  box_iou*: {better: higher, unit: "%", description: overlap of boxes}
+  pixel_iou*: {better: higher, unit: "%", principal: false, description: overlap of masks}
+  max_box_acc*:
+    {better: higher, unit: "%", principal: false, description: images whose box is found}
+  average_precision*:
+    {better: higher, unit: "%", principal: false, description: of the pixels of the object}
+*/
 -- Agreement with the annotated objects of each image, in percent; the higher the better.
 -- The boxes and masks of a map depend on a threshold, which is one for a whole dataset, backbone and
 -- explainer: for box_iou and pixel_iou (means of the IoU) the one that serves it best, or 0.2 and

@@ -1,0 +1,187 @@
+"""The views of a lake, over no files yet: made once, in a database that connections begin with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import pyarrow as pa
+
+from ttame_core.errors import UserError
+from ttame_core.lake import families
+from ttame_core.lake.query.directions import add_directions
+from ttame_core.lake.query.metric_values import add_metrics
+from ttame_core.lake.schemas import (
+    ANNOTATIONS,
+    ANY_HISTORY,
+    AUDIT_CHANGES,
+    AUDIT_THUMBNAILS,
+    AUDIT_VALUES,
+    EXPLAINERS,
+    INDEX,
+    LEADERBOARD,
+    REJECTED,
+    SHARDS,
+    SWEEPS,
+    maps_schema,
+)
+
+PARTITIONS = ("dataset", "backbone", "explainer")
+EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # as maps are stored
+# Files behind each table: where they lie, what is in them, which partitions their path tells.
+# Beside them, a table of each family of scores.
+FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
+    "samples": ("datasets/*/index.parquet", INDEX, ()),
+    "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
+    "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
+    "shards": ("datasets/*/shards.parquet", SHARDS, ()),
+    "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
+    "explainers": ("explainers/*/*/*/*.parquet", EXPLAINERS, PARTITIONS),
+    "heads": ("heads/*/*/*/history.parquet", ANY_HISTORY, PARTITIONS),
+    "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
+    "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
+    "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
+    "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
+    "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
+}
+ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
+# How the files of a kind are read, as every column is known: none is opened to learn them.
+READ_FILES = """
+CREATE VIEW files_{name} AS FROM read_parquet(
+    '{place}', filename = true, schema = MAP {{{columns}}}, hive_partitioning = {partitioned},
+    hive_types_autocast = false
+) WHERE {condition}"""
+# What the definitions of views, macros and tables are, in DuckDB's words.
+DEFINITIONS = """
+SELECT sql FROM duckdb_views() WHERE NOT internal
+UNION ALL SELECT sql FROM duckdb_tables()
+UNION ALL SELECT function_name || parameters::VARCHAR || macro_definition
+FROM duckdb_functions() WHERE NOT internal AND macro_definition IS NOT NULL
+ORDER BY ALL"""
+
+
+@dataclass(frozen=True)
+class Views:
+    """All views and macros.
+
+    Attributes:
+        database: a DuckDB file that has them.
+        definitions: the SQL that they were created from, which answers follow from.
+    """
+
+    database: bytes
+    definitions: tuple[str, ...]
+
+
+@cache
+def views() -> Views:
+    """Return the views of all families. Made once: DuckDB looks through all that a view is of.
+
+    Raises:
+        UserError: a family of another package cannot be used.
+    """
+    _refuse_taken()
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "views.duckdb")
+        with duckdb.connect(path) as db:
+            for name, (_, schema, partitions) in kinds().items():
+                db.register("empty", _readable(schema).empty_table())
+                extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+                db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
+            db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
+            columns = ", ".join(f"{column} VARCHAR" for column in PARTITIONS)
+            db.execute(f"CREATE TABLE partitions ({columns})")
+            for sql in (script("macros"), script("views"), *map(_scores_view, families.schemas())):
+                db.execute(sql)
+            add_metrics(db)
+            add_directions(db)
+            db.register("boards", LEADERBOARD.empty_table())
+            db.execute("CREATE TABLE kept AS FROM boards")
+            for name in ANSWERS:
+                db.execute(script(name))
+            definitions = tuple(sql for (sql,) in db.sql(DEFINITIONS).fetchall())
+        return Views(path.read_bytes(), (READ_FILES, *definitions))
+
+
+def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
+    """Return FILES and those of every family of scores."""
+    return FILES | {
+        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
+        for family, schema in families.schemas().items()
+    }
+
+
+def read_files(
+    db: duckdb.DuckDBPyConnection,
+    name: str,
+    place: str,
+    partitions: Sequence[str],
+    condition: str,
+) -> None:
+    """Put the files of a kind in the stead of none.
+
+    Args:
+        db: has the views.
+        name: of the kind.
+        place: a pattern of paths, quoted.
+        partitions: columns that the paths tell.
+        condition: SQL that tells which files by their path.
+    """
+    told = ("filename", *partitions)
+    own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
+    columns = ", ".join(
+        f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
+        for column, type, *_ in own
+    )
+    db.execute(f"DROP TABLE files_{name}")
+    db.execute(
+        READ_FILES.format(
+            name=name,
+            place=place,
+            columns=columns,
+            partitioned=bool(partitions),
+            condition=condition,
+        )
+    )
+    if name == "maps":
+        db.execute("DROP TABLE files_metadata")
+        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
+
+
+def script(name: str) -> str:
+    """Return the text of a file in the folder sql."""
+    return resources.files("ttame_core.lake.query").joinpath(f"sql/{name}.sql").read_text("utf-8")
+
+
+def _refuse_taken() -> None:
+    """Raise UserError where another package's family has the name of a view of ttame."""
+    made = "\n".join(map(script, ("views", "directions", *ANSWERS)))
+    for family in families.registry().added:
+        if family in FILES or re.search(rf"^CREATE (VIEW|TABLE) {family}\b", made, re.I | re.M):
+            raise UserError(
+                f"{families.origin_of(family)} has the name of a view of ttame: rename the family"
+            )
+
+
+def _scores_view(family: str) -> str:
+    return (
+        f"CREATE VIEW {family} AS SELECT dataset, backbone, explainer, "
+        f"* EXCLUDE (dataset, backbone, explainer, filename, metric) FROM files_{family}"
+    )
+
+
+def _readable(schema: pa.Schema) -> pa.Schema:
+    """As DuckDB reads these columns back: it has no half floats and no lists of fixed size."""
+
+    def column(field: pa.Field) -> pa.Field:
+        if pa.types.is_fixed_size_list(field.type):
+            return field.with_type(pa.list_(pa.float32()))
+        return field
+
+    return pa.schema([column(field) for field in schema])
