@@ -12,6 +12,7 @@ from tiny import tiny_backbone
 
 from ttame_core import spec
 from ttame_core.data.shapes import draw_label
+from ttame_core.data.sources import REGISTRY as SOURCES
 from ttame_core.explainers import REGISTRY
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics.robustness import perturbations
@@ -23,9 +24,7 @@ from ttame_core.training.sweep import propose
 SECTIONS: dict[str, Callable[[int], Any]] = {
     "training": lambda seed: spec.Training(seed=seed),
     "fit": lambda seed: spec.Fit(seed=seed),
-    "source": lambda seed: spec.Dataset.model_validate(
-        {"name": "d", "source": {"kind": "shapes", "seed": seed}}
-    ),
+    "source": lambda seed: SOURCES["shapes"].Settings.model_validate({"seed": seed}),
     "dataset": lambda seed: spec.Dataset.model_validate(
         {"name": "d", "source": {"kind": "shapes"}, "seed": seed}
     ),
