@@ -20,6 +20,7 @@ GROUPS = (
     "ttame.scores",
     "ttame.sources",
     "ttame.annotations",
+    "ttame.objectives",
 )
 
 

@@ -50,6 +50,23 @@ def test_every_mistake_has_its_line(tmp_path: Path) -> None:
     assert second.startswith(f"{path}, line 8, evaluation.metrics[1]: unknown metric confidance")
 
 
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        ("training:\n  objective: confidance\n", "line 8, training.objective"),
+        ("  - ttame: {name: b, training: {objective: confidance}}\n", r"line 7, explainers\[2\]"),
+    ],
+)
+def test_an_objective_that_no_one_has_is_told_where_it_stands(
+    tmp_path: Path, section: str, place: str
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(GOOD + section)
+    words = "unknown objective confidance; allowed: confidence, cross_entropy. Did you mean conf"
+    with pytest.raises(UserError, match=f"{place}: {words}"):
+        open_spec(path)
+
+
 def test_gates_are_read_where_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(GOOD + "gates:\n  - AD@7: {at_most: 3}\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ttame_core.training.losses import area_loss, confidence_loss, log_odds, variation_loss
+from ttame_core.training.losses import area_loss, variation_loss
+from ttame_core.training.objectives.confidence import Confidence, log_odds
 
 
 def test_area_is_the_mean_of_a_power() -> None:
@@ -41,17 +42,17 @@ def test_confidence_by_hand() -> None:
     targets = torch.tensor([0, 1])
     odds = [np.exp(2) / 2, 0.5], [1 / (np.exp(2) + 1), np.exp(5) / 2]
     expected = np.mean([np.log(1 + a / b) for a, b in zip(*odds, strict=True)])
-    assert np.isclose(float(confidence_loss(masked, whole, targets)), expected)
+    assert np.isclose(float(Confidence().term(masked, whole, targets)), expected)
 
 
 def test_confidence_is_lost_by_what_drops_alone() -> None:
     logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
     targets = logits.argmax(dim=1)
-    same = float(confidence_loss(logits, logits, targets))
+    same = float(Confidence().term(logits, logits, targets))
     assert np.isclose(same, np.log(2))
     surer = logits.scatter_add(1, targets[:, None], torch.full((50, 1), 9.0))
-    assert float(confidence_loss(surer, logits, targets)) < 1e-3
-    assert np.isclose(float(confidence_loss(logits, surer, targets)), 9, atol=1e-3)
+    assert float(Confidence().term(surer, logits, targets)) < 1e-3
+    assert np.isclose(float(Confidence().term(logits, surer, targets)), 9, atol=1e-3)
 
 
 def test_log_odds_where_the_softmax_is_saturated() -> None:

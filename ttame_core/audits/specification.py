@@ -28,12 +28,13 @@ from ttame_core.audits.gates import check_names
 from ttame_core.data import kinds
 from ttame_core.data.annotations import REGISTRY as ANNOTATIONS
 from ttame_core.data.sources import REGISTRY as SOURCES
-from ttame_core.errors import nearest
+from ttame_core.errors import UserError, nearest
 from ttame_core.explainers import REGISTRY as EXPLAINERS
 from ttame_core.explainers import training_of
 from ttame_core.lake.families import schema_of
 from ttame_core.metrics import REGISTRY as METRICS
 from ttame_core.spec.load import SpecProblem, SpecProblems
+from ttame_core.training.objectives import objective_of
 
 
 def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> spec.AuditSpec:
@@ -176,6 +177,25 @@ def _check_gates(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
             yield SpecProblem(str(error), ("gates",))
 
 
+def _check_objectives(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
+    """Check that the objective of every training exists."""
+    trainings: dict[tuple[str | int, ...], spec.Training] = {
+        ("training", "objective"): audit.training
+    }
+    for number, explainer in enumerate(audit.explainers):
+        if explainer.training:
+            trainings["explainers", number] = training_of(audit.training, explainer)
+    wrong = set()
+    for place, training in trainings.items():
+        if training.objective in wrong:  # an explainer's is the section's own
+            continue
+        try:
+            objective_of(training.objective)
+        except UserError as error:
+            wrong.add(training.objective)
+            yield SpecProblem(str(error), place)
+
+
 def _check_shares(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
     """Check that every training's batch divides among the devices."""
     batch, devices = audit.training.batch_size, audit.compute.devices
@@ -203,5 +223,6 @@ PARTS: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
 # What must hold between the parts of a spec, once they are complete.
 RULES: tuple[Callable[[spec.AuditSpec], Iterator[SpecProblem]], ...] = (
     _check_gates,
+    _check_objectives,
     _check_shares,
 )

@@ -43,7 +43,7 @@ class Training(Section):
     lambda_area: float = Field(4.0, ge=0, description="λ2")
     lambda_confidence: float = Field(2.0, ge=0, description="λ3")
     area_exponent: float = Field(0.3, gt=0, description="λ4")
-    objective: Literal["confidence", "cross_entropy"] = Field(
+    objective: str = Field(
         "confidence",
         description="cross_entropy: of the masked image, as published; confidence: what it lost",
     )

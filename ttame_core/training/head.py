@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core import spec
@@ -24,7 +23,8 @@ from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from ttame_core.training.losses import area_loss, confidence_loss, variation_loss
+from ttame_core.training.losses import area_loss, variation_loss
+from ttame_core.training.objectives import objective_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
@@ -143,10 +143,8 @@ def training_losses(
     masked_logits = explainer.masked_logits(images, class_maps, attention, mode)
     variation = variation_loss(attention[:, 0])
     area = area_loss(attention[:, 0], settings.area_exponent)
-    if settings.objective == "confidence":
-        confidence = confidence_loss(masked_logits.float(), logits.float(), truth)
-    else:
-        confidence = F.cross_entropy(masked_logits.float(), truth)
+    objective = objective_of(settings.objective)
+    confidence = objective.term(masked_logits.float(), logits.float(), truth)
     loss = (
         settings.lambda_variation * variation
         + settings.lambda_area * area

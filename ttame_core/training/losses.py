@@ -1,9 +1,8 @@
-"""The terms of T-TAME's loss (T-TAME, section III-C), and one of ours."""
+"""The terms of T-TAME's loss that look at attention alone (T-TAME, section III-C)."""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 AREA_OFFSET = 0.0005  # keeps the derivative of the power finite at 0
 BORDER_WEIGHT = 0.3
@@ -12,23 +11,6 @@ BORDER_WEIGHT = 0.3
 def area_loss(attention: Tensor, exponent: float = 0.3) -> Tensor:
     """mean((A + 0.0005)^λ4) of attention maps A (B, h, w) in [0, 1]; a scalar."""
     return (attention + AREA_OFFSET).pow(exponent).mean()
-
-
-def confidence_loss(masked_logits: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """mean(softplus(log-odds of the target on the whole image − on the masked one)); a scalar.
-
-    A smooth AD and IC: it falls until the masked image is the one that convinces more, where the
-    published cross-entropy is content with a masked image that is classified rightly. logits:
-    (B, K), K ≥ 2. targets: (B,).
-    """
-    return F.softplus(log_odds(logits, targets) - log_odds(masked_logits, targets)).mean()
-
-
-def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """log(p / (1 − p)) of each target's softmax probability, without forming p; (B,)."""
-    column = targets[:, None]
-    others = logits.scatter(1, column, float("-inf")).logsumexp(dim=1)
-    return logits.gather(1, column)[:, 0] - others
 
 
 def variation_loss(attention: Tensor) -> Tensor:
