@@ -35,8 +35,11 @@ def train_one(
     folder: str,
     report: Report,
 ) -> None:
-    """Train the head of an explainer on a backbone into a folder of the lake, with as many
-    processes as the spec says. Raises NotApplicable where there is none to train."""
+    """Train the head of an explainer on a backbone, with as many processes as the spec says.
+
+    Raises:
+        NotApplicable: the explainer cannot explain the backbone.
+    """
     devices = provenance.audit.compute.devices
     if devices == 1:
         _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)

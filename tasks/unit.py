@@ -49,4 +49,5 @@ def _name(pattern: str, parameters: dict[str, Any]) -> str:
 
 
 def skipped() -> State[Any]:
+    """Return the state of a unit whose files were there already."""
     return Completed(name="Skipped", message="already in the lake with the same fingerprint")

@@ -53,7 +53,7 @@ def walk(fs: Any, root: str) -> Iterator[tuple[str, str, str]]:
 
 
 def shown(path: str) -> str:
-    """Return a path with such bytes as are no UTF-8 written as \\x…."""
+    r"""Return a path in which bytes that are no UTF-8 are written as \x…."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 

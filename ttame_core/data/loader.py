@@ -88,9 +88,13 @@ class Batch:
 
 
 def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
-    """Raw samples of a shard in stored order: `__key__`, the image's bytes by suffix, `json`, …
+    """Yield the raw samples of a shard in stored order.
 
-    `__row__` is what the shard's rows say of it. Raises UserError where the tar is not whole.
+    A sample has `__key__`, the image's bytes by their suffix, `json` and so on. `__row__` is what the
+    shard's rows say of it.
+
+    Raises:
+        UserError: the tar is not whole.
     """
     path = shard_tar(dataset, shard)
     rows = iter([r for r in lake.read_table(shard_rows(dataset, shard)).to_pylist() if r["sha256"]])

@@ -62,7 +62,14 @@ LISTED = pa.schema(
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Which shards a data set has. digests: of each shard's inputs, by its name."""
+    """The shards that a data set has.
+
+    Attributes:
+        dataset: its name.
+        classes: their names, in label order.
+        digests: a hash of the inputs of each shard, by the shard's name.
+        settings: what shapes a shard beside its inputs.
+    """
 
     dataset: str
     classes: tuple[str, ...]
@@ -71,13 +78,15 @@ class ShardPlan:
 
     @property
     def shards(self) -> list[str]:
+        """The names of the shards, sorted."""
         return sorted(self.digests)
 
     def part(self, shards: Iterable[str]) -> ShardPlan:
-        """The plan of some of the shards."""
+        """Return the plan of some of the shards."""
         return replace(self, digests={name: self.digests[name] for name in shards})
 
     def made_from(self, shard: str) -> dict[str, Any]:
+        """Return what a shard is made from, for its fingerprint."""
         inputs = {"inputs": self.digests[shard], "classes": self.classes}
         return {"format": FORMAT, "settings": self.settings, **inputs}
 

@@ -60,10 +60,12 @@ class Survey:
     problems: list[str]
 
     def in_split(self, split: str) -> int:
+        """Count the images of a split."""
         return sum(counts.get(split, 0) for counts in self.images.values())
 
     @property
     def total(self) -> int:
+        """The number of images."""
         return sum(sum(counts.values()) for counts in self.images.values())
 
 

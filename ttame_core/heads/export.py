@@ -26,6 +26,7 @@ class Explained(nn.Module):
         self.head = head.eval().fold()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and maps (B, h, w) of images (B, 3, H, W)."""
         logits, features = self.backbone.features(self.backbone.normalise(images))
         return logits, min_max(self.head(features, logits.argmax(dim=1))[:, 0])
 

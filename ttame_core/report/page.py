@@ -273,7 +273,11 @@ def _classes(findings: Findings) -> list[dict[str, Any]]:
 def _plots(
     plots: Plots, board: Sequence[dict[str, Any]], findings: Findings, drop: str | None
 ) -> dict[str, Any]:
-    """scale and ranks: a plot or None; rows: sections with figures, of what the lake has."""
+    """Draw the plots of the page.
+
+    Returns:
+        `scale` and `ranks`, each a plot or None, and `rows`, sections with figures.
+    """
     series = findings.series
 
     def row(name: str, about: str, sql: str, *figures: tuple[str, list[Plot]]) -> dict[str, Any]:

@@ -245,6 +245,7 @@ def _explainers(sample: Sample, backbone: str) -> list[str]:
 
 
 def heat_of(row: dict[str, Any]) -> np.ndarray:
+    """Return the map (h, w) float32 in a row of the view `maps`."""
     return np.array(row["map"], dtype=np.float32).reshape(row["height"], row["width"])
 
 

@@ -72,14 +72,17 @@ class Look:
 
     @property
     def colour(self) -> str:
+        """The colour of the series; a soft grey for the ends of the scale."""
         return SOFT if self.place is None else SERIES[self.place]
 
     @property
     def glyph(self) -> str:
+        """The character that stands for the series' marker in text."""
         return "" if self.place is None else GLYPHS[self.place]
 
     @property
     def line(self) -> dict[str, Any]:
+        """The arguments of matplotlib's `plot` for the series."""
         if self.place is None:
             dashes = (0, (1, 1.5)) if is_yardstick(self.name) else "solid"
             return {"color": SOFT, "linewidth": 0.9, "linestyle": dashes, "alpha": 0.75}

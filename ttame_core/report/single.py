@@ -42,6 +42,7 @@ class Explained:
 
     @property
     def sentence(self) -> str:
+        """What the classifier says of the picture, and which class is explained, in a line."""
         said = f"{self.name}: {self.predicted} {self.probability:.3f}"
         if self.target == self.predicted:
             return said

@@ -18,15 +18,18 @@ Location = Place | dict[Split, Place]
 
 
 class Section(BaseModel):
+    """A part of a spec: it never changes, and takes no key that it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def words_of(error: ValidationError) -> str:
-    """What is wrong in the first place, in our words where they are ours."""
+    """Return the words of the first error, without what pydantic puts before them."""
     return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:
+    """Return what was chosen; raise ValueError where two have the same name."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two {kind} are called {twice[0]}: give one another `name`")

@@ -58,6 +58,8 @@ class Annotations(OpenSection):
 
 
 class Dataset(Section):
+    """The section of a spec about the data set."""
+
     name: Name
     source: Source
     annotations: Annotations | None = None

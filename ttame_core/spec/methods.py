@@ -108,6 +108,8 @@ def _unfolded(value: Any, key: str) -> Any:
 
 
 class Evaluation(Section):
+    """The section of a spec about how maps are scored."""
+
     metrics: list[Metric] = Field(
         default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization", "shape")],
         min_length=1,

@@ -63,10 +63,12 @@ class Provenance:
 
     @property
     def dataset(self) -> str:
+        """The name of the data set."""
         return self.audit.dataset.name
 
     @cached_property
     def classes(self) -> list[str]:
+        """The names of the data set's classes, in label order."""
         return load_classes(self.lake, self.dataset)
 
     def check(self) -> None:
@@ -159,6 +161,7 @@ class Provenance:
         return f"{fitted_folder(self.dataset, backbone.name)}/weights.safetensors"
 
     def fit(self, backbone: spec.Backbone) -> dict[str, Any]:
+        """Return what a classifier that is trained here is made from."""
         return {
             "format": FIT,
             "classes": self.classes,
@@ -169,6 +172,7 @@ class Provenance:
         }
 
     def is_fitted(self, backbone: spec.Backbone) -> bool:
+        """Say whether a classifier that is trained here is there and current."""
         folder = fitted_folder(self.dataset, backbone.name)
         weights = self.fitted_weights(backbone)
         return bool(
@@ -214,6 +218,7 @@ class Provenance:
     # ---- heads, maps, scores -----------------------------------------------------------------
 
     def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
+        """Return what a head is made from."""
         origin = {
             "format": HEAD,
             "explainer": self._method(explainer),
@@ -236,6 +241,7 @@ class Provenance:
     def maps(
         self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str
     ) -> dict[str, Any]:
+        """Return what a shard's maps are made from."""
         needs_head = REGISTRY[explainer.method].needs_head
         made_from = {
             "format": MAPS,
@@ -257,6 +263,7 @@ class Provenance:
     def scores(
         self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str
     ) -> dict[str, Any]:
+        """Return what the scores of a shard's maps are made from."""
         return {
             "format": SCORES,
             "maps": fingerprint(self.maps(backbone, explainer, shard)),

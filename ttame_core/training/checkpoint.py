@@ -23,6 +23,7 @@ def _identity(made_from: Any) -> str:
 
 
 def save_checkpoint(lake: Lake, folder: str, made_from: Any, state: dict[str, Any]) -> None:
+    """Write the state of a training, marked with what the training is made from."""
     with lake.create(checkpoint_file(folder)) as temporary, temporary.open("wb") as stream:
         torch.save({"fingerprint": _identity(made_from), **state}, stream)
 
@@ -30,7 +31,11 @@ def save_checkpoint(lake: Lake, folder: str, made_from: Any, state: dict[str, An
 def load_checkpoint(
     lake: Lake, folder: str, made_from: Any, device: torch.device | str = "cpu"
 ) -> dict[str, Any] | None:
-    """The state that was saved of this very training; None where there is none, or a broken one."""
+    """Load the state that was saved of this very training.
+
+    Returns:
+        None where there is none, or where it is broken or of another training.
+    """
     path = checkpoint_file(folder)
     if not lake.exists(path):
         return None
@@ -44,4 +49,5 @@ def load_checkpoint(
 
 
 def remove_checkpoint(lake: Lake, folder: str) -> None:
+    """Remove the state of a training that has ended."""
     lake.remove(checkpoint_file(folder))

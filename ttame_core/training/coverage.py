@@ -45,7 +45,11 @@ class Coverage:
 
 
 def find_architectures(pattern: str = "*") -> list[str]:
-    """timm's architectures by name or wildcard. Raises UserError where there is none."""
+    """List architectures of timm by name or wildcard.
+
+    Raises:
+        UserError: there is none.
+    """
     found = timm.list_models(pattern)
     if not found:
         raise UserError(

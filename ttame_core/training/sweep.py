@@ -74,6 +74,7 @@ def write_trial(
 
 
 def read_trial(lake: Lake, path: str) -> Trial:
+    """Read one trial: what was swept, and each objective, by name."""
     rows = lake.read_table(path).to_pylist()
     swept = {name: rows[0][name] for name in SWEEPS.names[:-2]}
     return swept | {row["metric"]: row["value"] for row in rows}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import Annotations, Box, Listed, Picture
@@ -31,10 +32,12 @@ class Coco(Annotations):
     settings: CocoSettings
     Settings = CocoSettings
 
+    @override
     @property
     def objects(self) -> Mapping[str, Sequence[str]]:
         return self.settings.objects
 
+    @override
     def listed(self) -> Iterator[Listed]:
         for _, fs, path in locate(self.settings.path, "COCO file"):
             try:
@@ -55,6 +58,7 @@ class Coco(Annotations):
                 bare = re.sub(r"\.[^./]*\Z", "", name)
                 yield Listed(name, bare, "", boxes[number], changed)
 
+    @override
     def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
         return listed.boxes or [], None
 

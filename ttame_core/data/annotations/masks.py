@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import (
@@ -35,9 +36,11 @@ class Masks(Annotations):
     settings: MasksSettings
     Settings = MasksSettings
 
+    @override
     def listed(self) -> Iterator[Listed]:
         return files_with_suffix(self.settings.path, ".png")
 
+    @override
     def annotate(
         self, listed: Listed, picture: Picture, label: str
     ) -> tuple[list[Box], np.ndarray]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from xml.etree import ElementTree
 
 from pydantic import Field
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import (
@@ -35,13 +36,16 @@ class Voc(Annotations):
     settings: VocSettings
     Settings = VocSettings
 
+    @override
     @property
     def objects(self) -> Mapping[str, Sequence[str]]:
         return self.settings.objects
 
+    @override
     def listed(self) -> Iterator[Listed]:
         return files_with_suffix(self.settings.path, ".xml")
 
+    @override
     def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
         return voc_boxes(read(listed.location), picture), None
 

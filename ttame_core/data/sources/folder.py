@@ -6,6 +6,8 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
+from typing_extensions import override
+
 from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
 from ttame_core.data.images import is_image
@@ -27,6 +29,7 @@ class Folder(Source):
     settings: FolderSettings
     Settings = FolderSettings
 
+    @override
     def entries(self) -> Iterator[Entry]:
         for split, fs, root in locate(self.settings.path, "image folder"):
             if not fs.isdir(root):

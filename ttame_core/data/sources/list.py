@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from typing_extensions import override
+
 from ttame_core import spec
 from ttame_core.data.files import locate
 from ttame_core.data.sources.base import Entry, Source
@@ -26,6 +28,7 @@ class List(Source):
     settings: ListSettings
     Settings = ListSettings
 
+    @override
     def entries(self) -> Iterator[Entry]:
         images = NamedImages(self.settings.root)
         for split, fs, path in locate(self.settings.path, "list"):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import locate
@@ -37,6 +38,7 @@ class Manifest(Source):
     settings: ManifestSettings
     Settings = ManifestSettings
 
+    @override
     def entries(self) -> Iterator[Entry]:
         settings = self.settings
         for split, fs, path in locate(settings.path, "manifest"):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from PIL import Image
 from pydantic import Field
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.shapes import CLASSES, draw_label, draw_sample
@@ -31,15 +32,18 @@ class Shapes(Source):
     settings: ShapesSettings
     Settings = ShapesSettings
 
+    @override
     def entries(self) -> Iterator[Entry]:
         for split in spec.SPLITS:
             for index in range(getattr(self.settings, split)):
                 drawn = draw_label(split, index, self.settings.seed, self.settings.size)
                 yield Entry(f"{split}/{index:06d}", "", CLASSES[drawn], split)
 
+    @override
     def classes(self) -> tuple[str, ...]:
         return CLASSES
 
+    @override
     def draw(self, path: str) -> Drawn:
         split, _, index = path.partition("/")
         sample = draw_sample(split, int(index), self.settings.seed, self.settings.size)
