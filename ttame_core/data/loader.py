@@ -90,8 +90,8 @@ class Batch:
 def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
     """Yield the raw samples of a shard in stored order.
 
-    A sample has `__key__`, the image's bytes by their suffix, `json` and so on. `__row__` is what the
-    shard's rows say of it.
+    A sample has `__key__`, the image's bytes by their suffix, `json`, and more; `__row__` is the
+    sample's row in the shard's rows.
 
     Raises:
         UserError: the tar is not whole.

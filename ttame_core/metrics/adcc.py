@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, masked_probabilities
@@ -43,6 +44,7 @@ class Adcc(Family):
     name = "adcc"
     reexplains = True
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         explainer = mapped.explainer(mapped.backbone)
         again = mapped.explain(explainer, mapped.images * mapped.large_maps[:, None])

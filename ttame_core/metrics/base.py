@@ -126,13 +126,17 @@ class MappedImages:
 
 
 class Family(ABC):
-    """Scores of one kind. A subclass in a module of this package, or in an entry point of the group
-    `ttame.metrics`, is in the registry.
+    """Scores of one kind.
 
-    name: in specs and in the lake. version: raised when its rows change, so that they are redone.
-    reexplains: runs the explainer again, where others read its maps alone. Settings: its own keys
-    in a spec. The columns of its rows and its metrics stand in the SQL file of the same name, or in
-    an entry point of the group `ttame.scores` (ttame_core/lake/families.py).
+    A subclass in a module of this package, or in an entry point of the group `ttame.metrics`, is in
+    the registry. The columns of its rows and its metrics stand in the SQL file of the same name, or
+    in an entry point of the group `ttame.scores` (ttame_core/lake/families.py).
+
+    Attributes:
+        name: in specs and in the lake.
+        version: raised when its rows change, so that they are redone.
+        reexplains: whether it runs the explainer again; others read its maps alone.
+        Settings: its own keys in a spec.
     """
 
     name: ClassVar[str]
@@ -140,13 +144,13 @@ class Family(ABC):
     reexplains: ClassVar[bool] = False
 
     class Settings(spec.Section):
-        pass
+        """The keys of a spec that set it."""
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         self.settings: Any = self.Settings.model_validate(settings or {})
 
     def score(self, mapped: MappedImages) -> list[Row]:
-        """All rows; none where there are no maps. With gradients where it explains again."""
+        """Return all rows, with gradients on where maps are made again."""
         with torch.set_grad_enabled(self.reexplains):
             return list(self.rows(mapped)) if mapped.rows else []
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -68,6 +69,8 @@ class Confidence(Family):
     name = "confidence"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         keep: list[float] = Field(
             default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
         )
@@ -89,6 +92,7 @@ class Confidence(Family):
         def _distinct(cls, fills: list[Fill]) -> list[Fill]:
             return list(dict.fromkeys(fills))
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         whole = mapped.probabilities.tolist()
         for fill in self.settings.fills:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -65,6 +66,8 @@ class Curves(Family):
     name = "curves"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         steps: int = Field(32, ge=1, description="of equally many pixels, per curve")
         insertion: list[Fill] = Field(
             default_factory=lambda: ["blur"], description="baselines that pixels are put into"
@@ -73,6 +76,7 @@ class Curves(Family):
             default_factory=lambda: ["zero"], description="baselines that pixels are taken out for"
         )
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         relevance = ranks(mapped.large_maps)
         for curve in ("insertion", "deletion"):

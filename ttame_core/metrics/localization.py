@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.objects import inside_boxes
@@ -149,10 +150,13 @@ class Localization(Family):
     version = 2
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         tolerance: float = Field(
             15.0, ge=0, description="of the pointing game, pixels of a view whose short side is 224"
         )
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         boxed = mapped.where([len(boxes) > 0 for boxes in mapped.boxes])
         if not boxed.rows:

@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -75,6 +76,8 @@ class Road(Family):
     name = "road"
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         removed: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
             default_factory=lambda: [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0],
             min_length=1,
@@ -84,6 +87,7 @@ class Road(Family):
             0.01, ge=0, description="standard deviation of what is added to imputed pixels"
         )
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         images = mapped.images
         noise = None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.metrics.base import Family, MappedImages, Row
@@ -43,10 +44,13 @@ class Robustness(Family):
     reexplains = True
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         samples: int = Field(10, ge=1, description="images tried around each image")
         radius: float = Field(0.02, gt=0, le=1, description="most that a pixel's value changes")
         seed: spec.Seed = 0
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         explainer = mapped.explainer(mapped.backbone)
         largest = mapped.maps.new_zeros(len(mapped.maps))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -119,6 +120,8 @@ class Sanity(Family):
     reexplains = True
 
     class Settings(spec.Section):
+        """The keys of a spec that set it."""
+
         depths: int = Field(4, ge=2, description="steps from the last layer alone to all of them")
         seed: spec.Seed = 0
 
@@ -126,6 +129,7 @@ class Sanity(Family):
         super().__init__(settings)
         self._cascade: tuple[Backbone | None, list[tuple[float, Backbone]]] = (None, [])
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         for randomised, depth, explainer in self._randomised(mapped):
             try:

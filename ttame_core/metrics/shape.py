@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ttame_core.metrics.base import Family, MappedImages, Row
 
@@ -53,6 +54,7 @@ class Shape(Family):
 
     name = "shape"
 
+    @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         maps = mapped.maps
         scores = zip(

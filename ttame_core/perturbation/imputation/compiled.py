@@ -52,6 +52,7 @@ compiled = compiled()
 
 
 def impute_each(images: Tensor, removed: Tensor) -> Tensor:
+    """Impute the removed pixels of each image by itself, on the CPU, with compiled loops."""
     imputed = images.clone(memory_format=torch.contiguous_format)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(_impute, imputed.numpy(), F.pad(removed, (1, 1, 1, 1)).numpy()))

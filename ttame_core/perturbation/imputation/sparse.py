@@ -35,6 +35,7 @@ with warnings.catch_warnings():  # torch says once in a process that sparse matr
 
 
 def impute_together(images: Tensor, removed: Tensor) -> Tensor:
+    """Impute the removed pixels of a batch by one sparse system, in PyTorch."""
     finest = _grid(F.pad(removed, (1, 1, 1, 1)))
     pixels = images.new_zeros(*finest.framed, 3)
     torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1])
@@ -83,7 +84,7 @@ def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
 
 
 def _product(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
-    """matrix @ x, in memory that is there: PyTorch would fill new memory with zeros first."""
+    """Return matrix @ x in memory that is there: PyTorch would fill new memory with zeros first."""
     return torch.addmm(out, matrix, x, beta=0, out=out)
 
 
