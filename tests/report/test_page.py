@@ -19,12 +19,14 @@ from ttame_core.audits.record import Outcome, Recorded, audit_board, write_recor
 from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import Lake
 from ttame_core.lake.query.boards import scores_state
+from ttame_core.lake.schemas import YARDSTICK
 from ttame_core.report.findings import Findings, certain_winners, gather
 from ttame_core.report.page import headline, render_page
 from ttame_core.report.plots import COLOURS, Plots, looks
 from ttame_core.report.rendering import render
 from ttame_core.report.tables import Best, wide
 from ttame_core.report.verdict import attention, best_where, changed, trust
+from ttame_core.stages.roles import Role
 
 Known = tuple[Lake, spec.AuditSpec]
 CHANGE = {
@@ -134,7 +136,7 @@ def test_headline_has_one_of_each_kind() -> None:
 
 def test_colours_are_few_and_ttame_has_the_first() -> None:
     order = [f"e{i}" for i in range(9)] + ["ttame"]
-    found = looks(order, ["random"])
+    found = looks(order, {"random": Role("random", YARDSTICK)})
     assert found["ttame"].place == 0
     assert found["e0"].place == 1
     assert sum(look.place is not None for look in found.values()) == COLOURS
@@ -143,7 +145,8 @@ def test_colours_are_few_and_ttame_has_the_first() -> None:
 
 def test_plots_have_titles_the_pages_colours_and_ids_of_their_own(known: Known) -> None:
     board = audit_board(*known)
-    plots = Plots(looks(["ttame", "gradcam"], ["random", "oracle"]))
+    ends = {name: Role(name, YARDSTICK) for name in ("random", "oracle")}
+    plots = Plots(looks(["ttame", "gradcam"], ends))
     panels = [*plots.kept(board.to_pylist(), "AD"), *plots.cost(board.to_pylist(), "AD@15")]
     assert [panel.title for panel in panels] == ["net", "other"] * 2
     ids = [i for panel in panels for i in set(re.findall(r'\bid="([^"]*)"', panel.svg))]

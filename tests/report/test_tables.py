@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake.query.units import shown
-from ttame_core.lake.schemas import LEADERBOARD
+from ttame_core.lake.schemas import CONTROL, LEADERBOARD, RIVAL
 from ttame_core.report.listings import explainers_table
 from ttame_core.report.tables import (
     Best,
@@ -47,6 +47,8 @@ def board() -> pa.Table:
             "ci_low": max(value - 2, 0),
             "ci_high": min(value + 2, 100),
             "images": 50,
+            "method": None if explainer == "-" else explainer,
+            "role": None if explainer == "-" else REGISTRY[explainer].role,
         }
         for (backbone, explainer), metrics in VALUES.items()
         for metric, value in metrics.items()
@@ -121,6 +123,7 @@ def _of_metrics(values: dict[str, float]) -> pa.Table:
     rows = [
         {"dataset": "d", "backbone": "net", "explainer": explainer, "metric": metric}
         | {"value": value, "ci_low": value, "ci_high": value, "images": 9}
+        | {"method": explainer, "role": RIVAL}
         for explainer in ("ttame", "rise")
         for metric, value in values.items()
     ]
@@ -189,3 +192,16 @@ def test_it_is_said_where_ad_and_ic_rank_nothing(board: pa.Table) -> None:
     assert "rank nothing on net" in robust
     assert "recognises these images by whatever" in robust
     assert len(warnings(board, 5)) == 1
+
+
+def test_who_wins_follows_from_roles_not_from_names() -> None:
+    drops = {"oracle-like": ("gradcam", RIVAL, 20.0), "rise": ("rise", RIVAL, 30.0)}
+    drops["mixed"] = ("ttame", CONTROL, 10.0)
+    rows = [
+        {"dataset": "d", "backbone": "net", "explainer": name, "metric": "AD@15", "images": 9}
+        | {"value": value, "ci_low": value, "ci_high": value, "method": method, "role": role}
+        for name, (method, role, value) in drops.items()
+    ]
+    _, table = wide(pa.Table.from_pylist(rows, schema=LEADERBOARD))
+    assert [row["explainer"] for row in table] == ["oracle-like", "rise", "mixed"]
+    assert best(table, "AD@15")["net"] == Best("20.0", True)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ttame_core import spec
+from ttame_core.audits.gates import check_names
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.families import schema_of
@@ -134,3 +136,11 @@ def test_what_is_written_is_not_written_again(tmp_path: Path) -> None:
     written = lake.fs.info(lake.path(path))["mtime"]
     write_roles(lake, audit, ["net"])
     assert lake.fs.info(lake.path(path))["mtime"] == written
+
+
+def test_a_gate_is_on_rivals_whatever_they_are_called() -> None:
+    mixed = {"ttame": {"name": "mixed", **PERMUTED}}
+    gate = spec.Gate.model_validate({"changed_maps": {"explainer": "mixed", "at_most": 5}})
+    with pytest.raises(ValueError, match="on no explainer of the audit"):
+        check_names(gate, _audit("ttame", mixed))
+    check_names(gate, _audit("ttame", {"gradcam": {"name": "mixed"}}))

@@ -15,10 +15,11 @@ from ttame_core import spec
 from ttame_core.audits.comparison import compare_audits
 from ttame_core.errors import nearest
 from ttame_core.lake import AUDIT_TIME, Lake
-from ttame_core.lake.query.directions import UNKNOWN, direction, is_yardstick, source, stems
+from ttame_core.lake.query.directions import UNKNOWN, direction, source, stems
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
+from ttame_core.stages.roles import rivals
 
 CHANGED = 0.8  # correlation under which a map is another, where no gate says otherwise
 
@@ -43,19 +44,14 @@ class GatesFailed(Exception):
 # ---- whether a gate can be checked at all ---------------------------------------------------
 
 
-def check_names(
-    gate: spec.Gate,
-    backbones: Sequence[spec.Backbone],
-    explainers: Sequence[spec.Explainer],
-    evaluation: spec.Evaluation,
-) -> None:
+def check_names(gate: spec.Gate, audit: spec.AuditSpec) -> None:
     """Raise ValueError where a gate names what the audit does not have."""
-    families = [metric.family for metric in evaluation.metrics]
+    families = [metric.family for metric in audit.evaluation.metrics]
     if gate.metric == CHANGED_MAPS:
         family = "shape"  # whose thumbnails are compared
     else:
         known = direction(gate.metric)
-        names = _names(evaluation)
+        names = _names(audit.evaluation)
         exact = known.family == "confidence"  # its levels and fills stand in the spec
         if known is UNKNOWN or (exact and "confidence" in families and gate.metric not in names):
             raise ValueError(
@@ -69,15 +65,15 @@ def check_names(
             raise ValueError(f"the gate {gate}: {gate.metric} is a backbone's own, no explainer's")
     if family not in ("backbone", "cost") and family not in families:
         raise ValueError(f"the gate {gate} needs the family {family} in `evaluation.metrics`")
-    if not any(fnmatchcase(b.name, gate.backbone) for b in backbones):
+    if not any(fnmatchcase(b.name, gate.backbone) for b in audit.backbones):
         raise ValueError(
             f"the gate {gate} is on no backbone of the audit."
-            + nearest(gate.backbone, [b.name for b in backbones])
+            + nearest(gate.backbone, [b.name for b in audit.backbones])
         )
-    if not _explainers(gate, [e.name for e in explainers]):
+    if not _explainers(gate, audit):
         raise ValueError(
             f"the gate {gate} is on no explainer of the audit that it could check."
-            + nearest(gate.explainer or "", [e.name for e in explainers])
+            + nearest(gate.explainer or "", [e.name for e in audit.explainers])
         )
 
 
@@ -95,14 +91,14 @@ def _names(evaluation: spec.Evaluation) -> list[str]:
     return [*names, CHANGED_MAPS]
 
 
-def _explainers(gate: spec.Gate, explainers: Sequence[str]) -> list[str]:
+def _explainers(gate: spec.Gate, audit: spec.AuditSpec) -> list[str]:
     """Names of those that a gate is on; BACKBONE alone for what is a backbone's own."""
     if direction(gate.metric).family == "backbone":
         return [BACKBONE]
-    rivals = [e for e in explainers if not is_yardstick(e)]
     if gate.explainer is None:
-        return rivals
-    among = rivals if gate.metric == CHANGED_MAPS else explainers  # only their maps are kept
+        return rivals(audit)
+    rivals_alone = gate.metric == CHANGED_MAPS  # no others' maps are in records
+    among = rivals(audit) if rivals_alone else [e.name for e in audit.explainers]
     return [e for e in among if fnmatchcase(e, gate.explainer)]
 
 
@@ -230,11 +226,11 @@ def rows_of(audited: Audited) -> list[Row]:
 
 
 def _checks(gate: spec.Gate, audited: Audited) -> Iterator[Row]:
-    names = [e.name for e in audited.audit.explainers]
+    explainers = _explainers(gate, audited.audit)
     for backbone in (b.name for b in audited.audit.backbones):
         if backbone in audited.failed or not fnmatchcase(backbone, gate.backbone):
             continue
-        chosen = [e for e in _explainers(gate, names) if (backbone, e) not in audited.absent]
+        chosen = [e for e in explainers if (backbone, e) not in audited.absent]
         there = [e for e in chosen if (backbone, e, gate.metric) in audited.values]
         if gate.metric == CHANGED_MAPS:
             yield from (_check_maps(gate, backbone, e, audited) for e in chosen)
@@ -293,12 +289,13 @@ def _check_maps(gate: spec.Gate, backbone: str, explainer: str, audited: Audited
 
 
 def _beyond_chance(audited: Audited) -> Iterator[Row]:
-    """Principal metrics that changed, and maps; no yardsticks, and not what a clock says."""
+    """Principal metrics that changed, and maps; of rivals alone, and not what a clock says."""
+    told_of = {*rivals(audited.audit), BACKBONE}
     for cell, pair in audited.pairs.items():
         backbone, explainer, metric = cell
         known = direction(metric)
         told = known.family == "backbone" or (known.principal and known.family != "cost")
-        told = told and not is_yardstick(explainer) and backbone not in audited.failed
+        told = told and explainer in told_of and backbone not in audited.failed
         if told and pair["better"]:
             yield _row(None, cell, **_paired(pair), words=f"{_moved(cell, pair)}.")
     for (correlation, backbone, explainer), compared in sorted(audited.changed.items()):

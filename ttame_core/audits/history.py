@@ -9,16 +9,19 @@ import pyarrow as pa
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
-from ttame_core.lake.query.directions import is_yardstick
 from ttame_core.lake.query.units import shown
 
 HEADLINE = ("AD@15", "IC@15")  # the means over the backbones
 
-# Of all records at once: gates checked and failed, the first failure, and each explainer's means.
+# Of all records at once: gates checked and failed, the first failure, the rivals, and the
+# means of each explainer.
 VERDICTS = """
 SELECT name || '/' || timestamp AS record, count(*) FILTER (gate <> '') AS checks,
        count(*) FILTER (failed) AS failed, first(words) FILTER (failed) AS words
 FROM audit_changes GROUP BY ALL
+"""
+RIVALS = """
+SELECT DISTINCT name || '/' || timestamp AS record, explainer FROM audits WHERE role = 'rival'
 """
 MEANS = """
 SELECT name || '/' || timestamp AS record, explainer, metric, avg(value) AS value
@@ -41,7 +44,7 @@ SCHEMA = pa.schema(
 def audits(lake: Lake, name: str | None = None) -> pa.Table:
     """A row per audit, the oldest first: SCHEMA. failures: backbones that failed.
 
-    headline: the first gate that failed; else AD@15 and IC@15 of the audit's first explainer.
+    headline: the first gate that failed; else AD@15 and IC@15 of the audit's first rival.
     Raises UserError for a name that no audit has.
     """
     folders = [p.rsplit("/", 1)[0] for p in lake.glob("audits/*/*/leaderboard.parquet")]
@@ -50,6 +53,7 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
         raise UserError(f"{lake} has no audit called {name}." + nearest(name, names))
     with connect(lake) as db:
         verdicts = {record: rest for record, *rest in db.sql(VERDICTS).fetchall()}
+        rivals = set(db.sql(RIVALS).fetchall())
         means = {
             (record, explainer, metric): value
             for record, explainer, metric, value in db.execute(MEANS, [HEADLINE]).fetchall()
@@ -63,6 +67,7 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
         record = f"{audit}/{timestamp}"
         checks, failed, words = verdicts.get(record, (0, 0, None))
         gates = f"{failed} of {checks} failed" if failed else f"{checks} hold" if checks else ""
+        first = next((e for e in about.get("explainers", []) if (record, e) in rivals), "")
         rows.append(
             {
                 "name": audit,
@@ -71,14 +76,13 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
                 "explainers": len(about.get("explainers", [])),
                 "failures": len(about["failures"]),
                 "gates": gates,
-                "headline": words or _headline(record, about.get("explainers", []), means),
+                "headline": words or _headline(record, first, means),
             }
         )
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def _headline(record: str, explainers: list[str], means: dict[Any, float]) -> str:
-    first = next((e for e in explainers if not is_yardstick(e)), "")
+def _headline(record: str, first: str, means: dict[Any, float]) -> str:
     headline = [(m, means[record, first, m]) for m in HEADLINE if (record, first, m) in means]
     numbers = ", ".join(f"{metric} {shown(value, metric)}" for metric, value in headline)
     return f"{first}: {numbers}" if headline else ""

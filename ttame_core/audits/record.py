@@ -19,7 +19,6 @@ from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, leaderboard, read_leaderboard
-from ttame_core.lake.query.directions import is_yardstick
 from ttame_core.lake.schemas import (
     AUDIT_CHANGES,
     AUDIT_THUMBNAILS,
@@ -29,7 +28,7 @@ from ttame_core.lake.schemas import (
 )
 from ttame_core.lake.selection import Meant
 from ttame_core.stages.provenance import Provenance
-from ttame_core.stages.roles import write_roles
+from ttame_core.stages.roles import rivals, write_roles
 
 PACKAGES = ("ttame", "torch", "timm", "torchvision", "grad-cam", "prefect", "duckdb", "pyarrow")
 ROWS_AT_ONCE = 2**16
@@ -222,7 +221,7 @@ def _write_values(
                 "SELECT backbone, explainer, key, thumbnail FROM shape "
                 "WHERE dataset = ? AND backbone = ? AND list_contains(?, explainer) "
                 "AND target = predicted AND key IN (FROM recorded) ORDER BY explainer, key",
-                params=[dataset, backbone, [e for e in explainers if not is_yardstick(e)]],
+                params=[dataset, backbone, rivals(audit)],
             ).to_arrow_reader(ROWS_AT_ONCE // 16)
             for batch in maps:
                 thumbnails.write(batch.cast(AUDIT_THUMBNAILS))

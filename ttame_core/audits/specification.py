@@ -172,7 +172,7 @@ def _check_gates(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
     """Check that gates name what the audit has."""
     for gate in audit.gates:
         try:
-            check_names(gate, audit.backbones, audit.explainers, audit.evaluation)
+            check_names(gate, audit)
         except ValueError as error:
             yield SpecProblem(str(error), ("gates",))
 

@@ -71,7 +71,7 @@ def exhibits(
         findings: Which images are worth seeing, and why.
         folder: The folder of the record, for pictures that lie beside its page.
     """
-    shown = [*looks(findings.order, ())]
+    shown = [*looks(findings.order, {})]
     pairs = {(row["backbone"], row["key"]): row for row in findings.exhibits}
     beside = len(pairs) * (1 + 2 * min(EXPLAINERS, len(shown))) > INSIDE
     made: dict[tuple[str, str], Exhibit] = {}

@@ -14,11 +14,12 @@ from ttame_core import spec
 from ttame_core.audits.recorded import FIRST, RECORDED, SPLIT
 from ttame_core.audits.statistics import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.lake.query.connection import answer
-from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.query.variables import literal, set_variables
-from ttame_core.lake.schemas import BACKBONE
+from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.tables import Best, wide
+from ttame_core.stages.roles import rivals
 
 Rows = list[dict[str, Any]]
 
@@ -65,7 +66,6 @@ def gather(
         now: The audit's time, as its folder is called.
     """
     rows = wide(board)[1]
-    rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)]
     keep, leads = _leads(board)
     known = {
         "audit": audit.name,
@@ -74,7 +74,7 @@ def gather(
         "split": audit.maps.split,
         "backbones": sorted({row["backbone"] for row in rows}),
         "explainers": [e.name for e in audit.explainers],
-        "rivals": rivals,
+        "rivals": rivals(audit),
         "leads": leads,
         "keep": keep or KEPT,
     }
@@ -95,7 +95,7 @@ def gather(
         [audit.dataset.name, known["backbones"]],
     ).fetchall()
     ranked = [row["explainer"] for row in series["ranks"] if row["timestamp"] == now]
-    order = [*ranked, *(name for name in rivals if name not in ranked)]
+    order = [*ranked, *(name for name in rivals(audit) if name not in ranked)]
     sql = {name: _runnable(_sql(name), known) for name in (*SERIES, *EXHIBITS)}
     sql["leaderboard"] = _runnable(_LEADERBOARD, known)
     return Findings(series, exhibits, scores, dict(names), order, leads, keep, images, sql)
@@ -132,7 +132,7 @@ def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
     drops: dict[float, Rows] = {}
     for row in board.to_pylist():
         name, _, level = row["metric"].partition("@")
-        if name == "AD" and "/" not in level and not is_yardstick(row["explainer"]):
+        if name == "AD" and "/" not in level and row["role"] == RIVAL:
             drops.setdefault(float(level), []).append(row)
     if not drops:
         return None, {}
@@ -182,12 +182,12 @@ def _contests(board: pa.Table) -> tuple[dict[str, dict[str, Best]], dict[str, Ro
     """Winners by metric and backbone, none certain yet; by backbone, whom each has beaten."""
     winners: dict[str, dict[str, Best]] = {}
     contests: dict[str, Rows] = {}
-    rivals: dict[tuple[str, str], Rows] = {}
+    contenders: dict[tuple[str, str], Rows] = {}
     for row in board.to_pylist():
         known = direction(row["metric"]).lower_is_better is not None
-        if known and row["explainer"] != BACKBONE and not is_yardstick(row["explainer"]):
-            rivals.setdefault((row["metric"], row["backbone"]), []).append(row)
-    for (metric, backbone), rows in rivals.items():
+        if known and row["role"] == RIVAL:
+            contenders.setdefault((row["metric"], row["backbone"]), []).append(row)
+    for (metric, backbone), rows in contenders.items():
         if len(rows) < 2:
             continue
         sign = 1 if direction(metric).lower_is_better else -1

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ttame_core.explainers import Explainer
-from ttame_core.lake.query.directions import directions, is_yardstick
+from ttame_core.lake.query.directions import directions
+from ttame_core.lake.schemas import RIVAL
 from ttame_core.metrics import Family
 from ttame_core.report.tables import arrow
 from ttame_core.spec import Section
@@ -56,7 +57,7 @@ def sweep_table(
 def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
     """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
     table = _listing("explainer", "forward", "backward", "needs", "applies to", "settings")
-    for explainer in sorted(explainers.values(), key=lambda e: (is_yardstick(e.name), e.name)):
+    for explainer in sorted(explainers.values(), key=lambda e: (e.role != RIVAL, e.name)):
         cells = (
             explainer.name,
             explainer.forwards,

@@ -12,8 +12,9 @@ import jinja2
 from markupsafe import Markup
 
 from ttame_core.audits.record import Recorded
-from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
+from ttame_core.lake.schemas import RIVAL
 from ttame_core.report import verdict
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.findings import Findings
@@ -30,6 +31,7 @@ from ttame_core.report.tables import (
     wide,
     wins,
 )
+from ttame_core.stages.roles import roles
 
 
 def render_page(
@@ -50,7 +52,7 @@ def render_page(
     metrics, rows = wide(recorded.board)
     refused = refusals(recorded.refusals)
     drop = f"AD@{findings.keep:g}" if findings.keep is not None else None
-    seen = looks(findings.order, [e.name for e in audit.explainers])
+    seen = looks(findings.order, roles(audit))
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     minimum = audit.evaluation.minimum_discrimination
     times = sorted({r["timestamp"] for r in findings.series["ranks"]})
@@ -203,7 +205,7 @@ def _boards(
                 {
                     "backbone": row["backbone"],
                     "explainer": row["explainer"],
-                    "end": is_yardstick(row["explainer"]),
+                    "end": row["role"] != RIVAL,
                     "cells": [_cell(row, m, winners.get(m, {})) for m in members],
                 }
                 for row in rows

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from ttame_core.lake.query.directions import is_yardstick
+from ttame_core.lake.schemas import RIVAL
+from ttame_core.stages.roles import Role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,14 +62,24 @@ STYLE: dict[Any, Any] = {
 PANEL = (3.7, 2.7)  # inches
 WIDE = (7.4, 2.4)
 SQUARE = (4.6, 3.6)
+ENDS = ("oracle", "random")  # methods of yardsticks between which rivals are drawn
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one explainer is drawn everywhere in a report. place: among those that have a colour."""
+    """How one explainer is drawn everywhere in a report.
+
+    Attributes:
+        name: The explainer.
+        place: Its place among those that have a colour, from 0; None for the others.
+        role: RIVAL, YARDSTICK or CONTROL.
+        method: Its method; "" for rivals, whose method changes nothing.
+    """
 
     name: str
     place: int | None
+    role: str = RIVAL
+    method: str = ""
 
     @property
     def colour(self) -> str:
@@ -84,17 +95,26 @@ class Look:
     def line(self) -> dict[str, Any]:
         """The arguments of matplotlib's `plot` for the series."""
         if self.place is None:
-            dashes = (0, (1, 1.5)) if is_yardstick(self.name) else "solid"
+            dashes = "solid" if self.role == RIVAL else (0, (1, 1.5))
             return {"color": SOFT, "linewidth": 0.9, "linestyle": dashes, "alpha": 0.75}
         return {"color": self.colour, "marker": MARKERS[self.place], "zorder": 5 - self.place / 10}
 
 
-def looks(order: Sequence[str], others: Iterable[str]) -> dict[str, Look]:
-    """T-TAME has the first colour, the best of the others the next ones. order: the rivals."""
+def looks(order: Sequence[str], roles: Mapping[str, Role]) -> dict[str, Look]:
+    """Return how explainers are drawn: T-TAME in the first colour, the best of others in the next.
+
+    Args:
+        order: The rivals, the best one first.
+        roles: The role of each explainer that is drawn, by name; rivals may be missing.
+    """
     first = [name for name in order if name == "ttame"]
     ranked = [*first, *(name for name in order if name != "ttame")]
     coloured = {n: Look(n, i if i < COLOURS else None) for i, n in enumerate(ranked)}
-    return coloured | {name: Look(name, None) for name in others if name not in coloured}
+    return coloured | {
+        name: Look(name, None, role.role, role.method)
+        for name, role in roles.items()
+        if name not in coloured
+    }
 
 
 @dataclass(frozen=True)
@@ -240,8 +260,8 @@ class Plots:
 
     def _mark(self, axes: Axes, look: Look, row: Mapping[str, Any], place: float) -> None:
         own: dict[str, Any] = {"gid": _gid(look)}
-        if is_yardstick(look.name):
-            if look.name not in ("random", "oracle"):
+        if look.role != RIVAL:
+            if look.method not in ENDS:
                 return
             axes.plot([row["value"]] * 2, [place - 0.22, place + 0.22], color=SOFT, **own)
             if place == 0:
@@ -265,7 +285,7 @@ class Plots:
             for r in board
             if r["metric"] == metric
             and values.get((r["backbone"], r["explainer"], "seconds"), 0) > 0
-            and not is_yardstick(r["explainer"])
+            and r["role"] == RIVAL
         ]
         if len({r["explainer"] for r in rows}) < 2:
             return []
@@ -279,7 +299,7 @@ class Plots:
                 _plain(axes.xaxis, (1, 3))
                 axes.set_xlim(left / 1.6, right * 8)
                 axes.set_ylim(-0.05 * top, 1.12 * top)
-                for name in ("oracle", "random"):
+                for name in (look.name for look in self._looks.values() if look.method in ENDS):
                     level = values.get((backbone, name, metric))
                     if level is not None and level < 1.12 * top:
                         axes.axhline(level, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
@@ -312,10 +332,11 @@ class Plots:
     def sizes(self, rows: Rows, metric: str) -> list[Plot]:
         """Localisation of small, medium and large objects."""
         sizes = [s for s in ("small", "medium", "large") if any(r["size"] == s for r in rows)]
+        objects = {look.name for look in self._looks.values() if look.method == "oracle"}
         placed = [
             {**r, "x": sizes.index(r["size"])}
             for r in rows
-            if r["metric"] == metric and r["explainer"] != "oracle"
+            if r["metric"] == metric and r["explainer"] not in objects
         ]
         if len(sizes) < 2 or not placed:
             return []

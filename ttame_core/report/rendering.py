@@ -11,12 +11,12 @@ from ttame_core import spec
 from ttame_core.audits.record import Recorded
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
-from ttame_core.lake.query.directions import is_yardstick
 from ttame_core.lake.selection import Meant
 from ttame_core.report.album import exhibits
 from ttame_core.report.findings import certain_winners, gather
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
+from ttame_core.stages.roles import rivals
 
 PICTURED = 8  # samples on the contact sheet
 COMPARED = 5  # backbones, and explainers of each, on the small ones
@@ -51,10 +51,10 @@ def contact_sheets(
     Yields:
         The backbone's name and the picture; nothing for a backbone without maps.
     """
-    rivals = [e.name for e in audit.explainers if not is_yardstick(e.name)][:COMPARED]
+    compared = rivals(audit)[:COMPARED]
     with connect(lake, meant=Meant.by(audit)) as db:
         for backbone in backbones[:COMPARED]:
-            if sheet := _sheet(lake, db, audit, [backbone], rivals, PICTURED // 2):
+            if sheet := _sheet(lake, db, audit, [backbone], compared, PICTURED // 2):
                 yield backbone, sheet
 
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from ttame_core.audits.comparison import Comparison
 from ttame_core.audits.statistics import SIGNIFICANT
-from ttame_core.lake.query.directions import direction, is_yardstick
+from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
-from ttame_core.lake.schemas import BACKBONE
+from ttame_core.lake.schemas import BACKBONE, RIVAL
 
 LEVELS = 3  # settings of one metric that are shown where there is no room for all
 WIDTH = 160  # characters of a terminal that is none
@@ -30,17 +30,21 @@ Rows = list[dict[str, Any]]
 def wide(board: pa.Table) -> tuple[list[str], Rows]:
     """Metric names in reading order, and a row per backbone and explainer.
 
-    A row has backbone, explainer, accuracy, discrimination, and under each metric's name its row of
-    the leaderboard; None where there is none.
+    A row has backbone, explainer, method, role, accuracy, discrimination, and under each metric's
+    name its row of the leaderboard; None where there is none. Rivals come first.
     """
     rows = board.to_pylist()
     metrics = sorted({r["metric"] for r in rows if r["explainer"] != BACKBONE}, key=_order)
     values = {(r["backbone"], r["explainer"], r["metric"]): r for r in rows}
     table = []
     for backbone in sorted({r["backbone"] for r in rows}):
-        explainers = {r["explainer"] for r in rows if r["backbone"] == backbone} - {BACKBONE}
-        for explainer in sorted(explainers, key=lambda e: (is_yardstick(e), e != "ttame", e)):
-            row = {"backbone": backbone, "explainer": explainer}
+        explainers = {
+            (r["role"] != RIVAL, r["explainer"] != "ttame", r["explainer"], r["method"], r["role"])
+            for r in rows
+            if r["backbone"] == backbone and r["explainer"] != BACKBONE
+        }
+        for *_, explainer, method, role in sorted(explainers):
+            row = {"backbone": backbone, "explainer": explainer, "method": method, "role": role}
             for own in ("accuracy", "discrimination"):
                 row[own] = values.get((backbone, BACKBONE, own))
             table.append(row | {m: values.get((backbone, explainer, m)) for m in metrics})
@@ -95,7 +99,7 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
     lower = direction(metric).lower_is_better
     rivals: dict[str, Rows] = {}
     for row in rows:
-        if row[metric] and not is_yardstick(row["explainer"]) and lower is not None:
+        if row[metric] and row["role"] == RIVAL and lower is not None:
             rivals.setdefault(row["backbone"], []).append(row[metric])
     winners = {}
     for backbone, values in rivals.items():
@@ -112,7 +116,7 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
 def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best | None:
     """The best value of the row's backbone where it is this row's too."""
     winner = winners.get(row["backbone"])
-    if winner is None or row[metric] is None or is_yardstick(row["explainer"]):
+    if winner is None or row[metric] is None or row["role"] != RIVAL:
         return None
     return winner if shown(row[metric]["value"], metric) == winner.value else None
 
@@ -195,7 +199,7 @@ def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Text
     style = "bold green" if winner and winner.apart else "green" if winner else ""
     return Text(
         shown(row[metric]["value"], metric),
-        style="dim" if is_yardstick(row["explainer"]) else style,
+        style=style if row["role"] == RIVAL else "dim",
     )
 
 
@@ -248,7 +252,7 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
     """A sentence for each backbone on which AD and IC rank nothing, or might not."""
     sentences = []
     rows = wide(board)[1]
-    oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["explainer"] == "oracle"}
+    oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["method"] == "oracle"}
     for row in _one_each(rows):
         measured = row["discrimination"]
         if measured is None:

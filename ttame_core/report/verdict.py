@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from ttame_core import spec
 from ttame_core.lake import AUDIT_TIME
-from ttame_core.lake.query.directions import is_yardstick
 from ttame_core.lake.query.units import shown
+from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.findings import Findings
 from ttame_core.report.tables import Best, Rows, wins
 
@@ -38,9 +38,9 @@ class Answer:
 def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
     """What was audited, in one sentence."""
     backbones = sorted({row["backbone"] for row in rows})
-    explainers = list(dict.fromkeys(row["explainer"] for row in rows))
-    rivals = [name for name in explainers if not is_yardstick(name)]
-    ends = [name for name in explainers if is_yardstick(name)]
+    explainers = {row["explainer"]: row["role"] for row in rows}
+    rivals = [name for name, role in explainers.items() if role == RIVAL]
+    ends = [name for name, role in explainers.items() if role != RIVAL]
     beside = f", measured against {_list(ends)}" if ends else ""
     classes = f" in {len(findings.classes)} classes" if findings.classes else ""
     return (
@@ -114,9 +114,9 @@ def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
     """Backbones on which no rival's interval is clear of that of random maps."""
     unclear = []
     for backbone in {row["backbone"] for row in rows}:
-        own = {r["explainer"]: r.get(metric or "") for r in rows if r["backbone"] == backbone}
-        random = own.get("random")
-        rivals = [v for name, v in own.items() if v and not is_yardstick(name)]
+        own = [r for r in rows if r["backbone"] == backbone and r.get(metric or "")]
+        random = next((r[metric] for r in own if r["method"] == "random"), None)
+        rivals = [r[metric] for r in own if r["role"] == RIVAL]
         if random and rivals and min(r["ci_high"] for r in rivals) >= random["ci_low"]:
             unclear.append(backbone)
     return sorted(unclear)
@@ -134,7 +134,7 @@ def best_where(
     blind: backbones on which AD and IC rank nothing.
     """
     question = "Which explainer is best?"
-    rivals = {row["explainer"] for row in rows if not is_yardstick(row["explainer"])}
+    rivals = {row["explainer"] for row in rows if row["role"] == RIVAL}
     if len(rivals) < 2:
         alone = f"{next(iter(rivals))} alone was measured" if rivals else "None was measured"
         return Answer(question, "plain", alone)
@@ -181,11 +181,7 @@ def best_where(
 
 def _best_on(backbone: str, names: Sequence[str], sure: bool, rows: Rows, metric: str) -> Line:
     """Say who is best on a backbone, and who is next. names: of those that share the best value."""
-    own = [
-        r
-        for r in rows
-        if r["backbone"] == backbone and r[metric] and not is_yardstick(r["explainer"])
-    ]
+    own = [r for r in rows if r["backbone"] == backbone and r[metric] and r["role"] == RIVAL]
     own.sort(key=lambda r: r[metric]["value"])
     value = f"{shown(own[0][metric]['value'], metric)} %"
     if own[0][metric]["images"] < max(r[metric]["images"] for r in own):

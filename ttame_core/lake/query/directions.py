@@ -31,7 +31,7 @@ UNKNOWN = Direction(1000, "", None, "", False)
 
 
 def add_directions(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the tables `metrics` and `yardsticks`, other packages' metrics last.
+    """Make the table `metrics`, other packages' metrics last.
 
     Raises:
         UserError: one of these has the name of a metric that is there.
@@ -67,20 +67,15 @@ def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> N
 
 
 @cache
-def _tables() -> tuple[dict[str, Direction], frozenset[str]]:
+def directions() -> dict[str, Direction]:
+    """Of all metrics by pattern, in reading order."""
     with duckdb.connect() as db:
         add_directions(db)
         rows = db.sql(
             "SELECT pattern, place, family, lower_is_better, unit, principal FROM metrics "
             "ORDER BY place"
         ).fetchall()
-        known = {pattern: Direction(*rest) for pattern, *rest in rows}
-        return known, frozenset(name for (name,) in db.sql("FROM yardsticks").fetchall())
-
-
-def directions() -> dict[str, Direction]:
-    """Of all metrics by pattern, in reading order."""
-    return _tables()[0]
+    return {pattern: Direction(*rest) for pattern, *rest in rows}
 
 
 def direction(metric: str) -> Direction:
@@ -102,8 +97,3 @@ def source(metric: str) -> str:
 def stems() -> list[str]:
     """The names that metrics begin with, in reading order."""
     return [pattern.removesuffix("*") for pattern in directions()]
-
-
-def is_yardstick(explainer: str) -> bool:
-    """Whether an explainer is a floor or the ceiling, which win and lose nothing."""
-    return any(fnmatchcase(explainer, pattern) for pattern in _tables()[1])

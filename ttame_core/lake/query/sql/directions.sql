@@ -5,8 +5,3 @@ CREATE TABLE metrics (
     place BIGINT, pattern VARCHAR, family VARCHAR, lower_is_better BOOLEAN, unit VARCHAR,
     principal BOOLEAN, description VARCHAR
 );
-
--- Explainers that others are measured by, as patterns: they win and lose nothing.
-CREATE TABLE yardsticks AS
-SELECT * FROM (VALUES ('oracle'), ('random'), ('center'), ('edges'), ('*-permuted'))
-    AS listed(explainer);
