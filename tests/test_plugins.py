@@ -121,7 +121,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Look again at which families there are."""
 
     def look() -> None:
-        for known in (families.registry, views.views, directions._tables):
+        for known in (families.registry, views.views, directions.directions):
             known.cache_clear()
 
     yield look

@@ -146,7 +146,7 @@ def with_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("ttame_core.api.FAMILIES", taken)
     monkeypatch.setattr("ttame_core.audits.specification.EXPLAINERS", explainers)
     monkeypatch.setattr("ttame_core.audits.specification.METRICS", taken)
-    caches = families.registry, views.views, directions._tables
+    caches = families.registry, views.views, directions.directions
     for known in caches:
         known.cache_clear()
     yield
