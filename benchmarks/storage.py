@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from tasks.models import training_shards
 from ttame_core import spec
 from ttame_core.audits.specification import open_spec
 from ttame_core.backbones import Backbone, load_backbone
@@ -30,6 +31,7 @@ from ttame_core.stages.explain import WantedMaps, explain_shard
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.shard import StoredShard
 from ttame_core.training.head import train_head
+from ttame_core.training.orders import TrainingOutput
 
 SPEC = "examples/shapes.yaml"
 METHODS = ("ttame", "gradcam")
@@ -93,10 +95,8 @@ def _explainer(provenance: Provenance, backbone: Backbone, method: str) -> Expla
     if not explainer.needs_head:
         return explainer
     lake, audit, folder = provenance.lake, provenance.audit, f"heads/{backbone.name}"
-    shards = provenance.shards("train"), provenance.shards("val")
-    train_head(
-        lake, provenance.dataset, *shards, explainer, audit.training, audit.compute, folder, "bench"
-    )
+    output = TrainingOutput(lake, folder, "bench")
+    train_head(training_shards(provenance), output, explainer, audit.training)
     explainer.use(load_head(lake, folder, explainer))
     return explainer
 

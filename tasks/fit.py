@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.models import one_network
+from tasks.models import one_network, training_shards
 from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
@@ -13,6 +13,7 @@ from ttame_core.lake import Lake, fitted_folder
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.checkpoint import remove_checkpoint
 from ttame_core.training.fit import fit_backbone
+from ttame_core.training.orders import TrainingOutput
 
 
 @unit("fit {backbone.name}")
@@ -24,16 +25,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
         remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
         return skipped()
     with one_network(), progress(f"fit {backbone.name}", "steps") as report:
-        fit_backbone(
-            provenance.lake,
-            provenance.dataset,
-            provenance.shards("train"),
-            [name for name, _ in provenance.shards("val")],
-            backbone,
-            len(provenance.classes),
-            audit.compute,
-            device_of(audit.compute),
-            folder,
-            provenance.fit(backbone),
-            report,
-        )
+        shards = training_shards(provenance)
+        output = TrainingOutput(provenance.lake, folder, provenance.fit(backbone))
+        classes, device = len(provenance.classes), device_of(audit.compute)
+        fit_backbone(shards, output, backbone, classes, device, report)

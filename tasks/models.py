@@ -17,6 +17,7 @@ from ttame_core.metrics import REGISTRY as REGISTRY_OF_METRICS
 from ttame_core.metrics import Family
 from ttame_core.stages.explain import check_labels
 from ttame_core.stages.provenance import Provenance
+from ttame_core.training.orders import TrainingShards
 
 _in_use = Lock()
 _loading = Lock()
@@ -96,6 +97,13 @@ def family_of(metric: spec.Metric) -> Family:
         if key not in families:
             families[key] = REGISTRY_OF_METRICS[metric.family](metric.settings)
         return families[key]
+
+
+def training_shards(provenance: Provenance) -> TrainingShards:
+    """Return the shards that trainings of an audit read."""
+    train, val = (provenance.shards(split) for split in ("train", "val"))
+    compute = provenance.audit.compute
+    return TrainingShards(provenance.lake, provenance.dataset, train, val, compute)
 
 
 def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:

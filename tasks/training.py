@@ -10,7 +10,7 @@ from torch import multiprocessing
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from tasks.models import backbone_of, load
+from tasks.models import backbone_of, load, training_shards
 from tasks.progress import Report
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -21,6 +21,7 @@ from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stopping import Stopped
 from ttame_core.training.head import train_head
+from ttame_core.training.orders import TrainingOutput
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -118,15 +119,10 @@ def _train(
 ) -> None:
     audit = provenance.audit
     train_head(
-        provenance.lake,
-        provenance.dataset,
-        provenance.shards("train"),
-        provenance.shards("val"),
+        training_shards(provenance),
+        TrainingOutput(provenance.lake, folder, provenance.head(settings, explainer)),
         REGISTRY[explainer.method](backbone, explainer.settings),
         training_of(audit.training, explainer),
-        audit.compute,
-        folder,
-        provenance.head(settings, explainer),
         report,
         accelerator,
     )

@@ -27,6 +27,7 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import read_maps
 from ttame_core.training.head import train_head
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
 SETTINGS = spec.Training(epochs=2, min_steps=0, batch_size=8)
@@ -69,8 +70,9 @@ def test_a_head_trained_on_a_loader_is_that_of_the_pipeline(
     )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert said[-1][:2] == (10, 10)
-    args = *drawn, loader.shards, [], TTame(backbone), SETTINGS, COMPUTE
-    train_head(*args, "by the pipeline", {"of": "test"})
+    shards = TrainingShards(*drawn, loader.shards, [], COMPUTE)
+    output = TrainingOutput(drawn[0], "by the pipeline", {"of": "test"})
+    train_head(shards, output, TTame(backbone), SETTINGS)
     expected = load_head(drawn[0], "by the pipeline", TTame(backbone))
     assert not head.training
     for name, value in expected.state_dict().items():

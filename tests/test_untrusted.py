@@ -29,6 +29,7 @@ from ttame_core.heads.published import read_published
 from ttame_core.lake import Lake, dataset_file, shard_tar
 from ttame_core.training.fit import fit_backbone
 from ttame_core.training.head import train_head
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 NET = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
 
@@ -111,22 +112,24 @@ def _head_in_the_lake(content: bytes, folder: Path, lake: Lake) -> None:
     load_head(lake, "heads/x", REGISTRY["ttame"](tiny_backbone()))
 
 
+def _eight_samples(lake: Lake) -> TrainingShards:
+    return TrainingShards(lake, "drawn", [("train-000000", 8)], [], spec.Compute(workers=1))
+
+
 def _training_in_the_lake(content: bytes, folder: Path, lake: Lake) -> None:
     with lake.create("heads/x/checkpoint.pt") as path:
         path.write_bytes(content)
-    shards = [("train-000000", 8)]
     training = spec.Training(epochs=1, min_steps=0, batch_size=4)
     explainer = REGISTRY["ttame"](tiny_backbone())
-    compute = spec.Compute(workers=1)
-    train_head(lake, "drawn", shards, [], explainer, training, compute, "heads/x", "x")
+    train_head(_eight_samples(lake), TrainingOutput(lake, "heads/x", "x"), explainer, training)
 
 
 def _fit_in_the_lake(content: bytes, folder: Path, lake: Lake) -> None:
     with lake.create("backbones/x/checkpoint.pt") as path:
         path.write_bytes(content)
     settings = spec.Backbone(fit={"epochs": 1, "batch_size": 4}, **NET)
-    where = spec.Compute(workers=1), torch.device("cpu"), "backbones/x", "x"
-    fit_backbone(lake, "drawn", [("train-000000", 8)], [], settings, 10, *where)
+    output = TrainingOutput(lake, "backbones/x", "x")
+    fit_backbone(_eight_samples(lake), output, settings, 10, torch.device("cpu"))
 
 
 def _imported_maps(content: bytes, folder: Path, lake: Lake) -> None:

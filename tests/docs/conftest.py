@@ -25,6 +25,7 @@ from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.explain import WantedMaps, explain_shard, write_refusal
 from ttame_core.stages.shard import StoredShard
 from ttame_core.training.head import train_head
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 COMPUTE = spec.Compute(device="cpu", batch_size=16, workers=2)
 EXPLAINERS = ("ttame", "gradcam", "random", "oracle")
@@ -93,8 +94,8 @@ def _audit(lake: Lake, backbone: Backbone, seed: int) -> None:
         for split in ("train", "val")
     )
     folder = head_folder("drawn", backbone.name, "ttame")
-    args = lake, "drawn", train, val, TTame(backbone), training, COMPUTE, folder, {"seed": seed}
-    train_head(*args)
+    shards = TrainingShards(lake, "drawn", train, val, COMPUTE)
+    train_head(shards, TrainingOutput(lake, folder, {"seed": seed}), TTame(backbone), training)
 
     def made(name: str) -> Explainer:
         explainer = REGISTRY[name](backbone)

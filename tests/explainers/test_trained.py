@@ -32,6 +32,7 @@ from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.head import optimiser, train_head, training_losses
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 PAPER = spec.Training(recipe="paper", epochs=1, batch_size=8)
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
@@ -259,8 +260,9 @@ def test_a_black_box_is_explained(
     lake, dataset = drawn
     train = [(s.shard, s.samples) for s in load_shards(lake, dataset, "train")]
     explainer = REGISTRY["ptame"](backbone, _settings("ptame", described))
-    folder, made_from = f"box{scripted}", {"of": "box"}
-    train_head(lake, dataset, train, [], explainer, PAPER, COMPUTE, folder, made_from)
+    folder = f"box{scripted}"
+    shards = TrainingShards(lake, dataset, train, [], COMPUTE)
+    train_head(shards, TrainingOutput(lake, folder, {"of": "box"}), explainer, PAPER)
     explainer.use(load_head(lake, folder, explainer))
     batch = next(load_batches(lake, dataset, ["test-000000"], PLAIN, 4, 2))
     with measure(backbone) as cost:
@@ -285,13 +287,13 @@ def test_ptame_on_the_backbone_itself_is_ttame(
     lake, dataset = drawn
     train = [(s.shard, s.samples) for s in load_shards(lake, dataset, "train")]
     backbone = load_backbone(described)
-    made_from = {"of": "equal"}
+    shards = TrainingShards(lake, dataset, train, [], COMPUTE)
     batch = next(load_batches(lake, dataset, ["test-000000"], PLAIN, 4, 2))
     forward = forward_pass(backbone, batch)
     maps = []
     for method in ("ttame", "ptame"):
         explainer = REGISTRY[method](backbone, _settings(method, described))
-        train_head(lake, dataset, train, [], explainer, PAPER, COMPUTE, method, made_from)
+        train_head(shards, TrainingOutput(lake, method, {"of": "equal"}), explainer, PAPER)
         explainer.use(load_head(lake, method, explainer))
         maps.append(explainer.attribute(forward, torch.tensor([[0, 3]] * 4)))
     assert torch.equal(*maps)
@@ -358,9 +360,9 @@ def test_interrupted_it_ends_the_same(
         explainer: Trained = REGISTRY[method](
             load_backbone(described), _settings(method, described)
         )
-        train_head(
-            lake, dataset, train, val, explainer, settings, COMPUTE, folder, {"of": 1}, progress
-        )
+        shards = TrainingShards(lake, dataset, train, val, COMPUTE)
+        output = TrainingOutput(lake, folder, {"of": 1})
+        train_head(shards, output, explainer, settings, progress)
         with lake.open(f"{folder}/head.safetensors") as stream:
             digest = hashlib.sha256(stream.read()).hexdigest()
         return digest, lake.read_table(f"{folder}/history.parquet").to_pylist()

@@ -34,6 +34,7 @@ from ttame_core.training.head import (
     with_enough_epochs,
 )
 from ttame_core.training.losses import area_loss, variation_loss
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
 SETTINGS = spec.Training(
@@ -58,18 +59,9 @@ def _train(
     train, val = _shards(drawn, "train"), _shards(drawn, "val")
     lake, dataset = drawn
     backbone = tiny_backbone()
-    train_head(
-        lake,
-        dataset,
-        train,
-        val,
-        TTame(backbone),
-        settings,
-        COMPUTE,
-        folder,
-        {"of": "test"},
-        progress,
-    )
+    shards = TrainingShards(lake, dataset, train, val, COMPUTE)
+    output = TrainingOutput(lake, folder, {"of": "test"})
+    train_head(shards, output, TTame(backbone), settings, progress)
 
 
 def _content(lake: Lake, folder: str) -> tuple[str, list]:
@@ -206,9 +198,10 @@ def test_a_checkpoint_of_another_training_is_not_taken(drawn: tuple[Lake, str]) 
         _train(drawn, "other", progress=_die_at(5))
     train = _shards(drawn, "train")
     backbone = tiny_backbone()
-    args = (*drawn, train, [], TTame(backbone), SETTINGS, COMPUTE)
-    train_head(*args, "other", {"of": "something else"})
-    train_head(*args, "fresh", {"of": "something else"})
+    shards = TrainingShards(*drawn, train, [], COMPUTE)
+    for folder in ("other", "fresh"):
+        output = TrainingOutput(lake, folder, {"of": "something else"})
+        train_head(shards, output, TTame(backbone), SETTINGS)
     assert _content(lake, "other") == _content(lake, "fresh")
 
 
@@ -353,11 +346,10 @@ FIT = spec.Backbone(
 
 def _fit(drawn: tuple[Lake, str], folder: str, progress: Callable | None = None) -> None:
     lake, dataset = drawn
-    val = [name for name, _ in _shards(drawn, "val")]
-    where = torch.device("cpu")
-    fit_backbone(
-        lake, dataset, _shards(drawn, "train"), val, FIT, 10, COMPUTE, where, folder, "x", progress
-    )
+    train, val = _shards(drawn, "train"), _shards(drawn, "val")
+    shards = TrainingShards(lake, dataset, train, val, COMPUTE)
+    output = TrainingOutput(lake, folder, "x")
+    fit_backbone(shards, output, FIT, 10, torch.device("cpu"), progress)
 
 
 def test_fitting_interrupted_ends_the_same(drawn: tuple[Lake, str], tmp_path: Path) -> None:

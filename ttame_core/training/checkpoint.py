@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ttame_core.lake import Lake, fingerprint
+from ttame_core.training.orders import TrainingOutput
 
 FORMAT = 2  # of what is saved: an earlier one is as none
 
@@ -22,28 +23,29 @@ def _identity(made_from: Any) -> str:
     return fingerprint([FORMAT, made_from])
 
 
-def save_checkpoint(lake: Lake, folder: str, made_from: Any, state: dict[str, Any]) -> None:
+def save_checkpoint(output: TrainingOutput, state: dict[str, Any]) -> None:
     """Write the state of a training, marked with what the training is made from."""
-    with lake.create(checkpoint_file(folder)) as temporary, temporary.open("wb") as stream:
-        torch.save({"fingerprint": _identity(made_from), **state}, stream)
+    path = checkpoint_file(output.folder)
+    with output.lake.create(path) as temporary, temporary.open("wb") as stream:
+        torch.save({"fingerprint": _identity(output.made_from), **state}, stream)
 
 
 def load_checkpoint(
-    lake: Lake, folder: str, made_from: Any, device: torch.device | str = "cpu"
+    output: TrainingOutput, device: torch.device | str = "cpu"
 ) -> dict[str, Any] | None:
     """Load the state that was saved of this very training.
 
     Returns:
         None where there is none, or where it is broken or of another training.
     """
-    path = checkpoint_file(folder)
-    if not lake.exists(path):
+    path = checkpoint_file(output.folder)
+    if not output.lake.exists(path):
         return None
     try:
-        with lake.open(path) as stream:
+        with output.lake.open(path) as stream:
             content = io.BytesIO(stream.read())
         state = torch.load(content, map_location=device, weights_only=True)
-        return state if state["fingerprint"] == _identity(made_from) else None
+        return state if state["fingerprint"] == _identity(output.made_from) else None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
         return None
 

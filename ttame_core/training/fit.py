@@ -28,11 +28,12 @@ from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake import fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.perturbation.masking import keep_most_relevant, min_max
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 CHECKED = 100  # steps between looks at whether the loss is finite
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
@@ -125,32 +126,35 @@ def augment(
 
 
 def fit_backbone(
-    lake: Lake,
-    dataset: str,
-    train: Sequence[tuple[str, int]],
-    val: Sequence[str],
+    shards: TrainingShards,
+    output: TrainingOutput,
     settings: spec.Backbone,
     num_classes: int,
-    compute: spec.Compute,
     device: torch.device,
-    folder: str,
-    made_from: Any,
     progress: Progress | None = None,
 ) -> None:
-    """Train the classifier that `settings` describes and write it to `folder`.
+    """Train a classifier and write it: weights.safetensors (float16) and history.parquet.
 
-    Writes weights.safetensors (float16) and history.parquet (loss, and accuracy in percent on the
-    validation shards after each epoch). From scratch, or from the pretrained weights or checkpoint
-    that `settings` names. One-cycle schedule. Resumes after each epoch.
+    The history holds the loss, and after each epoch the accuracy in percent on the validation
+    shards. An interrupted training goes on after its last whole epoch, to the same result.
+
+    Args:
+        shards: to learn from and to validate on.
+        output: where the weights are written.
+        settings: the classifier, and in `fit` how it is trained. Training starts from scratch, or
+            from the pretrained weights or the checkpoint that `settings` names.
+        num_classes: of the data set.
+        device: that computes.
+        progress: is told the step, the number of steps, and the loss in words.
+
+    Raises:
+        UserError: there is too little data, or the loss is no longer finite.
     """
     fit = settings.fit
     assert fit is not None
-    batches = sum(samples for _, samples in train) // fit.batch_size
-    if batches == 0:
-        raise UserError(
-            f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
-            f"batch of {fit.batch_size}: lower fit.batch_size of {settings.name}"
-        )
+    shards.check_one_batch(fit.batch_size, f"fit.batch_size of {settings.name}")
+    lake, dataset, compute = shards.lake, shards.dataset, shards.compute
+    batches = sum(samples for _, samples in shards.train) // fit.batch_size
     torch.manual_seed(fit.seed)
     model = create_model(settings, settings.checkpoint, num_classes).to(device).train()
     preprocessing = preprocessing_of(settings, model)
@@ -162,7 +166,7 @@ def fit_backbone(
     )
     history: list[dict[str, Any]] = []
     start = 0
-    if state := load_checkpoint(lake, folder, made_from):
+    if state := load_checkpoint(output):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -176,7 +180,7 @@ def fit_backbone(
             load_batches(
                 lake,
                 dataset,
-                [name for name, _ in train],
+                shards.training_names,
                 preprocessing,
                 fit.batch_size,
                 compute.workers,
@@ -221,7 +225,7 @@ def fit_backbone(
             for term in ("loss", "cross_entropy")
         ]
         accuracy = in_smaller_batches(
-            compute, partial(_accuracy, lake, dataset, val, model, preprocessing, device)
+            compute, partial(_accuracy, shards, model, preprocessing, device)
         )
         if accuracy is not None:
             history.append({**at, "term": "accuracy", "value": accuracy})
@@ -232,35 +236,38 @@ def fit_backbone(
             "schedule": schedule.state_dict(),
             "history": history,
         }
-        save_checkpoint(lake, folder, made_from, state)
+        save_checkpoint(output, state)
     weights = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
         for k, v in model.state_dict().items()
     }
-    content = save(weights, {"fingerprint": fingerprint(made_from)})
-    with lake.create(f"{folder}/weights.safetensors") as temporary:
+    content = save(weights, {"fingerprint": fingerprint(output.made_from)})
+    with output.lake.create(f"{output.folder}/weights.safetensors") as temporary:
         temporary.write_bytes(content)
     identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    path = f"{folder}/history.parquet"
-    lake.write_parquet(path, history, HISTORY, made_from, weights=identity)
-    remove_checkpoint(lake, folder)
+    path = f"{output.folder}/history.parquet"
+    output.lake.write_parquet(path, history, HISTORY, output.made_from, weights=identity)
+    remove_checkpoint(output.lake, output.folder)
 
 
 @torch.inference_mode()
 def _accuracy(
-    lake: Lake,
-    dataset: str,
-    shards: Sequence[str],
+    shards: TrainingShards,
     model: nn.Module,
     preprocessing: Any,
     device: torch.device,
     compute: spec.Compute,
 ) -> float | None:
-    """Percent of the samples of `shards` classified right; None where there are none."""
+    """Return the percentage of validation samples classified right; None where there are none."""
     model.eval()
     hits = seen = 0
     for batch in load_batches(
-        lake, dataset, shards, preprocessing, compute.batch_size, compute.workers
+        shards.lake,
+        shards.dataset,
+        shards.validation_names,
+        preprocessing,
+        compute.batch_size,
+        compute.workers,
     ):
         predicted = model(preprocessing.normalise(batch.float_images(device))).argmax(dim=1)
         hits += int((predicted.cpu() == batch.labels).sum())

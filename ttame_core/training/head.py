@@ -18,13 +18,13 @@ from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.heads.files import write_head
-from ttame_core.lake import Lake
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from ttame_core.training.losses import area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
+from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
@@ -195,44 +195,44 @@ def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer
 
 
 def train_head(
-    lake: Lake,
-    dataset: str,
-    train: Sequence[tuple[str, int]],
-    val: Sequence[tuple[str, int]],
+    shards: TrainingShards,
+    output: TrainingOutput,
     explainer: Trained,
     settings: spec.Training,
-    compute: spec.Compute,
-    folder: str,
-    made_from: Any,
     progress: Progress | None = None,
     accelerator: Accelerator | None = None,
 ) -> None:
-    """Train a head and write it to `folder`: head.safetensors, spec.json, history.parquet.
+    """Train a head and write it: head.safetensors, spec.json, history.parquet.
 
-    train, val: names and sample counts of the shards. explainer: whose head it is. The state is
-    saved every `checkpoint_steps` and after each epoch; an interrupted training goes on from there,
-    with the batch that would have come next, to the same result. accelerator: in each of several
-    processes that train together, each with its share of every batch; the first of them writes. The
-    head's batch norm sees whole batches on GPUs, and each process's share on the CPU. Raises
-    UserError where there is too little data, or where the loss is no longer finite.
+    The state is saved every `checkpoint_steps` and after each epoch. An interrupted training goes
+    on from there, with the batch that would have come next, to the same result.
+
+    Args:
+        shards: to learn from and to validate on.
+        output: where the head is written.
+        explainer: whose head it is.
+        settings: of the training.
+        progress: is told the step, the number of steps, and the losses in words.
+        accelerator: in each of several processes that train together, each with its share of every
+            batch; the first of them writes. The head's batch norm sees whole batches on GPUs, and
+            each process's share on the CPU.
+
+    Raises:
+        UserError: there is too little data, or the loss is no longer finite.
     """
-    settings, batches = with_enough_epochs(settings, train)
-    if batches == 0:
-        raise UserError(
-            f"data set {dataset} has {sum(n for _, n in train)} training samples, less than one "
-            f"batch of {settings.batch_size}: lower training.batch_size or give it more"
-        )
+    lake, dataset, compute = shards.lake, shards.dataset, shards.compute
+    shards.check_one_batch(settings.batch_size, "training.batch_size")
+    settings, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     run = HeadRun(explainer, settings, batches, accelerator)
     first = run.part[0] == 0
-    run.resume(lake, folder, made_from)
-    names = [name for name, _ in train]
+    run.resume(output)
 
     def read(epoch: int, skip: int) -> Iterator[Tensor]:
         for batch in load_batches(
             lake,
             dataset,
-            names,
+            shards.training_names,
             view,
             settings.batch_size,
             compute.workers,
@@ -244,13 +244,13 @@ def train_head(
             yield batch.float_images(device)
 
     def validation(size: int) -> Iterator[Tensor]:
-        shards = [name for name, _ in val]
-        for batch in load_batches(lake, dataset, shards, view, size, compute.workers):
+        names = shards.validation_names
+        for batch in load_batches(lake, dataset, names, view, size, compute.workers):
             yield batch.float_images(device)
 
     def after_step() -> None:
         if first and run.step % settings.checkpoint_steps == 0 and run.step % batches:
-            run.save(lake, folder, made_from)
+            run.save(output)
 
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
@@ -259,7 +259,7 @@ def train_head(
         if first and _is_validated(epoch + 1, settings.epochs):
             in_smaller_batches(compute, validate)
         if first:
-            run.save(lake, folder, made_from)
+            run.save(output)
 
     short = (
         f"the training shards of data set {dataset} hold fewer samples than its index says: run "
@@ -269,8 +269,8 @@ def train_head(
         run.train(read, short, progress, after_step, after_epoch)
     if not first:
         return
-    write_head(lake, folder, run.head, run.history, made_from)
-    remove_checkpoint(lake, folder)
+    write_head(output.lake, output.folder, run.head, run.history, output.made_from)
+    remove_checkpoint(output.lake, output.folder)
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
@@ -417,7 +417,8 @@ class HeadRun:
             for keep, value in zip(VALIDATED_KEEP, means, strict=True):
                 self._record(epoch, f"{name}@{keep:g}", value)
 
-    def save(self, lake: Lake, folder: str, made_from: Any) -> None:
+    def save(self, output: TrainingOutput) -> None:
+        """Save the state, from which an interrupted training goes on."""
         self._check(float(self.sums.sum()))
         state = {
             "head": self.head.state_dict(),
@@ -429,12 +430,12 @@ class HeadRun:
             "sums": self.sums,
             "summed": self.summed,
         }
-        save_checkpoint(lake, folder, made_from, state)
+        save_checkpoint(output, state)
         self.saved = self.step
 
-    def resume(self, lake: Lake, folder: str, made_from: Any) -> None:
+    def resume(self, output: TrainingOutput) -> None:
         """Go on from the checkpoint of this very training, if there is one."""
-        state = load_checkpoint(lake, folder, made_from, self.backbone.device)
+        state = load_checkpoint(output, self.backbone.device)
         if state is None:
             return
         self.head.load_state_dict(state["head"])

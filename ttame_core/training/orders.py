@@ -1,0 +1,63 @@
+"""What a training reads, and where it writes: the same for heads and for classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ttame_core import spec
+from ttame_core.errors import UserError
+from ttame_core.lake import Lake
+
+
+@dataclass(frozen=True)
+class TrainingShards:
+    """The shards of a data set that a training reads.
+
+    Attributes:
+        lake: that holds them.
+        dataset: name of the data set.
+        train: names and sample counts of the shards to learn from.
+        val: names and sample counts of the shards to validate on.
+        compute: threads that decode, and images per pass of a validation.
+    """
+
+    lake: Lake
+    dataset: str
+    train: Sequence[tuple[str, int]]
+    val: Sequence[tuple[str, int]]
+    compute: spec.Compute
+
+    @property
+    def training_names(self) -> list[str]:
+        """The names of the shards to learn from."""
+        return [name for name, _ in self.train]
+
+    @property
+    def validation_names(self) -> list[str]:
+        """The names of the shards to validate on."""
+        return [name for name, _ in self.val]
+
+    def check_one_batch(self, size: int, option: str) -> None:
+        """Raise UserError where the samples make less than one batch.
+
+        Args:
+            size: of a batch.
+            option: name of the setting to lower, for the sentence.
+        """
+        samples = sum(count for _, count in self.train)
+        if samples < size:
+            raise UserError(
+                f"data set {self.dataset} has {samples} training samples, less than one batch of "
+                f"{size}: lower {option} or give it more"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingOutput:
+    """The folder of a lake that a training writes to, and what the result is made from."""
+
+    lake: Lake
+    folder: str
+    made_from: Any
