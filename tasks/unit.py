@@ -31,7 +31,7 @@ def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task
     return task(
         task_run_name=partial(_name, run_name),
         retries=retries,
-        retry_delay_seconds=[2, 20][:retries],
+        retry_delay_seconds=[2.0, 20.0][:retries],
         retry_condition_fn=_retry,
         cache_policy=NO_CACHE,  # the lake knows what is there
         persist_result=False,

@@ -70,8 +70,11 @@ def load_backbone(
         view = backbones.preprocessing_of(section, model)
         loaded = Backbone(copy.deepcopy(model), section.name, view, section.taps).fold()
     else:
-        given = isinstance(model, spec.Backbone)
-        section = model if given else _checked(spec.Backbone, {"model": model, **settings})
+        section = (
+            model
+            if isinstance(model, spec.Backbone)
+            else _checked(spec.Backbone, {"model": model, **settings})
+        )
         loaded = backbones.load_backbone(section)
     return place(loaded, compute)
 
@@ -295,7 +298,7 @@ def _batch(
             raise UserError(f"there are {len(given)} {name}, and {count} images")
     if keys is not None and len(set(keys)) != count:
         raise UserError("two of the images have the same key: each needs one of its own")
-    objects = list(masks) if masks is not None else [None] * count
+    objects: list[Tensor | None] = list(masks) if masks is not None else [None] * count
     return Batch(
         list(keys) if keys is not None else [str(i) for i in range(count)],
         floats,

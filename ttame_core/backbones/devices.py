@@ -86,7 +86,7 @@ def place(backbone: Backbone, compute: spec.Compute) -> Backbone:
     if device.type == "cpu":
         keep_freed_memory()
     layout = torch.channels_last if compute.channels_last else torch.preserve_format
-    backbone.to(device, memory_format=layout)
+    backbone.to(device).to(memory_format=layout)
     backbone.precision = precision_of(compute, device)
     if compute.compile:
         backbone.compile_passes()

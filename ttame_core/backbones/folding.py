@@ -27,7 +27,7 @@ def fold_batch_norms(
     the norm in each forward pass, and its much dearer backward pass with respect to the input.
     """
     before = outputs()
-    replaced: dict[str, nn.Module] = {}
+    replaced: dict[str, Any] = {}
     for conv, norm in _pairs(model, inputs):
         if conv not in keep:
             replaced |= {name: model.get_submodule(name) for name in (conv, norm)}

@@ -206,7 +206,7 @@ class _Probe:
                     f"backbone {self.name} has no tap {choice}: it has {len(self.info)} stages or "
                     f"blocks, 0 to {len(self.info) - 1}, or name a module in `taps`"
                 )
-            choice = self.info[choice]["module"]
+            choice = str(self.info[choice]["module"])
         module, item = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", choice).groups()  # type: ignore[union-attr]
         if module not in self.modules:
             raise UserError(
@@ -273,7 +273,7 @@ class _Probe:
             first, last = shape[1] == channels, shape[3] == channels
         if last and (not first or str(getattr(self.model, "output_fmt", "")).endswith("NHWC")):
             return Tap(module, "NHWC", shape[3], shape[1], shape[2], item=item)
-        return Tap(module, "NCHW", *shape[1:], item=item) if first else None
+        return Tap(module, "NCHW", shape[1], shape[2], shape[3], item=item) if first else None
 
     def _tokens(self, module: str, item: int | None, shape: tuple[int, ...]) -> Tap | None:
         own = getattr(self.model, "num_prefix_tokens", 0)  # some models add them late

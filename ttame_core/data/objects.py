@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 
-def inside_boxes(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+def inside_boxes(boxes: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """(B, H, W) bool: pixels whose centre lies in any of the image's boxes.
 
     boxes: per image (N, 4) pixels x0, y0, x1, y1. size: (H, W).
@@ -23,7 +23,7 @@ def inside_boxes(boxes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
 
 
 def object_pixels(
-    boxes: Sequence[Tensor], masks: Sequence[Tensor | None], size: tuple[int, int]
+    boxes: Sequence[Tensor], masks: Sequence[Tensor | None], size: Sequence[int]
 ) -> Tensor:
     """(B, H, W) bool: pixels of the image's mask, or of its boxes where it has none.
 

@@ -54,6 +54,7 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
     rows: list[dict[str, Any]] = []
     with lake.create(tar) as path, path.open("wb") as stream:
         with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+            sample: dict[str, bytes] | None
             for entry in planned_rows(lake, dataset.name, shard):
                 if drawn := source.draw(entry["path"]):
                     sample, found = _drawn_sample(entry, drawn, plan.classes)

@@ -220,7 +220,7 @@ def _seeded(name: str) -> Iterator[None]:
 @contextmanager
 def _out_of_place(model: nn.Module) -> Iterator[None]:
     """Keep modules from overwriting their input, which DeepLIFT compares with their output."""
-    inplace = [m for m in model.modules() if getattr(m, "inplace", False)]
+    inplace: list[Any] = [m for m in model.modules() if getattr(m, "inplace", False)]
     for module in inplace:
         module.inplace = False
     try:

@@ -55,7 +55,7 @@ class Iia(Explainer):
         try:
             self.transformer = plain_transformer(self.backbone)
         except NotApplicable:
-            self.transformer = None
+            self.transformer = None  # type: ignore[assignment]
             self.layer, self.tap = deepest_with_gradient(self.backbone)
         steps = self.settings.steps or (TRANSFORMER_STEPS if self.transformer else STEPS)
         self.points = [step / steps for step in range(steps + 1)]
@@ -80,7 +80,7 @@ class Iia(Explainer):
 
     def _transformer(self, inputs: Tensor, targets: Tensor) -> Tensor:
         blocks = self.transformer.blocks
-        sums: list[list[Tensor | float]] = [[0.0] * blocks for _ in targets.T]
+        sums: list[list[Any]] = [[0.0] * blocks for _ in targets.T]
         for a in self.points:
             for b in self.points:
                 with _LastScaled(blocks, b) as attention:

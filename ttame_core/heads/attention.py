@@ -13,6 +13,7 @@ a small fraction of the work, in training as in inference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,14 @@ class AttentionHead(nn.Module):
     def fold(self) -> FoldedHead:
         """The same head for inference: batch norm and skip connection folded into the branches."""
         weights, biases = [], []
+        conv: Any
+        bn: Any
         for conv, bn in zip(self.convs, self.bns, strict=True):
             scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
             skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
             weights.append(conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None])
             biases.append((conv.bias - bn.running_mean) * scale + bn.bias)
-        fuser = self.fuser
+        fuser: Any = self.fuser
         return FoldedHead(weights, biases, fuser.weight, fuser.bias, self.map_size, self.shown)
 
 

@@ -215,7 +215,7 @@ class Lake:
             with self.open(path) if end is None else io.BytesIO(end) as stream:
                 found = pq.read_schema(stream).metadata or {}
         except pa.ArrowInvalid:
-            return self._metadata(path) if end and len(end) == FOOTER else {}
+            return self._metadata(path) if isinstance(end, bytes) and len(end) == FOOTER else {}
         except OSError:
             return {}
         return {k.decode(): v.decode() for k, v in found.items()}

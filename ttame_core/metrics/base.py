@@ -55,7 +55,7 @@ class MappedImages:
     @cached_property
     def large_maps(self) -> Tensor:
         """(R, H, W): the maps upsampled bilinearly to the images."""
-        return resize(self.maps[:, None], tuple(self.batch_images.shape[-2:]))[:, 0]
+        return resize(self.maps[:, None], self.batch_images.shape[-2:])[:, 0]
 
     @cached_property
     def targets(self) -> Tensor:

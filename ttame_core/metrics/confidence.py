@@ -55,7 +55,7 @@ def masked_probabilities(
     percentile set to 0, the rest left as they are, and multiplied onto the image before
     normalisation, whatever the backbone's family; the fill shows through where the map does not.
     """
-    size = tuple(images.shape[-2:])
+    size = images.shape[-2:]
     variants = keep_most_relevant(resize(maps[:, None], size)[:, 0], keep)
     inputs = backbone.normalise(filled(images, variants, fill).flatten(0, 1))
     logits = torch.cat([backbone(chunk) for chunk in inputs.split(batch_size)])

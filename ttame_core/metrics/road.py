@@ -60,7 +60,7 @@ def imputed_probabilities(
     return torch.cat(found).view(shape), torch.cat(kept).view(shape)
 
 
-def keyed_noise(keys: Sequence[str], size: tuple[int, int], sigma: float) -> Tensor:
+def keyed_noise(keys: Sequence[str], size: Sequence[int], sigma: float) -> Tensor:
     """(B, 3, H, W) float32 Gaussian noise, always the same for the same key."""
     fields = []
     for key in keys:

@@ -14,7 +14,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,8 @@ from ttame_core.explainers.base import Explainer, NotApplicable
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.similarity import spearman, ssim
 from ttame_core.seeding import generator_for
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def cascade(backbone: Backbone, depths: int, seed: int) -> list[tuple[float, Backbone]]:
@@ -101,7 +103,7 @@ def _shuffled(weights: Tensor, seed: str) -> Tensor:
     return nn.Parameter(values, requires_grad=False) if learnt else values
 
 
-def _with_weights(module: nn.Module, replaced: dict[Tensor, Tensor]) -> nn.Module:
+def _with_weights(module: M, replaced: dict[Tensor, Tensor]) -> M:
     """A copy with some of its tensors replaced; it shares the others."""
     own = {id(t): t for t in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, own | {id(t): new for t, new in replaced.items()})
@@ -166,6 +168,6 @@ class Sanity(Family):
         explainer = mapped.explainer(mapped.backbone)
         head = getattr(explainer, "head", None)
         if isinstance(head, nn.Module):
-            twin = copy.copy(explainer)
+            twin: Any = copy.copy(explainer)
             twin.head = randomised_head(head, self.settings.seed)
             yield "head", 1.0, twin

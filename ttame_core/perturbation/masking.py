@@ -17,11 +17,11 @@ BLUR_SIGMA = 5 / 224  # of the image's side: that of RISE's code at 224 pixels (
 Fill = Literal["zero", "mean", "blur"]
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate maps (B, T, h, w) bilinearly (align_corners=False) to `size` (height, width)."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def masked(
     normalisation (black surroundings, CNNs), `normalised` after it (mean-coloured surroundings,
     transformers) (T-TAME, section III-D).
     """
-    mask = resize(attention, tuple(images.shape[-2:]))
+    mask = resize(attention, images.shape[-2:])
     return normalise(images * mask) if mode == "raw" else normalise(images) * mask
 
 
@@ -61,7 +61,7 @@ def masked_both_ways(
     do, whatever the family.
     """
     half = len(images) // 2
-    size = tuple(images.shape[-2:])
+    size = images.shape[-2:]
     attention = resize(torch.sigmoid(class_maps[:half]), size)
     maps = resize(min_max(class_maps[half:]), size)
     low, high = MEASURED_SHARES

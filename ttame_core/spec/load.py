@@ -74,7 +74,7 @@ def load_spec(
     if twice := _key_given_twice(node):
         line, key = twice.start_mark.line + 1, twice.value
         raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice")
-    if not isinstance(data, dict):
+    if node is None or not isinstance(data, dict):
         raise UserError(f"{path} is not an audit spec: it must be a mapping with `name:` and so on")
     here = str(Path(path).resolve().parent)
     data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))

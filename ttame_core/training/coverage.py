@@ -126,7 +126,7 @@ def _network(model: str, **arguments: Any) -> nn.Module:
     """With the architecture's own classes, or CLASSES where it comes without a classifier."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = timm.create_model(model, **arguments)
+        network: Any = timm.create_model(model, **arguments)
         if network.num_classes < 1:
             network = timm.create_model(model, num_classes=CLASSES, **arguments)
     if network.num_classes < 1:

@@ -182,7 +182,7 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
 def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
     """Weight decay on weights, none on biases."""
     named = list(head.named_parameters())
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for n, p in named if not n.endswith("bias")]},
         {"params": [p for n, p in named if n.endswith("bias")], "weight_decay": 0.0},
     ]

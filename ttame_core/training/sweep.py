@@ -49,7 +49,7 @@ def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
         n_startup_trials=AT_RANDOM,
         multivariate=True,
     )
-    study = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=sampler)
+    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=sampler)
     study.add_trials(
         [
             optuna.create_trial(
