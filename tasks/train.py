@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prefect import get_run_logger
 
@@ -12,6 +12,7 @@ from tasks.training import train_one
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.explainers import REGISTRY, NotApplicable, training_of
+from ttame_core.explainers.trained import Trained
 from ttame_core.heads.files import adopt_head, refuse_head
 from ttame_core.lake import Lake, head_folder
 from ttame_core.stages.provenance import Provenance, given_head
@@ -35,7 +36,7 @@ def train(
             with one_network():
                 model = backbone_of(provenance, backbone)
                 untrained = REGISTRY[explainer.method](model, explainer.settings)
-                adopt_head(provenance.lake, given, untrained, folder, made_from)
+                adopt_head(provenance.lake, given, cast(Trained, untrained), folder, made_from)
             return None
         if warning := few_steps(training_of(audit.training, explainer), provenance.shards("train")):
             get_run_logger().warning("%s: %s", explainer.name, warning)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +14,9 @@ from prefect.states import Completed
 import tasks.messages  # noqa: F401
 from ttame_core.errors import StoreAway, UserError
 from ttame_core.explainers import NotApplicable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def may_pass(error: BaseException) -> bool:
@@ -26,7 +29,7 @@ def _retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, BaseException) and may_pass(error)
 
 
-def unit(run_name: str, retries: int = 2) -> Callable[[Callable[..., Any]], Task[..., Any]]:
+def unit(run_name: str, retries: int = 2) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A task that makes one unit of the lake. It may run any number of times, to one result."""
     return task(
         task_run_name=partial(_name, run_name),

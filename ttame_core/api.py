@@ -13,7 +13,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import torch
@@ -239,7 +239,7 @@ def evaluate(
             f"{again[0]} explains again: give `explainer`, such as "
             "tt.make_explainer(backbone, 'ttame', head=head)"
         )
-    make = cache(partial(_on, explainer))
+    make = cache(partial(_on, cast(Explainer, explainer)))
     batch = _batch(images, backbone, keys, boxes, masks)
     if maps.ndim != 3 or len(maps) != len(batch):
         raise UserError(f"maps are {_shape(maps)}: they must be {len(batch)}×h×w, one for each")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -156,6 +156,8 @@ def export_head(
     """
     from tasks.models import backbone_of, current_head
     from ttame_core.explainers import REGISTRY, NotApplicable
+    from ttame_core.explainers.trained import Trained
+    from ttame_core.heads.attention import AttentionHead
     from ttame_core.heads.export import export
     from ttame_core.stages.provenance import Provenance
 
@@ -169,8 +171,9 @@ def export_head(
         raise UserError(f"{spec} has no explainer ttame, whose head could be exported")
     model = backbone_of(provenance, named[backbone])
     try:
-        explainer = REGISTRY[own.method](model)
+        explainer = cast(Trained, REGISTRY[own.method](model))
     except NotApplicable as reason:
         raise UserError(f"{backbone} has no head to export: {reason}") from reason
-    export(model, current_head(provenance, named[backbone], own, explainer), output)
+    head = cast(AttentionHead, current_head(provenance, named[backbone], own, explainer))
+    export(model, head, output)
     say(f"wrote {output}")

@@ -55,9 +55,7 @@ class AttentionHead(nn.Module):
         features: one (B, C, h, w) per tap. targets: (B,) or (B, T) class indices, or None for all
         classes. Returns (B, T, H, W), (B, 1, H, W) for (B,) targets, (B, K, H, W) for None.
         """
-        return _fuse(
-            self.branches(features), self.fuser.weight, self.fuser.bias, targets, self.map_size
-        )
+        return _fuse(self.branches(features), *_weight_and_bias(self.fuser), targets, self.map_size)
 
     @torch.no_grad()
     def fold(self) -> FoldedHead:
@@ -94,7 +92,7 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
         """As AttentionHead.forward, for features of the one tap."""
-        return _fuse(features, self.fuser.weight, self.fuser.bias, targets, self.map_size)
+        return _fuse(features, *_weight_and_bias(self.fuser), targets, self.map_size)
 
     def fold(self) -> nn.Module:
         """The same head for inference: it gives the maps that are shown."""
@@ -113,6 +111,9 @@ class _Shown(nn.Module):
 
 class FoldedHead(nn.Module):
     """Inference form of AttentionHead: the maps that are shown, one convolution per branch."""
+
+    fusion_weight: Tensor
+    fusion_bias: Tensor
 
     def __init__(
         self,
@@ -142,6 +143,10 @@ class FoldedHead(nn.Module):
 
 
 Head = AttentionHead | LinearHead  # either kind that can be trained
+
+
+def _weight_and_bias(convolution: Any) -> tuple[Tensor, Tensor]:
+    return convolution.weight, convolution.bias
 
 
 def _fuse(

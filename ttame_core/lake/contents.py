@@ -127,7 +127,7 @@ def _merge(known: Holding, other: Holding) -> None:
 
 def _partitions(
     lake: Lake, folder: str, partitions: tuple[str, ...]
-) -> Iterator[tuple[str, dict[str, str]]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield folders `folder/name=value/…`, with their values by name."""
     if not partitions:
         yield folder, {}

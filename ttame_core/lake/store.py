@@ -305,13 +305,12 @@ class Lake:
         self, path: str, schema: pa.Schema, made_from: Any, **metadata: str
     ) -> Iterator[RowGroups]:
         """Give a writer of rows; the file appears with its fingerprint when all are written."""
-        marked = schema.with_metadata(
-            {
-                FINGERPRINT: fingerprint(made_from),
-                MADE_FROM: json.dumps(made_from, sort_keys=True, default=str),
-                **metadata,
-            }
-        )
+        about: dict[Any, str] = {
+            FINGERPRINT: fingerprint(made_from),
+            MADE_FROM: json.dumps(made_from, sort_keys=True, default=str),
+            **metadata,
+        }
+        marked = schema.with_metadata(about)
         with (
             self.create(path) as temporary,
             pq.ParquetWriter(temporary, marked, compression="zstd") as writer,

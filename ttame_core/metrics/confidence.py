@@ -75,7 +75,7 @@ class Confidence(Family):
             default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
         )
         fills: list[Fill] = Field(
-            default_factory=lambda: ["zero"],
+            default_factory=lambda: ["zero"],  # type: ignore[arg-type]
             min_length=1,
             description="what masked-out pixels become; only zero is as published",
         )

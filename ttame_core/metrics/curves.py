@@ -70,10 +70,12 @@ class Curves(Family):
 
         steps: int = Field(32, ge=1, description="of equally many pixels, per curve")
         insertion: list[Fill] = Field(
-            default_factory=lambda: ["blur"], description="baselines that pixels are put into"
+            default_factory=lambda: ["blur"],  # type: ignore[arg-type]
+            description="baselines that pixels are put into",
         )
         deletion: list[Fill] = Field(
-            default_factory=lambda: ["zero"], description="baselines that pixels are taken out for"
+            default_factory=lambda: ["zero"],  # type: ignore[arg-type]
+            description="baselines that pixels are taken out for",
         )
 
     @override

@@ -64,7 +64,7 @@ class Dataset(Section):
     source: Source
     annotations: Annotations | None = None
     splits: dict[Split, float] = Field(
-        default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2},
+        default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2},  # type: ignore[arg-type]
         description="shares of the images that the source itself puts in no split",
     )
     classes: list[str] | None = Field(

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
@@ -189,7 +189,7 @@ class Provenance:
     def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
         """What tells this classifier from any other."""
         if backbone.fit is None:
-            weights = _given_weights(backbone)
+            weights: str | None = _given_weights(backbone)
         else:
             weights = self._fitted.get(backbone.name)
             if weights is None:
@@ -209,9 +209,7 @@ class Provenance:
             head = f"{head_folder(*names, explainer.name)}/head.safetensors"
             if REGISTRY[explainer.method].needs_head and self.lake.exists(head):
                 with self.lake.open(head) as stream:
-                    heads[explainer.name] = (
-                        f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-                    )
+                    heads[explainer.name] = f"sha256:{_sha256(stream)}"
         own = next(filter(None, loaded), None) or self.backbone(backbone)["weights"]
         return {"backbone": own, "heads": heads}
 
@@ -346,3 +344,7 @@ def _given_weights(backbone: spec.Backbone) -> str:
     if backbone.checkpoint:
         return f"sha256:{file_hash(backbone.checkpoint)}"
     return f"pretrained:{backbone.model}" if backbone.pretrained else own_weights(backbone)
+
+
+def _sha256(stream: IO[bytes]) -> str:
+    return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

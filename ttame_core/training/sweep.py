@@ -7,7 +7,7 @@ asked for more trials, goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -17,7 +17,7 @@ from ttame_core.lake import Lake, trial_file
 from ttame_core.lake.schemas import SWEEPS
 from ttame_core.seeding import seed_of_step
 
-OBJECTIVES = {"AD@15": "minimize", "IC@15": "maximize"}
+OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {"AD@15": "minimize", "IC@15": "maximize"}
 AT_RANDOM = 8  # trials before the sampler learns from them
 
 Trial = dict[str, float]  # what was swept, by name, and each objective
@@ -49,7 +49,7 @@ def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
         n_startup_trials=AT_RANDOM,
         multivariate=True,
     )
-    study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=sampler)
+    study = optuna.create_study(directions=list(OBJECTIVES.values()), sampler=sampler)
     study.add_trials(
         [
             optuna.create_trial(
