@@ -28,9 +28,11 @@ faults: install ## kill -9 at random moments, a server that goes away, broken in
 docs: install ## the documentation as a site in build/site, to be read from the disk
 	$(BIN)/mkdocs build --strict
 
-lint: install
+lint: install ## style, types, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Two hours on two CPU cores. The second spec starts from what the first one makes.
 zoo: install ## train the classifiers in examples/zoo again

@@ -112,9 +112,11 @@ _TRUST = "Can the explanations be trusted?"
 
 def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
     """Backbones on which no rival's interval is clear of that of random maps."""
-    unclear = []
+    unclear: list[str] = []
+    if metric is None:
+        return unclear
     for backbone in {row["backbone"] for row in rows}:
-        own = [r for r in rows if r["backbone"] == backbone and r.get(metric or "")]
+        own = [r for r in rows if r["backbone"] == backbone and r.get(metric)]
         random = next((r[metric] for r in own if r["method"] == "random"), None)
         rivals = [r[metric] for r in own if r["role"] == RIVAL]
         if random and rivals and min(r["ci_high"] for r in rivals) >= random["ci_low"]:
