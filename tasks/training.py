@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import multiprocessing
@@ -17,6 +17,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import device_of, place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, NotApplicable, training_of
+from ttame_core.explainers.trained import Trained
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stopping import Stopped
@@ -121,7 +122,7 @@ def _train(
     train_head(
         training_shards(provenance),
         TrainingOutput(provenance.lake, folder, provenance.head(settings, explainer)),
-        REGISTRY[explainer.method](backbone, explainer.settings),
+        cast(Trained, REGISTRY[explainer.method](backbone, explainer.settings)),
         training_of(audit.training, explainer),
         report,
         accelerator,
