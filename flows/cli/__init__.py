@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from flows.cli.catalogue import backbones, explainers, metrics
-from flows.cli.elsewhere import explain_image, export_head, import_head, import_maps
 from flows.cli.exports import export_dataset, export_mlflow
+from flows.cli.heads import export_head, import_head
+from flows.cli.images import explain_image
+from flows.cli.maps import import_maps
 from flows.cli.results import audits, compare, query, show
 from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
 from flows.cli.start import audit, doctor, init, status

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from flows.cli.elsewhere import explainer_to_export
+from flows.cli.heads import explainer_to_export
 from ttame_core.audits.specification import complete, open_spec
 from ttame_core.errors import UserError
 from ttame_core.exports import huggingface as map_dataset

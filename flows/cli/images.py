@@ -1,0 +1,67 @@
+"""The command that explains single pictures, without an audit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import HERE, Variables, Workspace
+from flows.cli.running import load
+from tasks.logs import say
+from ttame_core.errors import UserError
+
+
+def explain_image(
+    images: Annotated[list[str], typer.Argument(help="pictures of any size", metavar="IMAGE...")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="its classifier, as in a spec; with --spec: by its name there"),
+    ] = None,
+    explainer: Annotated[
+        list[str] | None, typer.Option(help="may be repeated; default: ttame")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="safetensors of a trained head")] = None,
+    tap: Annotated[
+        list[str] | None, typer.Option(help="module the head reads; may be repeated")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="weights of the classifier; default: pretrained ones")
+    ] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="take classifier and head from an audit", metavar="SPEC")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="class to explain, name or number; default: predicted")
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="PNG to write, or a folder for one PNG per picture")
+    ] = "explained.png",
+    workspace: Workspace = HERE,
+    var: Variables = None,
+) -> None:
+    """Explain single pictures: no data set, and no workspace where a head is given.
+
+    Beside each picture with the predicted class and its probability stands its map.
+
+    Examples:
+        ttame explain-image photo.jpg --backbone resnet50 --explainer gradcam
+        ttame explain-image photo.jpg --backbone torchvision/vgg16 --head vgg16.safetensors
+        ttame explain-image *.jpg --spec my-audit.yaml --backbone net --output explained/
+    """
+    from flows.explain_image import open_named, open_of_spec, write_pictures
+
+    if spec:
+        alone = {"--tap": tap, "--checkpoint": checkpoint}
+        if wrong := next((name for name, value in alone.items() if value), None):
+            raise UserError(f"{wrong} goes with a classifier by name: the --spec has its own")
+        opened = open_of_spec(load(spec, var), workspace, backbone, head, explainer or [])
+    elif backbone:
+        opened = open_named(backbone, checkpoint, head, tap, explainer or [])
+    else:
+        raise UserError("say whose decision is explained: --backbone MODEL, or --spec SPEC")
+    failed = write_pictures(images, *opened, target, output)
+    for sentence in failed:
+        say(sentence, "error")
+    if failed:
+        raise typer.Exit(2)
