@@ -14,7 +14,7 @@ import pytest
 import yaml
 from pages import DOCS, ROOT
 
-PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
 class _Page(HTMLParser):
@@ -53,7 +53,9 @@ def test_it_is_whole(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     site = tmp_path / "site"
     pages = {path: _Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
-    assert {name.replace(".md", ".html") for name in PAGES} <= {path.name for path in pages}
+    assert {name.replace(".md", ".html") for name in PAGES} <= {
+        str(path.relative_to(site)) for path in pages
+    }
     broken = []
     checked = 0
     for path, page in pages.items():
