@@ -63,6 +63,15 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     assert "AD@15" in result.stdout
     assert str(folder.relative_to(tmp_path)) in result.stderr + result.stdout
 
+    files = f"{workspace}/explainers/*/*/*/role.parquet"
+    roles = duckdb.sql(f"SELECT method, role FROM read_parquet('{files}') ORDER BY method")
+    assert roles.fetchall() == [
+        ("gradcam", "rival"),
+        ("oracle", "yardstick"),
+        ("random", "yardstick"),
+        ("ttame", "rival"),
+    ]
+
     confidence = f"{workspace}/scores/metric=confidence/*/*/*/*.parquet"
     scores = duckdb.sql(f"SELECT count(*), count(DISTINCT key) FROM '{confidence}'").fetchall()
     assert scores == [(16 * 4 * 3, 16)]

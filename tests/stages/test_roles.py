@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ttame_core import spec
 from ttame_core.audits.gates import check_names
+from ttame_core.audits.history import audits
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import leaderboard, run_query
-from ttame_core.lake.schemas import CONTROL, RIVAL, YARDSTICK
+from ttame_core.lake.schemas import CONTROL, LEADERBOARD, RIVAL, YARDSTICK
 from ttame_core.stages.roles import Role, rivals, roles, write_roles
 
 PERMUTED = {"training": {"labels": "permuted"}}
@@ -144,3 +146,28 @@ def test_a_gate_is_on_rivals_whatever_they_are_called() -> None:
     with pytest.raises(ValueError, match="on no explainer of the audit"):
         check_names(gate, _audit("ttame", mixed))
     check_names(gate, _audit("ttame", {"gradcam": {"name": "mixed"}}))
+
+
+def test_records_tell_roles_and_those_from_before_by_names(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    row = {"dataset": "d", "backbone": "net", "metric": "AD@15", "ci_low": 1.0, "ci_high": 3.0}
+    before = pa.schema([field for field in LEADERBOARD if field.name not in ("method", "role")])
+    for time, names, schema in (
+        ("20260101T000000Z", {"ttame-permuted": None, "random": None, "mixed": None}, before),
+        ("20260102T000000Z", {"mixed": CONTROL, "random": RIVAL}, LEADERBOARD),
+    ):
+        rows = [
+            row | {"explainer": name, "value": 2.0, "images": 9, "method": "any", "role": role}
+            for name, role in names.items()
+        ]
+        told = [{name: row[name] for name in schema.names} for row in rows]
+        lake.write_parquet(f"audits/a/{time}/leaderboard.parquet", told, schema, "x")
+        about = {"failures": {}, "explainers": [*names]}
+        lake.write_json(f"audits/a/{time}/record.json", about)
+    roles_then = "SELECT explainer, role FROM audits WHERE timestamp < '20260102' ORDER BY ALL"
+    assert run_query(lake, roles_then).to_pylist() == [
+        {"explainer": "mixed", "role": RIVAL},
+        {"explainer": "random", "role": YARDSTICK},
+        {"explainer": "ttame-permuted", "role": CONTROL},
+    ]
+    assert audits(lake)["headline"].to_pylist() == ["mixed: AD@15 2.0", "random: AD@15 2.0"]
