@@ -26,6 +26,7 @@ def explain(
 ) -> Any:
     """Write the maps of some shards: a file for each explainer whose file is not there yet."""
     provenance = Provenance(audit, Lake(workspace))
+    write_roles(provenance.lake, provenance.audit, [backbone.name])
     with one_network():
         made = [_explain(provenance, backbone, shard) for shard in shards]
     return None if any(made) else skipped()
@@ -36,7 +37,6 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
     missing = provenance.missing_maps(backbone, shard)
     if not missing:
         return False
-    write_roles(provenance.lake, provenance.audit, [backbone.name])
     model = backbone_of(provenance, backbone)
     stored = StoredShard(provenance.lake, provenance.dataset, shard)
     wanted = _wanted(provenance, model, backbone, missing, stored)

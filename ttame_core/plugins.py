@@ -6,9 +6,11 @@ installed; what a name stands for is imported when asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from ttame_core.errors import UserError
@@ -88,6 +90,29 @@ class Registry(Mapping[str, T], Generic[T]):
         if wrong := self._refuse(entry.name, found):
             raise UserError(f"{origin(entry)} {wrong}")
         return found
+
+
+def registry_of(group: str, base: type[T], package: str, path: Iterable[str]) -> Registry[type[T]]:
+    """Import all modules of a package, and register the subclasses of `base` that have a name.
+
+    A class without a name of its own is what several share.
+
+    Args:
+        group: of entry points, by which other packages add theirs.
+        base: of all that is registered.
+        package: `__name__` of the package.
+        path: `__path__` of the package.
+    """
+    for module in iter_modules(path):
+        import_module(f"{package}.{module.name}")
+    own = {vars(cls)["name"]: cls for cls in _subclasses(base) if "name" in vars(cls)}
+    return Registry(group, own, of_class(base))
+
+
+def _subclasses(cls: type[T]) -> Iterator[type[T]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def of_class(base: type[T]) -> Callable[[str, object], str | None]:

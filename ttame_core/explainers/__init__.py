@@ -4,9 +4,7 @@ To add one, put a module with a subclass of Explainer into this package. Another
 own by entry points (docs/extending.md).
 """
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from pkgutil import iter_modules
+from collections.abc import Mapping
 
 from ttame_core import spec
 from ttame_core.explainers.base import (
@@ -18,23 +16,10 @@ from ttame_core.explainers.base import (
     measure,
 )
 from ttame_core.explainers.trained import Trained
-from ttame_core.plugins import Registry, of_class
+from ttame_core.plugins import registry_of
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
-
-def _subclasses(cls: type[Explainer]) -> Iterator[type[Explainer]]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
-
-
-# A class without a name is what several share.
-REGISTRY: Mapping[str, type[Explainer]] = Registry(
-    "ttame.explainers",
-    {cls.name: cls for cls in _subclasses(Explainer) if "name" in vars(cls)},
-    of_class(Explainer),
+REGISTRY: Mapping[str, type[Explainer]] = registry_of(
+    "ttame.explainers", Explainer, __name__, __path__
 )
 
 

@@ -7,8 +7,6 @@ Another package adds its own by entry points (docs/extending.md).
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 
 from ttame_core.metrics.adcc import coherency
 from ttame_core.metrics.base import Family, MappedImages, Row
@@ -25,14 +23,9 @@ from ttame_core.metrics.localization import (
 from ttame_core.metrics.robustness import relative_change
 from ttame_core.metrics.shape import complexity, sparseness, thumbnails
 from ttame_core.metrics.similarity import pearson, spearman, ssim
-from ttame_core.plugins import Registry, of_class
+from ttame_core.plugins import registry_of
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
-REGISTRY: Mapping[str, type[Family]] = Registry(
-    "ttame.metrics", {cls.name: cls for cls in Family.__subclasses__()}, of_class(Family)
-)
+REGISTRY: Mapping[str, type[Family]] = registry_of("ttame.metrics", Family, __name__, __path__)
 
 __all__ = [
     "REGISTRY",

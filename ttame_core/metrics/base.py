@@ -34,7 +34,6 @@ class MappedImages:
         backbone: the classifier that is explained.
         batch_size: images per forward pass.
         explainer: makes this very explainer on a backbone, on this one or another, once for each.
-        dtype: of the stored maps, as a spec's `maps.dtype`; None for maps that were not stored.
     """
 
     rows: Sequence[Row]
@@ -45,7 +44,11 @@ class MappedImages:
     backbone: Backbone
     batch_size: int
     explainer: Callable[[Backbone], Explainer]
-    dtype: str | None = None
+
+    @property
+    def dtype(self) -> str | None:
+        """How the maps are stored, as a spec's `maps.dtype`; None for maps that are not."""
+        return self.rows[0].get("dtype")
 
     @cached_property
     def images(self) -> Tensor:
@@ -121,7 +124,6 @@ class MappedImages:
             self.backbone,
             self.batch_size,
             self.explainer,
-            self.dtype,
         )
 
 

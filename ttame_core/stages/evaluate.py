@@ -19,7 +19,7 @@ from ttame_core.lake import Lake
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.store import RowGroups
 from ttame_core.metrics import Family, MappedImages, Row
-from ttame_core.stages.explain import ALL, ImagesDone, read_maps, stored_dtype
+from ttame_core.stages.explain import ALL, ImagesDone, read_maps
 from ttame_core.stages.shard import StoredShard
 
 
@@ -87,7 +87,6 @@ def evaluate_shard(
                     backbone,
                     compute.batch_size,
                     once[name],
-                    reader.dtype,
                 )
                 for scores, writer in zip(wanted, writers, strict=True):
                     if scores.explainer == name and done < scores.images:
@@ -111,7 +110,6 @@ class _MapReader:
     """A reader that walks through a maps file in step with the batches of its shard."""
 
     def __init__(self, lake: Lake, path: str, made_by: str | None) -> None:
-        self.dtype = stored_dtype(lake, path)
         self._rows = read_maps(lake, path, made_by)
         self._next = next(self._rows, None)
 

@@ -205,30 +205,34 @@ def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int
     return pa.record_batch([*identity, *map(pa.array, values)], schema=schema_of("cost"))
 
 
-def stored_dtype(lake: Lake, path: str) -> str:
-    """Return how a maps file stores its values, as a spec's `maps.dtype` says it."""
-    with lake.open(path) as stream:
-        return dtype_of(pq.read_schema(stream))
-
-
 def read_maps(
     lake: Lake, path: str, made_by: str | None = None
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """Rows of a maps file, one row group in memory at a time: its columns, and its map (h, w).
+    """Yield the rows of a maps file, one row group in memory at a time, each with its map.
 
-    made_by: the fingerprint that it must have. Raises RuntimeError where it has another, because a
-    worker of an earlier run came back and replaced it.
+    Args:
+        lake: that holds the file.
+        path: of the file.
+        made_by: the fingerprint that the file must have; None for any.
+
+    Yields:
+        The columns beside the map, with `dtype`, how the map is stored (a spec's `maps.dtype`), and
+        the map (h, w) float32 in [0, 1].
+
+    Raises:
+        RuntimeError: the file has another fingerprint, because a worker of an earlier run came back
+            and replaced it.
     """
     with lake.open(path) as stream:
         file = pq.ParquetFile(stream)
         found = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
         if made_by not in (None, found):
             raise RuntimeError(f"the maps at {path} were replaced by others")
-        column = column_of(file.schema_arrow)
+        column, dtype = column_of(file.schema_arrow), dtype_of(file.schema_arrow)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             flat = restore(table.column(column).combine_chunks(), column)
-            rows = table.drop_columns([column]).to_pylist()
+            rows = [{**row, "dtype": dtype} for row in table.drop_columns([column]).to_pylist()]
             if rows:
                 shape = (len(rows), rows[0]["height"], rows[0]["width"])
                 maps = torch.from_numpy(flat.reshape(shape))

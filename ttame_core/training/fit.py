@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ttame_core import spec
 from ttame_core.backbones import create_model, preprocessing_of
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
-from ttame_core.data.loader import Batch, load_batches
+from ttame_core.data.loader import Batch
 from ttame_core.data.objects import inside_boxes
 from ttame_core.errors import UserError
 from ttame_core.lake import fingerprint
@@ -153,7 +153,6 @@ def fit_backbone(
     fit = settings.fit
     assert fit is not None
     shards.check_one_batch(fit.batch_size, f"fit.batch_size of {settings.name}")
-    lake, dataset, compute = shards.lake, shards.dataset, shards.compute
     batches = sum(samples for _, samples in shards.train) // fit.batch_size
     torch.manual_seed(fit.seed)
     model = create_model(settings, settings.checkpoint, num_classes).to(device).train()
@@ -177,16 +176,7 @@ def fit_backbone(
         torch.manual_seed(seed)  # dropout and drop path
         total = torch.zeros((), device=device)
         for step, batch in enumerate(
-            load_batches(
-                lake,
-                dataset,
-                shards.training_names,
-                preprocessing,
-                fit.batch_size,
-                compute.workers,
-                shuffle=(fit.seed, epoch),
-                drop_last=True,
-            ),
+            shards.training_batches(preprocessing, fit.batch_size, (fit.seed, epoch)),
             start=1,
         ):
             images = batch.float_images()
@@ -225,7 +215,7 @@ def fit_backbone(
             for term in ("loss", "cross_entropy")
         ]
         accuracy = in_smaller_batches(
-            compute, partial(_accuracy, shards, model, preprocessing, device)
+            shards.compute, partial(_accuracy, shards, model, preprocessing, device)
         )
         if accuracy is not None:
             history.append({**at, "term": "accuracy", "value": accuracy})
@@ -261,14 +251,7 @@ def _accuracy(
     """Return the percentage of validation samples classified right; None where there are none."""
     model.eval()
     hits = seen = 0
-    for batch in load_batches(
-        shards.lake,
-        shards.dataset,
-        shards.validation_names,
-        preprocessing,
-        compute.batch_size,
-        compute.workers,
-    ):
+    for batch in shards.validation_batches(preprocessing, compute.batch_size):
         predicted = model(preprocessing.normalise(batch.float_images(device))).argmax(dim=1)
         hits += int((predicted.cpu() == batch.labels).sum())
         seen += len(batch)

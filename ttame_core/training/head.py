@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
-from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
@@ -220,7 +219,6 @@ def train_head(
     Raises:
         UserError: there is too little data, or the loss is no longer finite.
     """
-    lake, dataset, compute = shards.lake, shards.dataset, shards.compute
     shards.check_one_batch(settings.batch_size, "training.batch_size")
     settings, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
@@ -229,23 +227,12 @@ def train_head(
     run.resume(output)
 
     def read(epoch: int, skip: int) -> Iterator[Tensor]:
-        for batch in load_batches(
-            lake,
-            dataset,
-            shards.training_names,
-            view,
-            settings.batch_size,
-            compute.workers,
-            shuffle=(settings.seed, epoch),
-            skip=skip,
-            drop_last=True,
-            part=run.part,
-        ):
+        order = settings.seed, epoch
+        for batch in shards.training_batches(view, settings.batch_size, order, skip, run.part):
             yield batch.float_images(device)
 
     def validation(size: int) -> Iterator[Tensor]:
-        names = shards.validation_names
-        for batch in load_batches(lake, dataset, names, view, size, compute.workers):
+        for batch in shards.validation_batches(view, size):
             yield batch.float_images(device)
 
     def after_step() -> None:
@@ -257,13 +244,13 @@ def train_head(
             run.validate(validation(part.batch_size), epoch, part.batch_size)
 
         if first and _is_validated(epoch + 1, settings.epochs):
-            in_smaller_batches(compute, validate)
+            in_smaller_batches(shards.compute, validate)
         if first:
             run.save(output)
 
     short = (
-        f"the training shards of data set {dataset} hold fewer samples than its index says: run "
-        "`ttame shard` again"
+        f"the training shards of data set {shards.dataset} hold fewer samples than its index says: "
+        "run `ttame shard` again"
     )
     with in_whole_batches(f"the head for {explainer.backbone.name}", "training.batch_size"):
         run.train(read, short, progress, after_step, after_epoch)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ttame_core import spec
+from ttame_core.backbones import Preprocessing
+from ttame_core.data.loader import Batch, load_batches
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 
@@ -29,15 +31,40 @@ class TrainingShards:
     val: Sequence[tuple[str, int]]
     compute: spec.Compute
 
-    @property
-    def training_names(self) -> list[str]:
-        """The names of the shards to learn from."""
-        return [name for name, _ in self.train]
+    def training_batches(
+        self,
+        view: Preprocessing,
+        size: int,
+        order: tuple[int, int],
+        skip: int = 0,
+        part: tuple[int, int] = (0, 1),
+    ) -> Iterator[Batch]:
+        """Yield the whole batches of an epoch.
 
-    @property
-    def validation_names(self) -> list[str]:
-        """The names of the shards to validate on."""
-        return [name for name, _ in self.val]
+        Args:
+            view: what the classifier sees of a picture.
+            size: samples of a batch.
+            order: seed and epoch, which the order of the samples follows from.
+            skip: batches to pass over.
+            part: (i, n) for the i-th of n equal shares of every batch.
+        """
+        return load_batches(
+            self.lake,
+            self.dataset,
+            [name for name, _ in self.train],
+            view,
+            size,
+            self.compute.workers,
+            shuffle=order,
+            skip=skip,
+            drop_last=True,
+            part=part,
+        )
+
+    def validation_batches(self, view: Preprocessing, size: int) -> Iterator[Batch]:
+        """Yield the samples to validate on, in their order, so many at a time."""
+        names = [name for name, _ in self.val]
+        return load_batches(self.lake, self.dataset, names, view, size, self.compute.workers)
 
     def check_one_batch(self, size: int, option: str) -> None:
         """Raise UserError where the samples make less than one batch.

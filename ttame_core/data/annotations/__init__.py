@@ -5,21 +5,14 @@ own by entry points of the group `ttame.annotations`.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import Annotations
 from ttame_core.data.kinds import settings_of
-from ttame_core.plugins import Registry, of_class
+from ttame_core.plugins import registry_of
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
-REGISTRY: Mapping[str, type[Annotations]] = Registry(
-    "ttame.annotations",
-    {cls.name: cls for cls in Annotations.__subclasses__()},
-    of_class(Annotations),
+REGISTRY: Mapping[str, type[Annotations]] = registry_of(
+    "ttame.annotations", Annotations, __name__, __path__
 )
 
 

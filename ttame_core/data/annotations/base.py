@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
@@ -110,6 +112,27 @@ class Annotations(ABC):
     def counts(self, box: Box, label: str) -> bool:
         """Return whether a box counts for an image of class `label`."""
         return label not in self.objects or box["name"] in self.objects[label]
+
+
+class BoxesSettings(spec.Section):
+    """The keys of a spec that set boxes with names."""
+
+    path: spec.Location
+    objects: dict[str, list[str]] = Field(
+        default_factory=dict, description="object names that count, per image class; default: all"
+    )
+
+
+class Boxes(Annotations):
+    """What formats of boxes share whose objects have names: a spec says which of them count."""
+
+    settings: BoxesSettings
+    Settings = BoxesSettings
+
+    @override
+    @property
+    def objects(self) -> Mapping[str, Sequence[str]]:
+        return self.settings.objects
 
 
 def files_with_suffix(location: spec.Location, suffix: str) -> Iterator[Listed]:

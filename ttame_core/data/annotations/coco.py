@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
 from typing_extensions import override
 
-from ttame_core import spec
-from ttame_core.data.annotations.base import Annotations, Box, Listed, Picture
+from ttame_core.data.annotations.base import Box, Boxes, Listed, Picture
 from ttame_core.data.files import locate, stamp
 from ttame_core.errors import UserError
 
 
-class CocoSettings(spec.Section):
-    """The keys of a spec that set it."""
-
-    path: spec.Location
-    objects: dict[str, list[str]] = Field(
-        default_factory=dict, description="object names that count, per image class; default: all"
-    )
-
-
-class Coco(Annotations):
+class Coco(Boxes):
     """One file of boxes for all pictures, matched by file name."""
 
     name = "coco"
-    settings: CocoSettings
-    Settings = CocoSettings
-
-    @override
-    @property
-    def objects(self) -> Mapping[str, Sequence[str]]:
-        return self.settings.objects
 
     @override
     def listed(self) -> Iterator[Listed]:

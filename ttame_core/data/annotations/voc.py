@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from pydantic import Field
 from typing_extensions import override
 
-from ttame_core import spec
 from ttame_core.data.annotations.base import (
-    Annotations,
     Box,
+    Boxes,
     BrokenAnnotation,
     Listed,
     Picture,
@@ -20,26 +18,10 @@ from ttame_core.data.annotations.base import (
 from ttame_core.data.files import read
 
 
-class VocSettings(spec.Section):
-    """The keys of a spec that set it."""
-
-    path: spec.Location
-    objects: dict[str, list[str]] = Field(
-        default_factory=dict, description="object names that count, per image class; default: all"
-    )
-
-
-class Voc(Annotations):
+class Voc(Boxes):
     """A file of boxes for each picture, matched by class folder and stem."""
 
     name = "voc"
-    settings: VocSettings
-    Settings = VocSettings
-
-    @override
-    @property
-    def objects(self) -> Mapping[str, Sequence[str]]:
-        return self.settings.objects
 
     @override
     def listed(self) -> Iterator[Listed]:

@@ -5,20 +5,13 @@ own by entry points of the group `ttame.sources`.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 
 from ttame_core import spec
 from ttame_core.data.kinds import settings_of
 from ttame_core.data.sources.base import Source
-from ttame_core.plugins import Registry, of_class
+from ttame_core.plugins import registry_of
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
-REGISTRY: Mapping[str, type[Source]] = Registry(
-    "ttame.sources", {cls.name: cls for cls in Source.__subclasses__()}, of_class(Source)
-)
+REGISTRY: Mapping[str, type[Source]] = registry_of("ttame.sources", Source, __name__, __path__)
 
 
 def open_source(section: spec.Source) -> Source:

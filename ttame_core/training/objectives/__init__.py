@@ -5,20 +5,13 @@ own by entry points of the group `ttame.objectives`.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from pkgutil import iter_modules
 
 from ttame_core.errors import UserError, nearest
-from ttame_core.plugins import Registry, of_class
+from ttame_core.plugins import registry_of
 from ttame_core.training.objectives.base import Objective
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
-
-REGISTRY: Mapping[str, type[Objective]] = Registry(
-    "ttame.objectives",
-    {cls.name: cls for cls in Objective.__subclasses__()},
-    of_class(Objective),
+REGISTRY: Mapping[str, type[Objective]] = registry_of(
+    "ttame.objectives", Objective, __name__, __path__
 )
 
 
