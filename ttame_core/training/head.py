@@ -84,6 +84,7 @@ def settings_for(settings: spec.Training, batches: int) -> spec.Training:
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
+    """Return the way of masking that a training uses: that of the backbone where it is `auto`."""
     return backbone.masking if settings.masking == "auto" else settings.masking
 
 
