@@ -10,6 +10,8 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tiny import jpeg, shard_all
@@ -22,6 +24,7 @@ from ttame_core.data.plan import plan_shards
 from ttame_core.data.shards import write_shard
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
+from ttame_core.lake.schemas import maps_schema
 
 
 def _dataset(root: Path, **options: object) -> spec.Dataset:
@@ -163,8 +166,7 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
         "maps/dataset=d/backbone=b/explainer=e",
         "maps/dataset=other/backbone=b/explainer=e",
     ):
-        with lake.create(f"{place}/{stale}.parquet") as path:
-            path.write_bytes(b"x")
+        lake.write_parquet(f"{place}/{stale}.parquet", [], maps_schema(1, 1), "x")
     kept = plan_shards(_dataset(root, samples_per_shard=400), lake).shards[0]
     with lake.create(f"maps/dataset=d/backbone=b/explainer=e/{kept}.parquet") as being_written:
         shard_all(_dataset(root, samples_per_shard=400), lake)
@@ -173,6 +175,28 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
     assert len(_hashes(lake)) == 3
     assert lake.glob("maps/dataset=d/*/*/*") == []
     assert len(lake.glob("maps/dataset=other/*/*/*")) == 1
+
+
+def test_no_file_is_removed_that_ttame_did_not_make(tmp_path: Path) -> None:
+    root = _many(tmp_path / "images", 40)
+    lake = Lake(tmp_path / "lake")
+    shard_all(_dataset(root, samples_per_shard=4), lake)
+    foreign = tmp_path / "elsewhere"
+    foreign.mkdir()
+    for folder in (foreign, tmp_path / "lake/datasets/d/shards"):
+        (folder / "notes.txt").write_text("mine")
+        (folder / "train-000099.tar").write_text("mine")
+        pq.write_table(pa.table({"a": [1]}), folder / "train-000098.parquet")
+    Lake(foreign).write_parquet("train-000097.parquet", [], maps_schema(1, 1), "x")
+    below = tmp_path / "lake/maps/dataset=d/backbone=b"
+    below.mkdir(parents=True)
+    (below / "explainer=e").symlink_to(foreign)
+    (below / "explainer=f").mkdir()
+    (below / "explainer=f/train-000096.parquet").symlink_to(foreign / "train-000097.parquet")
+    mine = {p for p in tmp_path.rglob("*") if p.name == "notes.txt" or "-00009" in p.name}
+    shard_all(_dataset(root, samples_per_shard=400), lake)
+    assert len(mine) == 8
+    assert all(path.exists() for path in mine)
 
 
 def test_shards_are_about_as_large_as_asked_and_mixed(tmp_path: Path) -> None:

@@ -137,3 +137,34 @@ def test_files_that_hold_no_head(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no attention mechanisms"):
         read_published(str(tmp_path / "other.ckpt"))
     assert not (tmp_path / "ran").exists()
+
+
+class _Script(nn.Module):
+    """As TorchScript, it makes a file when it is loaded."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__()
+        self.mark = mark
+        self.mapped = torch.zeros(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.mark, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.mark, self.training = state
+        self.mapped = torch.from_file(state[0], True, 4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_is_not_run(tmp_path: Path) -> None:
+    torch.jit.script(_Script(str(tmp_path / "ran"))).save(tmp_path / "script.ckpt")
+    with pytest.raises(UserError, match=r"script\.ckpt is a program of TorchScript"):
+        read_published(str(tmp_path / "script.ckpt"))
+    assert not (tmp_path / "ran").exists()
+    torch.jit.load(tmp_path / "script.ckpt")  # what the refusal is for
+    assert (tmp_path / "ran").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from stores import Store
 
-from ttame_core.lake import Lake
+from ttame_core.lake import Lake, store
 from ttame_core.lake.contents import Holding, holdings
 
 OF = "dataset=d/backbone=b/explainer=e"
@@ -65,7 +64,7 @@ def test_files_that_are_half_written(tmp_path: Path) -> None:
     folder = tmp_path / "maps" / OF
     folder.mkdir(parents=True)
     for number, process in enumerate((os.getpid(), os.getpid(), int(ended.stdout))):
-        name = f".test-00000{number}.parquet.writing-{socket.gethostname()}-{process}-abc"
+        name = f".test-00000{number}.parquet.writing-{store._host()}-{process}-abc"
         (folder / name).touch()
     (found,) = holdings(Lake(tmp_path))
     assert (found.writing, found.left, found.done) == (2, 1, 0)

@@ -15,6 +15,7 @@ import pytest
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint
+from ttame_core.lake.store import is_abandoned
 
 SCHEMA = pa.schema([("a", pa.int32())])
 
@@ -141,3 +142,36 @@ def test_what_is_half_written_for_a_day_is_no_ones(tmp_path: Path) -> None:
     os.utime(old, (time.time() - 25 * 3600,) * 2)
     Lake(tmp_path).remove_orphans("*")
     assert [p for p in (young, old) if p.exists()] == [young]
+
+
+def test_nothing_is_changed_behind_a_link(tmp_path: Path) -> None:
+    elsewhere, lake = tmp_path / "elsewhere", Lake(tmp_path / "root")
+    elsewhere.mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to(tmp_path / "real")  # the root may be one
+    (tmp_path / "root/maps").symlink_to(elsewhere)
+    for name in ("mine.parquet", ".mine.parquet.writing-elsewhere-1-a"):
+        (elsewhere / name).write_text("mine")
+        os.utime(elsewhere / name, (0, 0))
+    for path in ("maps/new.parquet", "maps/mine.parquet", "maps/below/new.parquet"):
+        with pytest.raises(UserError, match="root/maps is a link"), lake.create(path):
+            pass
+        with pytest.raises(UserError, match="root/maps is a link"):
+            lake.remove(path)
+    lake.remove_orphans("*")
+    assert len(list(elsewhere.iterdir())) == 2
+    lake.write_parquet("fine/file.parquet", [], SCHEMA, "x")
+    assert (tmp_path / "real/fine/file.parquet").exists()
+
+
+def test_files_that_only_look_half_written(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in (".x.parquet.writing-x", ".x.parquet.writing-a-b-c", ".x.parquet.writing-"):
+        (folder / name).write_text("mine")
+        os.utime(folder / name, (0, 0))
+    lake = Lake(tmp_path)
+    lake.write_parquet("folder/x.parquet", [], SCHEMA, "x")
+    lake.remove_orphans("*")
+    assert len(list(folder.iterdir())) == 4
+    assert not is_abandoned(".x.parquet.writing-x", 0)

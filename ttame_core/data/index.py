@@ -95,18 +95,30 @@ def _first_reasons(lake: Lake, plan: ShardPlan, count: int = 3) -> str:
 
 
 def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
-    """Remove shards that the data set no longer has, and the maps and scores of them."""
+    """Remove shards that the data set no longer has, and the maps and scores of them.
+
+    What else lies in their folders stays: files that do not say what ttame made them from, and
+    whatever a link leads to.
+    """
     known = set(plan.digests)
-    for pattern in (
-        f"datasets/{plan.dataset}/shards",
-        f"maps/dataset={plan.dataset}/*/*",
-        f"scores/*/dataset={plan.dataset}/*/*",
-    ):
+    shards = f"datasets/{plan.dataset}/shards"
+    maps, scores = f"maps/dataset={plan.dataset}/*/*", f"scores/*/dataset={plan.dataset}/*/*"
+    for pattern in (shards, maps, scores):
         for folder in lake.glob(pattern):  # one after another: there may be a million files in all
-            for name in lake.entries(folder):
+            if lake.link_to(folder):
+                continue
+            stale = [
+                f"{folder}/{name}"
+                for name, about in lake.entries(folder).items()
+                if name.endswith(".parquet") and about["type"] == "file"
                 # A dot is of one that is written now.
-                if name.removeprefix(".").split(".")[0] not in known:
-                    lake.remove(f"{folder}/{name}")
+                if not name.startswith(".") and name.removesuffix(".parquet") not in known
+            ]
+            for path, about in zip(stale, lake.metadata_of(stale), strict=True):
+                if FINGERPRINT.decode() in about:
+                    if folder == shards:
+                        lake.remove(path.removesuffix(".parquet") + ".tar")
+                    lake.remove(path)
 
 
 def count_current(lake: Lake, plan: ShardPlan) -> int:

@@ -61,17 +61,27 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def read_published(path: str) -> dict[str, Tensor]:
-    """The state dict of the attention mechanism in a published checkpoint, by our names.
+    """Return the state dict of the attention mechanism in a published checkpoint, by our names.
 
-    Raises UserError for a file that cannot be read or that holds none, or several.
+    Raises:
+        UserError: the file cannot be read, is TorchScript, or holds no such mechanism or several.
     """
     try:
-        loaded = torch.load(
-            path,
-            map_location="cpu",
-            weights_only=False,
-            pickle_module=SimpleNamespace(Unpickler=_TensorsOnly, __name__=__name__),
-        )
+        with open(path, "rb") as stream:
+            if "constants.pkl" in torch._C.PyTorchFileReader(stream).get_all_records():
+                raise UserError(  # torch.load would hand it to torch.jit.load, which runs it
+                    f"the checkpoint {path} is a program of TorchScript, which runs when it is "
+                    "loaded, and is not read: save its state dict with torch.save"
+                )
+            stream.seek(0)
+            loaded = torch.load(
+                stream,
+                map_location="cpu",
+                weights_only=False,
+                pickle_module=SimpleNamespace(Unpickler=_TensorsOnly, __name__=__name__),
+            )
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
     except Exception as error:  # whatever a broken file leads to

@@ -8,12 +8,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +31,7 @@ FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
+HALF_WRITTEN = re.compile(rf"\..+{re.escape(WRITING)}(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+")
 ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
 FOOTER = 2**16  # bytes at the end of a Parquet file, which hold its footer but for very long ones
 FOOTERS = 500  # asked for and held at once
@@ -95,6 +98,26 @@ class Lake:
         if ".." in joined.split("/") or joined.startswith("/"):
             raise UserError(f"{joined} would lie outside the workspace {self.url}")
         return f"{self.root}/{joined}"
+
+    def link_to(self, path: str) -> str | None:
+        """Return the first link on the way from the root to a path, or None where there is none.
+
+        The root itself may be a link: that is the user's own word.
+        """
+        step = self.root
+        for part in path.split("/") if self.local else ():
+            step = f"{step}/{part}"
+            if os.path.islink(step):
+                return step
+        return None
+
+    def _refuse_links(self, path: str) -> None:
+        """Raise UserError where a link leads to the folder of a file that is to be changed."""
+        if link := self.link_to(path.rpartition("/")[0]):
+            raise UserError(
+                f"{link} is a link, and ttame changes nothing behind links: put a folder in its "
+                "place, or make the whole workspace a link"
+            )
 
     # ---- reading ---------------------------------------------------------------------------
 
@@ -233,7 +256,12 @@ class Lake:
         ]
 
     def remove(self, path: str) -> None:
-        """Remove a file; nothing happens where there is none."""
+        """Remove a file; nothing happens where there is none.
+
+        Raises:
+            UserError: a link leads to its folder.
+        """
+        self._refuse_links(path)
         with suppress(FileNotFoundError), reaching(self.url, self.fs):
             if self.exists(path):  # a read-only disk refuses even to remove nothing
                 self.fs.rm_file(self.path(path))
@@ -245,7 +273,8 @@ class Lake:
         """
         if self.local:
             for folder in self.glob(folders):
-                _remove_orphans(Path(self.path(folder)), "*")
+                if not self.link_to(folder):
+                    _remove_orphans(Path(self.path(folder)), "*")
 
     # ---- writing ---------------------------------------------------------------------------
 
@@ -254,8 +283,12 @@ class Lake:
         """Give a local path to write to; the file appears at `path` whole when the block ends.
 
         Locally: written beside, fsync, rename. On an object store: one put.
+
+        Raises:
+            UserError: the file cannot be written, or a link leads to its folder.
         """
         target = self.path(path)
+        self._refuse_links(path)
         if self.local:
             yield from self._create_local(Path(target))
             return
@@ -269,7 +302,7 @@ class Lake:
                 raise UserError(f"there is no bucket for {self.url}: create it first") from error
 
     def _create_local(self, target: Path) -> Iterator[Path]:
-        writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        writer = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         temporary = target.parent / f".{target.name}{WRITING}{writer}"
         with scratch(temporary):
             yield from self._create_beside(target, temporary)
@@ -352,20 +385,30 @@ def _remove_orphans(folder: Path, target: str) -> None:
     """Remove half-written files that dead processes left behind: of this host, or a day old."""
     for orphan in folder.glob(f".{target}{WRITING}*"):
         with suppress(FileNotFoundError):
-            if is_abandoned(orphan.name, orphan.stat().st_mtime):
+            if not orphan.is_symlink() and is_abandoned(orphan.name, orphan.stat().st_mtime):
                 orphan.unlink()
 
 
 def is_abandoned(name: str, modified: float) -> bool:
-    """Say whether the process that was writing a half-written file is dead.
+    """Say whether a file is half written and the process that was writing it is dead.
 
     Args:
-        name: of the half-written file.
+        name: of the file.
         modified: time of its last change, seconds since the epoch.
     """
-    host, pid, _ = name.rpartition(WRITING)[2].rsplit("-", 2)
+    writer = HALF_WRITTEN.fullmatch(name)
+    if writer is None:
+        return False
     old = time.time() - modified > ABANDONED
-    return old or (host == socket.gethostname() and not _is_alive(int(pid)))
+    return old or (writer["host"] == _host() and not _is_alive(int(writer["pid"])))
+
+
+@cache
+def _host() -> str:
+    """Return a name of this machine and of the container in which its process numbers count."""
+    with suppress(OSError):
+        return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
 
 
 def _is_alive(pid: int) -> bool:
