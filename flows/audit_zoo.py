@@ -20,8 +20,16 @@ from ttame_core.spec import AuditSpec
 def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
     """Audit many backbones; where one fails, the others go on and the audit ends as failed.
 
-    Returns the place of the report. When all that can be done is done, raises BackbonesFailed, or
-    GatesFailed where no backbone failed but a gate did.
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+
+    Returns:
+        The folder of the audit's record, within the lake.
+
+    Raises:
+        BackbonesFailed: some backbones failed; the record of the others is written.
+        GatesFailed: no backbone failed, but a gate did; the record is written.
     """
     audit = open_spec(spec)
     failures = run_stages((*MAKING_MAPS, evaluate_maps), audit, workspace)

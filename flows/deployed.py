@@ -21,7 +21,7 @@ from ttame_core.audits.gates import GatesFailed
 from ttame_core.spec import AuditSpec
 
 TRIES = 3
-PAUSE = 600  # seconds between them
+PAUSE = 600  # seconds between two tries
 
 
 def _deployed(body: Flow[..., Any], hours: float) -> Flow[..., Any]:
@@ -47,8 +47,8 @@ def _deployed(body: Flow[..., Any], hours: float) -> Flow[..., Any]:
 def worth_another(error: BaseException) -> bool:
     """Say whether another try of a flow could help.
 
-    It cannot where the user made a mistake. Nor can it where a gate failed: the next try would
-    compare the audit with its own failed record, and the gate would hold.
+    Another try cannot help where the user made a mistake, nor where a gate failed: it would compare
+    the audit with its own failed record, and the gate would hold.
     """
     if isinstance(error, GatesFailed):
         return False
@@ -58,7 +58,7 @@ def worth_another(error: BaseException) -> bool:
 
 
 def _end_tries() -> None:
-    """Take the remaining retries from the run: flows of Prefect have no condition for retries."""
+    """Set the retries of this run to 0: a Prefect flow has no condition for its retries."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, empirical_policy=FlowRunPolicy(retries=0))
 

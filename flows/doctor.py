@@ -29,9 +29,13 @@ MARKS = {"right": ("✓", "green"), "odd": ("!", "yellow"), "broken": ("✗", "r
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and what to do where that is not right.
+    """A thing that was examined, what is the case, and what to do where that is not right.
 
-    state: `broken` keeps an audit from running; `odd` does not.
+    Attributes:
+        about: the thing, such as `disk`.
+        words: what is the case.
+        state: `broken` keeps an audit from running; `odd` does not.
+        advice: what to do.
     """
 
     about: str
@@ -55,7 +59,7 @@ def print_findings(workspace: str) -> bool:
 
 
 def examine(workspace: str) -> Iterator[Finding]:
-    """Examine installation, device, workspace and Prefect; a failure does not hide the others."""
+    """Examine installation, device, workspace and Prefect, each even where another fails."""
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("installation", installation),
         ("device", device),
@@ -165,7 +169,11 @@ def device() -> Iterator[Finding]:
 
 
 def _unused(chosen: str) -> tuple[Literal["right", "odd"], str]:
-    """Name an accelerator of this machine that PyTorch or ttame does not use."""
+    """Say whether this machine has an accelerator that is not used: the finding's state and advice.
+
+    Args:
+        chosen: device that audits would use.
+    """
     import torch
 
     if chosen == "cpu" and shutil.which("nvidia-smi"):
@@ -215,7 +223,7 @@ def _takes_files(folder: Path) -> bool:
 
 
 def _bucket(lake: Lake) -> Finding:
-    """Ask an object store for a listing, and to take and give up a small file."""
+    """Check an object store: write a small file, remove it, and list a folder."""
     probe = f"doctor-{os.getpid()}.json"
     lake.write_json(probe, {})
     lake.remove(probe)

@@ -1,4 +1,4 @@
-"""`ttame audit --dry-run`: what an audit would make and what is there; nothing is written."""
+"""`ttame audit --dry-run`: print what an audit would make and what is there; nothing is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ Line = tuple[str, str, str, int, int]  # stage, backbone, explainer, files to ma
 
 
 def print_plan(audit: AuditSpec, workspace: str) -> None:
-    """Print a line per stage, backbone and explainer; files of the source are not read."""
+    """Print the number of files to make for each stage, backbone and explainer.
+
+    The source's files are listed and not read.
+    """
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("stage", "backbone", "explainer"):
         table.add_column(name, no_wrap=True)
@@ -35,7 +38,7 @@ def _lines(audit: AuditSpec, lake: Lake) -> Iterator[Line]:
     plan = plan_shards(audit.dataset, Lake(f"memory://dry-run/{audit.dataset.name}"))
     there = count_current(lake, plan)
     yield "shard", "", "", len(plan.shards) - there, there
-    if there < len(plan.shards):  # what depends on other shards than those there is to be made
+    if there < len(plan.shards):  # all that is made from shards waits for the missing ones
         shards = sum(name.startswith(f"{audit.maps.split}-") for name in plan.shards)
         yield from _everything(audit, shards)
         return

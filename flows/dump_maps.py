@@ -17,6 +17,11 @@ MAKING_MAPS = (fit_backbones, train_heads, explain_dataset)
 
 @flow(name="dump_maps", flow_run_name=named("dump maps of"))
 def dump_maps(spec: AuditSpec | str, workspace: str) -> None:
-    """Write the maps of a data set, and what they need that is not there yet."""
+    """Write the maps of a data set, and the shards, classifiers and heads that are missing.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+    """
     if failures := run_stages(MAKING_MAPS, open_spec(spec), workspace):
         raise BackbonesFailed(failures)

@@ -14,12 +14,12 @@ from tasks.progress import progress
 from ttame_core.errors import UserError
 from ttame_core.stages.provenance import Provenance
 
-TOGETHER = 8  # shards of a task run
-MOST = 5000  # about so many task runs has a flow at most: docs/scale.md
+TOGETHER = 8  # shards of a task run, at most
+MOST = 5000  # task runs of a flow, roughly at most: docs/scale.md
 
 
 class BackbonesFailed(Exception):
-    """Some backbones failed; what could be done with the others is done.
+    """The error for backbones that failed, after the work on all others is done.
 
     Attributes:
         failures: the error of each backbone that failed, by its name.
@@ -34,24 +34,24 @@ class BackbonesFailed(Exception):
 
     @property
     def by_user(self) -> bool:
-        """Whether all failures are mistakes that the user can mend."""
+        """Say whether all failures are mistakes that the user can mend."""
         return all(isinstance(error, UserError) for error in self.failures.values())
 
 
 def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list[list[list[str]]]:
     """Group the shards of each backbone into task runs, so that there is less to schedule.
 
-    A group takes half of an equal share of the shards that are left over all backbones, so that all
-    workers end at about one time. It takes TOGETHER shards at most, unless there would be more than
-    MOST groups.
+    A worker's equal share of the shards that are left, over all backbones, is halved: that is the
+    size of the next group. So groups become smaller, and all workers end at about the same time. A
+    group has TOGETHER shards at most, unless that made more than MOST groups.
 
     Args:
         shards: names of the shards, in order.
-        backbones: how many backbones walk through all shards.
-        at_once: how many task runs go on at a time.
+        backbones: number of backbones, each of which needs all shards.
+        at_once: number of task runs that run at a time.
 
     Returns:
-        For each backbone its groups of shard names.
+        For each backbone, its groups of shard names.
     """
     left = len(shards) * backbones
     most = max(TOGETHER, ceil(left / MOST))
@@ -70,7 +70,14 @@ def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list
 def units_of_shards(
     task: Task[..., Any], provenance: Provenance, workspace: str, at_once: int
 ) -> list[Unit]:
-    """Make the units of a task: for each backbone, groups of the shards of the audit's split."""
+    """Make the units of a task that works on shards: a unit is a backbone and a group of shards.
+
+    Args:
+        task: task that every unit runs.
+        provenance: the audit; the shards of its split are grouped.
+        workspace: folder or URL of the lake.
+        at_once: number of units that run at a time.
+    """
     audit = provenance.audit
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
     common = {"audit": audit, "workspace": place_of(workspace)}
@@ -84,13 +91,13 @@ def units_of_shards(
 
 
 def run_units(title: str, engine: Engine, units: Sequence[Unit], gpus: int = 1) -> None:
-    """Run units in their order; the first failure of a backbone ends the units of that backbone.
+    """Run units in their order; after a backbone's first failure its other units are left out.
 
     Args:
-        title: of the progress that is shown.
-        engine: that runs the units.
-        units: ordered by backbone.
-        gpus: how many a unit needs.
+        title: title of the progress bar.
+        engine: engine that runs the units.
+        units: the units, ordered by backbone.
+        gpus: number of GPUs that a unit needs.
 
     Raises:
         BackbonesFailed: some backbones failed; all units of the others have run.

@@ -27,10 +27,10 @@ class Unit:
     """A task with its parameters, ready to run.
 
     Attributes:
-        of: name of the backbone or the data set that the unit is about.
-        task: that is run.
-        parameters: of the task.
-        size: how many shards the unit makes.
+        of: name of the backbone or the data set that the unit works on.
+        task: task to run.
+        parameters: the task's parameters.
+        size: number of shards that the unit works on; 1 for units that do not work on shards.
         lives: how often the unit may still be in flight when a process of the pool dies.
     """
 
@@ -41,7 +41,7 @@ class Unit:
     lives: int = field(default=LIVES, init=False)
 
 
-Outcome = tuple[Unit, BaseException | None]  # what went wrong, if anything did
+Outcome = tuple[Unit, BaseException | None]  # a unit that ended, and its error if it failed
 
 
 class Here:
@@ -55,8 +55,9 @@ class Here:
         """Run units and yield their outcomes as they come.
 
         Args:
-            units: taken one by one when there is room, so that an outcome can decide what follows.
-            gpus: how many a unit needs, where the engine counts them.
+            units: the units; the next one is taken when there is room for it, so that an outcome
+                can decide whether it is still wanted.
+            gpus: number of GPUs that a unit needs; only Dask and Ray count them.
         """
         for unit in units:
             state = unit.task(**unit.parameters, return_state=True)
@@ -83,7 +84,12 @@ class Pool:
         return max(1, self._runner.room())
 
     def run(self, units: Iterator[Unit], gpus: int = 0) -> Iterator[Outcome]:
-        """Run units as `Here.run` does; outcomes come in the order in which units end."""
+        """Run many units at a time; yields their outcomes in the order in which they end.
+
+        Args:
+            units: the units, taken one by one as in `Here.run`.
+            gpus: number of GPUs that a unit needs; only Dask and Ray count them.
+        """
         running: dict[Any, Unit] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         while True:
@@ -96,7 +102,7 @@ class Pool:
             future = ended.get()
             unit, error = running.pop(future), _error_of(future)
             if isinstance(error, BrokenProcessPool):
-                # One process died and took the others with it; whose unit it was, nobody knows.
+                # One process died, and the pool ended the others: any unit may be the cause.
                 lost = [unit, *running.values()]
                 running, ended = {}, SimpleQueue()
                 self.close()
@@ -137,6 +143,9 @@ _shared: ContextVar[Pool | None] = ContextVar("engine", default=None)
 def opened(compute: Compute) -> Iterator[Engine]:
     """Open the engine that a spec names; flows within a flow share the engine of the outer one.
 
+    Args:
+        compute: section `compute` of the spec.
+
     Raises:
         UserError: the engine is not installed, or its cluster does not answer.
     """
@@ -164,7 +173,7 @@ def opened(compute: Compute) -> Iterator[Engine]:
 
 @contextmanager
 def opened_without_networks(compute: Compute) -> Iterator[Engine]:
-    """Open an engine for units that use no network, which one process can run side by side."""
+    """Open an engine for units that use no neural network; threads of one process may run them."""
     if compute.engine != "threads":
         with opened(compute) as engine:
             yield engine
@@ -175,7 +184,7 @@ def opened_without_networks(compute: Compute) -> Iterator[Engine]:
 
 @contextmanager
 def opened_for_training(compute: Compute) -> Iterator[Engine]:
-    """Open an engine for trainings; a head that takes several devices is trained alone."""
+    """Open an engine for trainings; heads that take several devices each are trained in turn."""
     if compute.engine == "processes" and compute.devices > 1:
         yield Here()
     else:
@@ -186,8 +195,8 @@ def opened_for_training(compute: Compute) -> Iterator[Engine]:
 def _api_url() -> str:
     """Return the address of the Prefect server that workers report to.
 
-    Where no server is set, that is the temporary one of this process: otherwise each worker would
-    start its own.
+    Where PREFECT_API_URL is not set, that is the temporary server of this process: otherwise each
+    worker would start its own.
     """
     with get_client(sync_client=True) as client:
         return str(client.api_url).rstrip("/")

@@ -13,7 +13,15 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="evaluate_maps", flow_run_name=named("evaluate"))
 def evaluate_maps(spec: AuditSpec | str, workspace: str) -> None:
-    """Write the scores of every map of the audit's split."""
+    """Write the scores of all maps of the audit's split.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+
+    Raises:
+        BackbonesFailed: some backbones failed; the scores of the others are written.
+    """
     provenance = open_audit(spec, workspace)
     with opened(provenance.audit.compute) as engine:
         units = units_of_shards(evaluate, provenance, workspace, engine.room())

@@ -13,7 +13,15 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="explain_dataset", flow_run_name=named("explain"))
 def explain_dataset(spec: AuditSpec | str, workspace: str) -> None:
-    """Write the maps of every shard of the audit's split, for each backbone and explainer."""
+    """Write the maps of the audit's split, for each backbone and explainer.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+
+    Raises:
+        BackbonesFailed: some backbones failed; the maps of the others are written.
+    """
     provenance = open_audit(spec, workspace)
     audit = provenance.audit
     allowed = provenance.explainers()

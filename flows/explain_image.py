@@ -1,4 +1,4 @@
-"""`ttame explain-image`: pictures of no data set, with a classifier by name or one of a spec."""
+"""`ttame explain-image`: explain single pictures, with a named classifier or one of a spec."""
 
 from __future__ import annotations
 
@@ -43,14 +43,25 @@ def open_named(
     taps: Sequence[str] | None,
     explainers: Sequence[str],
 ) -> Opened:
-    """Make explainers of a classifier by its name, with pretrained weights or a checkpoint's."""
+    """Make the explainers of a classifier that is given by name.
+
+    Args:
+        model: the classifier, as a spec names it.
+        checkpoint: file of its weights; None for pretrained ones.
+        head: file of a trained head, for the explainers that need one.
+        taps: modules that the head reads; None for the head's own.
+        explainers: names of explainers; none for the default.
+
+    Raises:
+        UserError: a name is unknown, or an explainer needs a head and none is given.
+    """
     reads: list[int | str] | None = list(taps) if taps else None
     if head and not reads and not _is_ours(head):
         reads = published_taps(model)
     weights = {"checkpoint": checkpoint} if checkpoint else {"pretrained": True}
     try:
         settings = spec.Backbone.model_validate({"model": model, "taps": reads, **weights})
-        if settings.library in ("huggingface", "factory"):  # they bring their own
+        if settings.library in ("huggingface", "factory"):  # their models come with weights
             settings = settings.model_copy(update={"pretrained": False})
         named = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
         chosen = [complete_explainer(section) for section in named]
@@ -74,7 +85,18 @@ def open_of_spec(
     head: str | None,
     explainers: Sequence[str],
 ) -> Opened:
-    """Make explainers of a spec's backbone, with the heads in the workspace."""
+    """Make the explainers of a spec's backbone, with the heads that the workspace holds.
+
+    Args:
+        audit: the spec.
+        workspace: folder or URL of the lake.
+        name: name of the backbone; None where the spec has only one.
+        head: file of a trained head; None for that of the workspace.
+        explainers: names of explainers; none for the default.
+
+    Raises:
+        UserError: a name is unknown, or a head is missing.
+    """
     provenance = Provenance(audit, Lake(workspace))
     named = {b.name: b for b in audit.backbones}
     if name is None and len(named) > 1:
@@ -109,6 +131,13 @@ def write_pictures(
     output: str,
 ) -> list[str]:
     """Explain pictures into one PNG or into a folder of PNGs, and print a line for each.
+
+    Args:
+        images: files of the pictures.
+        explainers: explainers of one classifier, by name.
+        classes: the classifier's names of its classes.
+        target: name or number of the class to explain; None for the predicted one.
+        output: path of the PNG, or of the folder.
 
     Returns:
         A sentence for each picture that could not be explained.
@@ -177,4 +206,4 @@ def _is_ours(head: str) -> bool:
         with safe_open(head, "pt") as file:
             return "ttame" in (file.metadata() or {})
     except SafetensorError:
-        return True  # what is wrong is said when it is read
+        return True  # reading the head later says what is wrong with the file

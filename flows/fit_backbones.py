@@ -13,7 +13,15 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="fit_backbones", flow_run_name=named("fit"))
 def fit_backbones(spec: AuditSpec | str, workspace: str) -> None:
-    """Train the classifiers that the audit asks for and the workspace does not hold."""
+    """Train the classifiers that the audit asks for and the workspace does not hold.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+
+    Raises:
+        BackbonesFailed: some trainings failed; the others are done.
+    """
     audit = open_audit(spec, workspace).audit
     common = {"audit": audit, "workspace": place_of(workspace)}
     units = [Unit(b.name, fit, {**common, "backbone": b}) for b in audit.backbones if b.fit]

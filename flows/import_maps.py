@@ -22,10 +22,10 @@ def import_maps(
     The explainers of the audit are left alone.
 
     Args:
-        spec: of the audit, or the path of its file.
+        spec: the audit, or the path of its YAML file.
         workspace: folder or URL of the lake.
-        place: a Parquet file or a folder of .npy (see the explainer `imported`).
-        name: of the new explainer.
+        place: a Parquet file or a folder of .npy files (see the explainer `imported`).
+        name: name for the explainer that made the maps.
         backbone: name of the backbone that the maps explain; None for all of the spec.
     """
     audit = only_imported(open_spec(spec), place, name, backbone)
@@ -37,7 +37,8 @@ def only_imported(audit: AuditSpec, place: str, name: str, backbone: str | None)
     """Return the audit with the maps at `place` as its only explainer.
 
     Raises:
-        UserError: a name is taken, unknown, or no name for a folder of the lake.
+        UserError: the explainer's name is taken or cannot name a folder, or no backbone has the
+            given name.
     """
     if name in (e.name for e in audit.explainers):
         raise UserError(
@@ -53,7 +54,7 @@ def only_imported(audit: AuditSpec, place: str, name: str, backbone: str | None)
         given = Explainer(method="imported", name=name, settings={"path": place})
     except ValidationError as error:
         raise UserError(
-            f"--name {name} cannot be a name in the lake: use letters, digits and . _ + -"
+            f"--name {name} cannot name a folder in the lake: use letters, digits and . _ + -"
         ) from error
     imported = complete_explainer(given)
     return audit.model_copy(update={"explainers": [imported], "backbones": backbones})

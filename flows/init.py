@@ -1,4 +1,4 @@
-"""`ttame init`: a look at somebody's pictures, a few questions, and a commented spec."""
+"""`ttame init`: look at somebody's pictures, ask a few questions, write a commented spec."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ttame_core.data.draft import draft, name_of
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
 from ttame_core.errors import UserError, writing
 
-SHOWN = 30  # classes
+SHOWN = 30  # classes that are printed
 
 console = Console(stderr=True, highlight=False)
 
@@ -30,15 +30,15 @@ def init(
     force: bool,
     ask: bool,
 ) -> None:
-    """Look at the pictures at `place`, ask what was not said, and write the spec.
+    """Look at the pictures at `place`, ask for what is not given, and write the spec.
 
     Args:
-        place: folder, list or manifest of the pictures.
-        models: classifiers, as in a spec.
-        name: of the audit; None for the name of the folder.
+        place: folder, list or manifest of the pictures; None asks for it.
+        models: classifiers, as a spec names them.
+        name: name of the audit; None for the name of the folder.
         output: file to write; None for `<name>.yaml`.
-        force: replace the file where it exists.
-        ask: put questions to the user; otherwise the proposed answers are taken.
+        force: whether an existing file is replaced.
+        ask: whether the user is asked; otherwise the proposed answers are taken.
 
     Raises:
         UserError: there are no pictures, no place is given, or the file exists already.

@@ -1,4 +1,4 @@
-"""One sentence for a user's mistake, in Prefect's logs as on the terminal; no traceback of ours."""
+"""Messages of failed flow runs: in Prefect's logs, a user's mistake is one sentence."""
 
 from __future__ import annotations
 

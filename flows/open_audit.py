@@ -13,7 +13,14 @@ from ttame_core.stages.provenance import Provenance
 
 
 def open_spec(spec: AuditSpec | str) -> AuditSpec:
-    """Return a complete spec, from the YAML file at a path or from what was given."""
+    """Return the spec of a flow, checked and with all defaults filled in.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+
+    Raises:
+        UserError: the spec is wrong.
+    """
     if isinstance(spec, str):
         return specification.open_spec(spec)
     return specification.complete(spec)
@@ -21,6 +28,10 @@ def open_spec(spec: AuditSpec | str) -> AuditSpec:
 
 def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
     """Open spec and lake of a flow that reads shards.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
 
     Raises:
         UserError: the data set is not in the workspace.
@@ -31,13 +42,13 @@ def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
 
 
 def place_of(workspace: str) -> str:
-    """Return the address of a workspace for a process with another working folder."""
+    """Return the workspace's absolute address, which holds in processes with another folder."""
     lake = Lake(workspace)
     return lake.root if lake.local else workspace
 
 
 def named(verb: str) -> Callable[[], str]:
-    """Make the function that names a flow run: a verb, and what the run is about."""
+    """Make the function that names a flow run: the verb and the name of the audit."""
 
     def name() -> str:
         spec = flow_run.get_parameters()["spec"]

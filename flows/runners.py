@@ -27,14 +27,14 @@ def _nothing(gpus: int) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Runner:
-    """A kind of task runner: how to start it, and what only this kind knows.
+    """A kind of task runner: how it is started, how many units fit, how GPUs are asked for.
 
     Attributes:
-        start: starts the task runner.
-        room: returns how many units can run now.
-        asking_for: returns a context in which each submitted unit is given so many GPUs.
-        in_flight: units submitted for each that can run. With 2, one waits beside the running one,
-            so that no worker waits for this process.
+        start: function that starts the task runner.
+        room: function that returns how many units can run now.
+        asking_for: function that returns a context; units submitted in it are given that many GPUs.
+        in_flight: number of units that are submitted for each that can run. With 2, one waits
+            beside the running one, so that no worker waits for this process.
     """
 
     start: Callable[[], TaskRunner[Any]]
@@ -53,7 +53,7 @@ def runner_of(compute: Compute) -> Runner:
 
 
 def threads(at_once: int) -> Runner:
-    """Return a runner with so many threads of this process."""
+    """Return a runner that runs `at_once` units at a time in threads of this process."""
     return Runner(lambda: ThreadPoolTaskRunner(at_once).__enter__(), lambda: at_once)
 
 
@@ -81,7 +81,7 @@ def _begin(own_gpu: Any, at_once: int) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     if own_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = own_gpu.get()
-        torch.cuda.init()  # at once, for Prefect gives each task the parent's environment again
+        torch.cuda.init()  # now: Prefect gives each task the parent's environment again
     torch.set_num_threads(_share_of_threads(at_once))
 
 
@@ -89,7 +89,7 @@ def _end_with_parent() -> None:
     parent = parent_process()
     if parent:
         parent.join()
-        os._exit(1)  # it was killed, else this process would have been told to end
+        os._exit(1)  # the parent was killed: otherwise it would have told this process to end
 
 
 def gpus_of(compute: Compute) -> list[str]:
@@ -137,12 +137,12 @@ def _dask(compute: Compute) -> Runner:
     return Runner(start, lambda: compute.at_once or len(workers()), asking_for)
 
 
-# A worker's first lines: it is stopped by its cluster, and not by a Ctrl-C that all hear.
+# The first lines of a worker: its cluster stops it, not a Ctrl-C, which reaches all processes.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def _local(compute: Compute) -> dict[str, Any]:
-    """Describe a Dask cluster on this machine: a process for each unit, with a GPU of its own."""
+    """Return the arguments of a Dask cluster on this machine: a process, with its GPU, per unit."""
     import dask
     from distributed import Nanny, Scheduler
 

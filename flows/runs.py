@@ -1,4 +1,4 @@
-"""What a Prefect server knows of the runs over one workspace: running, failed."""
+"""The runs over one workspace that a Prefect server knows: those that run and those that failed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FLOWS = (
     "dump_maps",
     "import_maps",
 )
-LOOKED_AT = 100  # runs, the newest, and task runs that run or failed
-Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer; '' is any
+LOOKED_AT = 100  # at most so many flow runs, the newest first, and so many task runs
+Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer; '' for any
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Runs:
     Attributes:
         source: a sentence on where the numbers come from.
         running: number of running task runs, by stage, data set, backbone and explainer.
-        failed: number of failed task runs, likewise.
-        sentences: what people should read about the runs.
+        failed: number of failed task runs, by the same.
+        sentences: a sentence for each run that goes on or failed.
     """
 
     source: str
@@ -54,7 +54,7 @@ def recent_runs(workspace: str, audit: str | None = None) -> Runs:
         audit: name of one audit; None for all.
 
     Returns:
-        Nothing but `source` where PREFECT_API_URL is not set or the server does not answer.
+        The runs; only `source` where PREFECT_API_URL is not set or the server does not answer.
     """
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
@@ -88,7 +88,7 @@ def _ask(client: Any, workspace: str, audit: str | None, runs: Runs) -> None:
         sort=FlowRunSort.START_TIME_DESC,
         limit=LOOKED_AT,
     )
-    last: dict[str, Any] = {}  # of each audit; one that was killed before seems to run for ever
+    last: dict[str, Any] = {}  # an audit's last run: an older one that was killed seems to run on
     name_in = cache(_name_in)  # runs of one deployment have the same file
     for run in newest:
         if _same_place(run.parameters.get("workspace"), workspace):
@@ -124,7 +124,7 @@ def _count_tasks(client: Any, flow_runs: Iterable[Any], runs: Runs) -> None:
     ):
         names = _names_of(task.name)
         if names is None:
-            continue  # a flow within a flow
+            continue  # a flow within a flow, which Prefect lists as a task run too
         if task.state.is_running():
             runs.running[names] += 1
         else:
@@ -141,7 +141,7 @@ def _names_of(task_run: str) -> Names | None:
 
 
 def _audit_of(run: Any, name_in: Callable[[str], str]) -> str:
-    """Return the name of a run's audit; deployments give the spec as a file."""
+    """Return the name of a run's audit, whose spec may be given as the path of a file."""
     spec = run.parameters.get("spec")
     return str(spec.get("name")) if isinstance(spec, dict) else name_in(str(spec))
 

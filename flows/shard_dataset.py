@@ -14,7 +14,12 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="shard_dataset", flow_run_name=named("shard"))
 def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
-    """Write the audit's data set into the workspace: the shards whose inputs changed."""
+    """Write the audit's data set into the workspace; only shards whose inputs changed are written.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+    """
     audit = open_spec(spec)
     dataset = audit.dataset
     common = {"dataset": dataset, "workspace": place_of(workspace)}

@@ -1,4 +1,4 @@
-"""Stage after stage: a backbone that one of them fails on is left out of those that follow."""
+"""Run stage after stage; a backbone that fails in one stage is left out of the following ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ def run_stages(
 ) -> dict[str, BaseException]:
     """Shard the data set, then run the stages on one engine.
 
+    Args:
+        stages: flows, in order.
+        audit: the spec.
+        workspace: folder or URL of the lake.
+
     Returns:
         The error of each backbone that failed, by its name.
     """
     failures: dict[str, BaseException] = {}
-    # The heart of the flow around them beats for all: to stop one of their own takes a second.
+    # Only the outer flow sends heartbeats: stopping those of an inner flow would take a second.
     hearts = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with hearts, opened(audit.compute):  # one engine for all stages
         shard_dataset(audit, workspace)

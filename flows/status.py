@@ -47,11 +47,11 @@ class Row:
     Attributes:
         names: stage, data set (or audit), backbone and explainer.
         done: number of shards, heads, trials or records that are whole.
-        of: how many there will be, where that is known.
-        running: files or task runs under way.
-        failed: failed task runs.
-        bytes: disk used.
-        note: what people should know besides.
+        of: number of those there will be; None where that is not known.
+        running: number of files or task runs under way.
+        failed: number of failed task runs.
+        bytes: size of the files.
+        note: words on files that are half written, begun, or to be made again.
     """
 
     names: Names
@@ -64,7 +64,14 @@ class Row:
 
 
 def print_status(workspace: str, audit: AuditSpec | None, format: str, output: str | None) -> None:
-    """Print the status of a workspace, or of what one audit makes there."""
+    """Print the status of a workspace, or of what one audit makes there.
+
+    Args:
+        workspace: folder or URL of the lake.
+        audit: the audit; None for all of the workspace.
+        format: table (for people), markdown, csv, json or parquet.
+        output: file to write; None for the terminal.
+    """
     lake = Lake(workspace)
     runs = recent_runs(workspace, audit.name if audit else None)
     rows = _rows(lake, audit, runs)
@@ -106,7 +113,10 @@ def _rows(lake: Lake, audit: AuditSpec | None, runs: Runs) -> list[Row]:
 
 
 def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
-    """Count what the audit makes once its data set is there: how many are done, of how many."""
+    """Count the files that the audit makes from its shards: how many are done, and of how many.
+
+    The result is empty where the data set is not in the workspace.
+    """
     dataset = audit.dataset.name
     if not lake.exists(dataset_file(dataset, "shards.parquet")):
         return {}
@@ -129,7 +139,7 @@ def _is_of(audit: AuditSpec, names: Names) -> bool:
 
 
 class _Totals:
-    """How many files there will be, as far as the index of the data set tells."""
+    """Counts of the files that there will be, from the shards in the data set's index."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -154,7 +164,7 @@ class _Totals:
 
 
 def _same(run: Names, row: Names) -> bool:
-    """Say whether a run is about what a row is about; the run may name less."""
+    """Say whether a run belongs to a row: all names of the run that are not empty are the row's."""
     return all(a in ("", b) for a, b in zip(run, row, strict=True))
 
 

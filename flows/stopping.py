@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a command ends soon and leaves nothing half written."""
+"""Ctrl-C and SIGTERM, after which a command ends soon and leaves nothing half written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORDS = "stopped: what is whole stays, and the same command goes on from there"
 
 
 def stop_on_signals() -> None:
-    """Let signals raise Stopped in the process of the command line, and stop its workers."""
+    """Let signals raise Stopped in the process of the command line, and end its workers."""
     for number in SIGNALS:
         signal.signal(number, _stop)
 
@@ -44,7 +44,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 def end_on_signals() -> None:
     """Let Ctrl-C end a worker's process at once, silently, with nothing half written.
 
-    A thread waits for the signal: the main thread may spend minutes within a library.
+    A thread waits for the signal, because the main thread may spend minutes within a library.
     """
     heard, told = os.pipe()
     os.set_blocking(told, False)
@@ -62,9 +62,9 @@ def _end_when_heard(heard: int) -> None:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Keep Ctrl-C from the processes that are started in this context, until they ask for it.
+    """Keep Ctrl-C from processes that are started in this context, until they unblock the signal.
 
-    A terminal sends the signal to all processes: to workers that are still importing, and to a
+    A terminal sends the signal to all processes: also to workers that are still importing, and to a
     temporary Prefect server, which is needed to the end.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

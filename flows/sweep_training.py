@@ -14,7 +14,16 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="sweep_training", flow_run_name=named("sweep"))
 def sweep_training(spec: AuditSpec | str, workspace: str, trials: int = 20) -> None:
-    """Train the head of each backbone `trials` times, the first time with the spec's settings."""
+    """Train the head of each backbone `trials` times, the first time with the spec's settings.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+        trials: number of heads that are trained for each backbone and explainer, at least 1.
+
+    Raises:
+        BackbonesFailed: some backbones failed; the trials of the others are done.
+    """
     audit = open_audit(spec, workspace).audit
     explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
     common = {"audit": audit, "workspace": place_of(workspace)}
@@ -24,4 +33,4 @@ def sweep_training(spec: AuditSpec | str, workspace: str, trials: int = 20) -> N
         for e in explainers
         for number in range(trials)
     ]
-    run_units("try training settings", Here(), units)  # each follows from the ones before
+    run_units("try training settings", Here(), units)  # a trial follows from those before it

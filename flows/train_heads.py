@@ -14,7 +14,15 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="train_heads", flow_run_name=named("train"))
 def train_heads(spec: AuditSpec | str, workspace: str) -> None:
-    """Train the head of each backbone and each explainer that has one."""
+    """Train a head for each backbone and each explainer that has heads.
+
+    Args:
+        spec: the audit, or the path of its YAML file.
+        workspace: folder or URL of the lake.
+
+    Raises:
+        BackbonesFailed: some trainings failed; the others are done.
+    """
     audit = open_audit(spec, workspace).audit
     explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
     common = {"audit": audit, "workspace": place_of(workspace)}

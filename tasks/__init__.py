@@ -1,1 +1,1 @@
-"""Prefect tasks: one retryable, idempotent unit of the lake each."""
+"""Prefect tasks, each of which makes one unit of the lake and may be tried again."""

@@ -1,4 +1,4 @@
-"""What an audit leaves on the Prefect page. All of it is a courtesy: the lake has it as well."""
+"""Artifacts of an audit on the Prefect page; the lake holds all that they show."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ttame_core.lake import Lake
 from ttame_core.report.rendering import contact_sheets
 from ttame_core.report.tables import records
 
-WIDEST = 1000  # pixels of a picture
-QUALITY = 75  # of WebP
+WIDEST = 1000  # the longer side of a picture in pixels, at most
+QUALITY = 75  # of WebP, up to 100
 
 
 def leave_artifacts(
@@ -33,9 +33,15 @@ def leave_artifacts(
     backbones: Sequence[str],
     notes: Sequence[str],
 ) -> None:
-    """Leaderboard, gallery and link of an audit's record. notes: sentences to read first.
+    """Show leaderboard, gallery and a link to the report of an audit's record.
 
-    backbones: those that did not fail.
+    Args:
+        lake: the workspace.
+        audit: the spec.
+        folder: folder of the record, within the lake.
+        board: the leaderboard, a row for each metric of a backbone and explainer.
+        backbones: names of the backbones that did not fail, for the gallery.
+        notes: sentences that are read before the leaderboard.
     """
     title = f"Audit {audit.name}: {lake.path(folder)}"
     quietly(

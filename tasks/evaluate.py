@@ -24,7 +24,7 @@ from ttame_core.stages.shard import StoredShard
 def evaluate(
     audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shards: list[str]
 ) -> Any:
-    """Write the scores of some shards' maps that are not there yet."""
+    """Write the missing scores of the maps of some shards."""
     provenance = Provenance(audit, Lake(workspace))
     with one_network():
         made = [_evaluate(provenance, backbone, shard) for shard in shards]
@@ -32,7 +32,7 @@ def evaluate(
 
 
 def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
-    """Write the scores of one shard's maps; False where all are there."""
+    """Write the missing scores of one shard's maps, and return whether any were missing."""
     without_maps = provenance.missing_maps(backbone, shard)
     missing = provenance.missing_scores(backbone, shard)
     missing = [(e, metric) for e, metric in missing if e not in without_maps]

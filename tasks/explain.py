@@ -24,7 +24,7 @@ from ttame_core.stages.shard import StoredShard
 def explain(
     audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shards: list[str]
 ) -> Any:
-    """Write the maps of some shards: a file for each explainer whose file is not there yet."""
+    """Write the missing maps of some shards: a file for each shard and explainer."""
     provenance = Provenance(audit, Lake(workspace))
     write_roles(provenance.lake, provenance.audit, [backbone.name])
     with one_network():
@@ -33,7 +33,7 @@ def explain(
 
 
 def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
-    """Write the maps of one shard; False where all are there."""
+    """Write the missing maps of one shard, and return whether any were missing."""
     missing = provenance.missing_maps(backbone, shard)
     if not missing:
         return False
@@ -58,7 +58,7 @@ def _wanted(
     explainers: list[spec.Explainer],
     shard: StoredShard,
 ) -> list[WantedMaps]:
-    """Return what is to be made; explainers that do not apply leave their refusal."""
+    """Return the maps to make; for an explainer that does not apply, the reason is written."""
     wanted = []
     for settings in explainers:
         made_from = provenance.maps(backbone, settings, shard.name)

@@ -22,7 +22,7 @@ def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     provenance = Provenance(audit, Lake(workspace))
     folder = fitted_folder(provenance.dataset, backbone.name)
     if provenance.is_fitted(backbone):
-        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
+        remove_checkpoint(provenance.lake, folder)  # there, if the training was killed at its end
         return skipped()
     with one_network(), progress(f"fit {backbone.name}", "steps") as report:
         shards = training_shards(provenance)

@@ -1,7 +1,7 @@
 """Messages on standard error: lines for people, or one JSON object an event for machines.
 
-The choice lies in the environment, where the processes of an engine find it as well. It is made
-before Prefect is imported, whose console handler is `Lines` then.
+The choice is kept in environment variables, so that worker processes find it too. It is made before
+Prefect is imported, because Prefect then prints its records through `Lines`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def choose(quiet: bool, log_format: str) -> None:
     os.environ[QUIET] = "1" if quiet else ""
     os.environ[FORMAT] = log_format
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "tasks.logs.Lines"
-    if log_format == "json":  # whatever a terminal would leave to its bars
+    if log_format == "json":  # also on a terminal, where bars would show these messages
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
 
 
@@ -49,12 +49,17 @@ def is_json() -> bool:
 
 
 def for_people() -> bool:
-    """Say whether somebody looks at a terminal and wants to see bars there."""
+    """Say whether progress bars are shown: on a terminal, unless quiet or JSON was chosen."""
     return sys.stderr.isatty() and not is_quiet() and not is_json()
 
 
 def say(message: str, level: str = "info") -> None:
-    """Print a sentence of the command line; warnings are left out where it should be quiet."""
+    """Print a sentence of the command line; with --quiet, warnings are left out.
+
+    Args:
+        message: the sentence.
+        level: info, warning or error.
+    """
     if level == "warning" and is_quiet():
         return
     if is_json():
@@ -64,11 +69,11 @@ def say(message: str, level: str = "info") -> None:
 
 
 def event(message: str, **fields: Any) -> None:
-    """Write a line into the log of the run that calls this.
+    """Write a line into the log of the Prefect run that calls this function.
 
     Args:
         message: the line.
-        **fields: what JSON says beside it.
+        **fields: further fields of the line where messages are JSON objects.
     """
     from prefect import get_run_logger
 
@@ -76,13 +81,13 @@ def event(message: str, **fields: Any) -> None:
 
 
 class Lines(logging.StreamHandler):
-    """A handler that prints Prefect's records, without those that repeat others."""
+    """A handler that prints Prefect's log records, without those that repeat others."""
 
     def __init__(self, stream: Any = None, styles: Any = None) -> None:
         super().__init__(stream)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record, unless it only repeats what others say."""
+        """Print a record, unless it only repeats others."""
         try:
             if _says_nothing(record):
                 return
@@ -98,8 +103,8 @@ class Lines(logging.StreamHandler):
 def _says_nothing(record: logging.LogRecord) -> bool:
     message = record.getMessage()
     if message.startswith(("Crash detected!", "Finished in state Crashed(")):
-        return True  # of Prefect, of a process that was stopped and says so itself
-    if is_quiet():  # mistakes are said at the end, defects have a traceback
+        return True  # Prefect on a process that was stopped, which says so itself
+    if is_quiet():  # only defects, which have a traceback: mistakes are told when the command ends
         return record.levelno < logging.ERROR or not record.exc_info
     if record.name.startswith("prefect.flow_runs"):
         return message.startswith(("Beginning ", "Finished in state "))
@@ -144,6 +149,6 @@ def _time(seconds: float) -> str:
 
 
 def _write(fields: dict[str, Any]) -> None:
-    # One call: lines of processes that share a stream do not mix.
+    # One call, so that the lines of processes that share a stream do not mix.
     sys.stderr.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
     sys.stderr.flush()

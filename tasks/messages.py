@@ -1,4 +1,4 @@
-"""One sentence for a user's mistake in Prefect's logs; no traceback of ours."""
+"""Messages of failed task runs: in Prefect's logs, a user's mistake is one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OneSentence(logging.Filter):
         self._plain = plain
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record of a plain error; all records pass."""
+        """Shorten the record of such an error, and let all records pass."""
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(error, self._plain):
             record.msg, record.args, record.exc_info = str(error), (), None
@@ -26,7 +26,12 @@ class OneSentence(logging.Filter):
 
 
 def shorten(name: str, *plain: type[BaseException]) -> None:
-    """Add the filter to the logger of this name; a second time changes nothing."""
+    """Let a logger print errors of some classes as one sentence; repeated calls change nothing.
+
+    Args:
+        name: name of the logger.
+        *plain: classes of errors.
+    """
     logger = logging.getLogger(name)
     if not any(isinstance(f, OneSentence) for f in logger.filters):
         logger.addFilter(OneSentence(*plain))

@@ -1,4 +1,4 @@
-"""Loaded backbones and explainers. The last backbone used is kept: its shards follow each other."""
+"""Loaded backbones, heads, explainers and metrics; the backbone that was used last stays loaded."""
 
 from __future__ import annotations
 
@@ -25,16 +25,20 @@ _loaded: dict[str, Any] = {}
 
 
 def one_network() -> Lock:
-    """Return the lock that a unit holds while it uses networks.
+    """Return the lock that a unit holds while it uses neural networks.
 
-    Threads of a process, such as a Dask worker's, take turns: a network with hooks in it serves one
-    at a time, and memory holds one.
+    The threads of a process, such as a Dask worker's, take turns: a network with hooks serves one
+    thread at a time, and memory has room for one network.
     """
     return _in_use
 
 
 def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
-    """Raise UserError where a backbone is still to be trained."""
+    """Check that a backbone with a section `fit` has been trained.
+
+    Raises:
+        UserError: it has not.
+    """
     if settings.fit is not None and not provenance.is_fitted(settings):
         raise UserError(
             f"backbone {settings.name} has not been trained yet: run `ttame fit-backbone`"
@@ -69,15 +73,19 @@ def _head(
 
 
 def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """Return the frozen classifier of an audit, on its device."""
+    """Return a frozen classifier of an audit, on the audit's device.
+
+    Raises:
+        UserError: the classifier is not trained yet, or does not know all labels of the data set.
+    """
     check_fitted(provenance, settings)
-    # The name as well: two backbones may have the same weights.
+    # The name is part of the identity, because two backbones may have the same weights.
     content = provenance.backbone(settings), settings.taps, provenance.lake.url
     identity = fingerprint([settings.name, *content])
     compute = provenance.audit.compute
     with _loading:
         if _loaded.get("identity") != (identity, compute):
-            _loaded.clear()  # frees the last one first
+            _loaded.clear()  # frees the memory of the last one
             _loaded["backbone"] = place(load(provenance, settings), compute)
             _loaded["identity"] = (identity, compute)
         backbone: Backbone = _loaded["backbone"]
@@ -86,10 +94,10 @@ def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
 
 
 def family_of(metric: spec.Metric) -> Family:
-    """Return a family of metrics with its settings; one serves all shards of the loaded backbone.
+    """Return a family of metrics with its settings, the same object for all shards of a backbone.
 
-    A family may keep what it has made of the backbone, such as copies with shuffled weights. It is
-    forgotten with the backbone.
+    A family may hold what it has made from the backbone, such as copies with shuffled weights. It
+    is dropped together with the loaded backbone.
     """
     with _loading:
         families: dict[str, Family] = _loaded.setdefault("families", {})
@@ -100,14 +108,14 @@ def family_of(metric: spec.Metric) -> Family:
 
 
 def training_shards(provenance: Provenance) -> TrainingShards:
-    """Return the shards that trainings of an audit read."""
+    """Return the shards of the splits train and val, for the trainings of an audit."""
     train, val = (provenance.shards(split) for split in ("train", "val"))
     compute = provenance.audit.compute
     return TrainingShards(provenance.lake, provenance.dataset, train, val, compute)
 
 
 def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """Load the frozen classifier of an audit, on the CPU."""
+    """Load a frozen classifier of an audit, on the CPU."""
     weights = provenance.fitted_weights(settings)
     if weights is None:
         return load_backbone(settings)
@@ -121,7 +129,7 @@ def explainer_of(
     """Make an explainer of an audit on a loaded backbone.
 
     Raises:
-        NotApplicable: it cannot explain this backbone.
+        NotApplicable: the explainer cannot explain this backbone.
     """
     explainer = REGISTRY[settings.method](model, settings.settings)
     if isinstance(explainer, Trained):

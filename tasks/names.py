@@ -1,10 +1,10 @@
-"""Names of task runs, and the stage, data set, backbone and explainer that they tell."""
+"""Names of task runs, and the stage, data set, backbone and explainer in them."""
 
 from __future__ import annotations
 
 import re
 
-# As the tasks name their runs (`unit` of each).
+# The names that the tasks give their runs with the decorator `unit`.
 TASKS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -20,9 +20,11 @@ STAGE = {"plan": "shard", "index": "shard", "trial": "sweep"}
 
 
 def names_of(task_run: str) -> dict[str, str] | None:
-    """Read stage, data set, backbone and explainer out of a name, as far as it tells them.
+    """Read stage, data set, backbone and explainer from the name of a task run.
 
-    For a report the data set is the name of its audit. None for runs that are no unit's.
+    Returns:
+        Those that the name has, by the keys `stage`, `dataset`, `backbone` and `explainer`; for a
+        report, `dataset` is the name of the audit. None where the task run is not of a unit.
     """
     for pattern in TASKS:
         if found := pattern.match(task_run):

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on the terminal, lines in the log, an artifact on the Prefect page."""
+"""Progress that people see: a bar on the terminal, lines in the log, an artifact of Prefect."""
 
 from __future__ import annotations
 
@@ -60,16 +60,18 @@ Report = Callable[[int, int, str], None]
 
 @contextmanager
 def bar(title: str, unit: str) -> Iterator[Report]:
-    """Show a bar on the terminal, and yield the function `report(done, total, text)` that moves it.
+    """Show a bar on the terminal.
 
-    Until the first report the bar only says that something goes on. Without a terminal, reports
-    have no effect.
+    Until the first report the bar has no length. Without a terminal, reports have no effect.
 
     Args:
-        title: of the bar.
-        unit: name of what is counted, for the rate.
+        title: title of the bar.
+        unit: plural name of what is counted, for the rate.
+
+    Yields:
+        The function `report(done, total, text)`, which moves the bar.
     """
-    if parent_process() or not for_people():  # one process has the terminal
+    if parent_process() or not for_people():  # only the main process shows bars
         yield lambda done, total, text: None
         return
     shown = _bars.add_task(title, total=None, text="", unit=unit)
@@ -84,15 +86,16 @@ def bar(title: str, unit: str) -> Iterator[Report]:
 
 @contextmanager
 def on_shard(stage: str, shard: str, of: str, images: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar of the images of a shard, and write a line into the log at its end.
-
-    Yields the function that is told how many images are done.
+    """Show a bar of the images of a shard, and write a line into the log at the end.
 
     Args:
         stage: explain or evaluate.
-        shard: its name.
+        shard: name of the shard.
         of: name of the backbone.
         images: number of images in the shard.
+
+    Yields:
+        The function `done(images)`, which moves the bar.
     """
     title, begun = f"{stage} {shard} of {of}", time.monotonic()
     with bar(title, "images") as report:
@@ -104,10 +107,17 @@ def on_shard(stage: str, shard: str, of: str, images: int) -> Iterator[Callable[
 
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Report]:
-    """Show a bar, and a progress artifact of the flow or task run that is under way.
+    """Show a bar and a progress artifact of the running flow or task, and write lines into the log.
 
-    In the log a line at its end and, without a terminal, one now and then. The artifact is a
-    courtesy: where the server does not answer, the work goes on without it.
+    The log has a line at the end and, without a terminal, one every LOG_SECONDS. Where the Prefect
+    server does not answer, the work goes on without the artifact.
+
+    Args:
+        title: title of the bar.
+        unit: plural name of what is counted.
+
+    Yields:
+        The function `report(done, total, text)`, which moves the bar.
     """
     artifact = quietly(
         create_progress_artifact,
@@ -151,7 +161,7 @@ def _log(title: str, unit: str, done: int, total: int, text: str, seconds: float
 
 
 def quietly(call: Callable[..., object], **arguments: object) -> object | None:
-    """Return what `call` returns; None where the server does not answer."""
+    """Call a function of Prefect; returns None where the server does not answer."""
     try:
         return call(**arguments)
     except (PrefectException, OSError):

@@ -1,4 +1,4 @@
-"""Task that ends an audit: its record in the lake, and what of it is on the Prefect page."""
+"""Task that ends an audit: it writes the record into the lake, and artifacts for Prefect."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ from ttame_core.report.tables import refusals, warnings
 
 @unit("report {audit.name}")
 def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -> str:
-    """Write the audit's record; returns its folder in the lake.
+    """Write the audit's record, and leave artifacts of it.
 
-    Gates that do not hold are an event, `ttame.gates.failed` of the resource `ttame.audit.<name>`.
+    Gates that do not hold are announced to Prefect: by the event `ttame.gates.failed` of the
+    resource `ttame.audit.<name>`.
+
+    Args:
+        audit: the spec.
+        workspace: folder or URL of the lake.
+        failures: the error of each backbone that failed, in words, by its name.
+
+    Returns:
+        The folder of the record, within the lake.
     """
     lake = Lake(workspace)
     with bar(f"report {audit.name}", ""):
@@ -49,7 +58,7 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
 def _announce(
     audit: spec.AuditSpec, lake: Lake, folder: str, broken: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Emit the event, once for each record."""
+    """Emit the event that gates failed; its id follows from the record, so it counts once."""
     emit_event(
         "ttame.gates.failed",
         resource={

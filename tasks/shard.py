@@ -19,14 +19,14 @@ from ttame_core.lake import Lake
 
 @unit("plan {dataset.name}")
 def plan(dataset: spec.Dataset, workspace: str) -> ShardPlan:
-    """List the source's inputs and say which shard each goes to."""
+    """List the inputs of a data set's source, and assign each to a shard."""
     with bar(f"list the inputs of {dataset.name}", ""):
         return plan_shards(dataset, Lake(workspace))
 
 
 @unit("shard {dataset.name} {shards}")
 def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
-    """Write the tar and the index of each shard of a part of the plan."""
+    """Write the tar file and the index of each shard in a part of the plan."""
     lake = Lake(workspace)
     made = 0
     for shard in shards.shards:
@@ -41,7 +41,7 @@ def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
 
 @unit("index {dataset.name}")
 def finish(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
-    """Gather the shards' indexes into the data set's."""
+    """Merge the indexes of all shards into the data set's."""
     with bar(f"index {dataset.name}", ""):
         finish_dataset(dataset, Lake(workspace), shards)
     get_run_logger().info("data set %s is in %s", dataset.name, workspace)

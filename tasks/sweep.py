@@ -26,7 +26,7 @@ def try_settings(
     explainer: spec.Explainer,
     number: int,
 ) -> Any:
-    """Train a head with the settings that follow from the trials before, and keep its scores."""
+    """Train a head with settings that follow from the trials before, and write down its scores."""
     lake = Lake(workspace)
     of = (audit.dataset.name, backbone.name, explainer.name)
     provenance = Provenance(audit, lake)
@@ -55,7 +55,7 @@ def try_settings(
         return None
     history = lake.read_table(f"{folder}/history.parquet").to_pylist()
     for stale in lake.glob(trial_file(*of, None))[number:]:
-        lake.remove(stale)  # what followed from another trial in this place
+        lake.remove(stale)  # trials that followed from an older one of this number
     write_trial(lake, path, settings, history, made_from)
     for scratch in lake.glob(f"{folder}/*"):
         lake.remove(scratch)

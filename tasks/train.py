@@ -24,11 +24,11 @@ from ttame_core.training.head import few_steps
 def train(
     audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, explainer: spec.Explainer
 ) -> Any:
-    """Train one head on one frozen backbone, or take the one that the spec gives."""
+    """Train one head on one frozen backbone, or take over the head that the spec names."""
     provenance = Provenance(audit, Lake(workspace))
     folder = head_folder(provenance.dataset, backbone.name, explainer.name)
     if provenance.head_is_current(backbone, explainer):
-        remove_checkpoint(provenance.lake, folder)  # killed just before it did so itself
+        remove_checkpoint(provenance.lake, folder)  # there, if the training was killed at its end
         return skipped()
     made_from = provenance.head(backbone, explainer)
     try:

@@ -1,4 +1,4 @@
-"""One head, trained by this process or by several together: on several GPUs, or on the CPU."""
+"""Training of one head, by this process or by several together, on GPUs or on the CPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def train_one(
             _pass_on(messages, report)
         _pass_on(messages, report)
     except ProcessExitedException as error:
-        _pass_on(messages, report)  # the reason, where it is the user's mistake
+        _pass_on(messages, report)  # raises the reason, where it is the user's mistake
         if error.signal_name == "SIGKILL":
             raise RuntimeError(
                 f"one of the {devices} processes that train {explainer.name} on {backbone.name} "
@@ -69,7 +69,7 @@ def train_one(
         raise
     except Stopped:
         for process in members.processes:
-            process.join(STOPS)  # it is told to stop as well
+            process.join(STOPS)  # the signal reached this process too
         raise
     finally:
         for process in members.processes:
@@ -85,7 +85,7 @@ def _pass_on(messages: Any, report: Report) -> None:
 
 
 def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any, ...]) -> None:
-    """One of the processes. It dies with the one that started it."""
+    """Train in one of several processes; it dies with the process that started it."""
     from accelerate import Accelerator  # slow to import
 
     audit, workspace, settings, explainer, folder = order

@@ -1,4 +1,4 @@
-"""What all tasks share: names that can be read, retries on passing errors, skipping."""
+"""The decorator of all tasks: readable names, retries after passing errors, skipping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether trying again could help: never with a user's mistake."""
+    """Say whether another try could help: it never does after a user's mistake."""
     return isinstance(error, StoreAway) or not isinstance(error, UserError | NotApplicable)
 
 
@@ -30,7 +30,12 @@ def _retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def unit(run_name: str, retries: int = 2) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that makes one unit of the lake. It may run any number of times, to one result."""
+    """Make the decorator of a task that makes one unit of the lake, repeatedly with one result.
+
+    Args:
+        run_name: pattern of the task runs' names, with the task's parameters in braces.
+        retries: number of tries after the first, at most 2.
+    """
     return task(
         task_run_name=partial(_name, run_name),
         retries=retries,
@@ -42,7 +47,7 @@ def unit(run_name: str, retries: int = 2) -> Callable[[Callable[P, R]], Task[P, 
 
 
 def _name(pattern: str, parameters: dict[str, Any]) -> str:
-    """The pattern, filled; of many shards the first and the last."""
+    """Fill a pattern with a task's parameters; several shards are written as `first to last`."""
     shards = parameters.get("shards")
     if shards is not None:
         names = getattr(shards, "shards", shards)

@@ -1,4 +1,4 @@
-"""The command line: flows, and questions to the lake. `ttame --help` is its table of contents."""
+"""The command line, which runs flows and asks the lake; `ttame --help` lists the commands."""
 
 from __future__ import annotations
 
@@ -44,27 +44,34 @@ app = typer.Typer(
 
 
 class LogFormat(StrEnum):
-    """The forms of what is said on standard error."""
+    """The forms that messages on standard error can have."""
 
     text = "text"
     json = "json"
 
 
-@app.callback()
+@app.callback(
+    help="Where in the image did the decision come from, and how far can that be trusted?"
+)
 def choose(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="say nothing but the outcome and errors")
     ] = False,
     log_format: Annotated[
-        LogFormat, typer.Option(help="of standard error: json is an object a line")
+        LogFormat, typer.Option(help="messages on standard error: text, or a JSON object a line")
     ] = LogFormat.text,
 ) -> None:
-    """Where in the image did the decision come from, and how far can that be trusted?"""
+    """Choose how much all commands say, and in which form."""
     logs.choose(quiet, log_format)
 
 
 def add(section: str, command: Callable[..., None]) -> None:
-    """Add a command whose docstring ends with examples, a line each."""
+    """Add a command to a section of `ttame --help`.
+
+    Args:
+        section: heading of the section.
+        command: function whose docstring is the command's help and ends with examples, a line each.
+    """
     words, _, examples = cleandoc(command.__doc__ or "").partition("Examples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in words.strip().split("\n\n")]
     shown = "\n".join(["Examples:", *(f"  {line.strip()}" for line in examples.splitlines())])

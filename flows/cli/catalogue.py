@@ -41,10 +41,10 @@ def backbones(
 
 
 def explainers() -> None:
-    """List the explainers: what a map costs in passes, what they need, and their settings.
+    """List the explainers with the cost of a map in passes, what they need, and their settings.
 
-    Passes are those through the classifier beyond the one that all share; C is the number of
-    channels of the tap.
+    A pass is one through the classifier, beyond the pass that all explainers share; C is the number
+    of channels of the tap.
 
     Examples:
         ttame explainers
@@ -58,8 +58,8 @@ def explainers() -> None:
 def metrics() -> None:
     """List the families of metrics that a spec can ask for, their metrics, and their settings.
 
-    Higher is better where a metric has ↑. A name that ends in * goes on with what it is at, as
-    AD@* does in AD@15.
+    Higher is better where a metric has ↑. In a name such as AD@*, the * stands for a number, as in
+    AD@15.
 
     Examples:
         ttame metrics

@@ -22,12 +22,12 @@ def export_mlflow(
     ],
     to: Annotated[
         str | None,
-        typer.Option(help="MLflow's tracking URI; default: as MLflow itself, MLFLOW_TRACKING_URI"),
+        typer.Option(help="MLflow's tracking URI; default: MLflow's own, MLFLOW_TRACKING_URI"),
     ] = None,
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:
-    """Write an audit's record to MLflow: leaderboard as metrics, settings, report.
+    """Write an audit's record to MLflow: the leaderboard as metrics, the settings, the report.
 
     Examples:
         ttame export-mlflow my-audit
@@ -42,7 +42,7 @@ def export_mlflow(
 
 def export_dataset(
     spec: Spec,
-    folder: Annotated[str, typer.Argument(help="to write, and not there yet", metavar="FOLDER")],
+    folder: Annotated[str, typer.Argument(help="new folder to write", metavar="FOLDER")],
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:

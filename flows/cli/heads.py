@@ -17,13 +17,13 @@ from ttame_core.spec import AuditSpec, Explainer
 
 def import_head(
     file: Annotated[str, typer.Argument(help="published T-TAME checkpoint (PyTorch Lightning)")],
-    backbone: Annotated[str, typer.Option(help="its classifier, such as torchvision/vgg16")],
+    backbone: Annotated[str, typer.Option(help="classifier, such as torchvision/vgg16")],
     output: Annotated[str, typer.Option(help="safetensors to write")] = "head.safetensors",
     tap: Annotated[
-        list[str] | None, typer.Option(help="module it reads; may be repeated; default: published")
+        list[str] | None, typer.Option(help="module the head reads; repeatable; default: published")
     ] = None,
 ) -> None:
-    """Make a published T-TAME checkpoint a head of ours. Nothing pickled in it is run.
+    """Turn a published T-TAME checkpoint into a head of ttame; pickled code in it is not run.
 
     Examples:
         ttame import-head vgg16.ckpt --backbone torchvision/vgg16 --output heads/vgg16.safetensors
@@ -45,7 +45,7 @@ def import_head(
 
 
 def explainer_to_export(audit: AuditSpec) -> Explainer | None:
-    """Return the first explainer with a T-TAME head that competes: no control has one to export."""
+    """Return the first rival with a T-TAME head; heads of controls are not for export."""
     from ttame_core.stages.roles import rivals
 
     competing = rivals(audit)

@@ -16,7 +16,7 @@ def explain_image(
     images: Annotated[list[str], typer.Argument(help="pictures of any size", metavar="IMAGE...")],
     backbone: Annotated[
         str | None,
-        typer.Option(help="its classifier, as in a spec; with --spec: by its name there"),
+        typer.Option(help="classifier, as in a spec; with --spec: the name of one in the spec"),
     ] = None,
     explainer: Annotated[
         list[str] | None, typer.Option(help="may be repeated; default: ttame")
@@ -40,9 +40,9 @@ def explain_image(
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:
-    """Explain single pictures: no data set, and no workspace where a head is given.
+    """Explain single pictures, which need no data set and, with a given head, no workspace.
 
-    Beside each picture with the predicted class and its probability stands its map.
+    The output shows each picture, the predicted class with its probability, and the map.
 
     Examples:
         ttame explain-image photo.jpg --backbone resnet50 --explainer gradcam
@@ -54,12 +54,12 @@ def explain_image(
     if spec:
         alone = {"--tap": tap, "--checkpoint": checkpoint}
         if wrong := next((name for name, value in alone.items() if value), None):
-            raise UserError(f"{wrong} goes with a classifier by name: the --spec has its own")
+            raise UserError(f"{wrong} cannot be given with --spec: the spec says it already")
         opened = open_of_spec(load(spec, var), workspace, backbone, head, explainer or [])
     elif backbone:
         opened = open_named(backbone, checkpoint, head, tap, explainer or [])
     else:
-        raise UserError("say whose decision is explained: --backbone MODEL, or --spec SPEC")
+        raise UserError("say which classifier to explain: --backbone MODEL, or --spec SPEC")
     failed = write_pictures(images, *opened, target, output)
     for sentence in failed:
         say(sentence, "error")

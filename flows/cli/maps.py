@@ -14,12 +14,12 @@ from flows.cli.running import finish, load, print_outcome, run
 def import_maps(
     place: Annotated[str, typer.Argument(help="Parquet file, or folder of <key>.npy")],
     spec: Spec,
-    name: Annotated[str, typer.Option(help="of the explainer that made them")],
-    backbone: Annotated[str | None, typer.Option(help="whose maps they are; default: all")] = None,
+    name: Annotated[str, typer.Option(help="name for the explainer that made the maps")],
+    backbone: Annotated[str | None, typer.Option(help="explained backbone; default: all")] = None,
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:
-    """Bring in someone else's maps, by the samples' keys, and score them like any other.
+    """Bring in someone else's maps, by the keys of their images, and score them like any others.
 
     The spec's own explainers are not run again. To keep the maps in the audit's own report, name
     them in the spec: `- imported: {name: NAME, path: PLACE}`.

@@ -1,4 +1,4 @@
-"""Options that many commands take, and where they write."""
+"""Options that many commands take, and the console that they print on."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def out(width: int = 160) -> Console:
     """Make the console that answers are printed on.
 
     Args:
-        width: columns of the output where it is no terminal.
+        width: number of characters in a line where the output is no terminal.
     """
     return Console(width=None if sys.stdout.isatty() else width)

@@ -18,7 +18,7 @@ def query(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """Ask the lake anything in SQL. Read-only.
+    """Ask the lake anything in SQL; the query can only read.
 
     Examples:
         ttame query "SELECT * FROM leaderboard ORDER BY metric, value"
@@ -31,7 +31,7 @@ def query(
     lake = Lake(workspace)
     found = run_query(lake, sql)
     if not lake.glob("datasets/*"):
-        say(f"the workspace {lake} is empty: is it another one?")
+        say(f"the workspace {lake} is empty: name another with --workspace, if you mean another")
     write_result(found, format, output)
 
 
@@ -41,7 +41,7 @@ def audits(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """List the audits of a workspace: when, of what, and whether their gates held.
+    """List the audits of a workspace: when they ran, what failed, and their headline.
 
     Examples:
         ttame audits

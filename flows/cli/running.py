@@ -1,4 +1,4 @@
-"""Running a flow from the command line, and how that ends."""
+"""The way of a command: read the spec, run a flow, print the outcome, end with an exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
     """Read the spec in a file.
 
     Args:
-        path: of the YAML file.
+        path: path of the YAML file.
         variables: texts of the form NAME=VALUE, which fill `${NAME}` in the file.
 
     Raises:
@@ -53,11 +53,11 @@ def run(
     from ttame_core.audits.gates import GatesFailed
 
     messages.install()
-    place = place_of(workspace)  # an address that is refused stands in no run's parameters
+    place = place_of(workspace)  # before the run begins, so that a refused address is in no run
     audit = load(path, variables)
     try:
         with deaf_children(), get_client(sync_client=True):
-            pass  # a temporary server is started here, where there is no other
+            pass  # this starts a temporary server where there is no other
         flow(audit, place)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
@@ -71,10 +71,10 @@ def run(
 
 
 def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
-    """End the command with the exit code that the failures ask for.
+    """End the command with the exit code that stands for the failures.
 
-    The code is 1 where backbones failed, 2 where all of them failed by a mistake of the user, and 3
-    where no backbone failed but a gate did.
+    The code is 2 where all failed backbones failed by a mistake of the user, 1 where others failed,
+    and 3 where no backbone failed but a gate did.
     """
     from ttame_core.audits.gates import GatesFailed
 

@@ -73,7 +73,7 @@ def sweep(
     workspace: Workspace = HERE,
     var: Variables = None,
 ) -> None:
-    """Search for better training settings than the spec's, and say how far those are from them.
+    """Search for better training settings, and say how far the spec's are from the best.
 
     Examples:
         ttame sweep my-audit.yaml

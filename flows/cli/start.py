@@ -1,4 +1,4 @@
-"""Commands that most people need, and no others."""
+"""The commands to start with: init, doctor, audit, status."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def init(
         list[str] | None,
         typer.Option(help="classifier; may be repeated; default: a small one is trained"),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="of the audit; default: the folder's")] = None,
+    name: Annotated[str | None, typer.Option(help="audit's name; default: the folder's")] = None,
     output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the file")] = False,
 ) -> None:
     """Look at your images and write a commented spec for them.
 
-    It says which classes and annotations there are, and what is wrong with the images.
+    The command prints which classes and annotations there are, and what is wrong with the images.
 
     Examples:
         ttame init photos
@@ -45,7 +45,7 @@ def init(
 def doctor(workspace: Workspace = HERE) -> None:
     """Check the installation, the device, the workspace and Prefect, and say what to do.
 
-    Exit code 1 where something would keep an audit from running.
+    The exit code is 1 where something would keep an audit from running.
 
     Examples:
         ttame doctor
@@ -65,8 +65,9 @@ def audit(
 ) -> None:
     """Do everything the spec asks for that is not there yet, and report.
 
-    Ctrl-C stops it, and the same command goes on from there. Exit code 1 where backbones failed, 2
-    where that is a mistake in what was given, 3 where a gate does not hold.
+    Ctrl-C stops the command, and the same command goes on from there. The exit code is 1 where
+    backbones failed, 2 where a mistake in the spec or its files is the reason, 3 where a gate does
+    not hold.
 
     Examples:
         ttame audit my-audit.yaml --dry-run
@@ -99,7 +100,8 @@ def status(
 ) -> None:
     """Say what is done, running and failed, and the disk used.
 
-    It looks at the workspace, and asks the Prefect server where PREFECT_API_URL names one.
+    What is done is read from the workspace; what runs and failed also from the Prefect server that
+    PREFECT_API_URL names.
 
     Examples:
         ttame status
