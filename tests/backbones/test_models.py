@@ -128,6 +128,10 @@ def test_a_hugging_face_folder(tmp_path: Path, kind: str) -> None:
     assert [tap.prefix for tap in loaded.taps] == [1 if kind == "vit" else 0] * 3
     check(loaded)
     before = own_weights(settings)
+    preparation = tmp_path / "model" / "preprocessor_config.json"
+    preparation.write_text(preparation.read_text().replace("0.4", "0.3"))
+    assert own_weights(settings) != before
+    before = own_weights(settings)
     with torch.no_grad():
         reference.classifier.bias += 1
     reference.save_pretrained(tmp_path / "model")

@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         super().__init__()
         if isinstance(model, torch.jit.ScriptModule):
             model = _Wrapped(model)
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.float().eval().requires_grad_(False)
         self.name = name
         self.preprocessing = preprocessing
         self.taps: tuple[Tap, ...]
@@ -154,8 +154,10 @@ def load_backbone(
 
 def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing:
     """Return the model's own preprocessing, with what the spec overrides."""
-    config = dict(resolve_model_data_config(model))
+    config = {**getattr(model, "pretrained_cfg", {}), **resolve_model_data_config(model)}
     overrides = settings.preprocessing.model_dump(exclude_none=True)
+    if overrides.keys() & {"input_size", "crop_pct", "crop_mode"}:
+        config.pop("resize", None)  # the processor's own is for the processor's own size
     size = overrides.pop("input_size", None) or settings.args.get("img_size")
     if size is not None:
         config["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)

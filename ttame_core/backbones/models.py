@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -15,11 +14,11 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ttame_core import spec
 from ttame_core.backbones.checkpoints import file_hash, load_weights, read_checkpoint
+from ttame_core.backbones.processors import preparation
 from ttame_core.errors import UserError, nearest
 
 # Keys that libraries take beside a model's own, and that would load files or run code unseen.
@@ -32,6 +31,8 @@ WEIGHTS_AND_CODE = {
     "use_safetensors",
     "weights_only",
 }
+# What a Hugging Face folder says of its model and of the pictures that it takes.
+CONFIGURATIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
 
@@ -75,7 +76,8 @@ def own_weights(settings: spec.Backbone) -> str:
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
         code = sorted(folder.glob("*.py")) if settings.trust_remote_code else []
-        files = [folder / "model.safetensors", *code]
+        says = [file for file in map(folder.joinpath, CONFIGURATIONS) if file.is_file()]
+        files = [folder / "model.safetensors", *says, *code]
         return "sha256:" + "+".join(file_hash(str(file)) for file in files)
     return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
 
@@ -244,16 +246,26 @@ def _huggingface(
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust, **arguments
             )
-            model = AutoModelForImageClassification.from_config(config, trust_remote_code=trust)
+            model = AutoModelForImageClassification.from_config(
+                config, trust_remote_code=trust, dtype=torch.float32
+            )
         else:
-            model = AutoModelForImageClassification.from_pretrained(
+            model, loaded = AutoModelForImageClassification.from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=trust,
                 ignore_mismatched_sizes=settings.fit is not None,
+                output_loading_info=True,
+                dtype=torch.float32,  # folders of half precision too
                 **arguments,
             )
+            if (missing := _missing(loaded)) and settings.fit is None:
+                raise UserError(
+                    f"backbone {settings.name}: {folder} has no weights for {missing[0]} "
+                    f"({len(missing)} are missing), which would be random: give a folder with all "
+                    "of them, or train it with `fit: {}`"
+                )
     except UserError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -266,37 +278,13 @@ def _huggingface(
             f"backbone {settings.name}: {folder} holds no image classifier that transformers can "
             f"load: {' '.join(str(error).split())[:300]}"
         ) from error
-    model.pretrained_cfg = _huggingface_preparation(folder, model.config)
+    model.pretrained_cfg = preparation(settings, folder, model.config)
     return model
 
 
-def _huggingface_preparation(folder: Path, config: Any) -> dict[str, Any]:
-    """Read preprocessor_config.json; where it is missing, the model's own size is taken."""
-    path = folder / "preprocessor_config.json"
-    given = json.loads(path.read_text()) if path.is_file() else {}
-    own = getattr(config, "image_size", 224)
-    size = _size(given.get("crop_size") if given.get("do_center_crop") else None)
-    resize = _size(given.get("size"))
-    names = {0: "nearest", 2: "bilinear", 3: "bicubic", 1: "lanczos"}  # PIL's numbers
-    return _preparation(
-        size=size or resize or _size(own),
-        resize=min(resize) if resize and size else None,
-        interpolation=names.get(given.get("resample", 2), "bilinear"),
-        mean=given.get("image_mean", IMAGENET_DEFAULT_MEAN),
-        std=given.get("image_std", IMAGENET_DEFAULT_STD),
-    )
-
-
-def _size(given: Any) -> tuple[int, int] | None:
-    """Return (height, width) from any form in which transformers writes sizes."""
-    if isinstance(given, Mapping):
-        if "height" in given:
-            return int(given["height"]), int(given["width"])
-        edge = given.get("shortest_edge")
-        return (int(edge), int(edge)) if edge else None
-    if isinstance(given, list | tuple):
-        return int(given[0]), int(given[1])
-    return (int(given), int(given)) if given else None
+def _missing(loaded: Mapping[str, Any]) -> list[str]:
+    """Return the names of weights that a folder lacks, beside counts that no prediction reads."""
+    return sorted(k for k in loaded["missing_keys"] if not k.endswith("num_batches_tracked"))
 
 
 # ---- a user's own --------------------------------------------------------------------------------

@@ -19,9 +19,21 @@ from torchvision.transforms import functional as F
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, crop and normalisation of one classifier, as timm's evaluation transform does them.
+    """Resize, crop and normalisation of one classifier.
 
-    input_size: (height, width) of the view, pixels. mean, std: of each channel, in [0, 1].
+    They are those of timm's evaluation transform, or, with `resize` or the crop mode `inner`, those
+    of Hugging Face processors.
+
+    Attributes:
+        input_size: (height, width) of the view, pixels.
+        crop_pct: share of the resized picture's shorter side that the view shows.
+        crop_mode: `center`, `squash` or `border` as in timm; `inner` crops before it resizes.
+        interpolation: of the resizing.
+        mean: of each channel as the network takes it, of values in [0, 1].
+        std: of each channel as the network takes it, of values in [0, 1].
+        resize: the shorter side, or (height, width), before the crop, pixels; in place of
+            `crop_pct` and `crop_mode`.
+        channel_order: `rgb` or `bgr`, as the network takes them.
     """
 
     input_size: tuple[int, int]
@@ -30,10 +42,13 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: int | tuple[int, int] | None = None
+    channel_order: str = "rgb"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """Make it from what `timm.data.resolve_model_data_config` returns."""
+        """Make it from the keys of timm's data configuration, and from its own."""
+        resize = config.get("resize")
         return cls(
             input_size=tuple(config["input_size"][-2:]),
             crop_pct=float(config["crop_pct"]),
@@ -41,6 +56,8 @@ class Preprocessing:
             interpolation=config["interpolation"],
             mean=tuple(config["mean"]),
             std=tuple(config["std"]),
+            resize=tuple(resize) if isinstance(resize, list) else resize,
+            channel_order=config.get("channel_order", "rgb"),
         )
 
     def view(self, image: Image.Image) -> Image.Image:
@@ -98,11 +115,22 @@ class Preprocessing:
             (top + height) / scale_y,
         )
 
-    def _geometry(self, size: tuple[int, int]) -> tuple[float, float, int, int]:
-        """Return the scales in x and y, and left and top of the crop in the resized picture."""
+    def _geometry(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the scales in x and y, and left and top of the view in the scaled picture."""
         width, height = size
-        left = top = 0
+        scale_x = scale_y = 1.0
+        left = top = 0.0
         for step in _steps(self, self.interpolation):
+            before = width, height
+            if isinstance(step, _Crop):
+                x, y, width, height = step.part(before)
+                left, top = left + x, top + y
+                continue
+            if isinstance(step, CenterCrop | CenterCropOrPad):
+                left += _crop_start(width, step.size[1])
+                top += _crop_start(height, step.size[0])
+                height, width = step.size
+                continue
             if isinstance(step, Resize):
                 sizes = [step.size] if isinstance(step.size, int) else list(step.size)
                 height, width = F._compute_resized_output_size((height, width), sizes)
@@ -110,22 +138,27 @@ class Preprocessing:
                 ratios = height / step.size[0], width / step.size[1]
                 ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
                 height, width = round(height / ratio), round(width / ratio)
-            elif isinstance(step, CenterCrop | CenterCropOrPad):
-                left, top = _crop_start(width, step.size[1]), _crop_start(height, step.size[0])
             else:
                 raise TypeError(f"no geometry known for the transform {type(step).__name__}")
-        return width / size[0], height / size[1], left, top
+            ratio_x, ratio_y = width / before[0], height / before[1]
+            scale_x, left = scale_x * ratio_x, left * ratio_x
+            scale_y, top = scale_y * ratio_y, top * ratio_y
+        return scale_x, scale_y, left, top
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn float images (B, 3, H, W) in [0, 1] into what the network takes."""
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        if self.channel_order == "bgr":
+            images = images.flip(1)
         return (images - mean) / std
 
 
 @lru_cache(maxsize=64)
 def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
-    """Return the resizing and cropping steps of timm's evaluation transform."""
+    """Return the resizing and cropping steps."""
+    if preprocessing.crop_mode == "inner" or preprocessing.resize is not None:
+        return _processor_steps(preprocessing, interpolation)
     transform = create_transform(
         preprocessing.input_size,
         is_training=False,
@@ -137,6 +170,38 @@ def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
         normalize=False,
     )
     return tuple(transform.transforms[:-1])  # the last one makes a tensor
+
+
+def _processor_steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
+    """Return the steps as Hugging Face processors take them, and LeViT, Perceiver and others."""
+    mode, view = F.InterpolationMode(interpolation), preprocessing.input_size
+    if preprocessing.resize is None:
+        return _Crop(preprocessing.crop_pct), Resize(view, mode)
+    return Resize(preprocessing.resize, mode), _Crop(view)
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A crop around the middle, whose start is rounded down; what it lacks is black, or no object.
+
+    size: (height, width), pixels, or the side of a square as a share of the shorter side.
+    """
+
+    size: tuple[int, int] | float
+
+    def part(self, picture: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return left, top, width and height of the crop of a picture (width, height)."""
+        side = self.size if isinstance(self.size, tuple) else int(self.size * min(picture))
+        height, width = side if isinstance(side, tuple) else (side, side)
+        left, top = (
+            (given - wanted) // 2 if given >= wanted else -((wanted - given) // 2)
+            for given, wanted in zip(picture, (width, height), strict=True)
+        )
+        return left, top, width, height
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        left, top, width, height = self.part(image.size)
+        return image.crop((left, top, left + width, top + height))
 
 
 def _crop_start(side: int, crop: int) -> int:

@@ -19,6 +19,9 @@ class Preprocessing(Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    channel_order: Literal["rgb", "bgr"] | None = Field(
+        None, description="of the channels as the network takes them; `mean` and `std` follow it"
+    )
 
 
 class Fit(Section):
