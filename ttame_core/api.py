@@ -37,7 +37,8 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import choose_targets
-from ttame_core.training.head import HeadRun, Progress, settings_for
+from ttame_core.training.head import HeadRun, settings_for
+from ttame_core.training.loop import Progress
 
 Targets = Tensor | str | list[int]
 Metrics = Sequence[str | Mapping[str, Mapping[str, Any]]]

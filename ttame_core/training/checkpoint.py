@@ -11,7 +11,7 @@ import torch
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.training.orders import TrainingOutput
 
-FORMAT = 2  # of what is saved: an earlier one is as none
+FORMAT = 3  # of what is saved: an earlier one is as none
 
 
 def checkpoint_file(folder: str) -> str:
@@ -30,10 +30,8 @@ def save_checkpoint(output: TrainingOutput, state: dict[str, Any]) -> None:
         torch.save({"fingerprint": _identity(output.made_from), **state}, stream)
 
 
-def load_checkpoint(
-    output: TrainingOutput, device: torch.device | str = "cpu"
-) -> dict[str, Any] | None:
-    """Load the state that was saved of this very training.
+def load_checkpoint(output: TrainingOutput) -> dict[str, Any] | None:
+    """Load, on the CPU, the state that was saved of this very training.
 
     Returns:
         None where there is none, or where it is broken or of another training.
@@ -44,7 +42,7 @@ def load_checkpoint(
     try:
         with output.lake.open(path) as stream:
             content = io.BytesIO(stream.read())
-        state = torch.load(content, map_location=device, weights_only=True)
+        state = torch.load(content, map_location="cpu", weights_only=True)
         return state if state["fingerprint"] == _identity(output.made_from) else None
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError):
         return None

@@ -10,9 +10,7 @@ transformers take several times as long to begin to learn.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
-from math import isfinite
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,23 +25,21 @@ from ttame_core.backbones import create_model, preprocessing_of
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.data.loader import Batch
 from ttame_core.data.objects import inside_boxes
-from ttame_core.errors import UserError
 from ttame_core.lake import fingerprint
 from ttame_core.lake.schemas import HISTORY
 from ttame_core.perturbation.masking import keep_most_relevant, min_max
 from ttame_core.seeding import seed_of_step
-from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from ttame_core.training.checkpoint import remove_checkpoint
+from ttame_core.training.loop import Loop, Progress
 from ttame_core.training.orders import TrainingOutput, TrainingShards
 
-CHECKED = 100  # steps between looks at whether the loss is finite
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
 OBJECT_SHARE = 0.75  # of the occluded images that have annotations: all but the object is hidden
 OBJECTS_FIRST = 0.1  # share of the steps in which annotated images show nothing but their objects
+LARGEST_GRADIENT = 1.0  # norm to which a gradient is clipped
 OPTIMIZERS = {"adamw": "adamw", "muon": "nmuon"}  # timm's names
 NOISE_CELLS = (3, 4, 6, 8, 12, 24)
 BLUR_SHARES = (0.03, 0.05, 0.1, 0.14)  # of the image's side: margins around an object
-
-Progress = Callable[[int, int, str], None]
 
 
 def objects_of(batch: Batch, size: tuple[int, int]) -> Tensor:
@@ -150,110 +146,89 @@ def fit_backbone(
     Raises:
         UserError: there is too little data, or the loss is no longer finite.
     """
-    fit = settings.fit
-    assert fit is not None
-    shards.check_one_batch(fit.batch_size, f"fit.batch_size of {settings.name}")
-    batches = sum(samples for _, samples in shards.train) // fit.batch_size
-    torch.manual_seed(fit.seed)
-    model = create_model(settings, settings.checkpoint, num_classes).to(device).train()
-    preprocessing = preprocessing_of(settings, model)
-    optimizer = create_optimizer_v2(
-        model, OPTIMIZERS[fit.optimizer], fit.learning_rate, fit.weight_decay
-    )
-    schedule = OneCycleLR(
-        optimizer, fit.learning_rate, total_steps=fit.epochs * batches, pct_start=WARM_UP
-    )
-    history: list[dict[str, Any]] = []
-    start = 0
-    if state := load_checkpoint(output):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start, history = state["epoch"], state["history"]
-    for epoch in range(start, fit.epochs):
-        seed = seed_of_step(fit.seed, epoch, 100_003)
-        generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed)  # dropout and drop path
-        total = torch.zeros((), device=device)
-        for step, batch in enumerate(
-            shards.training_batches(preprocessing, fit.batch_size, (fit.seed, epoch)),
-            start=1,
-        ):
-            images = batch.float_images()
-            images, objects = augment(
-                images, objects_of(batch, preprocessing.input_size), fit, generator
-            )
-            first = epoch * batches + step <= OBJECTS_FIRST * fit.epochs * batches
-            images = occlude(
-                images, objects, fit.occlusion, generator, first and fit.occlusion > 0
-            ).to(device)
-            with in_whole_batches(f"classifier {settings.name}", "fit.batch_size"):
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    logits = model(preprocessing.normalise(images))
-                loss = F.cross_entropy(logits.float(), batch.labels.to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-            schedule.step()
-            total += loss.detach()
-            if not step % CHECKED and not isfinite(float(total)):
-                break
-            if progress:
-                done = epoch * batches + step
-                text = f"epoch {epoch + 1}/{fit.epochs} loss {float(total) / step:.3f}"
-                progress(done, fit.epochs * batches, text)
-        if not isfinite(float(total)) or not all(p.isfinite().all() for p in model.parameters()):
-            raise UserError(
-                f"the loss of classifier {settings.name} is no longer finite in epoch {epoch + 1}: "
-                "lower fit.learning_rate; the checkpoint of the epoch before stays, and the same "
-                "settings go on from it"
-            )
-        at = {"epoch": epoch, "step": (epoch + 1) * batches}
-        history += [
-            {**at, "term": term, "value": float(total) / batches}
-            for term in ("loss", "cross_entropy")
-        ]
-        accuracy = in_smaller_batches(
-            shards.compute, partial(_accuracy, shards, model, preprocessing, device)
-        )
+    run = FitRun(shards, settings, num_classes, device)
+
+    def after_epoch(epoch: int) -> None:
+        accuracy = in_smaller_batches(shards.compute, run.accuracy)
         if accuracy is not None:
-            history.append({**at, "term": "accuracy", "value": accuracy})
-        state = {
-            "epoch": epoch + 1,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "history": history,
-        }
-        save_checkpoint(output, state)
+            run.record(epoch, "accuracy", accuracy)
+
+    with in_whole_batches(run.name, "fit.batch_size"):
+        run.train(run.read, shards.too_few, progress, output, after_epoch)
     weights = {
         k: (v.half() if v.is_floating_point() else v).contiguous().cpu()
-        for k, v in model.state_dict().items()
+        for k, v in run.network.state_dict().items()
     }
     content = save(weights, {"fingerprint": fingerprint(output.made_from)})
     with output.lake.create(f"{output.folder}/weights.safetensors") as temporary:
         temporary.write_bytes(content)
     identity = f"sha256:{hashlib.sha256(content).hexdigest()}"
     path = f"{output.folder}/history.parquet"
-    output.lake.write_parquet(path, history, HISTORY, output.made_from, weights=identity)
+    output.lake.write_parquet(path, run.history, HISTORY, output.made_from, weights=identity)
     remove_checkpoint(output.lake, output.folder)
 
 
-@torch.inference_mode()
-def _accuracy(
-    shards: TrainingShards,
-    model: nn.Module,
-    preprocessing: Any,
-    device: torch.device,
-    compute: spec.Compute,
-) -> float | None:
-    """Return the percentage of validation samples classified right; None where there are none."""
-    model.eval()
-    hits = seen = 0
-    for batch in shards.validation_batches(preprocessing, compute.batch_size):
-        predicted = model(preprocessing.normalise(batch.float_images(device))).argmax(dim=1)
-        hits += int((predicted.cpu() == batch.labels).sum())
-        seen += len(batch)
-    model.train()
-    return 100 * hits / seen if seen else None
+class FitRun(Loop[tuple[Tensor, Tensor]]):
+    """One training of a classifier, on batches of images (B, 3, H, W) in [0, 1] and labels (B,)."""
+
+    section = "fit"
+
+    def __init__(
+        self,
+        shards: TrainingShards,
+        settings: spec.Backbone,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        assert settings.fit is not None
+        self.shards, self.device, self.fit = shards, device, settings.fit
+        shards.check_one_batch(self.fit.batch_size, f"fit.batch_size of {settings.name}")
+        batches = sum(samples for _, samples in shards.train) // self.fit.batch_size
+        torch.manual_seed(self.fit.seed)
+        model = create_model(settings, settings.checkpoint, num_classes).to(device).train()
+        self.preprocessing = preprocessing_of(settings, model)
+        name, rate = OPTIMIZERS[self.fit.optimizer], self.fit.learning_rate
+        optimizer = create_optimizer_v2(model, name, rate, self.fit.weight_decay)
+        optimizer.register_step_pre_hook(self._clip)
+        steps = self.fit.epochs * batches
+        schedule = OneCycleLR(optimizer, rate, total_steps=steps, pct_start=WARM_UP)
+        super().__init__(f"classifier {settings.name}", model, schedule, batches)
+
+    def _clip(self, *step: Any) -> None:
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
+
+    def read(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch, augmented and occluded; all, since it begins anew."""
+        seed = seed_of_step(self.fit.seed, epoch, 100_003)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout and drop path
+        view, size, order = self.preprocessing, self.fit.batch_size, (self.fit.seed, epoch)
+        batches = self.shards.training_batches(view, size, order, skip)
+        for step, batch in enumerate(batches, start=epoch * self.batches + 1):
+            objects = objects_of(batch, view.input_size)
+            images, objects = augment(batch.float_images(), objects, self.fit, generator)
+            first = step <= OBJECTS_FIRST * self.total and self.fit.occlusion > 0
+            images = occlude(images, objects, self.fit.occlusion, generator, first)
+            yield images.to(self.device), batch.labels.to(self.device)
+
+    def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Return the cross-entropy, which is the loss as well."""
+        images, labels = batch
+        on_gpu = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            logits = self.network(self.preprocessing.normalise(images))
+        loss = F.cross_entropy(logits.float(), labels)
+        return {"loss": loss, "cross_entropy": loss}
+
+    @torch.inference_mode()
+    def accuracy(self, compute: spec.Compute) -> float | None:
+        """Return the percentage of validation samples classified right; None without samples."""
+        self.network.eval()
+        hits = seen = 0
+        for batch in self.shards.validation_batches(self.preprocessing, compute.batch_size):
+            images = self.preprocessing.normalise(batch.float_images(self.device))
+            predicted = self.network(images).argmax(dim=1)
+            hits += int((predicted.cpu() == batch.labels).sum())
+            seen += len(batch)
+        self.network.train()
+        return 100 * hits / seen if seen else None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +18,8 @@ from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
-from ttame_core.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from ttame_core.training.checkpoint import remove_checkpoint
+from ttame_core.training.loop import Loop, Progress, part_of
 from ttame_core.training.losses import area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
 from ttame_core.training.orders import TrainingOutput, TrainingShards
@@ -30,18 +29,14 @@ if TYPE_CHECKING:
 
     from ttame_core.explainers.trained import Trained
 
-RECORDS = 500  # rows of loss history a training leaves, whatever its length
 VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
-TERMS = ("loss", "variation", "area", "confidence")
 
 NOISE_CELLS = 4  # a side: blobs as large as objects
 NOISY = 0.25  # share of the steps in which the noise on class maps fades out
 
 PAPER_STEPS = 320_000  # 8 epochs of ImageNet in batches of 32
 FEW_STEPS = 20_000
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -167,9 +162,8 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
     Raises:
         UserError: there is one image in the whole batch.
     """
-    place, shares = 0, 1
+    place, shares = part_of(accelerator)
     if accelerator is not None:
-        place, shares = accelerator.process_index, accelerator.num_processes
         classes = accelerator.gather(classes).view(shares, -1).T.flatten()
     if len(classes) < 2:
         raise UserError(
@@ -224,41 +218,25 @@ def train_head(
     settings, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     run = HeadRun(explainer, settings, batches, accelerator)
-    first = run.part[0] == 0
-    run.resume(output)
 
     def read(epoch: int, skip: int) -> Iterator[Tensor]:
         order = settings.seed, epoch
         for batch in shards.training_batches(view, settings.batch_size, order, skip, run.part):
             yield batch.float_images(device)
 
-    def validation(size: int) -> Iterator[Tensor]:
-        for batch in shards.validation_batches(view, size):
-            yield batch.float_images(device)
-
-    def after_step() -> None:
-        if first and run.step % settings.checkpoint_steps == 0 and run.step % batches:
-            run.save(output)
-
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
-            run.validate(validation(part.batch_size), epoch, part.batch_size)
+            batches = shards.validation_batches(view, part.batch_size)
+            run.validate((b.float_images(device) for b in batches), epoch, part.batch_size)
 
-        if first and _is_validated(epoch + 1, settings.epochs):
+        if _is_validated(epoch + 1, settings.epochs):
             in_smaller_batches(shards.compute, validate)
-        if first:
-            run.save(output)
 
-    short = (
-        f"the training shards of data set {shards.dataset} hold fewer samples than its index says: "
-        "run `ttame shard` again"
-    )
-    with in_whole_batches(f"the head for {explainer.backbone.name}", "training.batch_size"):
-        run.train(read, short, progress, after_step, after_epoch)
-    if not first:
-        return
-    write_head(output.lake, output.folder, run.head, run.history, output.made_from)
-    remove_checkpoint(output.lake, output.folder)
+    with in_whole_batches(run.name, "training.batch_size"):
+        run.train(read, shards.too_few, progress, output, after_epoch)
+    if run.part[0] == 0:
+        write_head(output.lake, output.folder, run.head, run.history, output.made_from)
+        remove_checkpoint(output.lake, output.folder)
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
@@ -266,12 +244,13 @@ def _is_validated(epoch: int, epochs: int) -> bool:
     return epoch == epochs or epoch % -(-epochs // VALIDATIONS) == 0
 
 
-class HeadRun:
-    """One training of a head, wherever its images come from.
+class HeadRun(Loop[Tensor]):
+    """One training of a head, on batches of images (B, 3, H, W) in [0, 1] on its backbone's device.
 
-    It holds what changes: the head, its optimiser and schedule, the step, the history. batches: of
-    an epoch; `settings.epochs` is how many of those there are.
+    batches: of an epoch; `settings.epochs` is how many of those there are.
     """
+
+    section = "training"
 
     def __init__(
         self,
@@ -280,13 +259,8 @@ class HeadRun:
         batches: int,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.explainer, self.settings, self.batches = explainer, settings, batches
-        self.total = total = settings.epochs * batches
+        self.explainer, self.settings = explainer, settings
         self.backbone = backbone = explainer.backbone
-        self.accelerator = accelerator
-        self.part = (0, 1)  # of every batch
-        if accelerator is not None:
-            self.part = (accelerator.process_index, accelerator.num_processes)
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
             torch.random.default_generator.manual_seed(settings.seed)
             self.head = explainer.new_head(settings.map).train()
@@ -295,92 +269,31 @@ class HeadRun:
             if backbone.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.head)
             self.learner = accelerator.prepare_model(self.head)
-        self.optimizer = optimiser(self.head, settings)
-        self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, total_steps=total)
+        steps, rate = settings.epochs * batches, settings.learning_rate
+        schedule = OneCycleLR(optimiser(self.head, settings), rate, total_steps=steps)
+        super().__init__(f"the head for {backbone.name}", self.head, schedule, batches, accelerator)
         scaled = backbone.precision is torch.float16
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
-        self.step = self.saved = 0  # the last step, and the one of the last checkpoint
-        self.history: list[dict[str, Any]] = []
-        self.sums = torch.zeros(len(TERMS), device=backbone.device)  # since the last record
-        self.summed = 0
+        self.record_steps, self.checkpoint_steps = self.report_steps, settings.checkpoint_steps
 
-    def train(
-        self,
-        read: Callable[[int, int], Iterable[Tensor]],
-        short: str,
-        progress: Progress | None = None,
-        after_step: Callable[[], None] = lambda: None,
-        after_epoch: Callable[[int], None] = lambda epoch: None,
-    ) -> None:
-        """All the steps that are left.
-
-        read: the batches of an epoch, from 0, after its first so many: images (B, 3, H, W) in
-        [0, 1] on the backbone's device. short: what UserError says where they are too few.
-        """
-        epochs = self.settings.epochs
-        while self.step < self.total:
-            epoch, done = divmod(self.step, self.batches)
-            for images in islice(read(epoch, done), self.batches - done):
-                losses = self.advance(images, epoch)
-                after_step()
-                if progress and losses is not None:
-                    text = " ".join(f"{term} {value:.3f}" for term, value in losses.items())
-                    progress(self.step, self.total, f"epoch {epoch + 1}/{epochs} {text}")
-            if self.step != (epoch + 1) * self.batches:
-                raise UserError(short)
-            after_epoch(epoch)
-
-    def advance(self, images: Tensor, epoch: int) -> dict[str, float] | None:
-        """One optimiser step; every so often the mean loss terms since the last time."""
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        """Return the terms of `training_losses`, the confidence under its objective's name."""
         size = self.head.map_size
-        noise = smooth_noise(self.settings, len(images), self.step, self.total, size, self.part)
+        noise = smooth_noise(self.settings, len(batch), self.step, self.total, size, self.part)
         with self.backbone.autocast():
             losses = training_losses(
-                self.explainer, self.learner, images, self.settings, noise, self.accelerator
+                self.explainer, self.learner, batch, self.settings, noise, self.accelerator
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        self.step += 1
-        self.sums += torch.stack([getattr(losses, term).detach() for term in TERMS])
-        self.summed += 1
-        if self.step % -(-self.total // RECORDS) and self.step != self.total:
-            return None
-        sums = self.sums.clone()
-        if self.accelerator is not None:
-            sums = self.accelerator.reduce(sums, "mean")
-        means = dict(zip(TERMS, (sums / self.summed).tolist(), strict=True))
-        self.sums.zero_()
-        self.summed = 0
-        self._check(means["loss"])
-        for term, value in means.items():
-            name = self.settings.objective if term == "confidence" else term
-            self._record(epoch, name, value)
-        return means
-
-    def _record(self, epoch: int, term: str, value: float) -> None:
-        """Add a row to the history."""
-        self.history.append({"epoch": epoch, "step": self.step, "term": term, "value": value})
-
-    def _check(self, loss: float) -> None:
-        """Raise UserError where a loss since the last check, or a weight, is not finite."""
-        if isfinite(loss) and all(
-            bool(v.isfinite().all()) for v in self.head.state_dict().values()
-        ):
-            return
-        kept = "."
-        if self.saved:
-            kept = f"; the same settings would go on from the checkpoint of step {self.saved}."
-        raise UserError(
-            f"the loss of the head for {self.backbone.name} is no longer finite at step "
-            f"{self.step}: lower training.learning_rate{kept}"
-        )
+        return {
+            "loss": losses.loss,
+            "variation": losses.variation,
+            "area": losses.area,
+            self.settings.objective: losses.confidence,
+        }
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Tensor], epoch: int, batch_size: int) -> None:
-        """Add AD and IC on up to `validation_samples` of the images; batches: as of `train`."""
+        """Add AD and IC on up to `validation_samples` of the images; batches: as `losses` takes."""
         left = self.settings.validation_samples
         folded = self.head.fold()
         drops, increases = [], []
@@ -403,33 +316,4 @@ class HeadRun:
         for name, values in (("AD", drops), ("IC", increases)):
             means = torch.cat(values).mean(dim=0).tolist()
             for keep, value in zip(VALIDATED_KEEP, means, strict=True):
-                self._record(epoch, f"{name}@{keep:g}", value)
-
-    def save(self, output: TrainingOutput) -> None:
-        """Save the state, from which an interrupted training goes on."""
-        self._check(float(self.sums.sum()))
-        state = {
-            "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "history": self.history,
-            "sums": self.sums,
-            "summed": self.summed,
-        }
-        save_checkpoint(output, state)
-        self.saved = self.step
-
-    def resume(self, output: TrainingOutput) -> None:
-        """Go on from the checkpoint of this very training, if there is one."""
-        state = load_checkpoint(output, self.backbone.device)
-        if state is None:
-            return
-        self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = self.saved = state["step"]
-        self.history = state["history"]
-        self.sums, self.summed = state["sums"], state["summed"]
+                self.record(epoch, f"{name}@{keep:g}", value)

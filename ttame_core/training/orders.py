@@ -66,6 +66,14 @@ class TrainingShards:
         names = [name for name, _ in self.val]
         return load_batches(self.lake, self.dataset, names, view, size, self.compute.workers)
 
+    @property
+    def too_few(self) -> str:
+        """The sentence of an error where an epoch ends before its last batch."""
+        return (
+            f"the training shards of data set {self.dataset} hold fewer samples than its index "
+            "says: run `ttame shard` again"
+        )
+
     def check_one_batch(self, size: int, option: str) -> None:
         """Raise UserError where the samples make less than one batch.
 
