@@ -22,6 +22,7 @@ from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, run_query
+from ttame_core.lake.records import board_fingerprint
 from ttame_core.lake.schemas import LEADERBOARD
 
 IMAGES = 52_084
@@ -112,7 +113,8 @@ def _record(lake: Lake) -> None:
     """What an audit leaves of its leaderboard."""
     folder, state = "audits/nightly/20260101T000000Z", scores_state(lake, "d")
     board = _audit(lake).cast(LEADERBOARD)
-    lake.write_json(f"{folder}/record.json", {"dataset": "d", "scores": state})
+    about = {"dataset": "d", "scores": state, "board": board_fingerprint(board)}
+    lake.write_json(f"{folder}/record.json", about)
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, "x")
 
 

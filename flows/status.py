@@ -17,9 +17,11 @@ from rich.text import Text
 from flows.doctor import size
 from flows.runs import Runs, recent_runs
 from ttame_core.data.index import load_shards
+from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.contents import STAGES, Holding, holdings
 from ttame_core.lake.query.formats import write_result
+from ttame_core.lake.records import read_about
 from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
 
@@ -189,7 +191,12 @@ def _failures(lake: Lake, audit: AuditSpec | None) -> Iterator[str]:
     last = {path.split("/")[1]: path for path in lake.glob(f"audits/{pattern}/*/record.json")}
     for name, path in last.items():
         when = path.split("/")[2]
-        for backbone, reason in lake.read_json(path).get("failures", {}).items():
+        try:
+            failures = read_about(lake, path.rpartition("/")[0]).failures
+        except UserError as error:
+            yield str(error)
+            continue
+        for backbone, reason in failures.items():
             yield f"audit {name} of {when}: {backbone} failed: {reason}"
 
 

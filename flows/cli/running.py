@@ -109,8 +109,9 @@ def print_outcome(audit: AuditSpec, workspace: str) -> None:
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
     """Print a sentence for each gate that failed in the last record of the audit."""
     from ttame_core.audits.record import failed_gates
+    from ttame_core.lake.records import records
 
     lake = Lake(workspace)
-    for path in lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")[-1:]:
-        for row in failed_gates(lake, path.rsplit("/", 1)[0]):
+    for folder in records(lake, audit.name)[-1:]:
+        for row in failed_gates(lake, folder):
             say(f"gate failed: {row['words']}", "error")

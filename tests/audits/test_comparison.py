@@ -153,6 +153,7 @@ def _record(lake: Lake, time: str, shift: float) -> None:
         for i in range(50)
     ]
     lake.write_parquet(f"audits/zoo/{time}/values.parquet", rows, AUDIT_VALUES, "x")
+    lake.write_json(f"audits/zoo/{time}/record.json", {"failures": {}})
     lake.write_parquet(f"audits/zoo/{time}/leaderboard.parquet", [], LEADERBOARD, "x")
 
 

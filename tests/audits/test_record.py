@@ -1,16 +1,25 @@
-"""A record that is compared with the one before it, wherever the workspace lies."""
+"""A record, compared with the one before it, and believed only as it was written."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, failed_gates, write_record
+from ttame_core.errors import UserError
 from ttame_core.lake import Lake, families, maps_file, scores_file
+from ttame_core.lake.query.connection import leaderboard
+from ttame_core.lake.records import read_about
 from ttame_core.lake.schemas import INDEX, maps_schema
 
 IMAGES = 24
@@ -24,21 +33,105 @@ AUDIT = {
 }
 
 
+ABOUT = [{"key": f"k{i:02d}", "label": 0, "predicted": 0, "target": 0} for i in range(IMAGES)]
+
+
 @pytest.mark.parametrize("away", [False, True], ids=["folder", "object store"])
 def test_values_written_after_the_connection_was_opened_are_compared(
     away: bool, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     lake = Lake(request.getfixturevalue("s3").url if away else tmp_path)
-    audit = spec.AuditSpec.model_validate(AUDIT)
-    samples = [{"key": f"k{i:02d}", "split": "test", "label": 0} for i in range(IMAGES)]
-    lake.write_parquet("datasets/d/index.parquet", samples, INDEX, "x")
-    about = [{"key": s["key"], "label": 0, "predicted": 0, "target": 0} for s in samples]
-    heat = {"probability": 0.5, "height": 1, "width": 1, "map": np.zeros(1, dtype=np.float16)}
-    lake.write_parquet(maps_file(*WHERE), [row | heat for row in about], maps_schema(1, 1), "x")
+    audit = _mapped(lake)
     for day in (1, 2, 3):
-        costs = [row | {"seconds": float(day), "forward_passes": 1.0} for row in about]
-        lake.write_parquet(scores_file("cost", *WHERE), costs, families.schemas()["cost"], str(day))
-        outcome = Outcome({}, datetime(2026, 1, day, tzinfo=UTC))
-        folder = write_record(lake, audit, outcome, lambda recorded: None)
+        folder = _recorded(lake, audit, day)
         failed = [(r["previous"], r["value"]) for r in failed_gates(lake, folder)]
         assert failed == ([(day - 1, day)] if day > 1 else [])
+
+
+def _mapped(lake: Lake) -> spec.AuditSpec:
+    """An audit, and the maps that it asks for."""
+    samples = [{"key": f"k{i:02d}", "split": "test", "label": 0} for i in range(IMAGES)]
+    lake.write_parquet("datasets/d/index.parquet", samples, INDEX, "x")
+    heat = {"probability": 0.5, "height": 1, "width": 1, "map": np.zeros(1, dtype=np.float16)}
+    lake.write_parquet(maps_file(*WHERE), [row | heat for row in ABOUT], maps_schema(1, 1), "x")
+    return spec.AuditSpec.model_validate(AUDIT)
+
+
+def _recorded(lake: Lake, audit: spec.AuditSpec, day: int, seconds: float | None = None) -> str:
+    """Write the record of a day on which each map took so many seconds; else as many as days."""
+    seconds = float(day) if seconds is None else seconds
+    costs = [row | {"seconds": seconds, "forward_passes": 1.0} for row in ABOUT]
+    path = scores_file("cost", *WHERE)
+    if not lake.is_current(path, seconds):
+        lake.write_parquet(path, costs, families.schemas()["cost"], seconds)
+    outcome = Outcome({}, datetime(2026, 1, day, tzinfo=UTC))
+    return write_record(lake, audit, outcome, lambda recorded: None)
+
+
+# ---- records that were damaged or edited -----------------------------------------------------
+
+
+def _other_values(path: Path) -> None:
+    """Write a Parquet file again with other values, and all else as it was."""
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("value")
+    other = pc.add(table["value"], pa.scalar(1, table["value"].type))
+    pq.write_table(table.set_column(column, table.schema.field("value"), other), path)
+
+
+def _one_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+
+
+def _no_record(path: Path) -> None:
+    path.write_text("[]")
+
+
+def _other_backbones(path: Path) -> None:
+    path.write_text(path.read_text().replace('"net"', '"other"'))
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
+    ("leaderboard.parquet", _other_values),
+    ("leaderboard.parquet", _one_bit),
+    ("values.parquet", _other_values),
+    ("values.parquet", _one_bit),
+    ("values.parquet", Path.unlink),
+    ("changes.parquet", _one_bit),
+    ("spec.yaml", _one_bit),
+    ("record.json", _no_record),
+    ("record.json", _one_bit),
+    ("record.json", _other_backbones),
+    ("record.json", Path.unlink),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_record_that_is_not_as_it_was_written_is_not_believed(
+    name: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    folder = _recorded(lake, audit, 1)
+    before = leaderboard(lake).to_pylist()
+    damage(tmp_path / folder / name)
+    assert leaderboard(lake).to_pylist() == before  # worked out anew where it is damaged
+    with pytest.raises(UserError, match=rf"{name} (is not as the audit wrote it|is damaged)"):
+        _recorded(lake, audit, 2, seconds=1.0)
+    shutil.rmtree(tmp_path / folder)  # as the sentence says
+    again = _recorded(lake, audit, 2, seconds=1.0)
+    assert lake.read_table(f"{again}/leaderboard.parquet").to_pylist() == before
+
+
+def test_a_record_names_the_one_before_it(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    first, second = (_recorded(lake, audit, day) for day in (1, 2))
+    assert read_about(lake, first).previous is None
+    previous = read_about(lake, second).previous
+    assert previous is not None
+    assert f"audits/{previous.record}" == first
+    digest = hashlib.sha256((tmp_path / first / "record.json").read_bytes()).hexdigest()
+    assert previous.sha256 == digest

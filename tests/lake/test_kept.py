@@ -13,6 +13,7 @@ from ttame_core.lake.families import schema_of
 from ttame_core.lake.query import metric_values, views
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import leaderboard, run_query
+from ttame_core.lake.records import board_fingerprint
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Meant
 
@@ -30,7 +31,8 @@ def _record(lake: Lake, state: str, value: float = 42.0) -> None:
     names = {"dataset": "d", "backbone": "net", "explainer": "e", "metric": "seconds"}
     row = {**names, "value": value, "ci_low": value, "ci_high": value, "images": 1}
     board = pa.Table.from_pylist([row], LEADERBOARD)
-    lake.write_json(f"{RECORD}/record.json", {"dataset": "d", "scores": state})
+    about = {"dataset": "d", "scores": state, "board": board_fingerprint(board)}
+    lake.write_json(f"{RECORD}/record.json", about)
     lake.write_parquet(f"{RECORD}/leaderboard.parquet", board, LEADERBOARD, "x")
 
 

@@ -15,6 +15,7 @@ from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.metric_values import SETTINGS
+from ttame_core.lake.records import check_record, records
 
 KINDS = ("explainer", "backbone", "audit")
 
@@ -40,9 +41,11 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
 
     An audit is name/timestamp, name@latest or name@previous. Pairs are the images that both have;
     they come from SQL, one metric at a time. Raises UserError for unknown names, for two that are
-    not of a kind, and where nothing is scored for both.
+    not of a kind, for a record that is not as it was written, and where nothing is scored for both.
     """
     kind, a, b = _resolved(lake, a, b)
+    for record in (a, b) if kind == "audit" else ():
+        check_record(lake, f"audits/{record}")
     with connect(lake) as db:
         rows = _compared(db, kind, a, b, dataset or "")
     if not rows.num_rows:
@@ -197,11 +200,10 @@ def _known(lake: Lake) -> dict[str, set[str]]:
         dict(part.split("=", 1) for part in path.split("/")[1:])
         for path in lake.glob("scores/metric=*/dataset=*/backbone=*/explainer=*")
     ]
-    records = lake.glob("audits/*/*/leaderboard.parquet")  # written last: the record is whole
     return {
         "explainer": {f["explainer"] for f in folders},
         "backbone": {f["backbone"] for f in folders},
-        "audit": {"/".join(path.split("/")[1:3]) for path in records},
+        "audit": {folder.removeprefix("audits/") for folder in records(lake)},
     }
 
 
@@ -210,10 +212,10 @@ def _audit(audits: set[str], name: str) -> str:
     audit, _, which = name.partition("@")
     if which not in ("latest", "previous"):
         return name
-    records = sorted(record for record in audits if record.split("/")[0] == audit)
+    own = sorted(record for record in audits if record.split("/")[0] == audit)
     back = 1 if which == "latest" else 2
-    if len(records) < back:
+    if len(own) < back:
         known = sorted({record.split("/")[0] for record in audits})
-        times = {0: "no record", 1: "one record only"}[len(records)]
+        times = {0: "no record", 1: "one record only"}[len(own)]
         raise UserError(f"the audit {audit} has {times} to compare." + nearest(audit, known))
-    return records[-back]
+    return own[-back]

@@ -17,6 +17,7 @@ from ttame_core.errors import nearest
 from ttame_core.lake import AUDIT_TIME, Lake
 from ttame_core.lake.query.directions import UNKNOWN, direction, source, stems
 from ttame_core.lake.query.units import shown
+from ttame_core.lake.records import check_record, read_about, records
 from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
 from ttame_core.stages.roles import rivals
@@ -110,20 +111,21 @@ def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> di
 
     The last whole record before `record` of this name and data set in which the backbone did not
     fail, and that another run has left: a run that is tried again is not compared with itself.
+    Raises UserError where such a record is not as it was written.
     """
     left = {b.name for b in audit.backbones}
     latest: dict[str, str] = {}
-    whole = lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")
-    for folder in reversed([path.rsplit("/", 1)[0] for path in whole]):
+    for folder in reversed(records(lake, audit.name)):
         earlier = folder.removeprefix("audits/")
         if not left or earlier >= record:
             continue
-        about = lake.read_json(f"{folder}/record.json")
-        if about.get("dataset", audit.dataset.name) != audit.dataset.name:
+        about = read_about(lake, folder)
+        if about.dataset not in (None, audit.dataset.name) or (run and about.run == run):
             continue
-        if run and about.get("run") == run:
-            continue
-        there = (left & set(about.get("backbones", left))) - about["failures"].keys()
+        there = left if about.backbones is None else left & set(about.backbones)
+        there = there - about.failures.keys()
+        if there:
+            check_record(lake, folder)
         latest |= dict.fromkeys(there, earlier)
         left -= there
     return latest

@@ -10,6 +10,7 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.units import shown
+from ttame_core.lake.records import read_about, records
 
 HEADLINE = ("AD@15", "IC@15")  # the means over the backbones
 
@@ -45,9 +46,9 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
     """A row per audit, the oldest first: SCHEMA. failures: backbones that failed.
 
     headline: the first gate that failed; else AD@15 and IC@15 of the audit's first rival.
-    Raises UserError for a name that no audit has.
+    Raises UserError for a name that no audit has, and for a record that is not as it was written.
     """
-    folders = [p.rsplit("/", 1)[0] for p in lake.glob("audits/*/*/leaderboard.parquet")]
+    folders = records(lake)
     names = {folder.split("/")[1] for folder in folders}
     if name is not None and name not in names:
         raise UserError(f"{lake} has no audit called {name}." + nearest(name, names))
@@ -63,18 +64,18 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
         _, audit, timestamp = folder.split("/")
         if name not in (None, audit):
             continue
-        about = lake.read_json(f"{folder}/record.json")
+        about = read_about(lake, folder)
         record = f"{audit}/{timestamp}"
         checks, failed, words = verdicts.get(record, (0, 0, None))
         gates = f"{failed} of {checks} failed" if failed else f"{checks} hold" if checks else ""
-        first = next((e for e in about.get("explainers", []) if (record, e) in rivals), "")
+        first = next((e for e in about.explainers if (record, e) in rivals), "")
         rows.append(
             {
                 "name": audit,
                 "timestamp": timestamp,
-                "backbones": len(about.get("backbones", [])),
-                "explainers": len(about.get("explainers", [])),
-                "failures": len(about["failures"]),
+                "backbones": len(about.backbones or []),
+                "explainers": len(about.explainers),
+                "failures": len(about.failures),
                 "gates": gates,
                 "headline": words or _headline(record, first, means),
             }

@@ -19,6 +19,14 @@ from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, leaderboard, read_leaderboard
+from ttame_core.lake.records import (
+    board_fingerprint,
+    file_hashes,
+    last_record,
+    read_about,
+    records,
+    sealed,
+)
 from ttame_core.lake.schemas import (
     AUDIT_CHANGES,
     AUDIT_THUMBNAILS,
@@ -123,6 +131,7 @@ def write_record(
     lake.remove_orphans(audit_folder(audit.name, "*"))
     record = f"{audit.name}/{outcome.now.strftime(AUDIT_TIME)}"
     folder = f"audits/{record}"
+    before = last_record(lake, audit.name)
     write_roles(lake, audit, [b.name for b in audit.backbones])
     state = scores_state(lake, audit.dataset.name, Meant.by(audit))
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -144,8 +153,6 @@ def write_record(
         board = read_leaderboard(db, audit.dataset.name)
         with lake.create(f"{folder}/spec.yaml") as path:
             path.write_text(frozen, encoding="utf-8")
-        told = {"run": outcome.run} | ({"scores": state} if state else {})
-        lake.write_json(f"{folder}/record.json", {**made_from, **told})
         _write_values(db, lake, audit, folder, made_from)
         refusals = _refusals(db, audit)
         absent = {(r["backbone"], r["explainer"]) for r in refusals}
@@ -168,6 +175,19 @@ def write_record(
                     versions,
                 )
             )
+    lake.write_json(
+        f"{folder}/record.json",
+        sealed(
+            {
+                **made_from,
+                "run": outcome.run,
+                **({"scores": state} if state else {}),
+                "board": board_fingerprint(board),
+                "files": file_hashes(lake, folder),
+                "previous": before.model_dump() if before else None,
+            }
+        ),
+    )
     # The last: a record is whole where this is.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
@@ -181,12 +201,11 @@ def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:
 
 def _left_by(lake: Lake, audit: spec.AuditSpec, outcome: Outcome) -> str | None:
     """Return the whole record that this run has left last, where the same backbones failed."""
-    for path in reversed(lake.glob(f"audits/{audit.name}/*/leaderboard.parquet")):
-        folder = path.rsplit("/", 1)[0]
-        about = lake.read_json(f"{folder}/record.json")
-        if about.get("run") != outcome.run:
+    for folder in reversed(records(lake, audit.name)):
+        about = read_about(lake, folder)
+        if about.run != outcome.run:
             return None
-        if about["failures"].keys() == outcome.failures.keys():
+        if about.failures.keys() == outcome.failures.keys():
             return folder
     return None
 

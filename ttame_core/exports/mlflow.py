@@ -12,6 +12,7 @@ import yaml
 
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
+from ttame_core.lake.records import check_record, read_board, records
 from ttame_core.lake.schemas import BACKBONE
 
 FILES = ("report.html", "pictures/*", "contact-sheet.png", "*.yaml", "leaderboard.parquet",
@@ -26,15 +27,14 @@ def find_record(lake: Lake, audit: str) -> tuple[str, str]:
 
     Raises UserError where there is none.
     """
-    paths = lake.glob("audits/*/*/leaderboard.parquet")
-    records = sorted((path.split("/")[1], path.split("/")[2]) for path in paths)
+    whole = [(folder.split("/")[1], folder.split("/")[2]) for folder in records(lake)]
     name, _, which = audit.partition("@")
     name, _, time = name.partition("/")
-    own = [record for record in records if record[0] == name]
+    own = [record for record in whole if record[0] == name]
     matching = [record for record in own if time in ("", record[1])]
     back = {"": 1, "latest": 1, "previous": 2}.get(which, len(matching) + 1)
     if back > len(matching):
-        known = sorted({name for name, _ in records}) if not own else ["/".join(r) for r in own]
+        known = sorted({name for name, _ in whole}) if not own else ["/".join(r) for r in own]
         raise UserError(
             f"{lake} has no audit {audit}; there are: {', '.join(known) or 'none'}."
             + nearest(audit, known)
@@ -82,13 +82,13 @@ class _Export:
             return f"{self.record} is in MLflow already, in the experiment {self.name}"
         for run in there:  # of an export that was cut short
             self.client.delete_run(run.info.run_id)
+        about = check_record(self.lake, self.folder)
         with self.lake.open(f"{self.folder}/spec.yaml") as stream:
             spec = yaml.safe_load(stream)
-        about = self.lake.read_json(f"{self.folder}/record.json")
-        board = self.lake.read_table(f"{self.folder}/leaderboard.parquet").to_pylist()
+        board = read_board(self.lake, self.folder).to_pylist()
         lists = {section: spec.pop(section) for section in ("backbones", "explainers")}
         whole = self._begin(experiment, f"{self.name} {self.time}")
-        self._parameters(whole, {**spec, "versions": about["versions"]})
+        self._parameters(whole, {**spec, "versions": about.versions})
         sections = {
             (kind, section["name"]): section for kind, listed in lists.items() for section in listed
         }

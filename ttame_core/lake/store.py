@@ -163,6 +163,11 @@ class Lake:
         with reaching(self.url, self.fs):
             return self.fs.cat_file(self.path(path), start=0)
 
+    def sha256(self, path: str) -> str:
+        """Return the SHA-256 of a file's content."""
+        with self.open(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
     def read_json(self, path: str) -> Any:
         """Read a JSON file."""
         with self.open(path) as stream:
@@ -201,7 +206,9 @@ class Lake:
         with io.BytesIO(self.read_bytes(path)) if at_once else self.open(path) as stream:
             try:
                 yield stream
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None):  # of the disk; Arrow's own have none
+                    raise
                 raise UserError(
                     f"{self.path(path)} is damaged ({error}): delete it and run `ttame audit` again"
                 ) from error
@@ -237,11 +244,11 @@ class Lake:
                     raise end
             with self.open(path) if end is None else io.BytesIO(end) as stream:
                 found = pq.read_schema(stream).metadata or {}
-        except pa.ArrowInvalid:
+            return {k.decode(): v.decode() for k, v in found.items()}
+        except pa.ArrowException:
             return self._metadata(path) if isinstance(end, bytes) and len(end) == FOOTER else {}
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return {}
-        return {k.decode(): v.decode() for k, v in found.items()}
 
     def is_current(self, path: str, made_from: Any) -> bool:
         """Say whether the Parquet file at `path` is there, whole, and made from `made_from`."""

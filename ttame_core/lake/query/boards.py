@@ -17,12 +17,13 @@ import pyarrow as pa
 from ttame_core.errors import UserError
 from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.query.views import views
+from ttame_core.lake.records import read_about, read_board
 from ttame_core.lake.selection import Meant
 from ttame_core.lake.store import Lake, fingerprint
 
 # What leaderboards are made from.
 SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet", "explainers/*/*/*/*.parquet")
-KEPT = "audits/*/*/leaderboard.parquet"
+RECORDED = "audits/*/*/leaderboard.parquet"
 
 
 def scores_state(lake: Lake, dataset: str, meant: Meant | None = None) -> str:
@@ -38,17 +39,18 @@ def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str,
 
     meant: all that is to be in it.
     """
-    last = {path.split("/")[1]: path for path in reading.glob(KEPT)}
+    last = {path.split("/")[1]: path for path in reading.glob(RECORDED)}
     if not last:
         return {}
     states, boards = _states(reading, meant), {}
     for path in last.values():
         # What is damaged here is no concern of who asks: it is worked out instead.
-        with suppress(UserError, ValueError, FileNotFoundError):
-            about = lake.read_json(f"{path.rsplit('/', 1)[0]}/record.json")
-            dataset = about.get("dataset", "")
-            if about.get("scores") == states.get(dataset, "none"):
-                boards[dataset] = lake.read_table(path)
+        with suppress(UserError):
+            folder = path.rsplit("/", 1)[0]
+            about = read_about(lake, folder)
+            dataset = about.dataset or ""
+            if about.board and about.scores == states.get(dataset, "none"):
+                boards[dataset] = read_board(lake, folder)
     return boards
 
 
