@@ -103,7 +103,7 @@ def _print(found: Survey) -> None:
         table.add_column(split, justify="right")
     shown = list(found.images.items())[:SHOWN]
     for label, counts in shown:
-        table.add_row(label, *(str(counts.get(split, 0)) for split in splits))
+        table.add_row(label or "without labels", *(str(counts.get(split, 0)) for split in splits))
     if rest := len(found.images) - len(shown):
         table.add_row(f"and {rest} more", *("" for _ in splits))
     table.add_section()

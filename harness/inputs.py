@@ -205,7 +205,7 @@ def _read_source(source: dict[str, str], data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     dataset = spec.Dataset(name="d", source={"root": str(folder), **source})  # type: ignore[arg-type]
     for entry in open_source(dataset.source).entries():
-        assert entry.label is not None or entry.reason
+        assert entry.location or entry.reason
 
 
 def read_manifest(data: bytes, folder: Path) -> None:

@@ -9,6 +9,7 @@ from tasks.progress import progress
 from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.backbones.devices import device_of
+from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fitted_folder
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.checkpoint import remove_checkpoint
@@ -20,6 +21,11 @@ from ttame_core.training.orders import TrainingOutput
 def fit(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
     """Train one classifier on the data set."""
     provenance = Provenance(audit, Lake(workspace))
+    if not provenance.classes:
+        raise UserError(
+            f"the images of {provenance.dataset} have no labels, so that {backbone.name} cannot be "
+            "trained on them: leave `fit` out and give weights"
+        )
     folder = fitted_folder(provenance.dataset, backbone.name)
     if provenance.is_fitted(backbone):
         remove_checkpoint(provenance.lake, folder)  # there, if the training was killed at its end

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -35,7 +37,7 @@ def test_folder(folder: Path) -> None:
         "birds": "folder",
         "loose.jpg": "image",
     }
-    assert found["birds"].label == "birds"  # an empty folder is still a class
+    assert found["birds"].label is None  # a folder without images is no class
 
 
 def test_a_folder_for_each_split(folder: Path, tmp_path: Path) -> None:
@@ -101,3 +103,114 @@ def test_a_source_that_is_not_there(kind: str, tmp_path: Path) -> None:
     root = {"root": str(tmp_path)} if kind == "list" else {}
     with pytest.raises(UserError, match="nowhere"):
         _entries(kind=kind, path=str(tmp_path / "nowhere"), **root)
+
+
+def _labels(folder: Path, text: str | bytes, **settings: object) -> list[str | None]:
+    path = folder / "m.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return [e.label for e in _entries(kind="manifest", path=str(path), **settings)]
+
+
+def test_a_manifest_is_read_as_text(folder: Path) -> None:
+    lines = "cats/a b.jpg,001\ndogs/same.jpg, 2.0 \n"
+    assert _labels(folder, f"path,label\n{lines}") == ["001", "2.0"]
+    (folder / "0001").write_bytes((folder / "dogs/same.jpg").read_bytes())
+    (entry,) = _entries_of_csv(folder, "path,label,split\n0001,cat,\n")
+    assert (entry.path, entry.reason, entry.split) == ("0001", "", None)
+
+
+def _entries_of_csv(folder: Path, text: str) -> list:
+    (folder / "m.csv").write_text(text)
+    return _entries(kind="manifest", path=str(folder / "m.csv"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (b"a.jpg,cat\nb.jpg,\n", "row 2: the label is missing"),
+        (b"a.jpg,cat\n,dog\n", "row 2: the image is missing"),
+        ("a.jpg,dog\nb.jpg,café\n".encode("latin-1"), "row 2: the label .* is not UTF-8"),
+        (b"a.jpg,cat,more\n", "row 1: cannot be read"),
+        (b"a.jpg,cat\nb.jpg\n", "row 2: cannot be read"),
+        (b"a.jpg,-1.0\n", "row 1: the label -1.0 is negative"),
+    ],
+    ids=["no label", "no image", "latin-1", "too much", "too little", "negative"],
+)
+def test_wrong_row_of_a_manifest(folder: Path, rows: bytes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        _labels(folder, b"path,label\n" + rows)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([2.0, 10.0], ["2", "10"]),
+        ([104, 3], ["104", "3"]),
+        (pd.Categorical(["cat", "dog"]), ["cat", "dog"]),
+        ([b"cat", b"dog"], ["cat", "dog"]),
+        ([True, False], "row 1: the label is True, a bool"),
+        ([[1], [2]], r"row 1: the label is \[1\], a list"),
+        ([1.0, 2.5], "row 2: the label is 2.5, a float"),
+        ([1.0, None], "row 2: the label is missing"),
+    ],
+    ids=["floats", "integers", "categories", "bytes", "booleans", "lists", "fractions", "missing"],
+)
+def test_labels_of_parquet(folder: Path, labels: object, found: list[str] | str) -> None:
+    path = folder / "m.parquet"
+    images = ["cats/a b.jpg", "dogs/same.jpg"]
+    pd.DataFrame({"path": images, "label": labels}).to_parquet(path)
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            _entries(kind="manifest", path=str(path))
+    else:
+        assert [e.label for e in _entries(kind="manifest", path=str(path))] == found
+
+
+def test_images_without_labels(folder: Path, tmp_path: Path) -> None:
+    flat = folder / "cats"
+    names = ["a b.jpg", "same.png", "ñandú.JPG"]
+    (flat / "notes").mkdir()
+    (flat / "list.txt").write_text("a b.jpg\nsame.png\nñandú.JPG\n")
+    (flat / "m.csv").write_text("path\na b.jpg\nsame.png\nñandú.JPG\n")
+    for source in (
+        {"kind": "folder", "path": str(flat)},
+        {"kind": "list", "path": str(flat / "list.txt"), "root": str(flat)},
+        {"kind": "manifest", "path": str(flat / "m.csv")},
+        {"kind": "glob", "path": f"{flat}/*"},
+    ):
+        taken = [e for e in _entries(**source) if not e.reason]
+        assert sorted(e.path for e in taken) == names, source
+        assert {e.label for e in taken} == {None}, source
+    assert [e.path for e in _entries(kind="glob", path=f"{flat}/same.png")] == ["same.png"]
+    below = _entries(kind="glob", path=f"{tmp_path}/**/same.*")
+    assert [e.path for e in below] == ["images/cats/same.png", "images/dogs/same.jpg"]
+    with pytest.raises(UserError, match="no image is found"):
+        _entries(kind="glob", path=f"{flat}/*.tif")
+    (flat / "list.txt").write_text("a b.jpg\nsame.png 3\n")
+    with pytest.raises(UserError, match=r"line 2: .* has a label, and the lines above have none"):
+        _entries(kind="list", path=str(flat / "list.txt"), root=str(flat))
+
+
+def test_links_are_followed_once_and_system_folders_are_no_classes(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (folder / "cats/a b.jpg").rename(tmp_path / "elsewhere/deep/a b.jpg")
+    (tmp_path / "elsewhere/back").symlink_to(folder)
+    (folder / "birds").symlink_to(tmp_path / "elsewhere")
+    (folder / "dogs/one.jpg").symlink_to(tmp_path / "elsewhere/deep/a b.jpg")
+    (folder / "dogs/self").symlink_to(folder / "dogs")
+    for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "dogs/@eaDir"):
+        (folder / name).mkdir()
+        (folder / name / "x.jpg").write_bytes((folder / "dogs/same.jpg").read_bytes())
+    (folder / "xml").mkdir()
+    (folder / "xml/same.xml").write_text("<annotation/>")
+    found = {e.path: e.label for e in _entries(kind="folder", path=str(folder)) if not e.reason}
+    assert found == {
+        "birds/deep/a b.jpg": "birds",
+        "cats/same.png": "cats",
+        "cats/ñandú.JPG": "cats",
+        "dogs/one.jpg": "dogs",
+        "dogs/same.jpg": "dogs",
+        "dogs/x.y.jpeg": "dogs",
+    }

@@ -66,7 +66,7 @@ def test_every_problem_has_its_sentence(place: Path) -> None:
     (place / "images/empty").mkdir()
     text = "\n".join(look(place).problems)
     assert "1 image left out (lies in no class folder): loose.jpg." in text
-    assert "1 folder left out (class folder without images): empty." in text
+    assert "1 folder left out (folder without images): empty." in text
     assert "1 image cannot be read: cat/broken.jpg (truncated)." in text
     assert "1 image repeated byte for byte" in text
     assert {"cat/1.jpg", "cat/copy.jpg"} <= set(text.replace(".\n", " ").split())

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from ttame_core import spec
-from ttame_core.data.survey import Survey
+from ttame_core.data.survey import UNLABELLED, Survey
 from ttame_core.errors import UserError, nearest
 
 MAX_SIZE = 512  # pixels, enough for what classifiers see
@@ -45,6 +45,11 @@ def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
     file: where it will be written, for the commands in its comments. Raises UserError for a name or
     a model that cannot be one.
     """
+    if not _classes(found) and not models:
+        raise UserError(
+            "the images have no labels, so that no classifier can be trained on them: name one "
+            "with --model"
+        )
     text = _render(name, found, models, file)
     try:
         spec.AuditSpec.model_validate(yaml.safe_load(text))
@@ -73,7 +78,7 @@ def _render(name: str, found: Survey, models: Sequence[str], file: str) -> str:
         name=name,
         file=file,
         total=found.total,
-        classes=list(found.images),
+        classes=_classes(found),
         source=dataset.source.model_dump(exclude_defaults=True),
         annotations=dataset.annotations and dataset.annotations.model_dump(exclude_defaults=True),
         annotated=found.annotated,
@@ -84,11 +89,15 @@ def _render(name: str, found: Survey, models: Sequence[str], file: str) -> str:
         sides=found.sides,
         shrink=found.sides[2] > 2 * MAX_SIZE,
         max_size=MAX_SIZE,
-        backbones=[_backbone(model, len(found.images), small) for model in models]
+        backbones=[_backbone(model, len(_classes(found)), small) for model in models]
         or [_own_classifier(small)],
         explainers=["ttame", "gradcam", "random", *(["oracle"] if dataset.annotations else [])],
         batch_size=small,
     )
+
+
+def _classes(found: Survey) -> list[str]:
+    return [name for name in found.images if name != UNLABELLED]
 
 
 def _own_classifier(batch_size: int | None) -> dict[str, Any]:
@@ -112,7 +121,7 @@ def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any
     if checked.library in ("factory", "huggingface"):  # whose classes only they know
         return {"section": {"model": model}, "comment": ""}
     known = _classes_of(checked)
-    if known == classes:
+    if classes in (0, known):
         return {"section": model, "comment": ""}
     fit = _fit({"epochs": 10}, batch_size)
     return {

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core import spec
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system, reaching
+
+# Folders that systems and tools leave among a user's own.
+SYSTEM_FOLDERS = frozenset(
+    {
+        "#recycle",
+        "$RECYCLE.BIN",
+        "@Recycle",
+        "@eaDir",
+        "System Volume Information",
+        "__MACOSX",
+        "__pycache__",
+        "lost+found",
+    }
+)
 
 
 def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, Any, str]]:
@@ -41,15 +59,62 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
     return found
 
 
-def walk(fs: Any, root: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (path relative to root, location, stamp) of every file, sorted, but of hidden ones."""
-    for folder, folders, files in fs.walk(root, detail=True):
-        for name in [n for n in folders if n.startswith(".")]:
-            del folders[name]
-        for name, info in sorted(files.items()):
-            if not name.startswith("."):
-                location = posixpath.join(folder, name)
-                yield posixpath.relpath(location, root), fs.unstrip_protocol(location), stamp(info)
+def walk(fs: Any, root: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, str, str]]:
+    """Yield (path relative to root, location, stamp) of every file but those that `listing` omits.
+
+    Links are followed, but never back into a folder that is being walked.
+
+    Args:
+        fs: the file system.
+        root: the folder to begin with.
+        above: real paths of the folders that lead to it.
+    """
+    place = real(fs, root)
+    if place in above:
+        return
+    files, folders = listing(fs, root)
+    for name, info in files.items():
+        yield name, fs.unstrip_protocol(posixpath.join(root, name)), stamp(info)
+    for name in folders:
+        for path, location, changed in walk(fs, posixpath.join(root, name), above | {place}):
+            yield posixpath.join(name, path), location, changed
+
+
+def real(fs: Any, folder: str) -> str:
+    """Return the path of a folder to which no links lead."""
+    return os.path.realpath(folder) if isinstance(fs, LocalFileSystem) else folder
+
+
+def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
+    """List a folder; of a link, what it leads to. Hidden entries and SYSTEM_FOLDERS are left out.
+
+    Returns:
+        What the file system says of each file, by name, and the names of the folders, both sorted.
+
+    Raises:
+        UserError: the folder cannot be listed.
+    """
+    files: dict[str, Any] = {}
+    folders: list[str] = []
+    try:
+        with reaching(folder, fs):
+            entries = fs.ls(folder, detail=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the folder {shown(folder)} cannot be listed: {reason}") from error
+    for info in entries:
+        place = info["name"].rstrip("/")
+        name = posixpath.basename(place)
+        if place == folder or name.startswith(".") or name in SYSTEM_FOLDERS:
+            continue
+        if info.get("islink"):
+            with suppress(OSError):  # a link that leads nowhere is told when it is read
+                info = fs.info(place)
+        if info["type"] == "directory":
+            folders.append(name)
+        else:
+            files[name] = info
+    return dict(sorted(files.items())), sorted(folders)
 
 
 def shown(path: str) -> str:

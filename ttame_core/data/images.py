@@ -61,6 +61,12 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     return image.size, orientation if orientation in ORIENTATIONS else 1
 
 
+def format_of(data: bytes) -> str:
+    """Return the suffix, without its dot, that a picture's content asks for, such as `png`."""
+    name = (_open(data, "").format or "image").lower()
+    return "jpg" if name in ("jpeg", "mpo") else name
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BrokenImage(name, "the file is empty")

@@ -28,6 +28,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
+from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
@@ -42,9 +43,9 @@ T = TypeVar("T")
 class Batch:
     """Samples as the classifier sees them.
 
-    images: (B, 3, H, W), uint8 or float32 in [0, 1]. labels: (B,) int64. boxes: per image (N, 4)
-    float32 pixels of the view. masks: per image (H, W) uint8 object numbers, or None where there is
-    no mask.
+    images: (B, 3, H, W), uint8 or float32 in [0, 1]. labels: (B,) int64, UNKNOWN
+    where there is none. boxes: per image (N, 4) float32 pixels of the view. masks: per image (H, W)
+    uint8 object numbers, or None where there is no mask.
     """
 
     keys: list[str]
@@ -149,7 +150,7 @@ def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
             raise ValueError("its label or its boxes are not as they were stored")
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(sample, str(error)) from error
-    return label, boxes
+    return UNKNOWN if label is None else label, boxes
 
 
 def _mask(sample: dict[str, Any]) -> Image.Image:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, Listed
+from ttame_core.data.labels import class_of, classes_of, number_of
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
@@ -203,30 +204,28 @@ def _sql(name: str) -> str:
 def _classes(
     db: duckdb.DuckDBPyConnection, dataset: spec.Dataset, source: Source
 ) -> tuple[str, ...]:
-    """Return class names in label order: the spec's, else sorted, else the numbers of a list."""
+    """Return class names in label order: the source's, else the spec's, else the labels' own."""
     if own := source.classes():
         return own
-    found = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
-    numbered = source.numbered and bool(found) and all(f.isdigit() for f in found)
+    labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
     if dataset.classes is None:
-        count = max(map(int, found)) + 1 if numbered else 0
-        return tuple(str(i) for i in range(count)) if numbered else tuple(sorted(found))
-    if numbered and not set(found) <= set(dataset.classes):
-        largest = max(map(int, found))
-        if largest >= len(dataset.classes):
+        return classes_of(labels)
+    classes = tuple(dataset.classes)
+    numbered = all(number_of(label) is not None for label in labels)
+    for label in labels:
+        if label in classes or (numbered and class_of(label, classes) is not None):
+            continue
+        if numbered:
             raise UserError(
-                f"data set {dataset.name} has the label {largest}, but `dataset.classes` names "
-                f"{len(dataset.classes)} classes, 0 to {len(dataset.classes) - 1}"
+                f"data set {dataset.name} has the label {label}, but `dataset.classes` names "
+                f"{len(classes)} classes, 0 to {len(classes) - 1}"
             )
-        return tuple(dataset.classes)
-    for label in found:
-        if label not in dataset.classes:
-            example = db.execute("SELECT path FROM listed WHERE label = ?", [label]).fetchone()
-            raise UserError(
-                f"data set {dataset.name} has the class {label} ({example[0] if example else ''}), "
-                "which `dataset.classes` does not name." + nearest(label, dataset.classes)
-            )
-    return tuple(dataset.classes)
+        example = db.execute("SELECT path FROM listed WHERE label = ?", [label]).fetchone()
+        raise UserError(
+            f"data set {dataset.name} has the class {label} ({example[0] if example else ''}), "
+            "which `dataset.classes` does not name." + nearest(label, classes)
+        )
+    return classes
 
 
 def _settings(

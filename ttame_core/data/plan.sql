@@ -10,7 +10,7 @@ SELECT * EXCLUDE (nth), CASE WHEN nth > 1 THEN 'listed more than once' ELSE reas
 FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY rowid) AS nth FROM listed);
 
 CREATE VIEW labels AS
-SELECT DISTINCT label FROM once WHERE label IS NOT NULL AND why IN ('', 'class folder without images');
+SELECT DISTINCT label FROM once WHERE label IS NOT NULL AND why = '';
 
 -- Annotations by path without suffix: `class/stem`; where that finds nothing, by a stem that is the
 -- only one of its name on both sides.

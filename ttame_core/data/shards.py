@@ -24,7 +24,8 @@ from ttame_core.data.annotations.base import (
     mask_boxes,
 )
 from ttame_core.data.files import read
-from ttame_core.data.images import BrokenImage, decode_image, stored
+from ttame_core.data.images import BrokenImage, decode_image, format_of, stored
+from ttame_core.data.labels import class_of
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Drawn
@@ -108,16 +109,16 @@ def _read_sample(
         return None, [_rejected("image", entry["path"], error.strerror or str(error))]
     except BrokenImage as broken:
         return None, [_rejected("image", entry["path"], broken.reason)]
-    label = entry["label"]
-    index = classes.index(label) if label in classes else int(label)
+    index = None if entry["label"] is None else class_of(entry["label"], classes)
+    name = None if index is None else classes[index]
     picture = Picture(image.size, stored_size, orientation)
-    boxes, mask, problems = _annotate(entry, classes[index], annotations, picture)
-    extension = posixpath.splitext(entry["path"])[1][1:].lower()
+    boxes, mask, problems = _annotate(entry, name or "", annotations, picture)
+    extension = posixpath.splitext(entry["path"])[1][1:].lower() or format_of(data)
     scale = (max_size or max(image.size)) / max(image.size)
     if scale < 1:
         image, boxes, mask = _shrunk(image, boxes, mask, scale)
         extension, data = "jpg", _jpeg(image)
-    about = _about(entry, index, classes[index], image.size, boxes)
+    about = _about(entry, index, name, image.size, boxes)
     return _members(extension, data, about, mask), [_index_row(entry, data, about), *problems]
 
 
@@ -160,7 +161,11 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _about(
-    entry: dict[str, Any], index: int, label: str, size: tuple[int, int], boxes: list[Any]
+    entry: dict[str, Any],
+    index: int | None,
+    label: str | None,
+    size: tuple[int, int],
+    boxes: list[Any],
 ) -> dict[str, Any]:
     sides = {"width": size[0], "height": size[1]}
     return {"label": index, "class": label, "path": entry["path"], **sides, "boxes": boxes}

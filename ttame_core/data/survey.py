@@ -5,6 +5,7 @@ The same listing and matching that shards are made by; of the pictures themselve
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -32,6 +33,7 @@ from ttame_core.lake import Lake, dataset_file
 READ = 1000  # pictures that are read at most; the others are only listed
 FEW = 20  # images of a class under which little can be learned or said
 HUGE = 2048  # pixels of the longer side
+UNLABELLED = ""  # the class of images whose class is not known
 EXAMPLES = 3  # that a sentence names
 PEEKED = 200  # files looked at to see what a folder holds
 IMAGES_FOLDER = r"(jpeg)?images?|imgs?|photos?|pictures?|data"
@@ -76,11 +78,14 @@ def find_source(place: str) -> spec.Source:
     """What a place holds: a CSV or Parquet manifest, a list, or a folder of class folders.
 
     Of a folder: `<place>/<class>/`, `<place>/images/<class>/`, and either within one folder per
-    split. Raises UserError for a place with nothing of the kind.
+    split. Images without labels: a folder of them, a pattern, or a picture. Raises UserError for a
+    place with nothing of the kind.
     """
     path = Path(place).expanduser().resolve()
     if path.suffix.lower() in (".csv", ".parquet"):
         return spec.Source(kind="manifest", path=str(path))
+    if glob.has_magic(place) or (path.is_file() and is_image(path.name)):
+        return spec.Source(kind="glob", path=str(path))
     if path.is_file():
         return spec.Source(kind="list", path=str(path), root=str(path.parent))
     if not path.is_dir():
@@ -92,6 +97,9 @@ def find_source(place: str) -> spec.Source:
         if splits := _splits(root):
             return spec.Source(kind="folder", path=splits)
         if any(_holds_images(folder) for folder in _folders(root)):
+            return spec.Source(kind="folder", path=str(root))
+    for root in (*named, path):
+        if any(is_image(file.name) for file in root.iterdir()):
             return spec.Source(kind="folder", path=str(root))
     raise UserError(
         f"{place} holds no class folders with images in them: it must look like "
@@ -197,7 +205,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
         if not row["shard"]:
             left_out[row["kind"], row["reason"]].add(row["path"])
             continue
-        images[row["label"]][row["split"]] += 1
+        images[row["label"] or UNLABELLED][row["split"]] += 1
         annotated += bool(row["annotation_path"])
         sample.append(row)
         if len(sample) >= 2 * READ:
@@ -292,7 +300,7 @@ class _Seen:
         names, problem = [], ""
         if self.annotations and row["annotation_path"] is not None:
             try:
-                boxes, _ = self.annotations.annotate(listed_of(row), facts, row["label"])
+                boxes, _ = self.annotations.annotate(listed_of(row), facts, row["label"] or "")
                 names = [box["name"] for box in boxes]
             except (BrokenAnnotation, OSError) as error:
                 problem = str(error)
@@ -311,7 +319,7 @@ class _Seen:
         self.sides.append(max(look.size))
         if max(look.size) > HUGE:
             self.huge.append(f"{path} ({look.size[0]}×{look.size[1]})")
-        self.objects[look.row["label"]].update(look.boxes)
+        self.objects[look.row["label"] or UNLABELLED].update(look.boxes)
         same = self.first.setdefault(look.digest, look.row)
         if same is not look.row:
             apart = same["split"] != look.row["split"]
@@ -338,6 +346,9 @@ class _Seen:
 
 
 def _problems_of_classes(images: dict[str, dict[str, int]]) -> Iterator[str]:
+    if set(images) == {UNLABELLED}:
+        yield "The images have no labels, so that the accuracy of a classifier will not be known."
+        return
     if len(images) == 1:
         yield "There is one class only, and a classifier needs two: give the folder above it."
     few = [f"{label} ({sum(c.values())})" for label, c in images.items() if sum(c.values()) < FEW]

@@ -4,7 +4,8 @@ family: backbone
 metrics:
   accuracy: {better: higher, unit: "%", principal: false, description: the classifier is right}
 */
--- Whether each classifier is right about each image.
+-- Whether each classifier is right about each image whose class is known.
 SELECT dataset, backbone, '-' AS explainer, key,
        CASE WHEN label = predicted THEN 100.0 ELSE 0.0 END AS accuracy
 FROM predictions
+WHERE label IS NOT NULL

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.data.labels import UNKNOWN
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
 from ttame_core.lake import Lake
@@ -142,6 +143,10 @@ def choose_targets(
     if targets == "predicted":
         return logits.argmax(dim=1, keepdim=True)
     if targets == "label":
+        if (labels == UNKNOWN).any():
+            raise UserError(
+                "maps.targets is label, but not all images have one: say `targets: predicted`"
+            )
         check_labels(int(labels.max()), classes, backbone)
         return labels[:, None].to(logits.device)
     if isinstance(targets, str):
@@ -176,10 +181,11 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
     kept = schema.field(-1).type
     values = store(maps[images, columns].float().numpy(), kept.value_type).reshape(-1)
     chosen = targets[images, columns]
+    labels = forward.batch.labels[images].numpy().astype(np.int32)
     return pa.record_batch(
         [
             pa.array([forward.batch.keys[i] for i in images.tolist()], pa.string()),
-            forward.batch.labels[images].numpy().astype(np.int32),
+            pa.array(labels, pa.int32(), mask=labels == UNKNOWN),
             predicted[images].numpy().astype(np.int32),
             chosen.numpy().astype(np.int32),
             probabilities[images, chosen].numpy(),

@@ -20,7 +20,7 @@ class Entry:
     Attributes:
         path: its name in the lake, relative to its source.
         location: where it is read; empty where it is drawn.
-        label: class name, or class index as text; None with a reason why the input is not taken.
+        label: class name, or class index as text; None where it is not known.
         split: None where the shares of the spec decide.
         stamp: changes when the content does.
         kind: of thing that a rejected input is.
@@ -57,13 +57,11 @@ class Source(ABC):
 
     Attributes:
         name: its `kind` in a spec.
-        numbered: labels that are all numbers are places in the list of classes, not class names.
         drawn_by: the settings that change a picture without a change of its entry.
         Settings: its keys in a spec.
     """
 
     name: ClassVar[str]
-    numbered: ClassVar[bool] = True
     drawn_by: ClassVar[tuple[str, ...]] = ()
     Settings: ClassVar[type[spec.Section]]
 

@@ -1,15 +1,16 @@
-"""A folder for each class."""
+"""A folder for each class, or one of images without labels."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import locate, shown, walk
+from ttame_core.data.files import listing, locate, real, shown, stamp, walk
 from ttame_core.data.images import is_image
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError
@@ -22,10 +23,9 @@ class FolderSettings(spec.Section):
 
 
 class Folder(Source):
-    """Images in `<path>/<class>/`."""
+    """Images in `<path>/<class>/`; where no such folder has any, those in `<path>` itself."""
 
     name = "folder"
-    numbered = False
     settings: FolderSettings
     Settings = FolderSettings
 
@@ -40,24 +40,31 @@ class Folder(Source):
 
 
 def _in_folder(fs: Any, root: str, split: spec.Split | None) -> Iterator[Entry]:
-    """Yield the inputs below one folder of class folders."""
+    """Yield the inputs below one folder."""
     prefix = f"{split}/" if split else ""
-    filled = set()
-    for path, location, changed in walk(fs, root):
-        if not is_image(path):
-            continue
-        label, below, _ = path.partition("/")
-        entry = Entry(prefix + path, location, label, split, changed)
-        if not below:
-            entry = Entry(entry.path, location, None, split, reason="lies in no class folder")
-        if shown(path) != path:
-            entry = Entry(shown(entry.path), "", None, split, reason="its name is not UTF-8")
-            label = shown(label)
-        filled.add(label)
-        yield entry
-    for info in fs.ls(root, detail=True):
-        place = shown(info["name"].rstrip("/"))
-        name = posixpath.basename(place)
-        if info["type"] == "directory" and name not in filled and not name.startswith("."):
-            reason = "class folder without images"
-            yield Entry(prefix + name, place, name, split, kind="folder", reason=reason)
+    files, folders = listing(fs, root)
+    labelled, above = False, frozenset({real(fs, root)})
+    for name in folders:
+        filled = False
+        for path, location, changed in walk(fs, posixpath.join(root, name), above):
+            if is_image(path):
+                filled = True
+                yield _entry(f"{prefix}{name}/{path}", location, name, split, changed)
+        labelled |= filled
+        if not filled:
+            place, reason = shown(posixpath.join(root, name)), "folder without images"
+            yield Entry(prefix + shown(name), place, None, split, kind="folder", reason=reason)
+    for name, info in files.items():
+        if is_image(name):
+            location = fs.unstrip_protocol(posixpath.join(root, name))
+            entry = _entry(prefix + name, location, None, split, stamp(info))
+            yield replace(entry, reason=entry.reason or "lies in no class folder" * labelled)
+
+
+def _entry(
+    path: str, location: str, label: str | None, split: spec.Split | None, changed: str
+) -> Entry:
+    """Make the entry of an image; a name that cannot be stored is a reason against it."""
+    if shown(path) != path:
+        return Entry(shown(path), "", None, split, reason="its name is not UTF-8")
+    return Entry(path, location, label, split, changed)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import locate
+from ttame_core.data.files import locate, shown
+from ttame_core.data.images import is_image
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError
@@ -22,7 +22,7 @@ class ListSettings(spec.Section):
 
 
 class List(Source):
-    """Lines of `path label`, as ImageNet's."""
+    """Lines of `path label`, as ImageNet's, or of paths alone."""
 
     name = "list"
     settings: ListSettings
@@ -32,21 +32,26 @@ class List(Source):
     def entries(self) -> Iterator[Entry]:
         images = NamedImages(self.settings.root)
         for split, fs, path in locate(self.settings.path, "list"):
-            with fs.open(path, "r", encoding="utf-8") as lines:
-                for number, line in enumerate(_text(lines, path), start=1):
+            labelled: bool | None = None
+            with fs.open(path, "r", encoding="utf-8-sig", errors="surrogateescape") as lines:
+                for number, line in enumerate(lines, start=1):
                     if not line.strip():
                         continue
-                    try:
-                        image, label = line.strip().rsplit(maxsplit=1)
-                    except ValueError as error:
+                    where = f"{path}, line {number}"
+                    if shown(line) != line:
+                        raise UserError(f"{where}: {shown(line.strip())!r} is not UTF-8 text")
+                    image, label = _parts(line.strip())
+                    labelled = label is not None if labelled is None else labelled
+                    if labelled and label is None:
+                        raise UserError(f"{where}: {line.strip()!r} is not `path label`")
+                    if label is not None and not labelled:
                         raise UserError(
-                            f"{path}, line {number}: {line.strip()!r} is not `path label`"
-                        ) from error
-                    yield images.entry(image, label, split, f"{path}, line {number}")
+                            f"{where}: {line.strip()!r} has a label, and the lines above have none"
+                        )
+                    yield images.entry(image, label, split, where)
 
 
-def _text(lines: Any, path: str) -> Iterator[str]:
-    try:
-        yield from lines
-    except UnicodeDecodeError as error:
-        raise UserError(f"the list {path} is not UTF-8 text: {error}") from error
+def _parts(line: str) -> tuple[str, str | None]:
+    """Split a line into path and label; None where it ends in the name of an image."""
+    image, *label = line.rsplit(maxsplit=1)
+    return (image, label[0]) if label and not is_image(label[0]) else (line, None)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import posixpath
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import locate
+from ttame_core.data.files import locate, shown
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
@@ -27,12 +29,17 @@ class ManifestSettings(spec.Section):
         None, description="of relative image paths; default: beside the file"
     )
     image_column: str = "path"
-    label_column: str = "label"
+    label_column: str | None = Field(
+        "label", description="null: the images have no labels, or none that are looked at"
+    )
     split_column: str = "split"
 
 
 class Manifest(Source):
-    """CSV or Parquet with columns of paths, of labels and, where there is one, of splits."""
+    """CSV or Parquet with columns of paths and, where there are such, of labels and of splits.
+
+    Every column is read as text, so that `001` stays what it is.
+    """
 
     name = "manifest"
     settings: ManifestSettings
@@ -43,43 +50,92 @@ class Manifest(Source):
         settings = self.settings
         for split, fs, path in locate(settings.path, "manifest"):
             images = NamedImages(settings.root or fs.unstrip_protocol(posixpath.dirname(path)))
-            row = 0
+            parquet = path.lower().endswith(".parquet")
             with fs.open(path, "rb") as stream:
-                for batch in _record_batches(stream, path, settings):
-                    for values in batch.to_pylist():
-                        row += 1
-                        where = f"{path}, row {row}"
-                        image, label = values[settings.image_column], values[settings.label_column]
-                        if image is None or label is None:
-                            raise UserError(f"{where}: the image or its label is missing")
-                        own = values.get(settings.split_column)
-                        if own is not None and own not in spec.SPLITS:
-                            allowed = ", ".join(spec.SPLITS)
-                            raise UserError(f"{where}: unknown split {own!r}; allowed: {allowed}")
-                        yield images.entry(str(image), str(label), own or split, where)
+                rows = _parquet_rows(stream, path, settings) if parquet else _csv_rows(stream, path)
+                for number, row in enumerate(rows, start=1):
+                    if number == 1:
+                        labels = _label_column(list(row), path, settings)
+                    where = f"{path}, row {number}"
+                    image = _text(row[settings.image_column], "image", where)
+                    label = _text(row[labels], "label", where) if labels else None
+                    for value, what in ((image, "image"), (label, "label")):
+                        if value == "":
+                            raise UserError(f"{where}: the {what} is missing")
+                    own = _text(row.get(settings.split_column), "split", where)
+                    if own and own not in spec.SPLITS:
+                        allowed = ", ".join(spec.SPLITS)
+                        raise UserError(f"{where}: unknown split {own!r}; allowed: {allowed}")
+                    yield images.entry(image, label, own or split, where)
 
 
-def _record_batches(stream: Any, path: str, settings: ManifestSettings) -> Iterator[pa.RecordBatch]:
-    wanted = [settings.image_column, settings.label_column]
+def _label_column(columns: list[str], path: str, settings: ManifestSettings) -> str | None:
+    """Return the column of a file that has the labels; None where there is none.
+
+    Raises:
+        UserError: there is no column of images, or one of labels may have another name.
+    """
+    wanted = [settings.image_column]
+    nothing_else = set(columns) <= {settings.image_column, settings.split_column}
+    if settings.label_column is not None and not nothing_else:
+        wanted.append(settings.label_column)
+    for column in wanted:
+        if column not in columns:
+            raise UserError(
+                f"the manifest {path} has no column {column!r}; it has {', '.join(columns)}: set "
+                "`image_column` and `label_column` (null where the images have no labels)."
+                + nearest(column, columns)
+            )
+    return settings.label_column if settings.label_column in wanted else None
+
+
+def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.DictReader(text, strict=True)
+    number = 1
     try:
-        if path.lower().endswith(".parquet"):
-            file = pq.ParquetFile(stream)
-            names = file.schema_arrow.names
-            _check_columns(names, wanted, path)
-            chosen = [n for n in (*wanted, settings.split_column) if n in names]
-            yield from file.iter_batches(columns=chosen)
-        else:
-            reader = pa.csv.open_csv(stream)
-            _check_columns(reader.schema.names, wanted, path)
-            yield from reader
+        for row in rows:
+            if None in row or None in row.values():
+                columns = len(rows.fieldnames or ())
+                raise csv.Error(f"it has not the {columns} columns of the first line")
+            yield row
+            number += 1
+    except csv.Error as error:
+        raise UserError(f"{path}, row {number}: cannot be read: {error}") from error
+
+
+def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterator[dict[str, Any]]:
+    chosen = {settings.image_column, settings.label_column, settings.split_column}
+    try:
+        file = pq.ParquetFile(stream)
+        names = file.schema_arrow.names
+        others = dict.fromkeys(names)  # without values: only which there are is looked at
+        for batch in file.iter_batches(columns=[name for name in names if name in chosen]):
+            for row in batch.to_pylist():
+                yield others | row
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"the manifest {path} cannot be read: {error}") from error
 
 
-def _check_columns(names: list[str], wanted: list[str], path: str) -> None:
-    for column in wanted:
-        if column not in names:
-            raise UserError(
-                f"the manifest {path} has no column {column!r}; it has {', '.join(names)}: set "
-                "`image_column` and `label_column`." + nearest(column, names)
-            )
+def _text(value: Any, what: str, where: str) -> str:
+    """Return a cell as text, a whole number without its fraction; '' where there is none.
+
+    Raises:
+        UserError: it is neither a text nor a whole number.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, str):
+        if shown(value) != value:
+            raise UserError(f"{where}: the {what} {shown(value)!r} is not UTF-8 text")
+        return value if what == "image" else value.strip()
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        if value != value:
+            return ""
+        if value == value // 1:
+            return str(int(value))
+    raise UserError(
+        f"{where}: the {what} is {value!r}, a {type(value).__name__}: give a text or a whole number"
+    )

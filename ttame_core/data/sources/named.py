@@ -6,6 +6,7 @@ import posixpath
 
 from ttame_core import spec
 from ttame_core.data.files import locate, stamp
+from ttame_core.data.labels import number_of
 from ttame_core.data.sources.base import Entry
 from ttame_core.errors import UserError
 from ttame_core.storage import reaching, without_credentials
@@ -17,19 +18,19 @@ class NamedImages:
     def __init__(self, root: str) -> None:
         ((_, self.fs, self.root),) = locate(root, "image root")
 
-    def entry(self, path: str, label: str, split: spec.Split | None, where: str) -> Entry:
+    def entry(self, path: str, label: str | None, split: spec.Split | None, where: str) -> Entry:
         """Make the entry of one image.
 
         Args:
             path: relative to the root, or a whole path or URL.
-            label: class name, or class index as text.
+            label: class name, or class index as text; None where it is not known.
             split: None where the shares of the spec decide.
             where: the list names it, in the words of an error message.
 
         Raises:
             UserError: the label is negative.
         """
-        if label.startswith("-") and label[1:].isdigit():
+        if label and label.startswith("-") and number_of(label[1:]) is not None:
             raise UserError(f"{where}: the label {label} is negative; classes count from 0")
         absolute = path.startswith("/") or "://" in without_credentials(path)
         location = path if absolute else posixpath.join(self.root, path)
