@@ -99,11 +99,12 @@ def _write(lake: Lake, backbone: str, explainer: str) -> None:
             )
         outside = backbone == "net" and i < 2
         inside = 0.1 * i if outside else 0.5
-        ious = [0.5] * 19
+        ious, found = [0.5] * 19, [(30, [0, 255]), (50, [0, 255]), (70, [])]
         scores["localization"].append(
             {**row, "object_share": 0.05 if i % 2 else 0.2, "pointing_game": not outside}
             | {"energy_in_box": inside, "weighting_game": inside, "average_precision": inside}
-            | {"pixel_iou": ious, "box_iou": ious, "best_box_iou": ious}
+            | {"pixel_iou": ious, "box_iou": ious}
+            | {f"{which}_found_{o}": runs for which in ("largest", "best") for o, runs in found}
         )
         scores["shape"].append(
             {**row, "complexity": 0.2, "sparseness": 0.5, "thumbnail": thumbnail}

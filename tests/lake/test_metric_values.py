@@ -14,7 +14,8 @@ from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import THRESHOLDS
 
 COUNT = 30
-LISTS = ("pixel_iou", "box_iou", "best_box_iou")
+LISTS = ("pixel_iou", "box_iou")
+TESTS = [f"{which}_found_{overlap}" for which in ("largest", "best") for overlap in (30, 50, 70)]
 
 
 @pytest.fixture
@@ -34,6 +35,9 @@ def located(tmp_path: Path) -> tuple[Lake, dict[str, list[dict[str, Any]]]]:
                     row[name] = float(np.float32(rng.random())) if masked else None
                 for name in LISTS:
                     row[name] = (shift + 0.9 * rng.random(19, dtype=np.float32)).tolist()
+                for name in TESTS:
+                    ends = rng.choice(256, size=2 * rng.integers(4), replace=False)
+                    row[name] = sorted(ends.tolist())
                 rows[explainer].append(row)
         path = scores_file("localization", "d", "b", explainer, "test-000000")
         lake.write_parquet(path, rows[explainer], schema_of("localization"), "x")
@@ -52,12 +56,10 @@ def test_thresholds_are_the_best_of_each_explainer(located) -> None:
         for name in ("pixel_iou", "box_iou"):
             means = curves[name].mean(axis=0)
             expected |= {name: means.max(), f"{name}@0.2": means[3], f"{name}@0.5": means[9]}
-        for overlap in (0.3, 0.5, 0.7):
-            hits = (curves["box_iou"] >= overlap).mean(axis=0)
-            expected[f"max_box_acc@{overlap}"] = hits.max()
-        expected["max_box_acc_v2"] = np.mean(
-            [(curves["best_box_iou"] >= o).mean(axis=0).max() for o in (0.3, 0.5, 0.7)]
-        )
+        most = {name: max(_found(chosen, name, level) for level in range(255)) for name in TESTS}
+        for overlap in (30, 50, 70):
+            expected[f"max_box_acc@{overlap / 100}"] = most[f"largest_found_{overlap}"]
+        expected["max_box_acc_v2"] = np.mean([most[f"best_found_{o}"] for o in (30, 50, 70)])
         expected["pointing_game"] = np.mean([row["pointing_game"] for row in chosen])
         for metric, value in expected.items():
             found = values[explainer, metric]
@@ -68,6 +70,12 @@ def test_thresholds_are_the_best_of_each_explainer(located) -> None:
             given = [row[metric] for row in chosen if row[metric] is not None]
             assert found["value"] == pytest.approx(100 * np.mean(given))
             assert found["images"] == COUNT // 2
+
+
+def _found(rows: list[dict[str, Any]], name: str, level: int) -> float:
+    """The share of images that have the level in one of their runs."""
+    runs = [zip(row[name][::2], row[name][1::2], strict=True) for row in rows]
+    return np.mean([any(start <= level < end for start, end in of_image) for of_image in runs])
 
 
 def test_every_metric_by_object_size(located) -> None:
@@ -90,9 +98,12 @@ def test_what_is_null_has_no_metric(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     row = {"key": "k", "label": 0, "predicted": 0, "target": 0, "pointing_game": True}
     path = scores_file("localization", "d", "b", "ttame", "test-000000")
-    lake.write_parquet(path, [row | {"box_iou": [0.5] * 19}], schema_of("localization"), "x")
+    row |= {"box_iou": [0.5] * 19, "largest_found_50": [7, 9], "largest_found_70": []}
+    lake.write_parquet(path, [row], schema_of("localization"), "x")
     board = run_query(lake, "SELECT metric, value FROM leaderboard").to_pylist()
     metrics = {row["metric"]: row["value"] for row in board}
     assert metrics["pointing_game"] == 100
     assert metrics["max_box_acc@0.5"] == 100
+    assert metrics["max_box_acc@0.7"] == 0
+    assert not {"max_box_acc@0.3", "max_box_acc_v2"} & set(metrics)
     assert "pixel_iou" not in metrics

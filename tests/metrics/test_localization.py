@@ -1,7 +1,8 @@
-"""Localisation by hand, against scipy and against scikit-learn."""
+"""Localisation by hand, against OpenCV, scipy and scikit-learn."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,12 +16,13 @@ from ttame_core.data.objects import inside_boxes, object_pixels
 from ttame_core.metrics import (
     THRESHOLDS,
     average_precision,
-    box_iou,
+    contour_ious,
     energy_in_box,
     pixel_iou,
     pointing_game,
     weighting_game,
 )
+from ttame_core.metrics.localization import found_levels
 
 BOX = [torch.tensor([[2.0, 1.0, 6.0, 5.0]])]  # columns 2–5, rows 1–4
 INSIDE = inside_boxes(BOX, (8, 8))
@@ -63,33 +65,63 @@ def test_energy() -> None:
     assert torch.isclose(weighting_game(maps, mask), torch.tensor(5 / 8))
 
 
-def test_box_iou_by_hand() -> None:
+def _at(threshold: float, maps: torch.Tensor, *corners: list[float]) -> list[float]:
+    """IoU of the largest contour and of the best, at a share of the whole numbers up to 255."""
+    both = contour_ious(maps, [torch.tensor(corners)])
+    return [overlaps[0, int(255 * threshold)].item() for overlaps in both]
+
+
+def test_boxes_of_contours_by_hand() -> None:
     maps = torch.zeros(1, 8, 8)
-    maps[0, 1:5, 2:6] = 0.9
-    maps[0, 1:5, 6:8] = 0.5  # below 0.5 the box grows to six columns
-    largest, best = box_iou(maps, BOX)
-    overlaps = dict(zip(THRESHOLDS, largest[0].tolist(), strict=True))
-    assert np.isclose(overlaps[0.9], 1.0)
-    assert np.isclose(overlaps[0.5], 16 / 24)
-    assert overlaps[0.95] == 0  # nothing is left
-    assert torch.equal(largest, best)
+    maps[0, 1:5, 2:6] = 1
+    maps[0, 1:5, 6:8] = 0.5  # 127 of 255: above 126 the box has six columns, above 127 four
+    assert _at(0.9, maps, [2.0, 1.0, 6.0, 5.0]) == [
+        1,
+        1,
+    ]  # the last column and row are one too many
+    assert _at(0.9, maps, [2.99, 1.9, 6.6, 5.3]) == [1, 1]  # whole pixels
+    assert _at(0.9, maps, [2.0, 1.0, 5.0, 4.0]) == [16 / 25, 16 / 25]
+    wide = contour_ious(maps, BOX)[0][0]
+    assert wide[126] == 25 / 30  # at the map's edge there is no column too many
+    assert wide[127] == 1
+    assert _at(0.5, maps * 0.1 + 3, [2.0, 1.0, 6.0, 5.0]) == [1, 1]  # min–max normalised
+
+
+def test_a_hole_has_a_contour_too() -> None:
+    ring = torch.zeros(1, 12, 12)
+    ring[0, 1:10, 1:10] = 1
+    ring[0, 3:8, 3:8] = 0
+    assert _at(0.5, ring, [2.0, 2.0, 9.0, 9.0]) == [64 / 100, 1]  # of columns and rows 2 to 8
+    ring[0, 0:3, 5] = ring[0, 1, 1] = 0  # a gap, so that it is no hole
+    assert _at(0.5, ring, [2.0, 2.0, 9.0, 9.0]) == [64 / 100, 64 / 100]
+
+
+def test_a_map_of_one_value_has_the_first_pixel() -> None:
+    for value in (0.0, 0.3, torch.nan):
+        maps = torch.full((1, 8, 8), value)
+        assert _at(0.5, maps, [0.0, 0.0, 1.0, 1.0]) == [1 / 4, 1 / 4]
 
 
 def test_the_best_annotated_box_counts() -> None:
     maps = torch.zeros(1, 8, 8)
     maps[0, 0:2, 0:2] = 1
-    boxes = [torch.tensor([[4.0, 4.0, 8.0, 8.0], [0.0, 0.0, 2.0, 2.0]])]
-    assert torch.allclose(box_iou(maps, boxes)[0], torch.ones(1, len(THRESHOLDS)))
+    assert _at(0.5, maps, [4.0, 4.0, 8.0, 8.0], [0.0, 0.0, 2.0, 2.0]) == [1, 1]
 
 
-def test_the_largest_component_or_the_best() -> None:
-    maps = torch.zeros(1, 8, 8)
+def test_the_largest_contour_or_the_best() -> None:
+    maps = torch.zeros(1, 9, 9)
     maps[0, 0:2, 0:2] = 1
     maps[0, 4:8, 4:8] = 1
-    boxes = [torch.tensor([[0.0, 0.0, 2.0, 2.0]])]
-    largest, best = box_iou(maps, boxes, [0.5])
-    assert largest.tolist() == [[0.0]]
-    assert best.tolist() == [[1.0]]
+    assert _at(0.5, maps, [0.0, 0.0, 2.0, 2.0]) == [0, 1]
+
+
+def test_levels_at_which_a_box_is_found() -> None:
+    overlaps = torch.zeros(3, 255, dtype=torch.float64)
+    overlaps[0, 3:7] = 7 / 10
+    overlaps[0, 9] = 0.71
+    overlaps[1] = 1
+    assert found_levels(overlaps, 0.7) == [[3, 7, 9, 10], [0, 255], []]
+    assert found_levels(overlaps, 0.71) == [[9, 10], [0, 255], []]
 
 
 def test_pixel_iou_by_hand() -> None:
@@ -130,31 +162,57 @@ def test_pixels_against_scikit_learn(heat: np.ndarray, mask: np.ndarray) -> None
         assert value == pytest.approx(expected, abs=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(grids, st.integers(0, 5), st.integers(0, 4), st.integers(1, 5), st.integers(1, 4))
-def test_boxes_against_scipy(heat: np.ndarray, x: int, y: int, width: int, height: int) -> None:
-    boxes = [torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32)]
-    largest, best = (found[0].tolist() for found in box_iou(torch.from_numpy(heat)[None], boxes))
-    for threshold, of_largest, of_best in zip(THRESHOLDS, largest, best, strict=True):
-        above = heat >= np.float32(threshold)
-        labels, count = ndimage.label(above, structure=np.ones((3, 3)))
-        if not count:
-            assert of_largest == of_best == 0
-            continue
-        sizes = ndimage.sum_labels(np.ones_like(heat), labels, range(1, count + 1))
-        overlaps = [_overlap(piece, x, y, width, height) for piece in ndimage.find_objects(labels)]
-        assert of_best == pytest.approx(max(overlaps), abs=1e-6)
-        equals = [o for o, size in zip(overlaps, sizes, strict=True) if size == sizes.max()]
-        assert min(abs(of_largest - o) for o in equals) < 1e-6  # ties: any of the largest
+def test_boxes_are_those_of_the_authors(
+    heat: np.ndarray, x: int, y: int, width: int, height: int
+) -> None:
+    annotated = np.array([x, y, x + width, y + height])
+    largest, best = contour_ious(torch.from_numpy(heat)[None], [torch.from_numpy(annotated)[None]])
+    spread = heat.max() - heat.min()
+    grey = (255 * ((heat - heat.min()) / (spread if spread > 0 else 1))).astype(np.uint8)
+    for level in range(255):
+        above = grey > level
+        boxes, area = _contours(above)
+        overlaps = [_overlap(box, annotated, heat.shape) for box in boxes] or [
+            _shared(np.zeros(4, int), annotated)
+        ]
+        assert best[0, level] == pytest.approx(max(overlaps), abs=1e-9)
+        assert largest[0, level] == pytest.approx(overlaps[area], abs=1e-9)
+        if len(boxes):
+            assert sorted(boxes) == sorted(_components(above))
     inside = heat[y : y + height, x : x + width].sum(dtype=np.float64)
     total = heat.sum(dtype=np.float64)
-    energy = float(energy_in_box(torch.from_numpy(heat)[None], boxes))
+    energy = float(energy_in_box(torch.from_numpy(heat)[None], [torch.from_numpy(annotated)[None]]))
     assert np.isclose(energy, inside / total if total else 0, atol=1e-5)
 
 
-def _overlap(piece: tuple[slice, slice], x: int, y: int, width: int, height: int) -> float:
-    rows, columns = piece
-    across = max(0, min(columns.stop, x + width) - max(columns.start, x))
-    down = max(0, min(rows.stop, y + height) - max(rows.start, y))
-    area = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return across * down / (area + width * height - across * down)
+def _contours(above: np.ndarray) -> tuple[list[tuple[int, ...]], int]:
+    """First and last column and row of OpenCV's contours, and which one has the largest area."""
+    drawn = cv2.findContours(above.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+    corners = [(*c.min(axis=(0, 1)).tolist(), *c.max(axis=(0, 1)).tolist()) for c in drawn]
+    areas = [cv2.contourArea(contour) for contour in drawn]
+    return corners, int(np.argmax(areas)) if areas else 0
+
+
+def _components(above: np.ndarray) -> list[tuple[int, ...]]:
+    """The same boxes, of scipy's components and of the holes in them with the pixels around."""
+    framed = np.pad(above, 1)
+    pieces = ndimage.find_objects(ndimage.label(framed, structure=np.ones((3, 3)))[0])
+    holes = ndimage.find_objects(ndimage.label(~framed)[0])
+    inner = [piece for piece in holes if piece[0].start > 0]
+    return [(c.start - 1, r.start - 1, c.stop - 2, r.stop - 2) for r, c in pieces] + [
+        (c.start - 2, r.start - 2, c.stop - 1, r.stop - 1) for r, c in inner
+    ]
+
+
+def _overlap(box: tuple[int, ...], annotated: np.ndarray, shape: tuple[int, ...]) -> float:
+    x0, y0, x1, y1 = box
+    ends = min(x1 + 1, shape[1] - 1), min(y1 + 1, shape[0] - 1)
+    return _shared(np.array([x0, y0, *ends]), annotated)
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of two boxes of whole pixels, both ends of a side included, by their sets of pixels."""
+    sets = [{(x, y) for x in range(c[0], c[2] + 1) for y in range(c[1], c[3] + 1)} for c in (a, b)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])

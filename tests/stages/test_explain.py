@@ -21,7 +21,7 @@ from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY as FAMILIES
-from ttame_core.metrics import box_iou, energy_in_box, pointing_game
+from ttame_core.metrics import THRESHOLDS, contour_ious, energy_in_box, pointing_game
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.explain import (
@@ -142,7 +142,8 @@ def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:
             hit = pointing_game(view, objects, 15 * 64 / 224)
             assert located[key]["pointing_game"] == bool(hit)
             assert np.isclose(located[key]["energy_in_box"], energy_in_box(view, boxes), atol=1e-4)
-            assert np.allclose(located[key]["box_iou"], box_iou(view, boxes)[0], atol=0.2)
+            overlaps = contour_ious(view, boxes)[0][0, [int(255 * t) for t in THRESHOLDS]]
+            assert np.allclose(located[key]["box_iou"], overlaps, atol=0.2)
 
 
 def test_images_without_boxes_have_no_place(tmp_path, folder) -> None:

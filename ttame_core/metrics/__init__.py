@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from ttame_core.metrics.adcc import coherency
 from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.confidence import drop, gain, increase, masked_probabilities
+from ttame_core.metrics.contours import contour_ious
 from ttame_core.metrics.localization import (
     THRESHOLDS,
     average_precision,
-    box_iou,
     energy_in_box,
     pixel_iou,
     pointing_game,
@@ -34,9 +34,9 @@ __all__ = [
     "MappedImages",
     "Row",
     "average_precision",
-    "box_iou",
     "coherency",
     "complexity",
+    "contour_ious",
     "drop",
     "energy_in_box",
     "gain",

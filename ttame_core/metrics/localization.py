@@ -6,10 +6,7 @@ An object is its box, or its mask where there is one and pixels count.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,8 +15,10 @@ from typing_extensions import override
 from ttame_core import spec
 from ttame_core.data.objects import inside_boxes
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.metrics.contours import LEVELS, contour_ious
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
+OVERLAPS = (0.3, 0.5, 0.7)  # IoU from which on a box is found
 POINTING_SIDE = 224  # of the views that a tolerance in pixels is meant for
 
 
@@ -98,56 +97,26 @@ def average_precision(maps: Tensor, objects: Tensor) -> Tensor:
     return ((inside * precision).sum(dim=1) / inside.sum(dim=1)).float()
 
 
-def box_iou(
-    maps: Tensor, boxes: Sequence[Tensor], thresholds: Sequence[float] = THRESHOLDS
-) -> tuple[Tensor, Tensor]:
-    """IoU of the map's boxes and the annotated ones, of the largest and of the best component.
+def found_levels(overlaps: Tensor, overlap: float) -> list[list[int]]:
+    """Return the levels at which each map's box is found, as the ends of their runs.
 
-    maps: (B, H, W) in [0, 1]. Each 8-connected component of map ≥ τ gives a box; what counts is the
-    annotated box that it overlaps most. Returns two (B, T): of the component with the most pixels,
-    as MaxBoxAcc has it, and of the component that fits best, as MaxBoxAccV2 (Choe et al. 2020,
-    section 3.2, and 2022, section 4.1). 0 without a component. Taking the best τ over a data set is
-    left to SQL.
+    Args:
+        overlaps: (B, 255) IoU at each level, of `contour_ious`.
+        overlap: the least IoU of a box that is found.
+
+    Returns:
+        Per map, ascending and in turn: a level from which on the box is found, and one from which
+        on it is not, 255 at the most.
     """
-    levels = _levels(maps, thresholds).to(torch.uint8).cpu().numpy()
-    annotated = [corners.cpu().double().numpy() for corners in boxes]
-    with ThreadPoolExecutor() as threads:  # OpenCV lets go of the interpreter
-        found = threads.map(_box_ious, levels, annotated, [len(thresholds)] * len(levels))
-        both = torch.from_numpy(np.array(list(found), dtype=np.float32).reshape(len(levels), 2, -1))
-    return both[:, 0], both[:, 1]
-
-
-def _box_ious(levels: np.ndarray, annotated: np.ndarray, thresholds: int) -> np.ndarray:
-    """(2, T): of the largest component and of the best. levels: (H, W), of `_levels`."""
-    values = np.zeros((2, thresholds))
-    for place in range(min(int(levels.max()), thresholds)):
-        above = (levels > place).view(np.uint8)
-        _, _, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-        components = stats[1:]  # the first is the background
-        overlaps = _best_overlaps(components, annotated)
-        largest = components[:, cv2.CC_STAT_AREA].argmax()
-        values[:, place] = overlaps[largest], overlaps.max()
-    return values
-
-
-def _best_overlaps(components: np.ndarray, annotated: np.ndarray) -> np.ndarray:
-    """(K,) IoU of each component's box with the annotated box (N, 4) that it overlaps most."""
-    low = components[:, None, :2].astype(float)
-    high = low + components[:, None, 2:4]
-    common = _area(np.maximum(low, annotated[:, :2]), np.minimum(high, annotated[:, 2:]))
-    union = _area(low, high) + _area(annotated[:, :2], annotated[:, 2:]) - common
-    return (common / union).max(axis=1)
-
-
-def _area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return np.clip(high - low, 0, None).prod(axis=-1)
+    found = torch.nn.functional.pad((overlaps >= overlap).int(), (1, 1))
+    return [row.nonzero().flatten().tolist() for row in found.diff(dim=1)]
 
 
 class Localization(Family):
     """Agreement with annotated objects: a row per map of an annotated image."""
 
     name = "localization"
-    version = 2
+    version = 3
 
     class Settings(spec.Section):
         """The keys of a spec that set it."""
@@ -165,7 +134,7 @@ class Localization(Family):
         masked = torch.tensor([mask is not None for mask in boxed.masks])
         masked &= objects.flatten(1).any(dim=1).cpu()
         tolerance = self.settings.tolerance * min(large.shape[1:]) / POINTING_SIDE
-        largest, best = box_iou(large, boxes)
+        largest, best = contour_ious(large, boxes)
         scores = {
             "object_share": objects.float().mean(dim=(1, 2)),
             "pointing_game": pointing_game(large, objects, tolerance),
@@ -173,10 +142,12 @@ class Localization(Family):
             "weighting_game": weighting_game(large, objects),
             "average_precision": average_precision(large, objects),
             "pixel_iou": pixel_iou(large, objects),
-            "box_iou": largest,
-            "best_box_iou": best,
+            "box_iou": largest[:, [int(threshold * LEVELS) for threshold in THRESHOLDS]],
         }
         columns = {name: values.tolist() for name, values in scores.items()}
+        for overlap in OVERLAPS:
+            columns[f"largest_found_{100 * overlap:g}"] = found_levels(largest, overlap)
+            columns[f"best_found_{100 * overlap:g}"] = found_levels(best, overlap)
         for i, (row, with_mask) in enumerate(zip(boxed.rows, masked.tolist(), strict=True)):
             found = {name: values[i] for name, values in columns.items()}
             if not with_mask:

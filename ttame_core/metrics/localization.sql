@@ -6,9 +6,16 @@ columns:  # of a row per map of an annotated image
   energy_in_box: FLOAT
   weighting_game: FLOAT  # null without a mask
   average_precision: FLOAT  # null without a mask
-  pixel_iou: FLOAT[]  # at each of ttame_core.metrics.localization.THRESHOLDS, like the next two
-  box_iou: FLOAT[]  # of the largest component
-  best_box_iou: FLOAT[]  # of the component that fits best
+  pixel_iou: FLOAT[]  # at each of ttame_core.metrics.localization.THRESHOLDS, like the next
+  box_iou: FLOAT[]  # of the contour with the largest area
+  # Levels from 0 to 255 from which on the IoU of that contour's box is at least 30, 50 and 70 %, and
+  # levels from which on it is not, in turn; then of the contour that fits best.
+  largest_found_30: INTEGER[]
+  largest_found_50: INTEGER[]
+  largest_found_70: INTEGER[]
+  best_found_30: INTEGER[]
+  best_found_50: INTEGER[]
+  best_found_70: INTEGER[]
 metrics:
   pointing_game*: {better: higher, unit: "%", description: the maximum lies on the object}
   energy_in_box*: {better: higher, unit: "%", description: share of the map that lies in the boxes}
@@ -25,19 +32,15 @@ metrics:
 -- Agreement with the annotated objects of each image, in percent; the higher the better.
 -- The boxes and masks of a map depend on a threshold, which is one for a whole dataset, backbone and
 -- explainer: for box_iou and pixel_iou (means of the IoU) the one that serves it best, or 0.2 and
--- 0.5; for max_box_acc@δ (images whose box reaches an IoU of δ; the box of the largest component) and
--- max_box_acc_v2 (the best component's; the mean over δ of 0.3, 0.5 and 0.7) the best for each δ.
+-- 0.5; for max_box_acc@δ (images whose box reaches an IoU of δ; the box of the contour with the
+-- largest area) and max_box_acc_v2 (of the contour that fits best; the mean over δ of 0.3, 0.5 and
+-- 0.7) the level that serves it best for each δ.
 WITH located AS NOT MATERIALIZED (FROM localization WHERE target = predicted),
 thresholds AS (
-    SELECT dataset, backbone, explainer, place,
-           avg(box) AS box, avg(pixel) AS pixel,
-           avg((box >= 0.3)::INT) AS box3, avg((box >= 0.5)::INT) AS box5,
-           avg((box >= 0.7)::INT) AS box7,
-           avg((best >= 0.3)::INT) AS best3, avg((best >= 0.5)::INT) AS best5,
-           avg((best >= 0.7)::INT) AS best7
+    SELECT dataset, backbone, explainer, place, avg(box) AS box, avg(pixel) AS pixel
     FROM (
-        SELECT dataset, backbone, explainer, unnest(box_iou) AS box, unnest(best_box_iou) AS best,
-               unnest(pixel_iou) AS pixel, generate_subscripts(box_iou, 1) AS place
+        SELECT dataset, backbone, explainer, unnest(box_iou) AS box, unnest(pixel_iou) AS pixel,
+               generate_subscripts(box_iou, 1) AS place
         FROM located
     )
     GROUP BY ALL
@@ -46,14 +49,36 @@ thresholds AS (
 best AS (
     SELECT dataset, backbone, explainer,
            first_best(list(box ORDER BY place)) AS box,
-           first_best(list(pixel ORDER BY place)) AS pixel,
-           first_best(list(box3 ORDER BY place)) AS box3,
-           first_best(list(box5 ORDER BY place)) AS box5,
-           first_best(list(box7 ORDER BY place)) AS box7,
-           first_best(list(best3 ORDER BY place)) AS best3,
-           first_best(list(best5 ORDER BY place)) AS best5,
-           first_best(list(best7 ORDER BY place)) AS best7
+           first_best(list(pixel ORDER BY place)) AS pixel
     FROM thresholds GROUP BY ALL
+),
+-- How many images more are found from a level on than just below it.
+steps AS (
+    SELECT dataset, backbone, explainer, test, level, sum(step) AS step
+    FROM (
+        SELECT dataset, backbone, explainer, test, unnest(levels) AS level,
+               2 * (generate_subscripts(levels, 1) % 2) - 1 AS step
+        FROM (FROM located UNPIVOT (levels FOR test IN (
+            largest_found_30, largest_found_50, largest_found_70,
+            best_found_30, best_found_50, best_found_70
+        )))
+    )
+    GROUP BY ALL
+),
+-- The best level of each test by its name; among equals the lowest.
+best_levels AS (
+    SELECT dataset, backbone, explainer, map_from_entries(list((test, level))) AS best_level
+    FROM (
+        SELECT dataset, backbone, explainer, test, arg_max(level, (images, -level)) AS level
+        FROM (
+            SELECT *, sum(step) OVER (
+                PARTITION BY dataset, backbone, explainer, test ORDER BY level
+            ) AS images
+            FROM steps
+        )
+        GROUP BY ALL
+    )
+    GROUP BY ALL
 )
 SELECT
     dataset, backbone, explainer, key,
@@ -67,9 +92,11 @@ SELECT
     1e2 * pixel_iou[pixel] AS pixel_iou,
     1e2 * pixel_iou[4] AS "pixel_iou@0.2",
     1e2 * pixel_iou[10] AS "pixel_iou@0.5",
-    1e2 * (box_iou[box3] >= 0.3)::INT AS "max_box_acc@0.3",
-    1e2 * (box_iou[box5] >= 0.5)::INT AS "max_box_acc@0.5",
-    1e2 * (box_iou[box7] >= 0.7)::INT AS "max_box_acc@0.7",
-    1e2 / 3 * ((best_box_iou[best3] >= 0.3)::INT + (best_box_iou[best5] >= 0.5)::INT
-               + (best_box_iou[best7] >= 0.7)::INT) AS max_box_acc_v2
+    1e2 * found_at(largest_found_30, best_level['largest_found_30']) AS "max_box_acc@0.3",
+    1e2 * found_at(largest_found_50, best_level['largest_found_50']) AS "max_box_acc@0.5",
+    1e2 * found_at(largest_found_70, best_level['largest_found_70']) AS "max_box_acc@0.7",
+    1e2 / 3 * (found_at(best_found_30, best_level['best_found_30'])
+               + found_at(best_found_50, best_level['best_found_50'])
+               + found_at(best_found_70, best_level['best_found_70'])) AS max_box_acc_v2
 FROM located JOIN best USING (dataset, backbone, explainer)
+LEFT JOIN best_levels USING (dataset, backbone, explainer)

@@ -25,6 +25,11 @@ CREATE MACRO object_size(share) AS
 -- The first place, from 1, of a list's highest value.
 CREATE MACRO first_best(list) AS list_position(list, list_max(list));
 
+-- Whether the level lies in a run, 1 or 0: levels at which a run begins and ends, in turn. A level
+-- of NULL, where no image has a run, lies in none.
+CREATE MACRO found_at(levels, level) AS
+    len(list_filter(levels, lambda l: l <= coalesce(level, -1))) % 2;
+
 -- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
 CREATE MACRO metric_name(measure, metric, level, fill) AS
     coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
