@@ -19,7 +19,7 @@ from flows.runs import Runs, recent_runs
 from ttame_core.data.index import load_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
-from ttame_core.lake.contents import STAGES, Holding, holdings
+from ttame_core.lake.contents import STAGES, StageFiles, stage_files
 from ttame_core.lake.query.formats import write_result
 from ttame_core.lake.records import read_about
 from ttame_core.spec import AuditSpec
@@ -93,9 +93,9 @@ def print_status(workspace: str, audit: AuditSpec | None, format: str, output: s
 
 
 def _rows(lake: Lake, audit: AuditSpec | None, runs: Runs) -> list[Row]:
-    held = {one.names: one for one in holdings(lake)}
+    there = {one.names: one for one in stage_files(lake)}
     planned = _planned(lake, audit) if audit else {}
-    names = {*planned, *(n for n in held if audit is None or _is_of(audit, n))}
+    names = {*planned, *(n for n in there if audit is None or _is_of(audit, n))}
     names |= {
         n
         for n in {*runs.running, *runs.failed}
@@ -104,12 +104,12 @@ def _rows(lake: Lake, audit: AuditSpec | None, runs: Runs) -> list[Row]:
     totals = _Totals(lake)
     rows = []
     for one in sorted(names, key=lambda n: (STAGES.index(n[0]), *n[1:])):
-        holding = held.get(one) or Holding(*one)
-        done, of = planned.get(one, (holding.done, None))
-        row = Row(one, done, of if one in planned else totals.of(holding), bytes=holding.bytes)
-        row.running = holding.writing or _count(runs.running, one)
+        files = there.get(one) or StageFiles(*one)
+        done, of = planned.get(one, (files.done, None))
+        row = Row(one, done, of if one in planned else totals.of(files), bytes=files.bytes)
+        row.running = files.writing or _count(runs.running, one)
         row.failed = _count(runs.failed, one)
-        row.note = _note(holding, done, row.running)
+        row.note = _note(files, done, row.running)
         rows.append(row)
     return rows
 
@@ -147,15 +147,15 @@ class _Totals:
         self._lake = lake
         self._splits: dict[str, Counter[str]] = {}
 
-    def of(self, held: Holding) -> int | None:
-        if held.stage in ("fit", "train"):
+    def of(self, files: StageFiles) -> int | None:
+        if files.stage in ("fit", "train"):
             return 1
-        if held.stage in ("sweep", "report"):
+        if files.stage in ("sweep", "report"):
             return None
-        shards = self._of_splits(held.dataset)
-        if held.stage == "shard":
+        shards = self._of_splits(files.dataset)
+        if files.stage == "shard":
             return shards.total() or None
-        return sum(shards[split] for split in held.splits) or None
+        return sum(shards[split] for split in files.splits) or None
 
     def _of_splits(self, dataset: str) -> Counter[str]:
         if dataset not in self._splits:
@@ -174,14 +174,14 @@ def _count(runs: Mapping[Names, int], row: Names) -> int:
     return sum(number for names, number in runs.items() if _same(names, row))
 
 
-def _note(held: Holding, current: int, running: int) -> str:
+def _note(files: StageFiles, current: int, running: int) -> str:
     notes = []
-    if held.done > current:
-        notes.append(f"{held.done - current} to be made again")
-    if held.begun:
+    if files.done > current:
+        notes.append(f"{files.done - current} to be made again")
+    if files.begun:
         notes.append("begun" if running else "begun: goes on from its checkpoint")
-    if held.left:
-        notes.append(f"{held.left} left half written, which the next run removes")
+    if files.left:
+        notes.append(f"{files.left} left half written, which the next run removes")
     return "; ".join(notes)
 
 

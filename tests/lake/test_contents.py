@@ -11,7 +11,7 @@ import pytest
 from stores import Store
 
 from ttame_core.lake import Lake, store
-from ttame_core.lake.contents import Holding, holdings
+from ttame_core.lake.contents import StageFiles, stage_files
 
 OF = "dataset=d/backbone=b/explainer=e"
 SIZES = {
@@ -33,29 +33,29 @@ SIZES = {
     "audits/a/20260102T000000Z/report.html": 60,  # not whole
 }
 EXPECTED = [
-    Holding("shard", "d", done=1, bytes=1111),
-    Holding("fit", "d", "b", bytes=3, begun=True),
-    Holding("train", "d", "b", "e", done=1, bytes=22),
-    Holding("explain", "d", "b", "e", done=2, bytes=5 + 6 + 7, splits={"test"}),
-    Holding("evaluate", "d", "b", "e", done=2, bytes=8 + 9 + 30, splits={"test"}),
-    Holding("report", "a", done=1, bytes=150),
+    StageFiles("shard", "d", done=1, bytes=1111),
+    StageFiles("fit", "d", "b", bytes=3, begun=True),
+    StageFiles("train", "d", "b", "e", done=1, bytes=22),
+    StageFiles("explain", "d", "b", "e", done=2, bytes=5 + 6 + 7, splits={"test"}),
+    StageFiles("evaluate", "d", "b", "e", done=2, bytes=8 + 9 + 30, splits={"test"}),
+    StageFiles("report", "a", done=1, bytes=150),
 ]
 
 
 def test_a_folder(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
-    assert holdings(lake) == []
+    assert stage_files(lake) == []
     for name, size in SIZES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * size)
-    assert holdings(lake) == EXPECTED
+    assert stage_files(lake) == EXPECTED
 
 
 def test_an_object_store(s3: Store) -> None:
     for name, size in SIZES.items():
         s3.client.put_object(Bucket=s3.bucket, Key=f"lake/{name}", Body=b"x" * size)
     s3.asked.clear()
-    assert holdings(Lake(s3.url)) == EXPECTED
+    assert stage_files(Lake(s3.url)) == EXPECTED
     assert all("list-type=2" in path for _, path in s3.asked)  # nothing is fetched
 
 
@@ -66,7 +66,7 @@ def test_files_that_are_half_written(tmp_path: Path) -> None:
     for number, process in enumerate((os.getpid(), os.getpid(), int(ended.stdout))):
         name = f".test-00000{number}.parquet.writing-{store._host()}-{process}-abc"
         (folder / name).touch()
-    (found,) = holdings(Lake(tmp_path))
+    (found,) = stage_files(Lake(tmp_path))
     assert (found.writing, found.left, found.done) == (2, 1, 0)
 
 

@@ -34,7 +34,7 @@ from ttame_core.lake.schemas import (
     BACKBONE,
     LEADERBOARD,
 )
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.roles import rivals, write_roles
 
@@ -90,12 +90,12 @@ class Recorded:
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
     """Return the leaderboard of the maps and scores that an audit asks for."""
-    return leaderboard(lake, audit.dataset.name, Meant.by(audit))
+    return leaderboard(lake, audit.dataset.name, Selection.of(audit))
 
 
 def audit_refusals(lake: Lake, audit: spec.AuditSpec) -> list[dict[str, str]]:
     """Return the rows of the view `refusals` of an audit: backbone, explainer, reason."""
-    with connect(lake, meant=Meant.by(audit)) as db:
+    with connect(lake, selection=Selection.of(audit)) as db:
         return _refusals(db, audit)
 
 
@@ -133,7 +133,7 @@ def write_record(
     folder = f"audits/{record}"
     before = last_record(lake, audit.name)
     write_roles(lake, audit, [b.name for b in audit.backbones])
-    state = scores_state(lake, audit.dataset.name, Meant.by(audit))
+    state = scores_state(lake, audit.dataset.name, Selection.of(audit))
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
     versions["python"] = platform.python_version()

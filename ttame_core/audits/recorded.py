@@ -11,7 +11,7 @@ from ttame_core import spec
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.variables import literal, set_variables
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 
 RECORDED = 10_000  # images whose single values are recorded, for comparisons with later audits
 
@@ -30,7 +30,7 @@ def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPy
     Yields:
         The connection, within the memory of `connect`.
     """
-    with connect(lake, meant=Meant.by(audit)) as db:
+    with connect(lake, selection=Selection.of(audit)) as db:
         list_recorded(db, audit.dataset.name, audit.maps.split, RECORDED)
         yield db
 

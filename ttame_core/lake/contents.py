@@ -24,7 +24,7 @@ Entries = dict[str, dict[str, Any]]
 
 
 @dataclass
-class Holding:
+class StageFiles:
     """The files that one stage has made for a data set, a backbone and an explainer.
 
     Attributes:
@@ -67,18 +67,18 @@ class Holding:
                     self.writing += 1
 
 
-def holdings(lake: Lake) -> list[Holding]:
+def stage_files(lake: Lake) -> list[StageFiles]:
     """List the contents of a workspace, in the order of the stages."""
-    found: dict[tuple[str, ...], Holding] = {}
+    by_names: dict[tuple[str, ...], StageFiles] = {}
     for one in (*_datasets(lake), *_partitioned(lake), *_audits(lake)):
-        if (known := found.setdefault(one.names, one)) is not one:
+        if (known := by_names.setdefault(one.names, one)) is not one:
             _merge(known, one)
-    return sorted(found.values(), key=lambda h: (STAGES.index(h.stage), *h.names[1:]))
+    return sorted(by_names.values(), key=lambda one: (STAGES.index(one.stage), *one.names[1:]))
 
 
-def _datasets(lake: Lake) -> Iterator[Holding]:
+def _datasets(lake: Lake) -> Iterator[StageFiles]:
     for dataset in _folders(lake, "datasets"):
-        one = Holding("shard", dataset)
+        one = StageFiles("shard", dataset)
         one.add(_files(lake, f"datasets/{dataset}"))
         shards = _files(lake, f"datasets/{dataset}/shards")
         one.add(shards)
@@ -86,13 +86,13 @@ def _datasets(lake: Lake) -> Iterator[Holding]:
         yield one
 
 
-def _partitioned(lake: Lake) -> Iterator[Holding]:
+def _partitioned(lake: Lake) -> Iterator[StageFiles]:
     for top, partitions, stage in PARTITIONED:
         for folder, names in _partitions(lake, top, partitions):
             files = _files(lake, folder)
             family = names.pop("metric", "")
             # How long explaining took stands among the scores, and comes with the maps.
-            one = Holding("explain" if family == "cost" else stage, **names)
+            one = StageFiles("explain" if family == "cost" else stage, **names)
             one.add(files)
             if stage in ("fit", "train"):
                 one.done = int("history.parquet" in files)
@@ -104,9 +104,9 @@ def _partitioned(lake: Lake) -> Iterator[Holding]:
             yield one
 
 
-def _audits(lake: Lake) -> Iterator[Holding]:
+def _audits(lake: Lake) -> Iterator[StageFiles]:
     for audit in _folders(lake, "audits"):
-        one = Holding("report", audit)
+        one = StageFiles("report", audit)
         for time in _folders(lake, f"audits/{audit}"):
             folder = f"audits/{audit}/{time}"
             files = _files(lake, folder)
@@ -116,8 +116,8 @@ def _audits(lake: Lake) -> Iterator[Holding]:
         yield one
 
 
-def _merge(known: Holding, other: Holding) -> None:
-    """Merge two holdings of one explainer; of its families of scores the fullest one counts."""
+def _merge(known: StageFiles, other: StageFiles) -> None:
+    """Merge the files of one explainer; of its families of scores the fullest one counts."""
     known.done = max(known.done, other.done)
     known.bytes += other.bytes
     known.writing += other.writing
@@ -140,13 +140,13 @@ def _partitions(
 
 
 def _folders(lake: Lake, folder: str) -> list[str]:
-    found = lake.entries(folder).items()
-    return sorted(name for name, about in found if about["type"] == "directory")
+    entries = lake.entries(folder).items()
+    return sorted(name for name, about in entries if about["type"] == "directory")
 
 
 def _files(lake: Lake, folder: str) -> Entries:
-    found = lake.entries(folder).items()
-    return {name: about for name, about in found if about["type"] == "file"}
+    entries = lake.entries(folder).items()
+    return {name: about for name, about in entries if about["type"] == "file"}
 
 
 def _whole(files: Entries) -> list[str]:

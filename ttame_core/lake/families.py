@@ -186,13 +186,13 @@ def in_order() -> Mapping[str, Scores]:
     Raises:
         UserError: one of another package cannot be loaded.
     """
-    found = registry()
+    families = registry()
 
     def place(name: str) -> tuple[bool, float]:
-        order = found[name].order
-        return name in found.added, float("inf") if order is None else order
+        order = families[name].order
+        return name in families.added, float("inf") if order is None else order
 
-    return {name: found[name] for name in sorted(found, key=place)}
+    return {name: families[name] for name in sorted(families, key=place)}
 
 
 def with_rows() -> dict[str, Scores]:
@@ -217,11 +217,11 @@ def schema_of(family: str) -> pa.Schema:
     Raises:
         UserError: no package says what rows it has.
     """
-    found = registry()
-    if family not in found or not found[family].columns:
+    families = registry()
+    if family not in families or not families[family].columns:
         raise UserError(
             f"no installed package says what rows the metric {family} has: it needs an entry point "
             f"{family} in the group ttame.scores (docs/extending.md)."
-            + nearest(family, list(found))
+            + nearest(family, list(families))
         )
-    return found[family].schema
+    return families[family].schema

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Meant:
+class Selection:
     """The maps and scores that belong to an audit.
 
     Attributes:
@@ -33,7 +33,7 @@ class Meant:
     families: Collection[str]
 
     @classmethod
-    def by(cls, audit: spec.AuditSpec) -> Meant:
+    def of(cls, audit: spec.AuditSpec) -> Selection:
         """Return the choice that a spec makes."""
         return cls(
             audit.dataset.name,

@@ -131,8 +131,8 @@ class Lake:
     def glob(self, pattern: str) -> list[str]:
         """Return the paths, relative to the root, that match a pattern, sorted."""
         with reaching(self.url, self.fs):
-            found = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
-        return sorted(str(p)[len(self.root) :].lstrip("/") for p in found)
+            paths = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
+        return sorted(str(p)[len(self.root) :].lstrip("/") for p in paths)
 
     def entries(self, folder: str) -> dict[str, dict[str, Any]]:
         """List a folder: by name, what the file system says of each entry (size, type, time)."""
@@ -140,13 +140,13 @@ class Lake:
         while True:
             try:
                 with reaching(self.url, self.fs):
-                    found = self.fs.ls(place, detail=True)
+                    listed = self.fs.ls(place, detail=True)
                 break
             except (FileNotFoundError, NotADirectoryError):
                 if not (self.local and os.path.isdir(place)):
                     return {}
             # Else a file in it, such as one that was half written, went as it was listed.
-        return {about["name"].rstrip("/").rsplit("/", 1)[-1]: about for about in found}
+        return {about["name"].rstrip("/").rsplit("/", 1)[-1]: about for about in listed}
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
@@ -225,8 +225,8 @@ class Lake:
         for first in range(0, len(paths), FOOTERS):
             some = paths[first : first + FOOTERS]
             with reaching(self.url, self.fs):
-                places = [self.path(path) for path in some]
-                ends = self.fs.cat_ranges(places, -FOOTER, None, on_error="return")
+                urls = [self.path(path) for path in some]
+                ends = self.fs.cat_ranges(urls, -FOOTER, None, on_error="return")
             yield from map(self._metadata, some, ends)
 
     def _metadata(self, path: str, end: bytes | Exception | None = None) -> dict[str, str]:
@@ -243,8 +243,8 @@ class Lake:
                 with reaching(self.url, self.fs):
                     raise end
             with self.open(path) if end is None else io.BytesIO(end) as stream:
-                found = pq.read_schema(stream).metadata or {}
-            return {k.decode(): v.decode() for k, v in found.items()}
+                metadata = pq.read_schema(stream).metadata or {}
+            return {k.decode(): v.decode() for k, v in metadata.items()}
         except pa.ArrowException:
             return self._metadata(path) if isinstance(end, bytes) and len(end) == FOOTER else {}
         except (OSError, UnicodeDecodeError):
@@ -256,10 +256,10 @@ class Lake:
 
     def are_current(self, files: Sequence[tuple[str, Any]]) -> list[bool]:
         """Say the same of many files, each with what it should be made from."""
-        found = self.metadata_of([path for path, _ in files])
+        stored = self.metadata_of([path for path, _ in files])
         return [
             metadata.get(FINGERPRINT.decode()) == fingerprint(made_from)
-            for metadata, (_, made_from) in zip(found, files, strict=True)
+            for metadata, (_, made_from) in zip(stored, files, strict=True)
         ]
 
     def remove(self, path: str) -> None:

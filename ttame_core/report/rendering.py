@@ -11,7 +11,7 @@ from ttame_core import spec
 from ttame_core.audits.record import Recorded
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 from ttame_core.report.album import exhibits
 from ttame_core.report.findings import certain_winners, gather
 from ttame_core.report.page import render_page
@@ -52,7 +52,7 @@ def contact_sheets(
         The backbone's name and the picture; nothing for a backbone without maps.
     """
     compared = rivals(audit)[:COMPARED]
-    with connect(lake, meant=Meant.by(audit)) as db:
+    with connect(lake, selection=Selection.of(audit)) as db:
         for backbone in backbones[:COMPARED]:
             if sheet := _sheet(lake, db, audit, [backbone], compared, PICTURED // 2):
                 yield backbone, sheet

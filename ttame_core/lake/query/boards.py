@@ -18,7 +18,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.query.views import views
 from ttame_core.lake.records import read_about, read_board
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake, fingerprint
 
 # What leaderboards are made from.
@@ -26,23 +26,25 @@ SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet", "explainers/*/*/*/
 RECORDED = "audits/*/*/leaderboard.parquet"
 
 
-def scores_state(lake: Lake, dataset: str, meant: Meant | None = None) -> str:
+def scores_state(lake: Lake, dataset: str, selection: Selection | None = None) -> str:
     """A hash that changes with every score of a data set. Taken before they are read.
 
-    meant: no hash, "", where there are others than those.
+    selection: no hash, "", where there are others than those.
     """
-    return _states(ReadOnly(lake), meant).get(dataset, "")
+    return _states(ReadOnly(lake), selection).get(dataset, "")
 
 
-def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str, pa.Table]:
+def recorded_boards(
+    lake: Lake, read_only: ReadOnly, selection: Selection | None
+) -> dict[str, pa.Table]:
     """By data set, the leaderboard of a record that holds all of it and still holds.
 
-    meant: all that is to be in it.
+    selection: all that is to be in it.
     """
-    last = {path.split("/")[1]: path for path in reading.glob(RECORDED)}
+    last = {path.split("/")[1]: path for path in read_only.glob(RECORDED)}
     if not last:
         return {}
-    states, boards = _states(reading, meant), {}
+    states, boards = _states(read_only, selection), {}
     for path in last.values():
         # What is damaged here is no concern of who asks: it is worked out instead.
         with suppress(UserError):
@@ -54,27 +56,27 @@ def kept_boards(lake: Lake, reading: ReadOnly, meant: Meant | None) -> dict[str,
     return boards
 
 
-def _states(reading: ReadOnly, meant: Meant | None) -> dict[str, str]:
+def _states(read_only: ReadOnly, selection: Selection | None) -> dict[str, str]:
     """Hash the files of each data set.
 
     Args:
-        reading: the lake.
-        meant: which maps and scores count; a data set that has others is left out.
+        read_only: the lake.
+        selection: which maps and scores count; a data set that has others is left out.
     """
     files: dict[str, list[Any]] = defaultdict(list)
     others: set[str] = set()
     for pattern in SCORED:
-        for path in reading.glob(pattern):
+        for path in read_only.glob(pattern):
             dataset = path.split("dataset=")[1].split("/")[0]
-            if meant and not meant.includes(path):
+            if selection and not selection.includes(path):
                 others.add(dataset)
                 continue
-            about = reading.info(path)
+            about = read_only.info(path)
             when = about.get("ETag") or about.get("mtime") or about.get("created")
             files[dataset].append((path, about["size"], when))
     computed = [duckdb.__version__, *views().definitions]
     return {
-        dataset: fingerprint([computed, found])
-        for dataset, found in files.items()
+        dataset: fingerprint([computed, listed])
+        for dataset, listed in files.items()
         if dataset not in others
     }

@@ -13,12 +13,12 @@ import duckdb
 import pyarrow as pa
 
 from ttame_core.errors import UserError
-from ttame_core.lake.query.boards import kept_boards
+from ttame_core.lake.query.boards import recorded_boards
 from ttame_core.lake.query.metric_values import add_metrics
 from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.query.views import PARTITIONS, kinds, read_files, script, views
 from ttame_core.lake.schemas import LEADERBOARD
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -29,17 +29,17 @@ Result = TypeVar("Result")
 
 @contextmanager
 def connect(
-    lake: Lake, confined: bool = False, meant: Meant | None = None
+    lake: Lake, confined: bool = False, selection: Selection | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
 
-    meant: the maps and scores to look at; default: all.
+    selection: the maps and scores to look at; default: all.
     confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
     an audit asks: that takes MEMORY, however much there is, and the rest spills to disk (`answer`
     takes more for what cannot). Raises UserError for a file that turns out to be damaged, and
     StoreAway where an object store does not answer.
     """
-    reading = ReadOnly(lake)
+    read_only = ReadOnly(lake)
     through = confined or not lake.local
     with TemporaryDirectory() as spill, _database(Path(spill)) as db:
         try:
@@ -47,15 +47,15 @@ def connect(
             if not confined:
                 db.execute(f"SET memory_limit = '{MEMORY}'")
             if through:
-                db.register_filesystem(reading)
+                db.register_filesystem(read_only)
             root = "lake://" if through else f"{_literally(lake.root)}/"
-            _fill(db, lake, reading, root, meant)
+            _fill(db, lake, read_only, root, selection)
             if confined:
                 _confine(db)
             yield db
         except duckdb.Error as error:
-            if reading.failed:  # DuckDB tells it as text
-                raise reading.failed from error
+            if read_only.failed:  # DuckDB tells it as text
+                raise read_only.failed from error
             damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
             if confined or not damaged:  # what a user asks may be wrong as well
                 raise
@@ -73,60 +73,66 @@ def _database(folder: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _fill(
-    db: duckdb.DuckDBPyConnection, lake: Lake, reading: ReadOnly, root: str, meant: Meant | None
+    db: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    read_only: ReadOnly,
+    root: str,
+    selection: Selection | None,
 ) -> None:
     """The lake's files, and the leaderboards that still hold, in the stead of none."""
     db.execute("SET enable_progress_bar = false")  # it is written to where answers go
-    for board in kept_boards(lake, reading, meant).values():
+    for board in recorded_boards(lake, read_only, selection).values():
         db.register("board", board.cast(LEADERBOARD))
-        db.execute("INSERT INTO kept FROM board")
-    db.execute("SET VARIABLE kept = (SELECT list(DISTINCT dataset) FROM kept)")
-    db.register("explained", _partitions(reading))
+        db.execute("INSERT INTO recorded_boards FROM board")
+    db.execute(
+        "SET VARIABLE recorded_boards = (SELECT list(DISTINCT dataset) FROM recorded_boards)"
+    )
+    db.register("explained", _partitions(read_only))
     db.execute("INSERT INTO partitions FROM explained")
     for name, (pattern, _, partitions) in kinds().items():
         condition = "true"
-        if meant and pattern.startswith(("maps/", "scores/")):
-            if name != "maps" and name not in meant.families:
+        if selection and pattern.startswith(("maps/", "scores/")):
+            if name != "maps" and name not in selection.families:
                 continue
-            pattern, condition = meant.files(pattern), _condition(meant)
-        if reading.holds(pattern):
+            pattern, condition = selection.files(pattern), _condition(selection)
+        if read_only.holds(pattern):
             read_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
 
 
-def _partitions(reading: ReadOnly) -> pa.Table:
+def _partitions(read_only: ReadOnly) -> pa.Table:
     """Return data set, backbone and explainer of all maps and scores, by their folders alone."""
     folders = {
         tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
         for pattern in ("maps/*/*/*", "scores/*/*/*/*")
-        for path in reading.glob(pattern)
+        for path in read_only.glob(pattern)
     }
     rows = [dict(zip(PARTITIONS, names, strict=True)) for names in sorted(folders)]
     return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in PARTITIONS]))
 
 
-def _condition(meant: Meant) -> str:
-    """SQL that is true of a split's rows that are meant."""
+def _condition(selection: Selection) -> str:
+    """SQL that is true of a split's rows that are selected."""
 
     def among(column: str, names: Iterable[str]) -> str:
         listed = ", ".join(f"'{_quoted(name)}'" for name in sorted(names))
         return f"{column} IN ({listed})"
 
-    whose = [meant.dataset], meant.backbones, meant.explainers
+    whose = [selection.dataset], selection.backbones, selection.explainers
     return " AND ".join(map(among, PARTITIONS, whose))
 
 
-def values_of(found: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
+def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
     """Key, metric and value of scores that are in memory: as `metric_values` has those of a lake.
 
-    found: a table of each family, of one explainer, as its schema says.
+    scores: a table of each family, of one explainer, as its schema says.
     """
     with duckdb.connect() as db:
         db.execute(script("macros"))
-        for family, rows in found.items():
+        for family, rows in scores.items():
             db.register(f"rows_{family}", rows)
             whose = "'' AS dataset, '' AS backbone, '' AS explainer"
             db.execute(f"CREATE VIEW {family} AS SELECT {whose}, * FROM rows_{family}")
-        add_metrics(db, found)
+        add_metrics(db, scores)
         return db.sql("SELECT key, metric, value FROM metric_values").fetchall()
 
 
@@ -165,12 +171,14 @@ def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) 
     return table
 
 
-def leaderboard(lake: Lake, dataset: str | None = None, meant: Meant | None = None) -> pa.Table:
+def leaderboard(
+    lake: Lake, dataset: str | None = None, selection: Selection | None = None
+) -> pa.Table:
     """The view `leaderboard`, of one data set or of all, in a stable order.
 
-    meant: of these maps and scores alone.
+    selection: of these maps and scores alone.
     """
-    with connect(lake, meant=meant) as db:
+    with connect(lake, selection=selection) as db:
         return read_leaderboard(db, dataset)
 
 

@@ -80,8 +80,8 @@ def directions() -> dict[str, Direction]:
 
 def direction(metric: str) -> Direction:
     """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
-    found = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
-    return next(found, UNKNOWN)
+    matching = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
+    return next(matching, UNKNOWN)
 
 
 def source(metric: str) -> str:

@@ -19,7 +19,7 @@ from ttame_core.lake.store import Lake
 from ttame_core.storage import reaching
 
 SMALL = 8 * 2**20  # bytes of a file that is fetched whole, in one request
-KEPT = 256 * 2**20  # bytes of small files that are kept for when they are read again
+CACHED = 256 * 2**20  # bytes of small files that are held for when they are read again
 TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # of a file
 
 
@@ -37,16 +37,16 @@ class ReadOnly(AbstractFileSystem):
         super().__init__()
         self._lake = lake
         self._folders: dict[str, dict[str, dict[str, Any]]] = {}
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._cached: OrderedDict[str, bytes] = OrderedDict()
         self.failed: UserError | None = None  # why something could not be read, last
 
     def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
         if folder not in self._folders:
             outside = self._lake.local and not self._is_inside(folder)
-            found = {} if outside else self._lake.entries(folder)
+            listed = {} if outside else self._lake.entries(folder)
             self._folders[folder] = {
                 name: {key: about[key] for key in TOLD if key in about}
-                for name, about in found.items()
+                for name, about in listed.items()
             }
         return self._folders[folder]
 
@@ -87,8 +87,8 @@ class ReadOnly(AbstractFileSystem):
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List a folder."""
-        found = self._entries(self._strip_protocol(path).strip("/"))
-        return list(found.values()) if detail else list(found)
+        entries = self._entries(self._strip_protocol(path).strip("/"))
+        return list(entries.values()) if detail else list(entries)
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> _Shared:
         """Open a file for reading; any other mode is refused."""
@@ -104,12 +104,12 @@ class ReadOnly(AbstractFileSystem):
             return self._lake.stream(path)
         if self.info(path)["size"] > SMALL:
             return _Watched(self, path)
-        content = self._kept.pop(path, None)
+        content = self._cached.pop(path, None)
         if content is None:
             content = self._fetch(path)
-        self._kept[path] = content
-        while sum(map(len, self._kept.values())) > KEPT:
-            self._kept.popitem(last=False)
+        self._cached[path] = content
+        while sum(map(len, self._cached.values())) > CACHED:
+            self._cached.popitem(last=False)
         return io.BytesIO(content)
 
     def _fetch(self, path: str) -> bytes:

@@ -102,7 +102,7 @@ def views() -> Views:
             add_metrics(db)
             add_directions(db)
             db.register("boards", LEADERBOARD.empty_table())
-            db.execute("CREATE TABLE kept AS FROM boards")
+            db.execute("CREATE TABLE recorded_boards AS FROM boards")
             for name in ANSWERS:
                 db.execute(script(name))
             definitions = tuple(sql for (sql,) in db.sql(DEFINITIONS).fetchall())

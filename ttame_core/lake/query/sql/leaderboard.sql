@@ -1,8 +1,9 @@
 -- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
 -- number of images behind it. Only maps of the model truth count (target = predicted). What is a
 -- backbone's own (accuracy, discrimination) has the explainer '-', and no method and role.
--- In: metric_sums (a row per metric and group of images; ttame_core/lake/query/metric_values.py), kept (leaderboards
--- of records that still hold; ttame_core/lake/query/boards.py) and the variable of that name, their data sets.
+-- In: metric_sums (a row per metric and group of images; ttame_core/lake/query/metric_values.py),
+-- recorded_boards (leaderboards of records that still hold; ttame_core/lake/query/boards.py) and the
+-- variable of that name, their data sets.
 
 -- Images fall into 256 groups by their keys' hash, and a replicate counts each group a Poisson(1)
 -- number of times: one pass over the images, then sums of 256 numbers, whatever the data's size.
@@ -24,7 +25,7 @@ CREATE VIEW leaderboard AS
 WITH sums AS MATERIALIZED (
     SELECT dataset, backbone, explainer, metric_name(measure, metric, level, fill) AS metric, bucket,
            total, n
-    FROM metric_sums WHERE NOT list_contains(coalesce(getvariable('kept'), []), dataset)
+    FROM metric_sums WHERE NOT list_contains(coalesce(getvariable('recorded_boards'), []), dataset)
 ),
 -- Groups without images count as well: with nothing.
 complete AS (
@@ -55,4 +56,4 @@ replicates AS (
 SELECT dataset, backbone, explainer, metric, value, ends[1]::DOUBLE AS ci_low, ends[2]::DOUBLE AS ci_high,
        images::BIGINT AS images, method, role
 FROM replicates LEFT JOIN explainers USING (dataset, backbone, explainer)
-UNION ALL FROM kept;
+UNION ALL FROM recorded_boards;

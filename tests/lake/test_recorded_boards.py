@@ -15,7 +15,7 @@ from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import leaderboard, run_query
 from ttame_core.lake.records import board_fingerprint
 from ttame_core.lake.schemas import LEADERBOARD
-from ttame_core.lake.selection import Meant
+from ttame_core.lake.selection import Selection
 
 RECORD = "audits/nightly/20260101T000000Z"
 
@@ -69,8 +69,8 @@ def test_an_audit_counts_what_it_means(lake: Lake) -> None:
     shape = {"complexity": 0.2, "sparseness": 0.5, "thumbnail": np.zeros(196, np.float16)}
     path = scores_file("shape", "d", "net", "e", "test-000000")
     lake.write_parquet(path, [rows[0] | shape], schema_of("shape"), "x")
-    meant = Meant("d", "test", {"net"}, {"e"}, {"cost"})
-    found = leaderboard(lake, "d", meant).to_pylist()
+    selection = Selection("d", "test", {"net"}, {"e"}, {"cost"})
+    found = leaderboard(lake, "d", selection).to_pylist()
     assert [(r["explainer"], r["metric"], r["value"]) for r in found] == [("e", "seconds", 1.0)]
     everything = leaderboard(lake, "d").to_pylist()
     assert {(r["explainer"], r["metric"]) for r in everything} > {("gone", "seconds")}
@@ -78,12 +78,12 @@ def test_an_audit_counts_what_it_means(lake: Lake) -> None:
         next(r["value"] for r in everything if r["explainer"] == "e" and r["metric"] == "seconds")
         == 5
     )
-    nobody = Meant("d", "test", {"net"}, {"nobody"}, {"cost"})
+    nobody = Selection("d", "test", {"net"}, {"nobody"}, {"cost"})
     assert leaderboard(lake, "d", nobody).num_rows == 0
     # A record of all that is there does not stand for a part of it.
     _record(lake, scores_state(lake, "d"))
-    assert scores_state(lake, "d", meant) != scores_state(lake, "d")
-    assert leaderboard(lake, "d", meant).to_pylist() == found
+    assert scores_state(lake, "d", selection) != scores_state(lake, "d")
+    assert leaderboard(lake, "d", selection).to_pylist() == found
     assert leaderboard(lake, "d").column("value").to_pylist() == [42]
 
 
