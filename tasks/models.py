@@ -7,6 +7,7 @@ from typing import Any
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
+from ttame_core.backbones.checkpoints import file_hash
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
@@ -120,6 +121,11 @@ def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
     if weights is None:
         return load_backbone(settings)
     with provenance.lake.local_copy(weights) as path:
+        if provenance.fitted_identity(settings) != f"sha256:{file_hash(path)}":
+            raise UserError(
+                f"the weights at {provenance.lake.path(weights)} are not those that were trained "
+                "there: delete them and run again"
+            )
         return load_backbone(settings, path, len(provenance.classes))
 
 

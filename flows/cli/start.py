@@ -83,7 +83,9 @@ def audit(
 
     failed = run(audit_zoo, spec, workspace, var)
     done = load(spec, var)
-    print_outcome(done, workspace)
+    failures = getattr(failed, "failures", {})
+    whole = [b for b in done.backbones if b.name not in failures]
+    print_outcome(done.model_copy(update={"backbones": whole}), workspace)
     print_failed_gates(done, workspace)
     finish(failed)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -57,14 +58,20 @@ def _mapped(lake: Lake) -> spec.AuditSpec:
     return spec.AuditSpec.model_validate(AUDIT)
 
 
-def _recorded(lake: Lake, audit: spec.AuditSpec, day: int, seconds: float | None = None) -> str:
+def _recorded(
+    lake: Lake,
+    audit: spec.AuditSpec,
+    day: int,
+    seconds: float | None = None,
+    failures: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Write the record of a day on which each map took so many seconds; else as many as days."""
     seconds = float(day) if seconds is None else seconds
     costs = [row | {"seconds": seconds, "forward_passes": 1.0} for row in ABOUT]
     path = scores_file("cost", *WHERE)
     if not lake.is_current(path, seconds):
         lake.write_parquet(path, costs, families.schemas()["cost"], seconds)
-    outcome = Outcome({}, datetime(2026, 1, day, tzinfo=UTC))
+    outcome = Outcome(failures, datetime(2026, 1, day, tzinfo=UTC))
     return write_record(lake, audit, outcome, lambda recorded: None)
 
 
@@ -135,3 +142,32 @@ def test_a_record_names_the_one_before_it(tmp_path: Path) -> None:
     assert f"audits/{previous.record}" == first
     digest = hashlib.sha256((tmp_path / first / "record.json").read_bytes()).hexdigest()
     assert previous.sha256 == digest
+
+
+# ---- what is no number, or of another time ---------------------------------------------------
+
+
+def test_a_failed_backbones_earlier_rows_are_in_no_record(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    assert lake.parquet_rows(f"{_recorded(lake, audit, 1)}/leaderboard.parquet") > 0
+    folder = _recorded(lake, audit, 2, failures={"net": "its file is gone"})
+    for name in ("leaderboard", "values", "thumbnails"):
+        assert lake.parquet_rows(f"{folder}/{name}.parquet") == 0
+
+
+def test_an_explainer_without_any_map_is_told_of(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    audit = audit.model_copy(
+        update={"explainers": [*audit.explainers, spec.Explainer(method="center")]}
+    )
+    (row,) = failed_gates(lake, _recorded(lake, audit, 1))
+    assert row["words"] == "center on net has no map of any image: its maps are not finite."
+
+
+def test_what_is_no_number_is_told_of(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    failed = failed_gates(lake, _recorded(lake, audit, 1, seconds=float("nan")))
+    assert [row["words"] for row in failed] == ["seconds of quick on net is no finite number."]

@@ -23,7 +23,8 @@ from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.data.plan import plan_shards
 from ttame_core.data.shards import write_shard
 from ttame_core.errors import UserError
-from ttame_core.lake import Lake
+from ttame_core.lake import Lake, fingerprint, maps_file, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.schemas import maps_schema
 
 
@@ -175,6 +176,25 @@ def test_shards_that_are_no_longer_needed_go_with_their_maps(tmp_path: Path) -> 
     assert len(_hashes(lake)) == 3
     assert lake.glob("maps/dataset=d/*/*/*") == []
     assert len(lake.glob("maps/dataset=other/*/*/*")) == 1
+
+
+def test_maps_and_scores_of_other_pixels_go(tmp_path: Path) -> None:
+    root = _many(tmp_path / "images", 40)
+    lake = Lake(tmp_path / "lake")
+    shard_all(_dataset(root, samples_per_shard=10), lake)
+    shards = load_shards(lake, "d")
+    for shard in shards:
+        of = ("d", "b", "e", shard.shard)
+        made_from = {"shard": shard.sha256}
+        lake.write_parquet(maps_file(*of), [], maps_schema(1, 1), made_from)
+        scored = {"maps": fingerprint(made_from)}
+        lake.write_parquet(scores_file("shape", *of), [], schema_of("shape"), scored)
+    (changed,) = (row["shard"] for row in _table(lake, "index") if row["path"] == "class0/0.jpg")
+    Image.new("RGB", (8, 8), "blue").save(root / "class0/0.jpg")
+    shard_all(_dataset(root, samples_per_shard=10), lake)
+    left = {shard.shard for shard in shards} - {changed}
+    for pattern in ("maps/*/*/*/*", "scores/*/*/*/*/*"):
+        assert {Path(path).stem for path in lake.glob(pattern)} == left
 
 
 def test_no_file_is_removed_that_ttame_did_not_make(tmp_path: Path) -> None:

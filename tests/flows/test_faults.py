@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from tiny import PLAIN, shard_all
 
 from harness.audits import AUDIT, audit_once, differences, temporary, whole
@@ -165,16 +166,19 @@ def test_a_truncated_index_alone_is_made_again(undisturbed: Path, workspace: Pat
     _mended(undisturbed, workspace)
 
 
-def test_a_truncated_head_is_one_sentence(undisturbed: Path, workspace: Path) -> None:
+def test_weights_that_are_not_as_they_were_trained_are_made_again(
+    undisturbed: Path, workspace: Path
+) -> None:
     for folder, name in ((HEAD, "head"), (FITTED, "weights")):
         path = workspace / folder / f"{name}.safetensors"
-        path.write_bytes(path.read_bytes()[:-100])
-        (workspace / MAPS).unlink()
-        models._loaded.clear()  # as in a new process
-        with pytest.raises(UserError, match=f"{name}.safetensors"):
-            _again(workspace)
-        path.unlink()
-        _mended(undisturbed, workspace)
+        whole = path.read_bytes()
+        constant = {key: torch.ones_like(value) for key, value in load_file(path).items()}
+        for content in (whole[:-100], save(constant), whole[:-1] + bytes([whole[-1] ^ 1])):
+            path.write_bytes(content)
+            (workspace / MAPS).unlink()
+            models._loaded.clear()  # as in a new process
+            _mended(undisturbed, workspace)
+            assert path.read_bytes() == whole
 
 
 def test_a_truncated_checkpoint_is_no_checkpoint(undisturbed: Path, workspace: Path) -> None:

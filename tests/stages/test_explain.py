@@ -18,7 +18,8 @@ from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
 from ttame_core.heads.attention import AttentionHead
-from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake import Lake, fingerprint, maps_file, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import connect
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import THRESHOLDS, contour_ious, energy_in_box, pointing_game
@@ -274,3 +275,27 @@ def test_maps_are_of_the_number_format_that_was_used(
     assert made_from("auto", fast=False) == made_from("float32", fast=False)
     assert made_from("auto", fast=True) == made_from("bfloat16", fast=True)
     assert made_from("auto", fast=True) != made_from("auto", fast=False)
+
+
+def test_scores_of_the_maps_before_go_when_maps_are_made_again(drawn: tuple[Lake, str]) -> None:
+    lake, dataset = drawn
+    backbone = tiny_backbone()
+    backbone.name = "again"
+    shard, maps = StoredShard(*drawn, SHARD), _maps({"center": REGISTRY["center"](backbone)})
+    explain_shard(shard, backbone, maps, "predicted", COMPUTE)
+    path = scores_file("shape", dataset, "again", "center", SHARD)
+    for made_from, stays in (({"explainer": "center"}, True), ({"explainer": "other"}, False)):
+        scored = {"maps": fingerprint(made_from)}
+        lake.write_parquet(path, [], schema_of("shape"), scored)
+        explain_shard(shard, backbone, maps, "predicted", COMPUTE)
+        assert lake.exists(path) == stays
+
+
+def test_a_classifier_that_gives_no_numbers_is_told_of(drawn: tuple[Lake, str]) -> None:
+    backbone = tiny_backbone()
+    backbone.name = "broken"
+    maps = _maps({"center": REGISTRY["center"](backbone)})
+    next(backbone.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="backbone broken gives logits that are not finite"):
+        explain_shard(StoredShard(*drawn, SHARD), backbone, maps, "predicted", COMPUTE)
+    assert drawn[0].glob("maps/*/backbone=broken/*/*") == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from math import isfinite
 from typing import Any
 
 import duckdb
@@ -22,6 +23,7 @@ from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
 from ttame_core.stages.roles import rivals
 
+COMPLETE = "complete"  # stands for a gate that every audit has: what it asks for are numbers
 CHANGED = 0.8  # correlation under which a map is another, where no gate says otherwise
 
 Row = dict[str, Any]  # of lake.schemas.AUDIT_CHANGES
@@ -307,11 +309,32 @@ def _beyond_chance(audited: Audited) -> Iterator[Row]:
             yield _row(None, cell, value=compared[0], words=words)
 
 
+def not_numbers(
+    board: pa.Table, asked: Iterable[tuple[str, str]], absent: Collection[tuple[str, str]]
+) -> Iterator[Row]:
+    """Yield a failed row for what an audit asks for and has no finite number of.
+
+    Args:
+        board: The leaderboard.
+        asked: Backbone and explainer of all maps that the audit asks for.
+        absent: Those that do not apply.
+    """
+    rows = board.to_pylist()
+    there = {(row["backbone"], row["explainer"]) for row in rows}
+    for backbone, explainer in sorted({*asked} - there - {*absent}):
+        words = f"{explainer} on {backbone} has no map of any image: its maps are not finite."
+        yield _row(COMPLETE, (backbone, explainer, ""), failed=True, words=words)
+    for row in rows:
+        if row["value"] is None or not isfinite(row["value"]):
+            cell = row["backbone"], row["explainer"], row["metric"]
+            yield _row(COMPLETE, cell, failed=True, words=f"{_subject(cell)} is no finite number.")
+
+
 # ---- in rows and in words -------------------------------------------------------------------
 
 
 def _row(
-    gate: spec.Gate | None, cell: Cell, words: str, failed: bool = False, **numbers: Any
+    gate: spec.Gate | str | None, cell: Cell, words: str, failed: bool = False, **numbers: Any
 ) -> Row:
     backbone, explainer, metric = cell
     names = {"gate": str(gate) if gate else "", "backbone": backbone, "explainer": explainer}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from ttame_core import plugins, spec
-from ttame_core.audits.gates import NewRecord, find_changes
+from ttame_core.audits.gates import NewRecord, find_changes, not_numbers
 from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
@@ -133,32 +133,36 @@ def write_record(
     folder = f"audits/{record}"
     before = last_record(lake, audit.name)
     write_roles(lake, audit, [b.name for b in audit.backbones])
-    state = scores_state(lake, audit.dataset.name, Selection.of(audit))
+    whole = [b for b in audit.backbones if b.name not in outcome.failures]
+    shown = audit.model_copy(update={"backbones": whole})  # a failed one's rows are of before
+    state = scores_state(lake, audit.dataset.name, Selection.of(shown))
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
     versions["python"] = platform.python_version()
     provenance = Provenance(audit, lake)
+    asked = provenance.explainers()
     made_from: dict[str, Any] = {
         "audit": audit.name,
         "versions": versions,
         "dataset": audit.dataset.name,
         "backbones": [b.name for b in audit.backbones],
         "explainers": [e.name for e in audit.explainers],
-        "weights": {
-            b.name: provenance.weights(b) for b in audit.backbones if b.name not in outcome.failures
-        },
+        "weights": {b.name: provenance.weights(b) for b in whole},
         "failures": dict(outcome.failures),
     }
-    with connect_audit(lake, audit) as db:
+    with connect_audit(lake, shown) as db:
         board = read_leaderboard(db, audit.dataset.name)
         with lake.create(f"{folder}/spec.yaml") as path:
             path.write_text(frozen, encoding="utf-8")
-        _write_values(db, lake, audit, folder, made_from)
-        refusals = _refusals(db, audit)
+        _write_values(db, lake, shown, folder, made_from)
+        refusals = _refusals(db, shown)
         absent = {(r["backbone"], r["explainer"]) for r in refusals}
         with own_values(db, lake, record):
             new = NewRecord(record, outcome.run, board, outcome.failures.keys(), absent)
-            changes = find_changes(lake, db, audit, new)
+            changes = [
+                *not_numbers(board, [(b.name, e.name) for b in whole for e in asked], absent),
+                *find_changes(lake, db, audit, new),
+            ]
             lake.write_parquet(f"{folder}/changes.parquet", changes, AUDIT_CHANGES, made_from)
             render(
                 Recorded(

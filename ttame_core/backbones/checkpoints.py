@@ -41,7 +41,7 @@ def load_weights(
     """Load a state dict into a model.
 
     Raises:
-        UserError: names or shapes differ; the sentence names the first differences.
+        UserError: names or shapes differ, or numbers are not finite; the sentence names the first.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -59,7 +59,17 @@ def load_weights(
             f"({len(missing) + len(unknown) + len(shapes)} differences); check `model`, `args` "
             "and `num_classes`"
         )
+    broken = [k for k, _ in model.named_parameters() if k in state and not _is_finite(state[k])]
+    if broken:
+        raise UserError(
+            f"the checkpoint {checkpoint} of backbone {settings.name} holds numbers that are not "
+            f"finite, in {broken[0]}: give another"
+        )
     model.load_state_dict(state)
+
+
+def _is_finite(values: Tensor) -> bool:
+    return bool(values.isfinite().all())
 
 
 def file_hash(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ttame_core.data.plan import FORMAT, ShardPlan, planned_rows
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows
 from ttame_core.lake.schemas import ANNOTATIONS, INDEX, REJECTED, SHARDS
-from ttame_core.lake.store import FINGERPRINT
+from ttame_core.lake.store import FINGERPRINT, MADE_FROM
 
 GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
 
@@ -30,7 +31,7 @@ class Shard:
 
 
 def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
-    """Gather the shards' sidecars into the data set's index, and remove what no shard needs.
+    """Gather the shards' sidecars into the data set's index, and remove what is of other shards.
 
     shards.parquet comes last: it says that the data set is whole. Raises UserError where not one
     image could be taken.
@@ -50,6 +51,7 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     path = dataset_file(dataset.name, "shards.parquet")
     gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
     if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
+        _remove_outdated(lake, dataset.name, shards)
         _gather(lake, plan, made_from)
         rows = map(vars, shards)
         lake.write_parquet(path, rows, SHARDS, made_from, classes=json.dumps(plan.classes))
@@ -119,6 +121,24 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
                     if folder == shards:
                         lake.remove(path.removesuffix(".parquet") + ".tar")
                     lake.remove(path)
+
+
+def _remove_outdated(lake: Lake, dataset: str, shards: Sequence[Shard]) -> None:
+    """Remove maps of shards that hold other images by now, and the scores of these maps.
+
+    The audit that comes next makes its own again; those of other backbones would stay for ever.
+    """
+    for folder in lake.glob(f"maps/dataset={dataset}/*/*"):
+        if lake.link_to(folder):
+            continue
+        there = lake.entries(folder)
+        files = {f"{folder}/{s.shard}.parquet": s for s in shards if f"{s.shard}.parquet" in there}
+        for (path, shard), about in zip(files.items(), lake.metadata_of(list(files)), strict=True):
+            made_from = json.loads(about.get(MADE_FROM.decode(), "null"))
+            if isinstance(made_from, dict) and made_from.get("shard") not in (None, shard.sha256):
+                for scores in lake.glob(f"scores/*/{path.removeprefix('maps/')}"):
+                    lake.remove(scores)
+                lake.remove(path)
 
 
 def count_current(lake: Lake, plan: ShardPlan) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ttame_core.backbones import Backbone, Tap
 from ttame_core.errors import UserError
 from ttame_core.heads.attention import Head
 from ttame_core.lake import Lake, fingerprint
-from ttame_core.lake.schemas import HISTORY, REFUSED
+from ttame_core.lake.schemas import HEAD, HISTORY, REFUSED
 
 
 class TakesHead(Protocol):
@@ -53,13 +54,18 @@ def load_head(lake: Lake, folder: str, explainer: TakesHead) -> Head:
     """Read the trained head in a folder of the lake, on the backbone's device, for evaluation.
 
     Raises:
-        UserError: there is none, or it does not fit.
+        UserError: there is none, it is not as it was trained, or it does not fit.
     """
     path = f"{folder}/head.safetensors"
     if not lake.exists(path):
         raise UserError(f"there is no head at {lake.path(path)}: run `ttame train`")
-    with lake.open(path) as stream:
-        content = stream.read()
+    content = lake.read_bytes(path)
+    trained = lake.metadata(f"{folder}/history.parquet").get(HEAD)
+    if trained not in (None, _digest(content)):
+        raise UserError(
+            f"the head at {lake.path(path)} is not as it was trained: delete it and run `ttame "
+            "train`"
+        )
     return _head_of(content, explainer, lake.path(path), "delete it and run `ttame train`")
 
 
@@ -68,7 +74,7 @@ def write_head(
 ) -> None:
     """Write a trained head to a folder of the lake: head.safetensors, spec.json, history.parquet.
 
-    The history comes last: with its fingerprint it says that the head is whole.
+    The history comes last: with its fingerprint and the head's hash it says that the head is whole.
 
     Args:
         lake: where to.
@@ -77,10 +83,21 @@ def write_head(
         history: rows of `HISTORY`.
         made_from: all that the head follows from.
     """
+    content = head_bytes(head, fingerprint=fingerprint(made_from))
     with lake.create(f"{folder}/head.safetensors") as temporary:
-        temporary.write_bytes(head_bytes(head, fingerprint=fingerprint(made_from)))
+        temporary.write_bytes(content)
     lake.write_json(f"{folder}/spec.json", made_from)
-    lake.write_parquet(f"{folder}/history.parquet", list(history), HISTORY, made_from)
+    about = {HEAD: _digest(content)}
+    lake.write_parquet(f"{folder}/history.parquet", list(history), HISTORY, made_from, **about)
+
+
+def is_whole_head(lake: Lake, folder: str) -> bool:
+    """Say whether the head in a folder is the one that was trained, or stands as refused there."""
+    about = lake.metadata(f"{folder}/history.parquet")
+    path = f"{folder}/head.safetensors"
+    if REFUSED in about or not lake.exists(path):
+        return REFUSED in about
+    return about.get(HEAD) in (None, lake.sha256(path))  # earlier versions wrote no hash
 
 
 def adopt_head(lake: Lake, path: str, explainer: TakesHead, folder: str, made_from: Any) -> None:
@@ -106,6 +123,10 @@ def head_bytes(head: Head, **about: str) -> bytes:
     return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head:
     """Return the head in the content of a safetensors file, as `read_head` does."""
     backbone = explainer.backbone
@@ -119,6 +140,8 @@ def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head
             f"({json.dumps([tap.channels for tap in explainer.taps])} channels, "
             f"{backbone.num_classes} classes): {hint}"
         ) from error
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(f"the head at {path} holds numbers that are not finite: {hint}")
     return head.eval()
 
 

@@ -79,6 +79,7 @@ class Lake:
         self.fs, path = file_system(self.url)
         self.local = isinstance(self.fs, LocalFileSystem)
         self.root = os.path.abspath(path) if self.local else path.rstrip("/")
+        self._hashes: dict[str, tuple[Any, str]] = {}  # by path: the file's state, its SHA-256
 
     def __str__(self) -> str:
         return self.url
@@ -164,9 +165,19 @@ class Lake:
             return self.fs.cat_file(self.path(path), start=0)
 
     def sha256(self, path: str) -> str:
-        """Return the SHA-256 of a file's content."""
-        with self.open(path) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+        """Return the SHA-256 of a file's content.
+
+        It is computed anew where the file's size or time, or the store's tag of it, is another.
+        """
+        with reaching(self.url, self.fs):
+            about = self.fs.info(self.path(path))
+        state = (about["size"], *(about.get(name) for name in ("ETag", "mtime", "ino", "created")))
+        known = self._hashes.get(path)
+        if known is None or known[0] != state:
+            with self.open(path) as stream:
+                digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+            self._hashes[path] = known = (state, digest.hexdigest())
+        return known[1]
 
     def read_json(self, path: str) -> Any:
         """Read a JSON file."""

@@ -20,11 +20,11 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
-from ttame_core.lake import Lake
+from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.map_values import column_of, dtype_of, restore, store
 from ttame_core.lake.schemas import PREDICTION, REFUSED, WEIGHTS, maps_schema
-from ttame_core.lake.store import FINGERPRINT, RowGroups
+from ttame_core.lake.store import FINGERPRINT, MADE_FROM, RowGroups
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
 
@@ -79,6 +79,8 @@ def explain_shard(
         WEIGHTS: backbone.weights,
     }
     most = max(maps.images for maps in wanted)
+    for order in wanted:
+        _remove_other_scores(shard, backbone.name, order.name, order.made_from)
     with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
         opened: dict[str, tuple[RowGroups, RowGroups]] = {}
         pending: list[Future[None]] = []
@@ -98,6 +100,7 @@ def explain_shard(
         for batch in batches if most else ():
             with measure(backbone) as shared:
                 forward = forward_pass(backbone, batch)
+            _check_logits(forward, backbone.name)
             everything = choose_targets(forward.logits, batch.labels, targets, backbone.name)
             for order in wanted:
                 if done >= order.images:
@@ -128,11 +131,21 @@ def write_refusal(
     shard: StoredShard, backbone: str, explainer: str, made_from: Any, reason: str
 ) -> None:
     """Write the maps file of an explainer that does not apply: no rows, and the reason."""
+    _remove_other_scores(shard, backbone, explainer, made_from)
     for path, schema in (
         (shard.scores_file("cost", backbone, explainer), schema_of("cost")),
         (shard.maps_file(backbone, explainer), maps_schema(1, 1)),
     ):
         shard.lake.write_parquet(path, [], schema, made_from, **{REFUSED: reason})
+
+
+def _remove_other_scores(shard: StoredShard, backbone: str, explainer: str, made_from: Any) -> None:
+    """Remove the scores of the maps that these will replace, which would be taken for theirs."""
+    paths = shard.lake.glob(shard.scores_file("*", backbone, explainer))
+    for path, about in zip(paths, shard.lake.metadata_of(paths), strict=True):
+        scored = json.loads(about.get(MADE_FROM.decode(), "null"))
+        if isinstance(scored, dict) and scored.get("maps") not in (None, fingerprint(made_from)):
+            shard.lake.remove(path)
 
 
 def choose_targets(
@@ -161,6 +174,17 @@ def choose_targets(
             f"{classes - 1}"
         )
     return torch.tensor(targets, device=logits.device).expand(len(logits), -1)
+
+
+def _check_logits(forward: ForwardPass, backbone: str) -> None:
+    """Raise UserError where a classifier does not give numbers."""
+    finite = forward.logits.isfinite().all(dim=1)
+    if not finite.all():
+        key = forward.batch.keys[int((~finite).nonzero()[0])]
+        raise UserError(
+            f"backbone {backbone} gives logits that are not finite, first for the image {key}: "
+            "check its weights, or say compute: {precision: float32}"
+        )
 
 
 def check_labels(largest: int, classes: int, backbone: str) -> None:

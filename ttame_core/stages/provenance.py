@@ -18,6 +18,7 @@ from ttame_core.backbones.devices import device_of, precision_of
 from ttame_core.data.index import Shard, load_classes, load_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, training_of
+from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import (
     Lake,
     dataset_file,
@@ -27,7 +28,7 @@ from ttame_core.lake import (
     maps_file,
     scores_file,
 )
-from ttame_core.lake.schemas import REFUSED, WEIGHTS
+from ttame_core.lake.schemas import WEIGHTS
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import ALL
 
@@ -172,14 +173,20 @@ class Provenance:
         }
 
     def is_fitted(self, backbone: spec.Backbone) -> bool:
-        """Say whether a classifier that is trained here is there and current."""
+        """Say whether a classifier that is trained here is there, current and as it was trained."""
         folder = fitted_folder(self.dataset, backbone.name)
         weights = self.fitted_weights(backbone)
         return bool(
             weights
             and self.lake.exists(weights)
             and self.lake.is_current(f"{folder}/history.parquet", self.fit(backbone))
+            and self.fitted_identity(backbone) == f"sha256:{self.lake.sha256(weights)}"
         )
+
+    def fitted_identity(self, backbone: spec.Backbone) -> str:
+        """Return the identity of the weights that `fit` has made, "not yet" where it has not."""
+        history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
+        return self.lake.metadata(history).get("weights", "not yet")
 
     @cached_property
     def _fitted(self) -> dict[str, str]:
@@ -193,8 +200,7 @@ class Provenance:
         else:
             weights = self._fitted.get(backbone.name)
             if weights is None:
-                history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
-                weights = self.lake.metadata(history).get("weights", "not yet")
+                weights = self.fitted_identity(backbone)
                 if weights != "not yet":
                     self._fitted[backbone.name] = weights
         return {**_architecture(backbone), "weights": weights}
@@ -270,12 +276,11 @@ class Provenance:
         }
 
     def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
-        """Whether the head is there, or stands there as refused."""
+        """Whether the head is there as it was trained, or stands there as refused."""
         folder = head_folder(self.dataset, backbone.name, explainer.name)
-        history = f"{folder}/history.parquet"
-        return self.lake.is_current(history, self.head(backbone, explainer)) and (
-            self.lake.exists(f"{folder}/head.safetensors") or REFUSED in self.lake.metadata(history)
-        )
+        made_from = self.head(backbone, explainer)
+        current = self.lake.is_current(f"{folder}/history.parquet", made_from)
+        return current and is_whole_head(self.lake, folder)
 
     def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
         """Explainers whose maps of this shard are not there."""

@@ -1,0 +1,36 @@
+"""Files of heads: what is loaded is what was trained, and is numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_backbone
+
+from ttame_core.errors import UserError
+from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.files import adopt_head, is_whole_head, load_head, write_head
+from ttame_core.lake import Lake
+
+
+def test_a_head_that_was_replaced_is_not_used(tmp_path: Path) -> None:
+    lake, explainer = Lake(tmp_path), TTame(tiny_backbone())
+    write_head(lake, "heads", explainer.new_head(), [], "x")
+    assert is_whole_head(lake, "heads")
+    load_head(lake, "heads", explainer)
+    path = tmp_path / "heads/head.safetensors"
+    save_file({k: torch.ones_like(v) for k, v in load_file(path).items()}, path)
+    assert not is_whole_head(lake, "heads")
+    with pytest.raises(UserError, match=r"head\.safetensors is not as it was trained"):
+        load_head(lake, "heads", explainer)
+
+
+def test_a_head_of_no_numbers_is_refused(tmp_path: Path) -> None:
+    explainer = TTame(tiny_backbone())
+    state = {k: v.contiguous() for k, v in explainer.new_head().state_dict().items()}
+    state["fuser.weight"] = torch.full_like(state["fuser.weight"], torch.nan)
+    save_file(state, tmp_path / "given.safetensors")
+    with pytest.raises(UserError, match=r"given\.safetensors holds numbers that are not finite"):
+        adopt_head(Lake(tmp_path), str(tmp_path / "given.safetensors"), explainer, "heads", "x")
