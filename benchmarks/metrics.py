@@ -15,6 +15,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.metrics.confidence import masked_probabilities
 from ttame_core.metrics.curves import curve_probabilities
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.imputation import impute
 from ttame_core.perturbation.masking import ranks
 from ttame_core.training.coverage import random_backbone
@@ -47,10 +48,10 @@ def _masking(device: str, batch_size: int, rounds: int) -> Table:
         def forward(backbone: Backbone, images: Tensor) -> None:
             backbone(backbone.normalise(images))
 
-        arguments = (backbone, images, maps, targets, (100, 50, 15), batch_size)
+        probe = Probe(backbone, images, targets, batch_size)
         contestants: Contestants = {
             FORWARD: partial(forward, backbone, images),
-            OURS: partial(masked_probabilities, *arguments),
+            OURS: partial(masked_probabilities, probe, maps, (100, 50, 15)),
         }
         table.add_row(name, f"{ratio(seconds(contestants, rounds), OURS, FORWARD):.3f}")
     return table
@@ -110,9 +111,8 @@ def _curves(device: str, batch_size: int, rounds: int) -> Table:
             backbone(chunk)
 
     def curve(name: str, baseline: str) -> Tensor:
-        return curve_probabilities(
-            backbone, images, ranks(maps), targets, name, baseline, STEPS, batch_size
-        )
+        probe = Probe(backbone, images, targets, batch_size)
+        return curve_probabilities(probe, ranks(maps), name, baseline, STEPS)
 
     contestants: Contestants = {
         FORWARD: forward,

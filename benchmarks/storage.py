@@ -26,6 +26,7 @@ from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake, maps_file
 from ttame_core.lake.map_values import STORED, restore, store
 from ttame_core.metrics.confidence import drop, increase, masked_probabilities
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import WantedMaps, explain_shard
 from ttame_core.stages.provenance import Provenance
@@ -113,10 +114,9 @@ def _changes(provenance: Provenance, backbone: Backbone, explainer: Explainer) -
             forward = forward_pass(backbone, batch)
             p, targets = forward.logits.float().softmax(dim=1).max(dim=1)
             maps = min_max(explainer.attribute(forward, targets[:, None]))[:, 0].float().cpu()
-            for dtype, kept in (("float32", maps), *_stored(maps)):
-                masked = masked_probabilities(
-                    backbone, images, kept.to(backbone.device), targets, KEEP, size
-                )
+            probe = Probe(backbone, images, targets, size)
+            for dtype, rounded in (("float32", maps), *_stored(maps)):
+                masked = masked_probabilities(probe, rounded.to(backbone.device), KEEP)
                 whole = p[:, None].expand_as(masked)
                 values[dtype].append(torch.stack([drop(whole, masked), increase(whole, masked)]))
     means = {dtype: torch.cat(found, dim=1).mean(dim=1) for dtype, found in values.items()}

@@ -197,11 +197,11 @@ def explain(
     batch = _batch(images, backbone, keys, boxes, masks)
     if isinstance(targets, Tensor) and len(targets) != len(batch):
         raise UserError(f"there are targets for {len(targets)} images, and {len(batch)} images")
-    found = []
+    parts = []
     for forward, places in _passes(backbone, batch, batch_size):
         chosen = _targets(targets, forward.logits, places, backbone)
-        found.append(min_max(explainer.attribute(forward, chosen)).float().cpu())
-    maps = torch.cat(found)
+        parts.append(min_max(explainer.attribute(forward, chosen)).float().cpu())
+    maps = torch.cat(parts)
     single = targets == "predicted" if isinstance(targets, str) else _is_flat(targets)
     return maps[:, 0] if single else maps
 
@@ -246,12 +246,13 @@ def evaluate(
         raise UserError(f"maps are {_shape(maps)}: they must be {len(batch)}×h×w, one for each")
     rows: dict[str, list[Row]] = {family.name: [] for family in families}
     for forward, places in _passes(backbone, batch, batch_size):
-        mapped = _mapped(forward, maps[places], targets, places, backbone, batch_size, make)
+        classes = _targets(targets, forward.logits, places, backbone)
+        mapped = _mapped(forward, maps[places], classes, backbone, batch_size, make)
         for family in families:
             rows[family.name] += family.score(mapped)
     tables = {
-        name: pa.Table.from_pylist(_columns(found, schema_of(name)), schema_of(name))
-        for name, found in rows.items()
+        name: pa.Table.from_pylist(_columns(scored, schema_of(name)), schema_of(name))
+        for name, scored in rows.items()
     }
     scores: dict[str, Tensor] = {}
     position = {key: i for i, key in enumerate(batch.keys)}
@@ -311,8 +312,8 @@ def _batch(
 
 def _around(mask: Tensor | None) -> Tensor:
     """Boxes (N, 4) of the objects of a mask."""
-    found = mask_boxes(mask.cpu().numpy(), "") if mask is not None else []
-    corners = [[box[corner] for corner in ("x0", "y0", "x1", "y1")] for box in found]
+    boxes = mask_boxes(mask.cpu().numpy(), "") if mask is not None else []
+    corners = [[box[corner] for corner in ("x0", "y0", "x1", "y1")] for box in boxes]
     return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
 
 
@@ -320,9 +321,9 @@ def _floats(images: Any, backbone: Backbone) -> Tensor:
     """(B, 3, H, W) float32 in [0, 1] on the backbone's device."""
     size = tuple(backbone.preprocessing.input_size)
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, *size):
-        found = _shape(images) if isinstance(images, Tensor) else type(images).__name__
+        given = _shape(images) if isinstance(images, Tensor) else type(images).__name__
         raise UserError(
-            f"images are {found}, but {backbone.name} takes B×3×{size[0]}×{size[1]}: make them "
+            f"images are {given}, but {backbone.name} takes B×3×{size[0]}×{size[1]}: make them "
             "with backbone.preprocessing.pixels"
         )
     if images.dtype == torch.uint8:
@@ -366,8 +367,7 @@ def _is_flat(targets: Tensor | list[int]) -> bool:
 def _mapped(
     forward: ForwardPass,
     maps: Tensor,
-    targets: Targets,
-    places: list[int],
+    classes: Tensor,
     backbone: Backbone,
     batch_size: int,
     make: Callable[[Backbone], Explainer],
@@ -376,14 +376,13 @@ def _mapped(
 
     Values are per map, so each counts as one of the model truth, whatever it explains.
     """
-    chosen = _targets(targets, forward.logits, places, backbone)
-    if chosen.shape[1] != 1:
+    if classes.shape[1] != 1:
         raise UserError("maps are of one target each: give targets as a tensor (B,)")
     there = torch.nonzero(~maps.isnan().flatten(1).any(dim=1))[:, 0]
-    probabilities = forward.logits.softmax(dim=1).gather(1, chosen)[:, 0].tolist()
+    probabilities = forward.logits.softmax(dim=1).gather(1, classes)[:, 0].tolist()
     rows = []
     for i in there.tolist():
-        target = int(chosen[i, 0])
+        target = int(classes[i, 0])
         rows.append(
             {
                 "key": forward.batch.keys[i],

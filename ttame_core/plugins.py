@@ -48,18 +48,18 @@ class Registry(Mapping[str, T], Generic[T]):
     @cached_property
     def added(self) -> Mapping[str, EntryPoint]:
         """The entry points of other packages, by name."""
-        found: dict[str, EntryPoint] = {}
+        added: dict[str, EntryPoint] = {}
         for entry in sorted(entry_points(group=self.group), key=lambda e: (e.name, e.value)):
             other = "ttame itself" if entry.name in self._own else None
-            if entry.name in found:
-                other = f"the package {package(found[entry.name])}"
+            if entry.name in added:
+                other = f"the package {package(added[entry.name])}"
             if other:
                 raise UserError(
                     f"{origin(entry)} has a name that {other} has already: rename it, or uninstall "
                     "the package"
                 )
-            found[entry.name] = entry
-        return found
+            added[entry.name] = entry
+        return added
 
     def __getitem__(self, name: str) -> T:
         added = self.added  # a clash of names is told whichever is asked for
@@ -81,15 +81,15 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _load(self, entry: EntryPoint) -> T:
         try:
-            found = entry.load()
+            loaded = entry.load()
         except Exception as error:  # whatever another package's code raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
                 f"{origin(entry)} cannot be loaded ({reason}): mend or uninstall the package"
             ) from error
-        if wrong := self._refuse(entry.name, found):
+        if wrong := self._refuse(entry.name, loaded):
             raise UserError(f"{origin(entry)} {wrong}")
-        return found
+        return loaded
 
 
 def registry_of(group: str, base: type[T], package: str, path: Iterable[str]) -> Registry[type[T]]:
@@ -118,11 +118,11 @@ def _subclasses(cls: type[T]) -> Iterator[type[T]]:
 def of_class(base: type[T]) -> Callable[[str, object], str | None]:
     """Make a check that refuses what is no subclass of `base` with the entry point's name."""
 
-    def refuse(name: str, found: object) -> str | None:
-        if not (isinstance(found, type) and issubclass(found, base)):
+    def refuse(name: str, loaded: object) -> str | None:
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
             return f"is no subclass of {base.__module__}.{base.__qualname__}"
-        if getattr(found, "name", None) != name:
-            return f"is a class whose name is {getattr(found, 'name', None)!r}: both must be alike"
+        if getattr(loaded, "name", None) != name:
+            return f"is a class whose name is {getattr(loaded, 'name', None)!r}: both must be alike"
         return None
 
     return refuse
@@ -140,5 +140,5 @@ def package(entry: EntryPoint) -> str:
 
 def versions() -> dict[str, str]:
     """Return the version of each package that adds anything."""
-    found = (entry.dist for group in GROUPS for entry in entry_points(group=group))
-    return {dist.name: dist.version for dist in found if dist}
+    packages = (entry.dist for group in GROUPS for entry in entry_points(group=group))
+    return {dist.name: dist.version for dist in packages if dist}

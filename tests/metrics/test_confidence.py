@@ -8,6 +8,7 @@ from PIL import Image
 from tiny import tiny_backbone
 
 from ttame_core.metrics import drop, gain, increase, masked_probabilities
+from ttame_core.metrics.probe import Probe
 
 
 def test_by_hand() -> None:
@@ -24,7 +25,7 @@ def test_masked_probabilities_one_image_at_a_time() -> None:
     torch.manual_seed(3)
     images, maps = torch.rand(5, 3, 64, 64), torch.rand(5, 8, 8)
     targets, keep = torch.tensor([1, 2, 3, 4, 5]), (100.0, 50.0, 15.0)
-    found = masked_probabilities(backbone, images, maps, targets, keep, batch_size=4)
+    found = masked_probabilities(Probe(backbone, images, targets, 4), maps, keep)
     for image, heat, target, row in zip(images, maps, targets, found, strict=True):
         large = np.asarray(
             torch.nn.functional.interpolate(heat[None, None], size=64, mode="bilinear")

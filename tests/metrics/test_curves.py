@@ -9,6 +9,7 @@ from tiny import tiny_backbone
 
 from ttame_core.backbones import Backbone
 from ttame_core.metrics.curves import area_under, curve_probabilities
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import fill, ranks
 
 
@@ -43,7 +44,7 @@ def test_curves_one_variant_at_a_time(curve: str, baseline: str) -> None:
     images, maps = torch.rand(2, 3, 64, 64), torch.randint(0, 50, (2, 64, 64)).float()
     targets = torch.tensor([3, 7])
     found = curve_probabilities(
-        backbone, images, ranks(maps), targets, curve, baseline, steps=7, batch_size=5
+        Probe(backbone, images, targets, 5), ranks(maps), curve, baseline, steps=7
     )
     substrate = fill(images, baseline)
     for i in range(2):
@@ -71,9 +72,10 @@ def test_ends_are_the_image_and_the_baseline() -> None:
     backbone = tiny_backbone()
     images, targets = torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 2])
     relevance = ranks(torch.rand(3, 64, 64))
+    probe = Probe(backbone, images, targets, 16)
     ends = {}
     for curve in ("insertion", "deletion"):
-        found = curve_probabilities(backbone, images, relevance, targets, curve, "blur", 4, 16)
+        found = curve_probabilities(probe, relevance, curve, "blur", 4)
         ends[curve] = found[:, 0], found[:, -1]
     with torch.no_grad():
         whole = backbone(backbone.normalise(images)).softmax(dim=1)
@@ -86,9 +88,8 @@ def test_ends_are_the_image_and_the_baseline() -> None:
 def test_the_same_map_has_the_same_curve_in_any_batch() -> None:
     backbone = tiny_backbone()
     images, heat = torch.rand(1, 3, 64, 64), torch.rand(1, 64, 64)
-    many = images.expand(4, -1, -1, -1), ranks(heat.expand(4, -1, -1)), torch.full((4,), 5)
-    found = curve_probabilities(backbone, *many, "insertion", "zero", 6, 3)
-    alone = curve_probabilities(
-        backbone, images, ranks(heat), torch.tensor([5]), "insertion", "zero", 6, 64
-    )
+    many = Probe(backbone, images.expand(4, -1, -1, -1), torch.full((4,), 5), 3)
+    found = curve_probabilities(many, ranks(heat.expand(4, -1, -1)), "insertion", "zero", 6)
+    one = Probe(backbone, images, torch.tensor([5]), 64)
+    alone = curve_probabilities(one, ranks(heat), "insertion", "zero", 6)
     assert torch.allclose(found, alone.expand(4, -1), atol=1e-5)

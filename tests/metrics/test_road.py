@@ -19,6 +19,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from tiny import tiny_backbone
 from torch.nn import functional as F
 
+from ttame_core.metrics.probe import Probe
 from ttame_core.metrics.road import imputed_probabilities, keyed_noise
 from ttame_core.perturbation.imputation import impute
 from ttame_core.perturbation.imputation.sparse import impute_together
@@ -194,7 +195,7 @@ def test_road_one_variant_at_a_time() -> None:
     with torch.no_grad():
         targets = backbone(backbone.normalise(images)).argmax(dim=1)
     found, kept = imputed_probabilities(
-        backbone, images, ranks(maps), targets, percentages, 5, noise
+        Probe(backbone, images, targets, 5), ranks(maps), percentages, noise
     )
     for i, (image, heat) in enumerate(zip(images, maps, strict=True)):
         for v, percentage in enumerate(percentages):

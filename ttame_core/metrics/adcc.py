@@ -48,14 +48,7 @@ class Adcc(Family):
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         explainer = mapped.explainer(mapped.backbone)
         again = mapped.explain(explainer, mapped.images * mapped.large_maps[:, None])
-        masked = masked_probabilities(
-            mapped.backbone,
-            mapped.images,
-            mapped.maps,
-            mapped.targets,
-            (100.0,),
-            mapped.batch_size,
-        )
+        masked = masked_probabilities(mapped.probe, mapped.maps, (100.0,))
         scores = zip(
             mapped.rows,
             coherency(mapped.maps, again).tolist(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.data.loader import Batch
 from ttame_core.explainers.base import Explainer, forward_pass
 from ttame_core.lake.map_values import round_as_stored
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max, resize
 
 Row = dict[str, Any]
@@ -71,6 +72,11 @@ class MappedImages:
         of_rows = [row["probability"] for row in self.rows]
         return torch.tensor(of_rows, dtype=torch.float32, device=self.backbone.device)
 
+    @cached_property
+    def probe(self) -> Probe:
+        """The classifier, to be asked for the targets on changed images."""
+        return Probe(self.backbone, self.images, self.targets, self.batch_size)
+
     @property
     def boxes(self) -> list[Tensor]:
         """Per map: its image's boxes (N, 4), pixels of the view."""
@@ -98,11 +104,11 @@ class MappedImages:
         if not explainer.reads_image:
             return self.maps
         maps = []
-        for places in torch.arange(len(images)).split(self.batch_size):
-            batch = self.batch.at(self.positions[places].tolist())
-            forward = forward_pass(explainer.backbone, batch, images[places])
-            found = explainer.attribute(forward, self.targets[places][:, None])
-            maps.append(min_max(found)[:, 0].to(self.maps.device))
+        for chunk in torch.arange(len(images)).split(self.batch_size):
+            batch = self.batch.at(self.positions[chunk].tolist())
+            forward = forward_pass(explainer.backbone, batch, images[chunk])
+            attributed = explainer.attribute(forward, self.targets[chunk][:, None])
+            maps.append(min_max(attributed)[:, 0].to(self.maps.device))
         return self._rounded(torch.cat(maps))
 
     def _rounded(self, maps: Tensor) -> Tensor:
@@ -113,18 +119,10 @@ class MappedImages:
         return torch.from_numpy(rounded).to(maps.device)
 
     def where(self, chosen: Sequence[bool]) -> MappedImages:
-        """Of the maps that are chosen."""
-        places = [i for i, wanted in enumerate(chosen) if wanted]
-        return MappedImages(
-            [self.rows[i] for i in places],
-            self.positions[places],
-            self.maps[places],
-            self.batch,
-            self.batch_images,
-            self.backbone,
-            self.batch_size,
-            self.explainer,
-        )
+        """Return those maps that are chosen."""
+        numbers = [i for i, wanted in enumerate(chosen) if wanted]
+        rows = [self.rows[i] for i in numbers]
+        return replace(self, rows=rows, positions=self.positions[numbers], maps=self.maps[numbers])
 
 
 class Family(ABC):

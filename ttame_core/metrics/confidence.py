@@ -15,8 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.backbones import Backbone
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import Fill, filled, keep_most_relevant, resize
 
 
@@ -40,27 +40,29 @@ def gain(p: Tensor, p_masked: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def masked_probabilities(
-    backbone: Backbone,
-    images: Tensor,
-    maps: Tensor,
-    targets: Tensor,
-    keep: Sequence[float],
-    batch_size: int,
-    fill: Fill = "zero",
+    probe: Probe, maps: Tensor, keep: Sequence[float], fill: Fill = "zero"
 ) -> Tensor:
-    """Softmax of the target on the masked images.
+    """Ask for the targets on masked images.
 
-    images: (B, 3, H, W) in [0, 1]. maps: (B, h, w) in [0, 1]. targets: (B,). keep: V percentages.
-    Returns (B, V) float32. Each map is upsampled bilinearly, its pixels below the (100 − v)th
-    percentile set to 0, the rest left as they are, and multiplied onto the image before
-    normalisation, whatever the backbone's family; the fill shows through where the map does not.
+    Each map is upsampled bilinearly, its pixels below the (100 − v)th percentile set to 0, the rest
+    left as they are, and multiplied onto the image before normalisation, whatever the backbone's
+    family; the fill shows through where the map does not.
+
+    Args:
+        probe: of B images.
+        maps: (B, h, w) in [0, 1].
+        keep: V percentages v of pixels.
+        fill: what masked-out pixels become.
+
+    Returns:
+        (B, V) float32 softmax of the target.
     """
-    size = images.shape[-2:]
-    variants = keep_most_relevant(resize(maps[:, None], size)[:, 0], keep)
+    images, backbone = probe.images, probe.backbone
+    variants = keep_most_relevant(resize(maps[:, None], images.shape[-2:])[:, 0], keep)
     inputs = backbone.normalise(filled(images, variants, fill).flatten(0, 1))
-    logits = torch.cat([backbone(chunk) for chunk in inputs.split(batch_size)])
+    logits = torch.cat([backbone(chunk) for chunk in inputs.split(probe.batch_size)])
     probabilities = logits.float().softmax(dim=1).unflatten(0, variants.shape[:2])
-    return probabilities.gather(2, targets[:, None, None].expand(-1, len(keep), 1))[..., 0]
+    return probabilities.gather(2, probe.targets[:, None, None].expand(-1, len(keep), 1))[..., 0]
 
 
 class Confidence(Family):
@@ -96,15 +98,7 @@ class Confidence(Family):
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
         whole = mapped.probabilities.tolist()
         for fill in self.settings.fills:
-            masked = masked_probabilities(
-                mapped.backbone,
-                mapped.images,
-                mapped.maps,
-                mapped.targets,
-                self.settings.keep,
-                mapped.batch_size,
-                fill,
-            )
+            masked = masked_probabilities(mapped.probe, mapped.maps, self.settings.keep, fill)
             for row, p, values in zip(mapped.rows, whole, masked.tolist(), strict=True):
                 for keep, p_masked in zip(self.settings.keep, values, strict=True):
                     yield {**row, "keep": keep, "fill": fill, "p": p, "p_masked": p_masked}

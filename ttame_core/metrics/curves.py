@@ -15,8 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.backbones import Backbone
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import Fill, fill, ranks
 
 Curve = Literal["insertion", "deletion"]
@@ -24,35 +24,33 @@ Curve = Literal["insertion", "deletion"]
 
 @torch.inference_mode()
 def curve_probabilities(
-    backbone: Backbone,
-    images: Tensor,
-    relevance: Tensor,
-    targets: Tensor,
-    curve: Curve,
-    baseline: Fill,
-    steps: int,
-    batch_size: int,
+    probe: Probe, relevance: Tensor, curve: Curve, baseline: Fill, steps: int
 ) -> Tensor:
-    """Softmax of the target before the first and after each of S steps.
+    """Ask for the targets before the first and after each of S steps.
 
-    images: (B, 3, H, W) in [0, 1]. relevance: (B, H, W) int64, `masking.ranks` of the maps at the
-    images' size. targets: (B,). Returns (B, S + 1) float32. After step s, the pixels of rank below
-    s · HW / S are changed, in `insertion` from the baseline to the image, in `deletion` the other
-    way round. Only batch_size of the B · (S + 1) variants exist at a time.
+    Args:
+        probe: of B images.
+        relevance: (B, H, W) int64, `masking.ranks` of the maps at the images' size.
+        curve: after step s, the pixels of rank below s · HW / S are changed, in `insertion` from
+            the baseline to the image, in `deletion` the other way round.
+        baseline: what pixels are that are not of the image.
+        steps: S.
+
+    Returns:
+        (B, S + 1) float32 softmax of the target.
     """
     pixels = relevance[0].numel()
     stages = (relevance * steps).div_(pixels, rounding_mode="floor")[:, None]
-    before, after = images, fill(images, baseline)
+    before, after = probe.images, fill(probe.images, baseline)
     if curve == "insertion":
         before, after = after, before
-    before, after = backbone.normalise(before), backbone.normalise(after)
-    found = []
-    for chunk in torch.arange(len(images) * (steps + 1), device=images.device).split(batch_size):
-        image = chunk.div(steps + 1, rounding_mode="floor")
-        changed = stages[image] < (chunk % (steps + 1))[:, None, None, None]
-        probabilities = backbone(torch.where(changed, after[image], before[image])).float()
-        found.append(probabilities.softmax(dim=1).gather(1, targets[image, None])[:, 0])
-    return torch.cat(found).view(len(images), steps + 1)
+    before, after = probe.backbone.normalise(before), probe.backbone.normalise(after)
+
+    def changed(image: Tensor, step: Tensor) -> Tensor:
+        return torch.where(stages[image] < step[:, None, None, None], after[image], before[image])
+
+    probabilities, _ = probe.ask(steps + 1, changed)
+    return probabilities
 
 
 def area_under(curves: Tensor) -> Tensor:
@@ -83,17 +81,9 @@ class Curves(Family):
         relevance = ranks(mapped.large_maps)
         for curve in ("insertion", "deletion"):
             for baseline in dict.fromkeys(getattr(self.settings, curve)):
-                curves = curve_probabilities(
-                    mapped.backbone,
-                    mapped.images,
-                    relevance,
-                    mapped.targets,
-                    curve,
-                    baseline,
-                    self.settings.steps,
-                    mapped.batch_size,
-                )
+                steps = self.settings.steps
+                curves = curve_probabilities(mapped.probe, relevance, curve, baseline, steps)
                 areas = area_under(curves).tolist()
                 for row, area, values in zip(mapped.rows, areas, curves.tolist(), strict=True):
-                    found = {"curve": curve, "fill": baseline, "auc": area, "probabilities": values}
-                    yield {**row, **found}
+                    own = {"curve": curve, "fill": baseline, "auc": area, "probabilities": values}
+                    yield {**row, **own}

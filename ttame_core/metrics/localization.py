@@ -149,7 +149,7 @@ class Localization(Family):
             columns[f"largest_found_{100 * overlap:g}"] = found_levels(largest, overlap)
             columns[f"best_found_{100 * overlap:g}"] = found_levels(best, overlap)
         for i, (row, with_mask) in enumerate(zip(boxed.rows, masked.tolist(), strict=True)):
-            found = {name: values[i] for name, values in columns.items()}
+            own = {name: values[i] for name, values in columns.items()}
             if not with_mask:
-                found |= {"weighting_game": None, "average_precision": None}
-            yield {**row, **found}
+                own |= {"weighting_game": None, "average_precision": None}
+            yield {**row, **own}

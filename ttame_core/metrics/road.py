@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Annotated
 
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.backbones import Backbone
 from ttame_core.metrics.base import Family, MappedImages, Row
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.imputation import impute
 from ttame_core.perturbation.masking import ranks
 
@@ -27,37 +28,35 @@ ORDERS = ("MoRF", "LeRF")
 
 @torch.inference_mode()
 def imputed_probabilities(
-    backbone: Backbone,
-    images: Tensor,
-    relevance: Tensor,
-    targets: Tensor,
-    percentages: Sequence[float],
-    batch_size: int,
-    noise: Tensor | None = None,
+    probe: Probe, relevance: Tensor, percentages: Sequence[float], noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Softmax of the target on imputed images, and whether it is still predicted.
+    """Ask for the targets on images whose most, and whose least relevant pixels are imputed.
 
-    images: (B, 3, H, W) in [0, 1]. relevance: (B, H, W) int64, `masking.ranks` of the maps at the
-    images' size. targets: (B,). percentages: V, of removed pixels. noise: (B, 3, H, W), added to
-    what is imputed. Returns (B, 2, V) float32 and bool, MoRF before LeRF.
+    Args:
+        probe: of B images.
+        relevance: (B, H, W) int64, `masking.ranks` of the maps at the images' size.
+        percentages: V, of removed pixels.
+        noise: (B, 3, H, W), added to what is imputed.
+
+    Returns:
+        (B, 2, V) float32 softmax of the target, and bool, whether the target is predicted. MoRF
+        comes before LeRF.
     """
-    pixels = relevance[0].numel()
+    images, pixels = probe.images, relevance[0].numel()
     counts = torch.tensor([round(p / 100 * pixels) for p in percentages], device=images.device)
-    first = torch.cat([torch.zeros_like(counts), pixels - counts])
-    last = first + counts.repeat(2)
-    found, kept = [], []
-    for chunk in torch.arange(len(images) * len(first), device=images.device).split(batch_size):
-        image = chunk.div(len(first), rounding_mode="floor")
-        variant = (chunk % len(first))[:, None, None]
+    first = torch.cat([torch.zeros_like(counts), pixels - counts])[:, None, None]
+    last = first + counts.repeat(2)[:, None, None]
+
+    def imputed(image: Tensor, variant: Tensor) -> Tensor:
         removed = (relevance[image] >= first[variant]) & (relevance[image] < last[variant])
         inputs = impute(images[image], removed)
         if noise is not None:
             inputs += noise[image] * removed[:, None]
-        probabilities = backbone(backbone.normalise(inputs)).float().softmax(dim=1)
-        found.append(probabilities.gather(1, targets[image, None])[:, 0])
-        kept.append(probabilities.argmax(dim=1) == targets[image])
-    shape = len(images), len(ORDERS), len(percentages)
-    return torch.cat(found).view(shape), torch.cat(kept).view(shape)
+        return probe.backbone.normalise(inputs)
+
+    probabilities, predicted = probe.ask(len(first), imputed)
+    shape = len(ORDERS), len(percentages)
+    return probabilities.unflatten(1, shape), predicted.unflatten(1, shape)
 
 
 def keyed_noise(keys: Sequence[str], size: Sequence[int], sigma: float) -> Tensor:
@@ -95,20 +94,11 @@ class Road(Family):
             keys = [row["key"] for row in mapped.rows]
             noise = keyed_noise(keys, tuple(images.shape[-2:]), self.settings.noise)
             noise = noise.to(images.device)
-        found = imputed_probabilities(
-            mapped.backbone,
-            images,
-            ranks(mapped.large_maps),
-            mapped.targets,
-            self.settings.removed,
-            mapped.batch_size,
-            noise,
+        answers = imputed_probabilities(
+            mapped.probe, ranks(mapped.large_maps), self.settings.removed, noise
         )
-        for row, of_row, kept_of_row in zip(
-            mapped.rows, *(values.tolist() for values in found), strict=True
-        ):
-            for order, of_order, kept_of_order in zip(ORDERS, of_row, kept_of_row, strict=True):
-                for removed, p, kept in zip(
-                    self.settings.removed, of_order, kept_of_order, strict=True
-                ):
-                    yield {**row, "order": order, "removed": removed, "p": p, "kept": kept}
+        variants = list(product(ORDERS, self.settings.removed))
+        by_row = (answer.flatten(1).tolist() for answer in answers)
+        for row, *of_row in zip(mapped.rows, *by_row, strict=True):
+            for (order, removed), p, predicted in zip(variants, *of_row, strict=True):
+                yield {**row, "order": order, "removed": removed, "p": p, "kept": predicted}

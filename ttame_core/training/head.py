@@ -16,6 +16,7 @@ from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.errors import UserError
 from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
+from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import remove_checkpoint
@@ -306,9 +307,8 @@ class HeadRun(Loop[Tensor]):
             p, truth = logits.float().softmax(dim=1).max(dim=1)
             read = self.explainer.read(images, features)
             maps = min_max(folded(read, truth)[:, 0])
-            p_masked = masked_probabilities(
-                self.backbone, images, maps, truth, VALIDATED_KEEP, batch_size
-            )
+            probe = Probe(self.backbone, images, truth, batch_size)
+            p_masked = masked_probabilities(probe, maps, VALIDATED_KEEP)
             drops.append(drop(p[:, None], p_masked))
             increases.append(increase(p[:, None], p_masked))
         if not drops:
