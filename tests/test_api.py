@@ -231,7 +231,7 @@ def test_mistakes_are_one_sentence(test_batch: Batch) -> None:
         (lambda: tt.evaluate(backbone, images, torch.rand(12, 8)), "must be 12×h×w"),
         (lambda: tt.evaluate(backbone, images, torch.rand(12, 8, 8), ["adcc"]), "explains again"),
         (lambda: tt.evaluate(backbone, images, torch.rand(12, 8, 8), ["AD"]), "unknown metric AD"),
-        (lambda: tt.train_head(backbone, iter([])), "does not know its length"),
+        (lambda: tt.train_head(backbone, iter([])), "has no length"),
         (lambda: tt.train_head(backbone, []), "no batches"),
         (lambda: tt.train_head(backbone, [images], "gradcam"), "no head to train"),
         (lambda: tt.train_head(backbone, [images], epoch=3), "Did you mean epochs"),

@@ -1,12 +1,14 @@
-"""Where in the image a classifier's decision came from: `import ttame_core as tt`.
+"""The library of ttame: maps of where in an image a classifier's decision came from, and scores.
+
+    import ttame_core as tt
 
     backbone = tt.load_backbone("resnet50", pretrained=True)
     head = tt.train_head(backbone, loader)
     maps = tt.explain(backbone, images, "ttame", head=head)
     scores = tt.evaluate(backbone, images, maps)
 
-Tensors go in and come out; there is no lake and no Prefect. What each takes stands with it, in
-`ttame_core.api`. Nothing is imported before it is used.
+These functions take and return tensors, and need neither a lake nor Prefect; `ttame_core.api`
+documents them. Modules are imported when they are first used.
 """
 
 from __future__ import annotations

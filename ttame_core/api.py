@@ -1,10 +1,10 @@
-"""The way without a lake: tensors in, tensors out, from a notebook or any other program.
+"""The functions for notebooks and other programs, which take and return tensors, without a lake.
 
-It is the same code that audits run, so maps and scores are those of an audit of the same images.
+They run the code that audits run, so maps and scores are those of an audit of the same images.
 
-Images are (B, 3, H, W), uint8 or float in [0, 1], of the size that the backbone takes;
-`backbone.preprocessing.pixels` makes one of a PIL picture, and is a transform for any torch data
-set. Mistakes raise UserError with one sentence.
+Images are (B, 3, H, W), uint8 in 0 to 255 or float in [0, 1], of the size that the backbone takes.
+`backbone.preprocessing.pixels` makes such an image (3, H, W) from a PIL picture, and is a transform
+for any torch data set. A mistake in what is given raises UserError with one sentence.
 """
 
 from __future__ import annotations
@@ -51,15 +51,22 @@ def load_backbone(
     precision: str = "float32",
     **settings: Any,
 ) -> Backbone:
-    """A frozen classifier, ready to be explained.
+    """Return a frozen classifier, ready to be explained.
 
-    model: a name as in a spec (timm's, `torchvision/…`, a Hugging Face folder,
-    `package.module:function`); an `nn.Module`, of which a copy is taken, with the preprocessing of
-    ImageNet at 224×224 unless it has a `pretrained_cfg` as timm's models have, or `preprocessing`
-    says otherwise; or a section of a spec. device: `auto`, `cpu`, `cuda`, `cuda:1`. precision: of
-    training and maps. settings: the keys of a backbone's section in a spec: pretrained, checkpoint,
-    num_classes, args, taps, preprocessing, name.
+    Args:
+        model: a name as in a spec (timm's, `torchvision/…`, a Hugging Face folder,
+            `package.module:function`), an `nn.Module`, which is copied, or a section of a spec.
+            The preprocessing of a module is that of its `pretrained_cfg`, as timm's models have it,
+            else that of ImageNet at 224×224; the key `preprocessing` overrides both.
+        device: `auto`, `cpu`, `cuda`, or one GPU such as `cuda:1`.
+        precision: number format of training and maps: `float32`, `bfloat16`, `float16` or `auto`.
+        **settings: keys of a backbone's section in a spec: pretrained, checkpoint, num_classes,
+            args, taps, preprocessing, name.
 
+    Raises:
+        UserError: the model is unknown, its weights do not fit, or a setting is wrong.
+
+    Examples:
         tt.load_backbone("resnet50", pretrained=True)
         tt.load_backbone(net, preprocessing={"input_size": (96, 96)})
     """
@@ -89,21 +96,35 @@ def train_head(
     progress: Progress | None = None,
     **training: Any,
 ) -> Head:
-    """Train an explainer's head on batches of images, and give it in evaluation mode.
+    """Train an explainer's head on batches of images.
 
-    loader: anything with a length that can be walked through once an epoch, such as a torch
-    DataLoader; its batches are images, or (images, labels, …), of which the labels are not looked
-    at. settings: the explainer's own. training: keys of a spec's `training`, with the same
-    defaults; `epochs` are exactly so many where they are given here without `min_steps`.
-    progress: told the step, the steps in all, and the losses in words. The same images in the same
-    order give the same head, whatever the global seed.
+    The same images in the same order give the same head, whatever PyTorch's global seed is.
 
+    Args:
+        backbone: the frozen classifier.
+        loader: iterable with a length, such as a torch DataLoader, that is walked through once an
+            epoch. A batch is images (B, 3, H, W), or a tuple that begins with them; labels are not
+            used.
+        explainer: name of an explainer with a head.
+        settings: the explainer's settings, as in a spec.
+        progress: called with the step, the number of steps, and the losses in words.
+        **training: keys of a spec's `training`, with the same defaults. Where `epochs` is given
+            without `min_steps`, there are exactly that many epochs.
+
+    Returns:
+        The head in evaluation mode.
+
+    Raises:
+        UserError: the explainer has no head, the loader has no length or no batches, or a setting
+            or an image is wrong.
+
+    Examples:
         loader = DataLoader(ImageFolder(place, backbone.preprocessing.pixels), 32, shuffle=True)
         head = tt.train_head(backbone, loader, epochs=4)
     """
     untrained = make_explainer(backbone, explainer, settings=settings, needs_head=False)
     if not isinstance(untrained, Trained):
-        raise UserError(f"{explainer} has no head to train: it explains as it is")
+        raise UserError(f"{explainer} has no head to train: it explains without training")
     if "epochs" in training:
         training = {"min_steps": 0, **training}
     section = _checked(spec.Training, training)
@@ -111,8 +132,8 @@ def train_head(
         batches = len(loader)  # type: ignore[arg-type]
     except TypeError:
         raise UserError(
-            "the loader does not know its length, which the step size follows: give one with "
-            "`__len__`, or a list of batches"
+            "the loader has no length, which the step size follows: give a loader with `__len__`, "
+            "or a list of batches"
         ) from None
     if not batches:
         raise UserError("the loader has no batches to train on: give it images")
@@ -129,18 +150,28 @@ def train_head(
 
 
 def load_head(path: str | Path, backbone: Backbone, explainer: str = "ttame") -> Head:
-    """A trained head: a lake's head.safetensors, or what `save_head` and `ttame import-head` write.
+    """Read a trained head from a file.
 
-    Raises UserError where it does not fit the backbone.
+    Args:
+        path: head.safetensors of a lake, or what `save_head` or `ttame import-head` wrote.
+        backbone: the classifier that the head was trained on.
+        explainer: name of the explainer that the head belongs to.
+
+    Raises:
+        UserError: the explainer has no head, or the head does not fit the backbone.
     """
     untrained = make_explainer(backbone, explainer, needs_head=False)
     if not isinstance(untrained, Trained):
-        raise UserError(f"{explainer} has no head: it explains as it is")
+        raise UserError(f"{explainer} has no head: it explains without training")
     return read_head(path, untrained, "give the head of this very backbone")
 
 
 def save_head(head: Head, path: str | Path) -> None:
-    """Write a head as safetensors, for `load_head` and for `head:` in a spec."""
+    """Write a head as a safetensors file, for `load_head` and for `head:` in a spec.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     with writing(path):
         Path(path).write_bytes(head_bytes(head))
 
@@ -153,10 +184,18 @@ def make_explainer(
     settings: Mapping[str, Any] | None = None,
     needs_head: bool = True,
 ) -> Explainer:
-    """An explainer of the registry (`ttame explainers` lists them) on a backbone.
+    """Make an explainer of a backbone.
 
-    Raises NotApplicable where it cannot explain this backbone. needs_head: whether one that is
-    trained must have its head.
+    Args:
+        backbone: the classifier to explain.
+        name: name of the explainer (`ttame explainers` lists them).
+        head: trained head, for explainers that have one; it is copied.
+        settings: the explainer's settings, as in a spec.
+        needs_head: whether an explainer with a head must be given one.
+
+    Raises:
+        NotApplicable: the explainer cannot explain this backbone.
+        UserError: the name or a setting is wrong, or the head is missing.
     """
     given = _checked(spec.Explainer, {"method": name, "settings": dict(settings or {})})
     section = complete_explainer(given)
@@ -164,7 +203,7 @@ def make_explainer(
     if isinstance(made, Trained) and head is not None:
         made.use(copy.deepcopy(head))
     elif isinstance(made, Trained) and needs_head:
-        raise UserError(f"{name} needs a trained head: give `head`, of tt.train_head or load_head")
+        raise UserError(f"{name} needs a trained head: give `head` (tt.train_head, tt.load_head)")
     return made
 
 
@@ -181,16 +220,30 @@ def explain(
     masks: Sequence[Tensor | None] | None = None,
     batch_size: int = 32,
 ) -> Tensor:
-    """Explanation maps of a batch, min–max normalised to [0, 1], float32, on the CPU.
+    """Return explanation maps of images.
 
-    images: (B, 3, H, W). explainer: a name, or what `make_explainer` gives. targets: `predicted`
-    (the class with the largest logit), `top-K`, a list of classes for all images, or a tensor (B,)
-    or (B, T). boxes: per image (N, 4) pixels x0, y0, x1, y1, by default those around the objects of
-    masks: per image (H, W) integers, 0 outside the objects, or None; only `oracle` reads them.
-    keys: names of the images, by which random maps are drawn. batch_size: images per forward pass.
+    Args:
+        backbone: the classifier to explain.
+        images: (B, 3, H, W), uint8 or float in [0, 1].
+        explainer: name of an explainer, or what `make_explainer` returns.
+        head: trained head, where `explainer` is the name of one that has a head.
+        settings: the explainer's settings, where `explainer` is a name.
+        targets: classes to explain: `predicted` (the class with the largest logit), `top-K`, a list
+            of classes for all images, or an integer tensor (B,) or (B, T).
+        keys: distinct names of the images, which the maps of `random` follow from; by default the
+            numbers of the images.
+        boxes: for each image (N, 4), the corners x0, y0, x1, y1 of its objects in pixels; only
+            `oracle` reads boxes and masks. By default the boxes around the objects of `masks`.
+        masks: for each image (H, W) integers, 0 outside the objects, or None.
+        batch_size: number of images in a forward pass.
 
-    Returns (B, h, w) at the explainer's own resolution, and (B, T, h, w) for several targets. A map
-    of NaN is none.
+    Returns:
+        Maps (B, h, w), or (B, T, h, w) for several targets, at the explainer's own resolution:
+        float32 on the CPU, min–max normalised to [0, 1]. A map of NaN says that there is none.
+
+    Raises:
+        NotApplicable: the explainer cannot explain this backbone.
+        UserError: an argument is wrong.
     """
     if isinstance(explainer, str):
         explainer = make_explainer(backbone, explainer, head=head, settings=settings)
@@ -220,15 +273,31 @@ def evaluate(
     masks: Sequence[Tensor | None] | None = None,
     batch_size: int = 32,
 ) -> dict[str, Tensor]:
-    """Scores of each image's map, by the metric's name as in the leaderboard: `AD@15`, `IC@50`, ….
+    """Score the maps of images.
 
-    images: (B, 3, H, W). maps: (B, h, w) in [0, 1], from `explain` or anywhere else. metrics:
-    families, with their settings if need be: `["shape", {"confidence": {"keep": [15]}}]`. targets:
-    what the maps explain, `predicted` or a tensor (B,). explainer: of `make_explainer`, what made
-    the maps, for the families that explain again (adcc, robustness, sanity). boxes, masks: as of
-    `explain`, for `localization`; the threshold that its `box_iou` finds best is that of this very
-    batch. Returns tensors (B,) of float32; an image without a value has NaN.
+    Args:
+        backbone: the classifier that the maps explain.
+        images: (B, 3, H, W), uint8 or float in [0, 1].
+        maps: (B, h, w) in [0, 1], from `explain` or anywhere else; a map of NaN has no scores.
+        metrics: names of families, or mappings from a name to settings, as in
+            `["shape", {"confidence": {"keep": [15]}}]`.
+        targets: classes that the maps explain: `predicted`, or an integer tensor (B,).
+        explainer: what made the maps, from `make_explainer`, for the families that explain again
+            (adcc, robustness, sanity).
+        keys: distinct names of the images; by default their numbers.
+        boxes: as in `explain`; read by `localization`.
+        masks: as in `explain`; read by `localization`.
+        batch_size: number of images in a forward pass.
 
+    Returns:
+        For each metric, by its name in the leaderboard (`AD@15`, `IC@50`, …), a tensor (B,) of
+        float32 in the metric's unit; NaN where an image has no value. Metrics whose threshold is
+        chosen over all images, such as `box_iou`, choose it over these images.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Examples:
         scores = tt.evaluate(backbone, images, maps, ["confidence", "shape"])
         print({name: values.nanmean().item() for name, values in scores.items()})
     """
@@ -237,13 +306,15 @@ def evaluate(
     again = [family.name for family in families if family.reexplains]
     if again and explainer is None:
         raise UserError(
-            f"{again[0]} explains again: give `explainer`, such as "
+            f"the metric {again[0]} explains again: give `explainer`, such as "
             "tt.make_explainer(backbone, 'ttame', head=head)"
         )
     make = cache(partial(_on, cast(Explainer, explainer)))
     batch = _batch(images, backbone, keys, boxes, masks)
     if maps.ndim != 3 or len(maps) != len(batch):
-        raise UserError(f"maps are {_shape(maps)}: they must be {len(batch)}×h×w, one for each")
+        raise UserError(
+            f"maps are {_shape(maps)}: they must be {len(batch)}×h×w, one for each image"
+        )
     rows: dict[str, list[Row]] = {family.name: [] for family in families}
     for forward, places in _passes(backbone, batch, batch_size):
         classes = _targets(targets, forward.logits, places, backbone)
@@ -262,15 +333,23 @@ def evaluate(
 
 
 def query(workspace: str | Path | Lake, sql: str) -> pa.Table:
-    """The answer of a lake to one SELECT, as an Arrow table: `.to_pandas()`, `polars.from_arrow`.
+    """Ask a lake one SELECT.
 
-    workspace: folder or URL. The views are listed in docs/sql.md.
+    Args:
+        workspace: folder or URL of the lake.
+        sql: the query; docs/sql.md lists the views.
+
+    Returns:
+        The answer as an Arrow table, for `.to_pandas()` or `polars.from_arrow`.
+
+    Raises:
+        UserError: the SQL is wrong or would write.
     """
     return run_query(workspace if isinstance(workspace, Lake) else Lake(workspace), sql)
 
 
 def _checked(section: type[Any], given: Any) -> Any:
-    """A section of a spec. Raises UserError with one sentence."""
+    """Make a section of a spec, or raise UserError with one sentence on what is wrong."""
     try:
         return section.model_validate(given)
     except ValidationError as error:
@@ -292,7 +371,7 @@ def _batch(
     boxes: Sequence[Tensor] | None,
     masks: Sequence[Tensor | None] | None,
 ) -> Batch:
-    """The images as the shards' loader gives them, in floats."""
+    """Make the batch that the loader of shards would make of these images, with float pixels."""
     floats = _floats(images, backbone)
     count = len(floats)
     for name, given in (("keys", keys), ("boxes", boxes), ("masks", masks)):
@@ -311,14 +390,14 @@ def _batch(
 
 
 def _around(mask: Tensor | None) -> Tensor:
-    """Boxes (N, 4) of the objects of a mask."""
+    """Return the boxes (N, 4) around the objects of a mask."""
     boxes = mask_boxes(mask.cpu().numpy(), "") if mask is not None else []
     corners = [[box[corner] for corner in ("x0", "y0", "x1", "y1")] for box in boxes]
     return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
 
 
 def _floats(images: Any, backbone: Backbone) -> Tensor:
-    """(B, 3, H, W) float32 in [0, 1] on the backbone's device."""
+    """Return images as (B, 3, H, W) float32 in [0, 1] on the backbone's device."""
     size = tuple(backbone.preprocessing.input_size)
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, *size):
         given = _shape(images) if isinstance(images, Tensor) else type(images).__name__
@@ -338,14 +417,14 @@ def _floats(images: Any, backbone: Backbone) -> Tensor:
 
 
 def _passes(backbone: Backbone, batch: Batch, size: int) -> Iterator[tuple[ForwardPass, list[int]]]:
-    """The forward pass over so many images at a time, and their places in the batch."""
+    """Yield the forward pass over `size` images after `size` images, with their positions."""
     for places in torch.arange(len(batch)).split(size):
         part = batch.at(places.tolist())
         yield forward_pass(backbone, part, part.images), places.tolist()
 
 
 def _targets(targets: Targets, logits: Tensor, places: list[int], backbone: Backbone) -> Tensor:
-    """(B, T) classes of the images at these places."""
+    """Return the classes (B, T) to explain for the images at these positions of the batch."""
     if not isinstance(targets, Tensor):
         section = _checked(spec.Maps, {"targets": targets})
         if section.targets == "label":
@@ -372,9 +451,10 @@ def _mapped(
     batch_size: int,
     make: Callable[[Backbone], Explainer],
 ) -> MappedImages:
-    """Maps and their images, as families of metrics want them; those of NaN are left out.
+    """Bundle maps and their images for families of metrics; maps of NaN are left out.
 
-    Values are per map, so each counts as one of the model truth, whatever it explains.
+    Metrics count only maps of the predicted class. So that all maps count, each target is recorded
+    as predicted.
     """
     if classes.shape[1] != 1:
         raise UserError("maps are of one target each: give targets as a tensor (B,)")
@@ -405,7 +485,7 @@ def _mapped(
 
 
 def _on(explainer: Explainer, backbone: Backbone) -> Explainer:
-    """The same explainer on this backbone, or on another one."""
+    """Return the same explainer for another backbone, or itself where that is its own."""
     if backbone is explainer.backbone:
         return explainer
     twin = type(explainer)(backbone, explainer.settings.model_dump())

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that the user can mend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 class StoreAway(UserError):
-    """An object store that does not answer: trying again may help, so tasks do."""
+    """The error for an object store that does not answer, for which tasks are tried again."""
 
 
 @contextmanager
@@ -24,12 +24,18 @@ def writing(path: str | Path) -> Iterator[None]:
     """Raise UserError with the reason where a file cannot be written in this context."""
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: Pillow knows no such ending
+    except (OSError, ValueError) as error:  # ValueError: the file's ending is unknown to Pillow
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Return ' Did you mean …?' with the known names nearest to `name`, or ''."""
+    """Return ' Did you mean …?' with known names that are like `name`; '' where none is.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+        count: number of names that are offered, at most.
+    """
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""

@@ -1,7 +1,7 @@
 """Registries of explainers, metrics and so on, open to other packages by entry points.
 
-The groups are those of `GROUPS` (docs/extending.md). Which names there are is known from what is
-installed; what a name stands for is imported when asked for.
+`GROUPS` lists the groups of entry points (docs/extending.md). The names are those of the installed
+packages' entry points; what a name stands for is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ GROUPS = (
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The things of one kind by name: ttame's own, and those of a group of entry points.
+    """A mapping from names to things of one kind: ttame's own and those of other packages.
 
-    refuse: says of a name and what was loaded for it what is wrong, or None. Raises UserError with
-    the package and the entry point where one has the name of another, cannot be loaded, or is
-    refused.
+    Looking up raises UserError, which names package and entry point, where an entry point has a
+    name that is taken, cannot be loaded, or is refused.
+
+    Args:
+        group: group of entry points by which other packages add theirs.
+        own: ttame's own things, by name.
+        refuse: function of a name and what its entry point loaded; returns words on what is wrong
+            with it, or None.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return added
 
     def __getitem__(self, name: str) -> T:
-        added = self.added  # a clash of names is told whichever is asked for
+        added = self.added  # raises for any clash of names, whichever name is asked for
         if name in self._own:
             return self._own[name]
         if name not in self._loaded:
@@ -95,11 +100,11 @@ class Registry(Mapping[str, T], Generic[T]):
 def registry_of(group: str, base: type[T], package: str, path: Iterable[str]) -> Registry[type[T]]:
     """Import all modules of a package, and register the subclasses of `base` that have a name.
 
-    A class without a name of its own is what several share.
+    A class that does not define `name` itself is a base of others and is not registered.
 
     Args:
-        group: of entry points, by which other packages add theirs.
-        base: of all that is registered.
+        group: group of entry points by which other packages add theirs.
+        base: base class of all that is registered.
         package: `__name__` of the package.
         path: `__path__` of the package.
     """
@@ -116,7 +121,11 @@ def _subclasses(cls: type[T]) -> Iterator[type[T]]:
 
 
 def of_class(base: type[T]) -> Callable[[str, object], str | None]:
-    """Make a check that refuses what is no subclass of `base` with the entry point's name."""
+    """Make the check of a registry that accepts subclasses of `base` with the entry point's name.
+
+    Returns:
+        A function of a name and what was loaded, which returns what is wrong, or None.
+    """
 
     def refuse(name: str, loaded: object) -> str | None:
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
@@ -129,7 +138,7 @@ def of_class(base: type[T]) -> Callable[[str, object], str | None]:
 
 
 def origin(entry: EntryPoint) -> str:
-    """Say where an entry point comes from."""
+    """Return words that name an entry point and its package, for messages."""
     return f"the entry point {entry.name} = {entry.value} ({entry.group}) of {package(entry)}"
 
 
@@ -139,6 +148,6 @@ def package(entry: EntryPoint) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of each package that adds anything."""
+    """Return the version of each package that adds anything to a registry, by its name."""
     packages = (entry.dist for group in GROUPS for entry in entry_points(group=group))
     return {dist.name: dist.version for dist in packages if dist}

@@ -1,4 +1,4 @@
-"""Stopping a process soon: its half-written files are removed, and nothing else is touched."""
+"""Stopping a process, so that its half-written files are removed and all others stay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _half_written: set[Path] = set()
 
 
 class Stopped(BaseException):
-    """A signal asks this process to end. Like KeyboardInterrupt, this is no error."""
+    """The exception that ends this process after a signal; like KeyboardInterrupt, no error."""
 
     def __init__(self, words: str, signal: int) -> None:
         super().__init__(words, signal)
@@ -23,7 +23,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """Remove a file or folder at the end of this context, however it ends."""
+    """Yield a path whose file or folder is removed at the end of this context, however it ends."""
     _half_written.add(path)
     try:
         yield path
@@ -33,7 +33,7 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def give_up() -> None:
-    """Remove half-written files, for a process that ends without unwinding."""
+    """Remove the paths of all open `scratch` contexts, for a process that ends at once."""
     for path in list(_half_written):
         _remove(path)
 
@@ -41,5 +41,5 @@ def give_up() -> None:
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    elif path.exists():  # a read-only disk refuses even to remove nothing
+    elif path.exists():  # a read-only disk refuses to remove even a file that is not there
         path.unlink(missing_ok=True)

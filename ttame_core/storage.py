@@ -1,7 +1,7 @@
 """Folders and object stores, reached through fsspec.
 
 Credentials come from the usual chain of each store (environment, configuration files, the machine's
-role), never from an address: addresses stand in records, logs and specs.
+role), never from an address, because addresses are written into records, logs and specs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import StoreAway, UserError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # what pip installs for a protocol
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # extra of ttame for a protocol
 CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3")
-BLOCK = 8 * 2**20  # bytes that are read ahead of a stream, in one request
+BLOCK = 8 * 2**20  # bytes that a stream reads in one request
 
 
 def without_credentials(place: str) -> str:
-    """Return the address itself, if there are no credentials in it.
+    """Return an address as it is, after checking that there are no credentials in it.
 
     Raises:
-        UserError: there are; the sentence does not repeat them.
+        UserError: the address has credentials; the message does not repeat them.
     """
     protocol, found, rest = place.partition("://")
     if found and ("@" in rest.split("/")[0] or re.search(r"\?.*=", rest)):
@@ -40,8 +40,10 @@ def without_credentials(place: str) -> str:
 def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a folder or URL, and its path there.
 
-    Nothing is remembered of an object store's listings, which other machines change. Raises
-    UserError for credentials in the URL, unknown protocols and packages that are not installed.
+    Listings of an object store are not cached, because other machines change the store.
+
+    Raises:
+        UserError: the URL has credentials, its protocol is unknown, or a package is missing.
     """
     protocol = fsspec.utils.get_protocol(without_credentials(place))
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -61,9 +63,17 @@ def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 @contextmanager
 def reaching(place: str, fs: fsspec.AbstractFileSystem) -> Iterator[None]:
-    """Turn the errors of a store that refuses or does not answer into sentences.
+    """Turn the errors of an object store in this context into sentences.
 
-    Raises StoreAway after its client's own retries. On local folders nothing changes.
+    Errors of local folders are left as they are.
+
+    Args:
+        place: address, for the message.
+        fs: the file system.
+
+    Raises:
+        UserError: the store refuses the credentials.
+        StoreAway: the store does not answer, after its client's own retries.
     """
     try:
         yield
@@ -73,12 +83,12 @@ def reaching(place: str, fs: fsspec.AbstractFileSystem) -> Iterator[None]:
         words = " ".join(str(error).split())[:200]
         if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
             raise UserError(
-                f"the object store lets nobody at {place} with these credentials ({words}): give "
-                "others, in the environment or in the configuration file of the store's own tools"
+                f"the object store refuses these credentials for {place} ({words}): give others, "
+                "in the environment or in the configuration file of the store's own tools"
             ) from error
         if isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS:
             raise StoreAway(
-                f"the object store of {place} does not answer as it should ({words}): what is "
-                "whole stays; run again when it does"
+                f"the object store of {place} does not answer as it should ({words}): run again "
+                "when it does; finished files stay"
             ) from error
         raise

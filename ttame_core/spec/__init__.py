@@ -1,6 +1,6 @@
-"""The audit spec: one validated YAML file says what is audited, how, and with what.
+"""The audit spec, one validated YAML file that says what is audited and how.
 
-Everything but the data set and the backbones has a default.
+All parts of a spec but its name, the data set and the backbones have defaults.
 """
 
 from ttame_core.spec.audit import AuditSpec

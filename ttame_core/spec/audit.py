@@ -18,8 +18,8 @@ from ttame_core.spec.training import Training
 class AuditSpec(Section):
     """The whole spec of an audit.
 
-    Settings of explainers and metrics are as they were given. Whoever opens a spec checks them and
-    fills in their defaults (`audits.specification.complete`).
+    The settings of explainers and metrics stand as they were given. They are checked, and their
+    defaults filled in, when a spec is opened (`audits.specification.complete`).
     """
 
     name: Name
@@ -35,7 +35,7 @@ class AuditSpec(Section):
     maps: Maps = Maps()
     evaluation: Evaluation = Field(default_factory=Evaluation)
     gates: list[Gate] = Field(
-        default_factory=list, description="what fails the audit (docs/schedules.md)"
+        default_factory=list, description="conditions that fail the audit (docs/schedules.md)"
     )
     compute: Compute = Field(default_factory=Compute)
 

@@ -11,7 +11,7 @@ from ttame_core.spec.base import Name, Section, Seed
 
 
 class Preprocessing(Section):
-    """Overrides of what the model's own configuration says."""
+    """The section of a spec that overrides the preprocessing in a model's own configuration."""
 
     input_size: tuple[int, int] | None = Field(None, description="height, width")
     crop_pct: float | None = Field(None, gt=0, le=1)
@@ -25,13 +25,13 @@ class Preprocessing(Section):
 
 
 class Fit(Section):
-    """Training of a classifier on the data set, so that a user without one can start."""
+    """The section of a spec about training a classifier on the data set itself."""
 
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
-    weight_decay: float = Field(0.05, ge=0, description="on weights; none on biases and norms")
+    weight_decay: float = Field(0.05, ge=0, description="of weights; biases and norms have none")
     crop_scale: float = Field(0.5, gt=0, le=1, description="least share of the image in a crop")
     vertical_flip: bool = False
     occlusion: float = Field(
@@ -48,20 +48,20 @@ class Backbone(Section):
         "folder of a Hugging Face image classifier; or package.module:function"
     )
     name: Name = Field(
-        "", description="in the lake; default: the model's name", validate_default=False
+        "", description="name in the lake; default: the model's name", validate_default=False
     )
     pretrained: bool = False
     checkpoint: str | None = None
     fit: Fit | None = None
     num_classes: int | None = Field(None, ge=2)
-    args: dict[str, Any] = Field(default_factory=dict, description="of the model")
+    args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model")
     trust_remote_code: bool = Field(
         False, description="run the Python files that come with a Hugging Face folder"
     )
     taps: list[int | str] | None = Field(
         None,
-        description="indices into the model's feature_info, or module names; default: last 3; []: "
-        "a black box, only its logits are looked at",
+        description="layers whose features are read, as indices into the model's feature_info or "
+        "names of modules; default: the last 3; []: none, the model is a black box with logits",
     )
     head: str | None = Field(
         None, description="safetensors of a trained T-TAME head, in place of training one"
@@ -74,13 +74,16 @@ class Backbone(Section):
         if isinstance(value, str):
             value = {"model": value, "pretrained": True}
         if isinstance(value, dict) and isinstance(value.get("model"), str):
-            model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # of a path, its last part
+            model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # the last part of a path
             value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", model), **value}
         return value
 
     @property
     def library(self) -> str:
-        """Whose model it is: `timm`, `torchvision`, `huggingface` or `factory`."""
+        """The library that makes the model: timm, torchvision, huggingface, or factory for none.
+
+        A factory is a function of the user's, `package.module:function`.
+        """
         if re.fullmatch(r"[\w.]+:[\w.]+", self.model):
             return "factory"
         if self.model.startswith("torchvision/"):
@@ -89,7 +92,10 @@ class Backbone(Section):
 
     @property
     def has_weights(self) -> bool:
-        """Without training: given here, or brought along by a folder or a function."""
+        """Say whether the model has weights without a training.
+
+        The spec names them, or the model's folder or function brings them along.
+        """
         given = self.pretrained or bool(self.checkpoint)
         return given or self.library in ("huggingface", "factory")
 

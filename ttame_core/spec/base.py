@@ -18,18 +18,27 @@ Location = Place | dict[Split, Place]
 
 
 class Section(BaseModel):
-    """A part of a spec: it never changes, and takes no key that it does not know."""
+    """A part of a spec, which cannot be changed and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def words_of(error: ValidationError) -> str:
-    """Return the words of the first error, without what pydantic puts before them."""
+    """Return the first message of an error, without the words that pydantic puts before it."""
     return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:
-    """Return what was chosen; raise ValueError where two have the same name."""
+    """Return `chosen` as it is, after checking that no two of it have the same name.
+
+    Args:
+        kind: what is chosen, as a plural noun.
+        chosen: entries of a list in a spec.
+        names: the name of each entry.
+
+    Raises:
+        ValueError: two entries have the same name.
+    """
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"two {kind} are called {twice[0]}: give one another `name`")

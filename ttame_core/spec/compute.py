@@ -20,15 +20,15 @@ class Compute(Section):
     batch_size: int = Field(32, ge=1, description="images per forward pass of maps and metrics")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="of training and maps, as automatic mixed precision; metrics are always "
-        "float32. auto: bfloat16 where the device multiplies matrices in it (docs/cost.md)",
+        description="number format of training and maps, as automatic mixed precision; metrics are "
+        "always in float32. auto: bfloat16 where the device has fast bfloat16 (docs/cost.md)",
     )
     channels_last: bool = Field(True, description="memory layout of convolutional networks")
     compile: bool = Field(False, description="torch.compile the backbone")
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,
-        description="threads that decode images, and shards written at once",
+        description="number of threads that decode images, and of shards that are written at once",
     )
     engine: Literal["threads", "processes", "dask", "ray"] = Field(
         "threads",
@@ -36,13 +36,15 @@ class Compute(Section):
         "processes: several at once on this machine; dask, ray: on a cluster (docs/scale.md)",
     )
     address: str | None = Field(
-        None, description="of a dask or ray cluster; default: one on this machine, for this audit"
+        None,
+        description="address of a dask or ray cluster; default: a cluster on this machine is "
+        "started for this audit",
     )
     at_once: int | None = Field(
         None,
         ge=1,
-        description="units at once, of any engine but threads; default: one per GPU, or per four "
-        "cores; of a cluster with an address, what it has room for",
+        description="number of units that run at once, with any engine but threads; default: one "
+        "per GPU, or per four cores; on a cluster with an address, as many as it has room for",
     )
 
     @model_validator(mode="after")
@@ -56,9 +58,11 @@ class Compute(Section):
         if self.engine == "threads" and self.at_once:
             raise ValueError("at_once needs an engine with several processes, such as processes")
         if self.engine in ("threads", "processes") and self.address:
-            raise ValueError(f"only dask and ray have an address, and engine is {self.engine}")
+            raise ValueError(
+                f"only dask and ray have an address, and engine is {self.engine}: leave one out"
+            )
         if self.engine != "threads" and ":" in self.device:
             raise ValueError(
-                f"engine {self.engine} shares out the GPUs: say cuda or auto as device"
+                f"engine {self.engine} shares out the GPUs itself: say cuda or auto as device"
             )
         return self

@@ -12,10 +12,10 @@ from ttame_core.storage import without_credentials
 
 
 class OpenSection(Section):
-    """A section whose keys depend on its kind; they are attributes, as everywhere.
+    """A section whose keys depend on its `kind`, and are attributes as in any section.
 
-    Which kinds there are and which keys they take is known above: what a spec says is checked and
-    completed when it is opened.
+    The kinds and their keys are defined in packages above this one (`ttame_core.data`), so the keys
+    are checked, and their defaults filled in, when a spec is opened.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -28,7 +28,7 @@ class OpenSection(Section):
 
     @property
     def own(self) -> dict[str, Any]:
-        """The keys of its kind."""
+        """The keys that belong to the section's kind: all but `kind`."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="after")
@@ -50,11 +50,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 class Source(OpenSection):
-    """Where pictures come from: the kinds of `ttame_core.data.sources`."""
+    """The section of a spec about where pictures come from; kinds: `ttame_core.data.sources`."""
 
 
 class Annotations(OpenSection):
-    """Where boxes or masks come from: the kinds of `ttame_core.data.annotations`."""
+    """The section of a spec about boxes or masks; kinds: `ttame_core.data.annotations`."""
 
 
 class Dataset(Section):
@@ -65,21 +65,22 @@ class Dataset(Section):
     annotations: Annotations | None = None
     splits: dict[Split, float] = Field(
         default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2},  # type: ignore[arg-type]
-        description="shares of the images that the source itself puts in no split",
+        description="shares by which images are divided that the source does not put in a split",
     )
     classes: list[str] | None = Field(
-        None, description="class names in the classifiers' order; default: sorted"
+        None, description="names of the classes in the classifiers' order; default: sorted"
     )
-    samples_per_shard: int = Field(1000, ge=1, description="at most about this many")
+    samples_per_shard: int = Field(1000, ge=1, description="images in a shard, roughly at most")
     max_size: int | None = Field(
         None, ge=16, description="longest side in pixels; larger images are re-encoded"
     )
-    seed: Seed = Field(0, description="of the order of the samples and of the splits")
+    seed: Seed = Field(0, description="seed of the images' order and of the splits")
 
     @field_validator("splits")
     @classmethod
     def _shares(cls, splits: dict[Split, float]) -> dict[Split, float]:
         if not splits or min(splits.values()) < 0 or abs(sum(splits.values()) - 1) > 1e-6:
             raise ValueError("shares must not be negative and must add up to 1")
-        # An image's split follows from where its hash falls: the order of the YAML says nothing.
+        # An image's split follows from its hash and the order of the splits: that must not depend
+        # on the order in the YAML file.
         return {name: splits[name] for name in get_args(Split) if name in splits}

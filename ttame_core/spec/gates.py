@@ -1,4 +1,4 @@
-"""The section of a spec about what must hold of an audit."""
+"""The section of a spec about gates: conditions that an audit's results must meet."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from pydantic import Field, model_validator
 
 from ttame_core.spec.base import Section
 
-CHANGED_MAPS = "changed_maps"  # what a gate can check beside metrics
+CHANGED_MAPS = "changed_maps"  # a gate checks a metric, or this
 
 
 class Gate(Section):
-    """What must hold of the audit: `- AD@15: {explainer: ttame, worse_by: 2}`.
+    """A condition that the audit's results must meet: `- AD@15: {explainer: ttame, worse_by: 2}`.
 
-    metric: its full name, or changed_maps: the percentage of images whose map's correlation with
-    the last audit's is under `correlation`. One of worse_by, at_least and at_most.
+    A gate has exactly one of `worse_by`, `at_least` and `at_most`.
+
+    Attributes:
+        metric: full name of a metric; or changed_maps, the percentage of images whose map and the
+            last audit's map of it have a correlation under `correlation`.
     """
 
     metric: str
-    backbone: str = Field("*", description="pattern of names")
+    backbone: str = Field("*", description="pattern of backbones' names")
     explainer: str | None = Field(
-        None, description="pattern of names; default: all but yardsticks such as random"
+        None, description="pattern of explainers' names; default: all but yardsticks (random, …)"
     )
     worse_by: float | None = Field(
         None,
         ge=0,
-        description="in the metric's unit: more than this since the last audit, and beyond chance "
-        "over the same images, fails",
+        description="the gate fails if the metric has become worse since the last audit by more "
+        "than this, in the metric's unit, and by more than chance on the same images",
     )
     at_least: float | None = None
     at_most: float | None = None
-    correlation: float | None = Field(None, ge=-1, le=1, description="of changed_maps; else 0.8")
+    correlation: float | None = Field(
+        None, ge=-1, le=1, description="of changed_maps: a map under it has changed; default: 0.8"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -60,7 +65,7 @@ class Gate(Section):
         return self
 
     def __str__(self) -> str:
-        """As it stands in a spec."""
+        """Return the gate as a spec writes it."""
         given = self.model_dump(exclude={"metric"}, exclude_defaults=True)
         settings = (
             f"{k}: {v:g}" if isinstance(v, float) else f"{k}: {v}" for k, v in given.items()

@@ -1,7 +1,7 @@
-"""Reading a spec from YAML: variables, and errors with their line.
+"""Reading a spec from YAML, with variables, and with errors that name their line.
 
-`${NAME}` in the file is filled from `--var NAME=VALUE` or from the environment; `${here}` is the
-folder of the file.
+`${NAME}` in the file is replaced by what `--var NAME=VALUE` or the environment says, and `${here}`
+by the folder of the file.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class SpecProblem(UserError):
         self.words, self.location = words, location
 
     def below(self, *keys: str | int) -> SpecProblem:
-        """Return the same problem of a part that lies below these keys."""
+        """Return the same problem, with keys that lead to its part put before its location."""
         return SpecProblem(self.words, (*keys, *self.location))
 
 
 class SpecProblems(UserError):
-    """All that is wrong with a spec, a line each."""
+    """The error with all that is wrong with a spec, a line each."""
 
     def __init__(self, problems: Sequence[SpecProblem]) -> None:
         super().__init__("\n".join(problem.words for problem in problems))
@@ -55,12 +55,15 @@ def load_spec(
     """Read and validate a spec.
 
     Args:
-        path: of the YAML file.
-        variables: texts that fill `${NAME}` in the file, beside the environment.
-        complete: checks what only the registries know; raises SpecProblems.
+        path: path of the YAML file.
+        variables: texts that replace `${NAME}` in the file, by name; they come before those of the
+            environment.
+        complete: function that checks what only the registries know, and fills in defaults; it
+            raises SpecProblems.
 
     Raises:
-        UserError: one line per problem: file, line, key, what is wrong, what is allowed.
+        UserError: the file cannot be read or the spec is wrong; a line for each problem has file,
+            line, key, what is wrong, and what is allowed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -73,9 +76,9 @@ def load_spec(
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if twice := _key_given_twice(node):
         line, key = twice.start_mark.line + 1, twice.value
-        raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice")
+        raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice: delete one")
     if node is None or not isinstance(data, dict):
-        raise UserError(f"{path} is not an audit spec: it must be a mapping with `name:` and so on")
+        raise UserError(f"{path} is not an audit spec: it has no keys such as `name:`")
     here = str(Path(path).resolve().parent)
     data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))
     try:
@@ -91,18 +94,18 @@ def load_spec(
 def problems_of(
     error: ValidationError, model: type[BaseModel], given: Mapping[str, Any]
 ) -> list[SpecProblem]:
-    """Put what pydantic says of a part of a spec into our words.
+    """Translate pydantic's error about a part of a spec.
 
     Args:
-        error: what was raised.
-        model: the class that the part was validated by.
+        error: the error that validating the part raised.
+        model: the class that validated the part.
         given: the part.
     """
     problems = []
     for one in error.errors():
         location: list[str | int] = []
         value: Any = given
-        for part in one["loc"]:  # which names members of unions, too
+        for part in one["loc"]:  # keys, and also names of a union's members
             if isinstance(value, Mapping) and part in value:
                 location.append(part)
                 value = value[part]
@@ -165,7 +168,7 @@ def _problem(error: Any, node: yaml.Node) -> str:
             child = node.value[part]
             line = child.start_mark.line + 1
         if child is None and part != error["loc"][-1]:
-            continue  # the member of a union, not a key
+            continue  # the name of a union's member, not a key
         if child is None and error["type"] not in ("missing", "extra_forbidden", "told"):
             continue
         keys += f"[{part}]" if isinstance(part, int) else f".{part}" if keys else str(part)

@@ -16,19 +16,21 @@ from ttame_core.spec.base import Name, Section, Split, distinct
 
 
 class Maps(Section):
-    """What is explained."""
+    """The section of a spec about what is explained."""
 
     split: Split = "test"
     images: int | None = Field(
         None,
         ge=1,
-        description="the first so many of the split, which are in no order; default: all",
+        description="explain only the first so many images of the split, whose order is random; "
+        "default: all",
     )
     targets: str | list[int] = Field(
         "predicted", description="predicted, label, top-K, or a list of class indices"
     )
     dtype: Literal["float16", "uint8"] = Field(
-        "float16", description="of the stored values; uint8: to the nearest 255th (docs/scale.md)"
+        "float16",
+        description="number format of stored maps; uint8 rounds to 255ths (docs/scale.md)",
     )
 
     @field_validator("targets", mode="before")
@@ -44,16 +46,19 @@ class Maps(Section):
 class Explainer(Section):
     """One explainer of an audit: its name, or `- rise: {masks: 8000, images: 200}`.
 
-    Beside `name` and `images`, the keys are the method's own (`ttame explainers` lists them). One
-    trained on permuted labels is called `<method>-permuted` unless the spec says otherwise.
+    All keys but `name` and `images` are the method's own (`ttame explainers` lists them). The
+    default name of an explainer is its method, with `-permuted` where its head is trained on
+    permuted labels.
     """
 
     method: str
-    name: Name = Field("", description="in the lake; default: the method", validate_default=False)
-    images: int | None = Field(
-        None, ge=1, description="explain the first so many of the split; default: as `maps`"
+    name: Name = Field(
+        "", description="name in the lake; default: the method", validate_default=False
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the method's own")
+    images: int | None = Field(
+        None, ge=1, description="explain only the first so many of the split; default: as in `maps`"
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="keys of the method")
 
     @model_validator(mode="before")
     @classmethod
@@ -68,12 +73,12 @@ class Explainer(Section):
 
     @property
     def training(self) -> dict[str, Any]:
-        """The keys of the training section that are other for this explainer."""
+        """The keys of the section `training` that this explainer overrides."""
         return self.settings.get("training", {})
 
     @property
     def auxiliary(self) -> Backbone | None:
-        """The other classifier that this explainer reads, if there is one."""
+        """The classifier that this explainer reads beside the explained one; None if none."""
         found = self.settings.get("auxiliary")
         return Backbone.model_validate(found) if found else None
 
@@ -83,9 +88,9 @@ class Metric(Section):
 
     family: str
     images: int | None = Field(
-        None, ge=1, description="score the first so many of the split; default: all that have maps"
+        None, ge=1, description="score only the first so many of the split; default: all with maps"
     )
-    settings: dict[str, Any] = Field(default_factory=dict, description="the family's own")
+    settings: dict[str, Any] = Field(default_factory=dict, description="keys of the family")
 
     @model_validator(mode="before")
     @classmethod
@@ -115,7 +120,9 @@ class Evaluation(Section):
         min_length=1,
     )
     minimum_discrimination: float = Field(
-        30.0, description="points of AD@15 between random and oracle under which AD/IC rank nothing"
+        30.0,
+        description="percentage points of AD@15 between the explainers random and oracle; with "
+        "fewer, AD and IC say nothing about explainers",
     )
 
     @field_validator("metrics")

@@ -9,8 +9,9 @@ from pydantic import Field, ValidationError, model_validator
 from ttame_core.errors import nearest
 from ttame_core.spec.base import Section, Seed
 
-# `tuned`, the defaults below, was found by measurement: docs/training.md. The published recipe is
-# for some 320,000 steps; within a few hundred its step size leaves the head where it began.
+# The recipe `tuned`, whose values are the defaults below, was found by measurement: see
+# docs/training.md. The published recipe, `paper`, is for some 320,000 steps: a few hundred steps of
+# its size hardly change a head.
 RECIPES: dict[str, dict[str, Any]] = {
     "tuned": {},
     "paper": {
@@ -29,43 +30,49 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class Training(Section):
-    """Training of attention heads. Other constants than the published: docs/training.md."""
+    """The section of a spec about the training of attention heads (docs/training.md)."""
 
     recipe: Literal["tuned", "paper"] = "tuned"
     epochs: int = Field(4, ge=1)
-    min_steps: int = Field(800, ge=0, description="small data sets get the epochs that this takes")
+    min_steps: int = Field(
+        800, ge=0, description="least number of steps; small data sets get more epochs for it"
+    )
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0, description="on weights; none on biases")
-    lambda_variation: float = Field(0.01, ge=0, description="λ1")
-    lambda_area: float = Field(4.0, ge=0, description="λ2")
-    lambda_confidence: float = Field(2.0, ge=0, description="λ3")
-    area_exponent: float = Field(0.3, gt=0, description="λ4")
+    weight_decay: float = Field(5e-4, ge=0, description="of weights; biases have none")
+    lambda_variation: float = Field(0.01, ge=0, description="λ1, weight of the map's variation")
+    lambda_area: float = Field(4.0, ge=0, description="λ2, weight of the map's area")
+    lambda_confidence: float = Field(2.0, ge=0, description="λ3, weight of the objective")
+    area_exponent: float = Field(0.3, gt=0, description="λ4, exponent of the map in the area")
     objective: str = Field(
         "confidence",
-        description="cross_entropy: of the masked image, as published; confidence: what it lost",
+        description="cross_entropy: cross-entropy of the masked image, as published; confidence: "
+        "the confidence that the masked image lost",
     )
     map: Literal["attention", "class"] = Field(
-        "attention", description="what is shown: class maps, as published, or attention maps"
+        "attention", description="maps that a head shows: class maps, as published, or attention"
     )
     masking: Literal["both", "auto", "raw", "normalised"] = Field(
         "both",
-        description="both: half of a batch by attention, half as metrics mask; published: raw "
-        "(before normalisation) for CNNs and normalised for transformers, which is auto",
+        description="images that are masked: raw ones, before normalisation, or normalised ones; "
+        "auto, as published: raw for CNNs, normalised for transformers; both: half of a batch is "
+        "masked by attention, half as metrics mask",
     )
     noise: float = Field(
         4.0,
         ge=0,
-        description="standard deviation of smooth noise on class maps, which fades out in the "
+        description="standard deviation of smooth noise on class maps, which fades out over the "
         "first quarter of the steps; published: 0",
     )
     labels: Literal["predicted", "permuted"] = Field(
         "predicted",
-        description="permuted: each image gets another's class, for the random-label check",
+        description="permuted: each image gets the class of another, for the random-label check",
     )
-    validation_samples: int = Field(200, ge=0, description="of split val, up to 8 times")
+    validation_samples: int = Field(
+        200, ge=0, description="images of the split val that a head is scored on, up to 8 times"
+    )
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
     seed: Seed = 0
 
@@ -79,13 +86,21 @@ class Training(Section):
 
 
 def recipe_keys(name: str) -> dict[str, Any]:
-    """All that any recipe sets, as this one has it."""
+    """Return the values that a recipe gives to all keys that any recipe sets.
+
+    Args:
+        name: name of the recipe.
+    """
     own = Training.model_validate({"recipe": name})
     return {key: getattr(own, key) for recipe in RECIPES.values() for key in recipe}
 
 
 def training_keys(given: dict[str, Any]) -> dict[str, Any]:
-    """Some keys of a training section, checked. Raises ValueError in one line."""
+    """Check some keys of a section `training`, and return them with their validated values.
+
+    Raises:
+        ValueError: a key is unknown or its value wrong; one line says which and what is allowed.
+    """
     try:
         checked = Training.model_validate(given)
     except ValidationError as error:
