@@ -159,7 +159,7 @@ def test_scores_of_another_package_are_in_sql(
         ("mine", SCORE.format(sql=SELECT, pattern="ins*"), "has a metric ins*, and insertion* is"),
         ("samples", SCORE.format(sql=SELECT, pattern="size"), "the name of a view of ttame"),
         ("ranks", SCORE.format(sql=SELECT, pattern="size"), "the name of a view of ttame"),
-        ("my-own", SCORE.format(sql=SELECT, pattern="size"), "is no name for a view"),
+        ("my-own", SCORE.format(sql=SELECT, pattern="size"), "cannot have for a view"),
         ("shape", SCORE.format(sql=SELECT, pattern="size"), "a name that ttame itself has"),
         ("mine", "MINE = 3", "is no ttame_core.lake.families.Scores"),
         ("mine", SCORE.format(sql=SELECT, pattern="size").replace("FLOAT", "TEXT"), "TEXT is no"),

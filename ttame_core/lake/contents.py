@@ -1,6 +1,6 @@
 """The contents of a workspace by stage, backbone and explainer, from names and sizes alone.
 
-Folders are listed one after another, and no file is opened.
+Folders are listed, and no file is opened.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class StageFiles:
 
     Attributes:
         stage: one of STAGES.
-        dataset: its name; for the stage `report` the name of the audit.
-        backbone: its name, '' where the stage has none.
-        explainer: its name, '' where the stage has none.
+        dataset: name of the data set; for the stage `report` that of the audit.
+        backbone: name of the backbone; '' where the stage has none.
+        explainer: name of the explainer; '' where the stage has none.
         done: number of shards, heads, trials or records that are whole.
         bytes: size of all files.
         writing: number of files that a live process is writing.
@@ -91,7 +91,7 @@ def _partitioned(lake: Lake) -> Iterator[StageFiles]:
         for folder, names in _partitions(lake, top, partitions):
             files = _files(lake, folder)
             family = names.pop("metric", "")
-            # How long explaining took stands among the scores, and comes with the maps.
+            # The family `cost` lies among the scores, but its files are written with the maps.
             one = StageFiles("explain" if family == "cost" else stage, **names)
             one.add(files)
             if stage in ("fit", "train"):
@@ -117,7 +117,7 @@ def _audits(lake: Lake) -> Iterator[StageFiles]:
 
 
 def _merge(known: StageFiles, other: StageFiles) -> None:
-    """Merge the files of one explainer; of its families of scores the fullest one counts."""
+    """Merge `other` into `known`; of an explainer's families of scores the fullest one counts."""
     known.done = max(known.done, other.done)
     known.bytes += other.bytes
     known.writing += other.writing
@@ -128,7 +128,7 @@ def _merge(known: StageFiles, other: StageFiles) -> None:
 def _partitions(
     lake: Lake, folder: str, partitions: tuple[str, ...]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield folders `folder/name=value/…`, with their values by name."""
+    """Yield folders `folder/name=value/…`, each with its values by their names."""
     if not partitions:
         yield folder, {}
         return
@@ -150,5 +150,5 @@ def _files(lake: Lake, folder: str) -> Entries:
 
 
 def _whole(files: Entries) -> list[str]:
-    """Return the names of whole Parquet files: each is the mark of a unit that is complete."""
+    """Return the names of whole Parquet files, each of which shows that a unit is complete."""
     return [name for name in files if name.endswith(".parquet") and WRITING not in name]

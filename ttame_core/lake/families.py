@@ -1,23 +1,24 @@
 """Families of scores in the lake: ttame's own, and those that other packages add.
 
-A family is one SQL file, apart from the class that computes its rows, so that SQL is answered
-without importing torch. Own ones are the files `ttame_core/metrics/*.sql`; those of another package
-are `Scores.from_sql` of such a file, named in its entry points of the group `ttame.scores`.
+The lake knows a family by one SQL file, apart from the class that computes its rows, so that SQL is
+answered without importing torch. ttame's own families are the files `ttame_core/metrics/*.sql`; in
+another package, an entry point of the group `ttame.scores` names a `Scores`, which
+`Scores.from_sql` makes from such a file.
 
-The file begins with a comment of YAML, and the rest is one SELECT (lake/query/metric_values.py):
+The file begins with a comment in YAML. The rest is one SELECT (lake/query/metric_values.py):
 
     /*
-    order: 30                # where its metrics stand among those of ttame, in reading order
-    columns: {p: FLOAT}      # of its rows, beside those of the map, in types of SQL (TYPES)
-    from: confidence         # in the stead of columns: the family whose rows it reads
-    family: backbone         # under which its metrics are listed; default: its own name
-    metrics:                 # by name, or the beginning of names and *
+    order: 30                # position of its metrics among ttame's, in reading order
+    columns: {p: FLOAT}      # columns of its rows, beside those of the map, in SQL types (TYPES)
+    from: confidence         # in place of columns: the family whose rows the SELECT reads
+    family: backbone         # heading under which its metrics are listed; default: its own name
+    metrics:                 # by their names, or by the beginning of names and *
       AD@*:
         better: lower        # or higher; left out where neither is better
         unit: "%"            # or s, or passes; left out for plain numbers
-        principal: true      # the default; false: not shown where there is no room for all
+        principal: true      # the default; false: left out where there is no room for all
         description: average drop
-      sanity_labels: sanity_*   # listed already, under this pattern of another family
+      sanity_labels: sanity_*   # a metric that this pattern of another family lists already
     */
     SELECT …
 """
@@ -51,14 +52,14 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is: a row of the view `metrics`.
+    """The meaning of a metric: a row of the view `metrics`.
 
     Attributes:
-        pattern: its name, or the beginning of its names and `*`.
-        lower_is_better: None where neither is better.
+        pattern: name of the metric, or the beginning of its names and `*`.
+        lower_is_better: whether lower values are better; None where neither is.
         description: words for a listing.
-        unit: %, s, passes, or '' for plain numbers.
-        principal: shown where there is no room for all.
+        unit: `%`, `s`, `passes`, or '' for plain numbers.
+        principal: whether the metric is shown where there is no room for all.
     """
 
     pattern: str
@@ -70,18 +71,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the lake must know of a family of metrics.
+    """A family of metrics as the lake knows it.
 
     Attributes:
-        columns: of its rows, beside those of the map (key, label, predicted, target); none where
-            its values are worked out from the rows of another family.
+        columns: columns of the family's rows, beside those of the map (key, label, predicted,
+            target); none where its metrics are computed from the rows of another family.
         values: a SELECT that makes values per image, a column per metric
             (ttame_core/lake/query/metric_values.py).
-        metrics: those that the SELECT makes.
+        metrics: metrics that the SELECT makes.
         listed: names of metrics that a pattern of another family lists already.
-        order: place of its metrics in reading order; None: after all that have one.
-        source: the family whose rows the SELECT reads; None: its own, if it has any.
-        family: the name under which its metrics are listed; None: its own.
+        order: position of its metrics in reading order; None for after all that have one.
+        source: name of the family whose rows the SELECT reads; None for the family itself.
+        family: heading under which its metrics are listed; None for its own name.
     """
 
     columns: Sequence[tuple[str, pa.DataType]]
@@ -97,14 +98,14 @@ class Scores:
         """Read a family from the text of its SQL file.
 
         Args:
-            text: a comment of YAML, as the module's docstring has it, and a SELECT.
+            text: a comment in YAML, as the module's docstring shows it, and a SELECT.
 
         Raises:
             ValueError: the comment is missing or wrong.
         """
         parts = re.match(r"\s*/\*(.*?)\*/\s*(.*)", text, re.DOTALL)
         if not parts:
-            raise ValueError("the SQL does not begin with /* … */ that says what its metrics are")
+            raise ValueError("the SQL does not begin with a comment /* … */ about its metrics")
         said = _Comment.model_validate(yaml.safe_load(parts[1]))
         about = {p: m for p, m in said.metrics.items() if isinstance(m, _Metric)}
         return cls(
@@ -122,12 +123,12 @@ class Scores:
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of its files."""
+        """The schema of the family's files."""
         return pa.schema([*PREDICTION, *self.columns])
 
 
 class _Metric(BaseModel):
-    """A metric, as the comment of a SQL file has it."""
+    """A metric in the comment of a SQL file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -154,10 +155,10 @@ class _Comment(BaseModel):
 
 
 def _arrow_type(type: str) -> pa.DataType:
-    """Return the type in Arrow of a type of SQL: one of TYPES, or a list such as FLOAT[]."""
+    """Return the Arrow type for an SQL type: one of TYPES, or a list of one, such as FLOAT[]."""
     parts = re.fullmatch(r"(\w+)(?:\[(\d*)\])?", type)
     if not parts or parts[1] not in TYPES:
-        raise ValueError(f"{type} is no type of a column: {', '.join(TYPES)} are, and their lists")
+        raise ValueError(f"unknown type {type}; allowed: {', '.join(TYPES)}, and lists of them")
     if parts[2] is None:
         return TYPES[parts[1]]
     return pa.list_(TYPES[parts[1]], int(parts[2] or -1))
@@ -167,13 +168,13 @@ def _refuse(name: str, loaded: object) -> str | None:
     if not isinstance(loaded, Scores):
         return f"is no {Scores.__module__}.Scores"
     if not name.isidentifier():
-        return "is no name for a view of SQL: letters, digits and _ are"
+        return "has a name that SQL cannot have for a view: use letters, digits and _"
     return None
 
 
 @cache
 def registry() -> Registry[Scores]:
-    """Return all families by name, those of other packages loaded when asked for."""
+    """Return the registry of all families; those of other packages are loaded when looked up."""
     folder = resources.files("ttame_core").joinpath("metrics")
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
     own = {f.name.removesuffix(".sql"): Scores.from_sql(f.read_text("utf-8")) for f in files}
@@ -184,7 +185,7 @@ def in_order() -> Mapping[str, Scores]:
     """Return all families by name in reading order, those of other packages last.
 
     Raises:
-        UserError: one of another package cannot be loaded.
+        UserError: a family of another package cannot be loaded.
     """
     families = registry()
 
@@ -201,7 +202,7 @@ def with_rows() -> dict[str, Scores]:
 
 
 def origin_of(family: str) -> str:
-    """Return words for where a family comes from."""
+    """Return words that say where a family comes from, for messages."""
     added = registry().added
     return origin(added[family]) if family in added else f"ttame's own family {family}"
 
@@ -215,13 +216,13 @@ def schema_of(family: str) -> pa.Schema:
     """Return the schema of one family's files.
 
     Raises:
-        UserError: no package says what rows it has.
+        UserError: no installed package defines the family.
     """
     families = registry()
     if family not in families or not families[family].columns:
         raise UserError(
-            f"no installed package says what rows the metric {family} has: it needs an entry point "
-            f"{family} in the group ttame.scores (docs/extending.md)."
+            f"no installed package says which columns the metric {family} has: it needs an entry "
+            f"point {family} in the group ttame.scores (docs/extending.md)."
             + nearest(family, list(families))
         )
     return families[family].schema

@@ -1,4 +1,4 @@
-"""The values of maps as files hold them: in a column `map`, or in `map_uint8` in 255ths."""
+"""Conversion of maps to and from stored values: float16 in `map`, or 255ths in `map_uint8`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ def column_of(schema: pa.Schema) -> str:
 
 
 def dtype_of(schema: pa.Schema) -> str:
-    """Return how the maps of a file are stored, as a spec's `maps.dtype` says it."""
+    """Return the number format of the maps in a file, as a spec's `maps.dtype` names it."""
     return "uint8" if column_of(schema) == QUANTISED else "float16"
 
 
 def store(maps: np.ndarray, values: pa.DataType) -> np.ndarray:
-    """Round maps in [0, 1] to the nearest values that an Arrow type has.
+    """Round maps to the nearest values that can be stored.
 
-    A map that holds NaN, which stands for no map, is never stored.
+    Args:
+        maps: floats in [0, 1], without NaN.
+        values: Arrow type of the stored values, float16 or uint8.
     """
     if pa.types.is_uint8(values):
         return np.rint(255 * maps).astype(np.uint8)
@@ -30,7 +32,12 @@ def store(maps: np.ndarray, values: pa.DataType) -> np.ndarray:
 
 
 def restore(maps: pa.Array, column: str) -> np.ndarray:
-    """Return the values of a column of maps as float32, one map after another."""
+    """Return stored maps as float32 in [0, 1], flat, one map after another.
+
+    Args:
+        maps: column of lists of values.
+        column: name of the column.
+    """
     return _restored(maps.flatten().to_numpy(zero_copy_only=False), column)
 
 
@@ -38,8 +45,8 @@ def round_as_stored(maps: np.ndarray, dtype: str) -> np.ndarray:
     """Return maps (…, h, w) float32 as they would be read back from a file.
 
     Args:
-        maps: float32 in [0, 1]; those that hold NaN stay NaN.
-        dtype: as a spec's `maps.dtype`.
+        maps: float32 in [0, 1]; NaN stays NaN.
+        dtype: number format of stored maps, as a spec's `maps.dtype` names it.
     """
     column, values = STORED[dtype]
     is_map = ~np.isnan(maps)

@@ -20,7 +20,7 @@ BOX = pa.struct(
     ]
 )
 
-# A row per sample. width, height: pixels of the picture as displayed (EXIF applied).
+# A row per sample. width, height: size of the picture in pixels as displayed (EXIF applied).
 INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -35,7 +35,7 @@ INDEX = pa.schema(
     ]
 )
 
-# A row per box: pixels of the picture as displayed, far edges exclusive.
+# A row per box, in pixels of the picture as displayed; x1 and y1 are exclusive.
 ANNOTATIONS = pa.schema(
     [
         ("key", pa.string()),
@@ -48,10 +48,10 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
-# A row per input not taken. kind: image, annotation or folder.
+# A row per input that was rejected. kind: image, annotation or folder.
 REJECTED = pa.schema([("path", pa.string()), ("kind", pa.string()), ("reason", pa.string())])
 
-# A row per shard. sha256: of the tar; samples: how many it holds.
+# A row per shard. sha256: hash of the tar file; samples: number of samples in it.
 SHARDS = pa.schema(
     [
         ("shard", pa.string()),
@@ -70,9 +70,15 @@ PREDICTION = [
 
 
 def maps_schema(height: int, width: int, dtype: str = "float16") -> pa.Schema:
-    """A row per image and target class; map: row-major in [0, 1], at the explainer's resolution.
+    """Return the schema of maps files, with a row per image and target class.
 
-    probability: softmax of the target class on the whole image. dtype: as a spec's maps.dtype.
+    The column `map` (or `map_uint8`) holds height × width values in [0, 1], row after row, at the
+    explainer's resolution. `probability` is the softmax of the target class on the whole image.
+
+    Args:
+        height: rows of a map.
+        width: columns of a map.
+        dtype: number format of stored maps, as a spec's `maps.dtype` names it.
     """
     column, values = STORED[dtype]
     return pa.schema(
@@ -86,19 +92,20 @@ def maps_schema(height: int, width: int, dtype: str = "float16") -> pa.Schema:
     )
 
 
-# Roles of explainers: those that compete; what they are measured by, which wins and loses nothing;
-# and heads trained on permuted labels, whose maps should not be like those of heads of true labels.
+# The roles of explainers. Rivals compete. Yardsticks, such as random maps, are what rivals are
+# measured by, and have no ranks. Controls have heads that were trained on permuted labels: their
+# maps should be unlike those of heads that were trained on the true ones.
 RIVAL, YARDSTICK, CONTROL = "rival", "yardstick", "control"
 
-# One row: what an explainer of the lake is. method: as a spec has it, whatever the explainer is
-# called. control_of: of a control, the name of the explainer whose maps its own are held against;
-# null for others, and where no such explainer stands in the spec.
+# One row about an explainer in the lake. method: its method in the spec, whatever its name is.
+# control_of: for a control, the name of the explainer that its maps are compared with; null for all
+# others, and where the spec has no such explainer.
 EXPLAINERS = pa.schema(
     [("method", pa.string()), ("role", pa.string()), ("control_of", pa.string())]
 )
 
-# A row per recorded step of a training and term of its loss (`loss`: their sum), and per validation
-# and metric (AD@15, accuracy).
+# The history of a training. A recorded step has a row for each term of the loss and one for their
+# sum, `loss`; a validation has a row for each metric (AD@15, accuracy).
 HISTORY = pa.schema(
     [
         ("epoch", pa.int32()),
@@ -107,7 +114,7 @@ HISTORY = pa.schema(
         ("value", pa.float32()),
     ]
 )
-# Earlier files have a column per loss term, and name a metric in another.
+# The history with the columns of earlier files too: one for each term of the loss, and `metric`.
 ANY_HISTORY = pa.schema(
     [
         *HISTORY,
@@ -119,7 +126,7 @@ ANY_HISTORY = pa.schema(
     ]
 )
 
-# A row per metric of one trial of a sweep, and the training settings that were swept.
+# A trial of a sweep: a row per metric, with the training settings that the sweep varies.
 SWEEPS = pa.schema(
     [
         ("learning_rate", pa.float64()),
@@ -132,11 +139,11 @@ SWEEPS = pa.schema(
     ]
 )
 
-BACKBONE = "-"  # the explainer of what is a backbone's own
+BACKBONE = "-"  # stands for the explainer in values of a backbone itself, such as accuracy
 
-# A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that
-# the view `metrics` gives. method, role: of the explainer, as in EXPLAINERS; null where the metric
-# is a backbone's own.
+# A row per metric of a backbone and an explainer, with its 95 % interval, in the unit that the view
+# `metrics` has. method, role: the explainer's, as in EXPLAINERS; null where the value is a
+# backbone's.
 LEADERBOARD = pa.schema(
     [
         ("dataset", pa.string()),
@@ -152,7 +159,7 @@ LEADERBOARD = pa.schema(
     ]
 )
 
-# A row per image and metric, of at most report.record.RECORDED images.
+# A row per image and metric, for at most audits.recorded.RECORDED images.
 AUDIT_VALUES = pa.schema(
     [
         ("dataset", pa.string()),
@@ -164,11 +171,11 @@ AUDIT_VALUES = pa.schema(
     ]
 )
 
-# What changed since the last audit of the same name, and whether the spec's gates hold: a row per
-# gate, backbone, explainer and metric that it checks, and without a gate ('') one for each
-# principal metric whose change is beyond chance. explainer: '-' for what is a backbone's own.
-# previous, value: of the two audits, in the metric's unit, and change: the second less the first,
-# with its 95 % paired bootstrap interval; null where nothing is compared. words: one sentence.
+# The changes since the last audit of the same name, and whether the spec's gates hold. A gate has a
+# row for each backbone, explainer and metric that it checks. Each principal metric whose change is
+# beyond chance has a row without a gate (''). explainer: '-' for a value of the backbone itself.
+# previous, value: the metric in the last audit and in this one. change: value - previous, with its
+# 95 % paired bootstrap interval; null where nothing is compared. words: the row as one sentence.
 AUDIT_CHANGES = pa.schema(
     [
         ("gate", pa.string()),
@@ -185,7 +192,7 @@ AUDIT_CHANGES = pa.schema(
     ]
 )
 
-# Each map of the images of AUDIT_VALUES at 14×14, as in the family shape, in half precision.
+# The maps of the images in AUDIT_VALUES, reduced to 14×14 as in the family `shape`, as float16.
 AUDIT_THUMBNAILS = pa.schema(
     [
         ("backbone", pa.string()),

@@ -1,7 +1,7 @@
-"""The choice of maps and scores, out of all that a lake holds, that belongs to an audit.
+"""The selection of an audit's maps and scores from all that a lake holds.
 
-A workspace also holds those of other splits, of explainers that have left the spec since, whose
-classifier may be another by now, and of metrics that are no longer asked for.
+A workspace may also hold maps and scores of other splits, of explainers that are no longer in the
+spec (and may explain an older classifier), and of metrics that are no longer asked for.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Selection:
 
     Attributes:
         dataset: name of the data set.
-        split: that is explained.
-        backbones: their names.
-        explainers: their names.
+        split: name of the split that is explained.
+        backbones: names of the backbones.
+        explainers: names of the explainers.
         families: names of the families of scores.
     """
 
@@ -34,7 +34,7 @@ class Selection:
 
     @classmethod
     def of(cls, audit: spec.AuditSpec) -> Selection:
-        """Return the choice that a spec makes."""
+        """Return the maps and scores that a spec asks for."""
         return cls(
             audit.dataset.name,
             audit.maps.split,
@@ -44,7 +44,7 @@ class Selection:
         )
 
     def includes(self, path: str) -> bool:
-        """Say whether a file of maps, of scores or about an explainer belongs to it."""
+        """Say whether a file of maps, of scores or about an explainer belongs to the audit."""
         kind, *folders, name = path.split("/")
         of = dict(folder.split("=", 1) for folder in folders)
         return (
@@ -56,5 +56,9 @@ class Selection:
         )
 
     def files(self, pattern: str) -> str:
-        """Narrow the pattern of a kind's files to this split."""
+        """Narrow a pattern of files to the audit's split.
+
+        Args:
+            pattern: pattern of paths that ends in `*.parquet`.
+        """
         return pattern.removesuffix("*.parquet") + f"{self.split}-*.parquet"

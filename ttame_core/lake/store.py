@@ -32,20 +32,20 @@ MADE_FROM = b"ttame.made_from"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
 HALF_WRITTEN = re.compile(rf"\..+{re.escape(WRITING)}(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+")
-ABANDONED = 24 * 3600  # seconds without a write, after which its writer is taken for dead
-FOOTER = 2**16  # bytes at the end of a Parquet file, which hold its footer but for very long ones
-FOOTERS = 500  # asked for and held at once
-ROW_GROUP = 6 * 2**20  # bytes; a thousand 56×56 float16 maps, or all scores of a shard
+ABANDONED = 24 * 3600  # seconds without a write after which a file's writer is taken for dead
+FOOTER = 2**16  # bytes at the end of a Parquet file; nearly all footers fit into them
+FOOTERS = 500  # footers that are asked for at once
+ROW_GROUP = 6 * 2**20  # bytes of a thousand 56×56 float16 maps, or of all scores of a shard
 
 
 def fingerprint(made_from: Any) -> str:
-    """Hash a JSON-able description of what makes a file: inputs, settings, weights."""
+    """Hash a description of what makes a file (inputs, settings, weights), which JSON can hold."""
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
 class RowGroups:
-    """A writer that gathers small record batches into row groups worth reading."""
+    """A writer that gathers small record batches into row groups of about ROW_GROUP bytes."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self.schema = schema
@@ -54,7 +54,7 @@ class RowGroups:
         self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add a batch; a row group that is large enough is written."""
+        """Add a batch, and write the gathered rows where they are enough for a row group."""
         self._batches.append(batch)
         self._bytes += batch.nbytes
         if self._bytes >= ROW_GROUP:
@@ -68,10 +68,13 @@ class RowGroups:
 
 
 class Lake:
-    """A workspace folder or bucket prefix.
+    """A workspace: a folder, or a prefix of a bucket.
 
-    Paths given to its methods are relative to the root and use `/`. Every file carries the
-    fingerprint of what made it; a writer asks `is_current` first and skips what is there.
+    The paths that methods take are relative to the root and use `/`. Every Parquet file carries the
+    fingerprint of what made it, so that a caller can ask `is_current` and skip what is there.
+
+    Args:
+        root: path of the folder, or URL.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -136,7 +139,7 @@ class Lake:
         return sorted(str(p)[len(self.root) :].lstrip("/") for p in paths)
 
     def entries(self, folder: str) -> dict[str, dict[str, Any]]:
-        """List a folder: by name, what the file system says of each entry (size, type, time)."""
+        """List a folder: what the file system knows of each entry (size, type, time), by name."""
         place = self.path(folder).rstrip("/")
         while True:
             try:
@@ -146,17 +149,21 @@ class Lake:
             except (FileNotFoundError, NotADirectoryError):
                 if not (self.local and os.path.isdir(place)):
                     return {}
-            # Else a file in it, such as one that was half written, went as it was listed.
+            # Otherwise a file in the folder was removed while it was listed.
         return {about["name"].rstrip("/").rsplit("/", 1)[-1]: about for about in listed}
 
     @contextmanager
     def open(self, path: str) -> Iterator[IO[bytes]]:
-        """Open a file for reading; a store that does not answer is told in a sentence."""
+        """Open a file for reading.
+
+        Raises:
+            StoreAway: an object store does not answer.
+        """
         with reaching(self.url, self.fs), self.stream(path) as stream:
             yield stream
 
     def stream(self, path: str) -> IO[bytes]:
-        """Return a stream that reads a file a block at a time."""
+        """Return a stream of a file that reads BLOCK bytes in each request."""
         return self.fs.open(self.path(path), "rb")
 
     def read_bytes(self, path: str) -> bytes:
@@ -185,13 +192,13 @@ class Lake:
             return json.load(stream)
 
     def parquet_rows(self, path: str) -> int:
-        """Count the rows of a Parquet file, from its footer."""
+        """Return the number of rows of a Parquet file, from its footer."""
         with self._parquet(path, whole=False) as stream:
             return pq.read_metadata(stream).num_rows
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[str]:
-        """Give a local path with the content of a file, for libraries that read no streams."""
+        """Yield a local path with the content of a file, for libraries that read no streams."""
         if self.local:
             yield self.path(path)
             return
@@ -202,7 +209,7 @@ class Lake:
             yield copy
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """Read a Parquet file, or some of its columns.
+        """Read a Parquet file, or only some of its columns.
 
         Raises:
             UserError: the file is damaged.
@@ -212,7 +219,7 @@ class Lake:
 
     @contextmanager
     def _parquet(self, path: str, whole: bool) -> Iterator[IO[bytes]]:
-        """Open a Parquet file; raise UserError where it is not whole."""
+        """Open a Parquet file, or raise UserError where it is damaged."""
         at_once = whole and not self.local
         with io.BytesIO(self.read_bytes(path)) if at_once else self.open(path) as stream:
             try:
@@ -225,11 +232,11 @@ class Lake:
                 ) from error
 
     def metadata(self, path: str) -> dict[str, str]:
-        """Return the key-value metadata of a Parquet file; empty where it is missing or broken."""
+        """Return the metadata of a Parquet file; empty where the file is missing or damaged."""
         return next(self.metadata_of([path]))
 
     def metadata_of(self, paths: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Yield the metadata of many files; an object store is asked for all side by side."""
+        """Yield the metadata of many Parquet files, which are read from an object store at once."""
         if self.local:
             yield from map(self._metadata, paths)
             return
@@ -244,12 +251,12 @@ class Lake:
         """Read the metadata of one file.
 
         Args:
-            path: of the file.
-            end: its last bytes, or the error that reading them gave; None where they are not read.
+            path: path of the file.
+            end: the file's last bytes, or the error of reading them; None where they are not read.
         """
         try:
             if isinstance(end, OSError) and end.errno == errno.EINVAL:
-                return {}  # the end of nothing was asked for: an empty file
+                return {}  # the file is empty: there is no end to read
             if isinstance(end, Exception):
                 with reaching(self.url, self.fs):
                     raise end
@@ -262,11 +269,16 @@ class Lake:
             return {}
 
     def is_current(self, path: str, made_from: Any) -> bool:
-        """Say whether the Parquet file at `path` is there, whole, and made from `made_from`."""
+        """Say whether a Parquet file is there, whole, and made from what it should be made from.
+
+        Args:
+            path: path of the file.
+            made_from: description of what should make it, as in `fingerprint`.
+        """
         return self.are_current([(path, made_from)])[0]
 
     def are_current(self, files: Sequence[tuple[str, Any]]) -> list[bool]:
-        """Say the same of many files, each with what it should be made from."""
+        """Say for many files what `is_current` says, each given with what should make it."""
         stored = self.metadata_of([path for path, _ in files])
         return [
             metadata.get(FINGERPRINT.decode()) == fingerprint(made_from)
@@ -281,13 +293,16 @@ class Lake:
         """
         self._refuse_links(path)
         with suppress(FileNotFoundError), reaching(self.url, self.fs):
-            if self.exists(path):  # a read-only disk refuses even to remove nothing
+            if self.exists(path):  # a read-only disk refuses to remove even a missing file
                 self.fs.rm_file(self.path(path))
 
     def remove_orphans(self, folders: str) -> None:
-        """Remove what dead processes left half written in the folders that a pattern names.
+        """Remove the half-written files of dead processes in folders.
 
-        Beside a file that is written again `create` does so itself.
+        `create` removes those of the file that it writes.
+
+        Args:
+            folders: pattern of the folders' paths.
         """
         if self.local:
             for folder in self.glob(folders):
@@ -298,9 +313,10 @@ class Lake:
 
     @contextmanager
     def create(self, path: str) -> Iterator[Path]:
-        """Give a local path to write to; the file appears at `path` whole when the block ends.
+        """Yield a local path to write to; the whole file appears at `path` when the context ends.
 
-        Locally: written beside, fsync, rename. On an object store: one put.
+        In a folder, the file is written beside its path, synced and renamed; on an object store, it
+        is put in one request.
 
         Raises:
             UserError: the file cannot be written, or a link leads to its folder.
@@ -355,7 +371,14 @@ class Lake:
     def create_parquet(
         self, path: str, schema: pa.Schema, made_from: Any, **metadata: str
     ) -> Iterator[RowGroups]:
-        """Give a writer of rows; the file appears with its fingerprint when all are written."""
+        """Yield a writer of rows; the whole file appears when the context ends.
+
+        Args:
+            path: path of the Parquet file.
+            schema: schema of its rows.
+            made_from: description of what makes the file, whose fingerprint it carries.
+            **metadata: further metadata of the file.
+        """
         about: dict[Any, str] = {
             FINGERPRINT: fingerprint(made_from),
             MADE_FROM: json.dumps(made_from, sort_keys=True, default=str),
@@ -378,7 +401,7 @@ class Lake:
         made_from: Any,
         **metadata: str,
     ) -> None:
-        """Write all rows of a Parquet file at once; see `create_parquet`."""
+        """Write a Parquet file with all its rows at once; the arguments are `create_parquet`'s."""
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
         with self.create_parquet(path, schema, made_from, **metadata) as writer:
             for batch in table.to_batches():
@@ -391,7 +414,7 @@ class Lake:
 
 
 def _disk_says(error: BaseException | None) -> str | None:
-    """Find in the causes of an error why a file could not grow; None where that is not it."""
+    """Return the operating system's words where an error's cause is a full disk; else None."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return os.strerror(error.errno)
@@ -400,7 +423,7 @@ def _disk_says(error: BaseException | None) -> str | None:
 
 
 def _remove_orphans(folder: Path, target: str) -> None:
-    """Remove half-written files that dead processes left behind: of this host, or a day old."""
+    """Remove the half-written files of a target whose writers are dead (`is_abandoned`)."""
     for orphan in folder.glob(f".{target}{WRITING}*"):
         with suppress(FileNotFoundError):
             if not orphan.is_symlink() and is_abandoned(orphan.name, orphan.stat().st_mtime):
@@ -411,8 +434,8 @@ def is_abandoned(name: str, modified: float) -> bool:
     """Say whether a file is half written and the process that was writing it is dead.
 
     Args:
-        name: of the file.
-        modified: time of its last change, seconds since the epoch.
+        name: name of the file, which tells host and process.
+        modified: time of its last change in seconds since the epoch.
     """
     writer = HALF_WRITTEN.fullmatch(name)
     if writer is None:
@@ -423,7 +446,7 @@ def is_abandoned(name: str, modified: float) -> bool:
 
 @cache
 def _host() -> str:
-    """Return a name of this machine and of the container in which its process numbers count."""
+    """Return a name for this machine and for the container in which its process numbers hold."""
     with suppress(OSError):
         return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
@@ -439,7 +462,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-# ---- where things lie (DESIGN: the lake) ----------------------------------------------------
+# ---- the paths of files -----------------------------------------------------------------------
 
 
 def dataset_file(dataset: str, name: str) -> str:
@@ -455,7 +478,7 @@ def shard_tar(dataset: str, shard: str) -> str:
 def shard_rows(dataset: str, shard: str) -> str:
     """Return the path of a shard's rows: one per sample, and one per input that was rejected.
 
-    The file stands beside the tar and is written after it: with it, the shard is whole.
+    The file lies beside the tar and is written after it, so the shard is whole where it exists.
     """
     return f"datasets/{dataset}/shards/{shard}.parquet"
 
@@ -471,7 +494,7 @@ def head_folder(dataset: str, backbone: str, explainer: str) -> str:
 
 
 def trial_file(dataset: str, backbone: str, explainer: str, number: int | None) -> str:
-    """Return the path of one trial of a sweep; the pattern of all trials where `number` is None."""
+    """Return the path of a trial of a sweep; the pattern of all trials where `number` is None."""
     trial = "*" if number is None else f"{number:03d}"
     return f"sweeps/dataset={dataset}/backbone={backbone}/explainer={explainer}/{trial}.parquet"
 
@@ -482,19 +505,19 @@ def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
 
 
 def explainer_file(dataset: str, backbone: str, explainer: str) -> str:
-    """Return the path of the file that says what an explainer is: a row of EXPLAINERS."""
+    """Return the path of the file about an explainer, a row of EXPLAINERS."""
     return f"explainers/dataset={dataset}/backbone={backbone}/explainer={explainer}/role.parquet"
 
 
 def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
-    """Return the path of the scores that a family of metrics gives an explainer's maps."""
+    """Return the path of a family's scores of an explainer's maps of a shard."""
     return (
         f"scores/metric={metric}/dataset={dataset}/backbone={backbone}"
         f"/explainer={explainer}/{shard}.parquet"
     )
 
 
-AUDIT_TIME = "%Y%m%dT%H%M%SZ"  # how the folder of an audit says when it was, UTC
+AUDIT_TIME = "%Y%m%dT%H%M%SZ"  # format of the time, UTC, that names the folder of a record
 
 
 def audit_folder(name: str, timestamp: str) -> str:

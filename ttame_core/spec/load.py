@@ -78,7 +78,7 @@ def load_spec(
         line, key = twice.start_mark.line + 1, twice.value
         raise UserError(f"{path}, line {line}, {key}: the key {key} stands there twice: delete one")
     if node is None or not isinstance(data, dict):
-        raise UserError(f"{path} is not an audit spec: it has no keys such as `name:`")
+        raise UserError(f"{path} is not an audit spec: it must be a mapping with a key `name:`")
     here = str(Path(path).resolve().parent)
     data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))
     try:

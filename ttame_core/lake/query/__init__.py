@@ -1,1 +1,1 @@
-"""SQL over the lake: its views, the connection to them, and formats of answers."""
+"""SQL over the lake: views of its files, connections to them, and formats of answers."""

@@ -1,8 +1,8 @@
-"""Leaderboards that records keep and that still hold, because no score has changed since.
+"""Leaderboards in audits' records that are still valid, so that no scores need to be read.
 
-A leaderboard is worked out from all scores; that takes as long as reading them. A record says from
-which files its leaderboard is, by a hash of their names, sizes and times. Where they are still the
-same, the record's is taken, and nothing is read again; else it is worked out as if there were none.
+A leaderboard is computed from all scores, which takes as long as reading them. A record holds its
+leaderboard and a hash of the names, sizes and times of the files it was computed from. Where the
+hash is still the same, the record's leaderboard is used; otherwise it is computed again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,23 @@ from ttame_core.lake.records import read_about, read_board
 from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake, fingerprint
 
-# What leaderboards are made from.
+# The files that leaderboards are computed from.
 SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet", "explainers/*/*/*/*.parquet")
 RECORDED = "audits/*/*/leaderboard.parquet"
 
 
 def scores_state(lake: Lake, dataset: str, selection: Selection | None = None) -> str:
-    """A hash that changes with every score of a data set. Taken before they are read.
+    """Return a hash that changes with every score of a data set.
 
-    selection: no hash, "", where there are others than those.
+    Take the hash before the scores are read, so that a score that changes meanwhile is noticed.
+
+    Args:
+        lake: the workspace.
+        dataset: name of the data set.
+        selection: the maps and scores that should be in the lake; None for any.
+
+    Returns:
+        The hash; "" where there are no files, or maps or scores that are not in `selection`.
     """
     return _states(ReadOnly(lake), selection).get(dataset, "")
 
@@ -37,16 +45,22 @@ def scores_state(lake: Lake, dataset: str, selection: Selection | None = None) -
 def recorded_boards(
     lake: Lake, read_only: ReadOnly, selection: Selection | None
 ) -> dict[str, pa.Table]:
-    """By data set, the leaderboard of a record that holds all of it and still holds.
+    """Return the leaderboards of records that are still valid.
 
-    selection: all that is to be in it.
+    Args:
+        lake: the workspace.
+        read_only: the files of the workspace.
+        selection: the maps and scores that a leaderboard should cover; None for all in the lake.
+
+    Returns:
+        Valid leaderboards, by the name of the data set.
     """
     last = {path.split("/")[1]: path for path in read_only.glob(RECORDED)}
     if not last:
         return {}
     states, boards = _states(read_only, selection), {}
     for path in last.values():
-        # What is damaged here is no concern of who asks: it is worked out instead.
+        # Where a record is damaged, the leaderboard is computed from the scores.
         with suppress(UserError):
             folder = path.rsplit("/", 1)[0]
             about = read_about(lake, folder)
@@ -60,8 +74,8 @@ def _states(read_only: ReadOnly, selection: Selection | None) -> dict[str, str]:
     """Hash the files of each data set.
 
     Args:
-        read_only: the lake.
-        selection: which maps and scores count; a data set that has others is left out.
+        read_only: the files of the workspace.
+        selection: the maps and scores that should be there; a data set with others is left out.
     """
     files: dict[str, list[Any]] = defaultdict(list)
     others: set[str] = set()

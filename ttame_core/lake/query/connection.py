@@ -1,4 +1,4 @@
-"""SQL over the lake: DuckDB views of its files, read-only."""
+"""Connections to the lake: DuckDB with views of its files, which queries can only read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ttame_core.lake.store import Lake
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 MEMORY = "190MB"
-MORE = ("256MB", "512MB", "1GB", "80%")  # for what cannot be worked out within it
+MORE = ("256MB", "512MB", "1GB", "80%")  # tried in turn where a query cannot run in MEMORY
 Result = TypeVar("Result")
 
 
@@ -31,13 +31,23 @@ Result = TypeVar("Result")
 def connect(
     lake: Lake, confined: bool = False, selection: Selection | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB connection with the lake's views and macros; what is not there yet is empty.
+    """Open a DuckDB connection with the lake's views and macros.
 
-    selection: the maps and scores to look at; default: all.
-    confined: nothing is written, and nothing read but the lake, whatever is asked. Else it is what
-    an audit asks: that takes MEMORY, however much there is, and the rest spills to disk (`answer`
-    takes more for what cannot). Raises UserError for a file that turns out to be damaged, and
-    StoreAway where an object store does not answer.
+    A view of files that are not there yet is empty.
+
+    Args:
+        lake: the workspace.
+        confined: for queries of a user: they can write nothing, and read nothing but the lake. The
+            queries of an audit are not confined; they take at most MEMORY and spill to disk, and
+            `answer` gives more to those that need it.
+        selection: the maps and scores to look at; None for all.
+
+    Yields:
+        The connection.
+
+    Raises:
+        UserError: a file is damaged.
+        StoreAway: an object store does not answer.
     """
     read_only = ReadOnly(lake)
     through = confined or not lake.local
@@ -54,10 +64,10 @@ def connect(
                 _confine(db)
             yield db
         except duckdb.Error as error:
-            if read_only.failed:  # DuckDB tells it as text
+            if read_only.failed:  # DuckDB's error has only the text of the store's
                 raise read_only.failed from error
             damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
-            if confined or not damaged:  # what a user asks may be wrong as well
+            if confined or not damaged:  # a user's query can itself be the reason
                 raise
             raise UserError(
                 f"a file of the workspace {lake} cannot be read ({error}): delete it and run "
@@ -66,7 +76,7 @@ def connect(
 
 
 def _database(folder: Path) -> duckdb.DuckDBPyConnection:
-    """A database in that folder with all views and macros, over no files yet."""
+    """Open a database in a folder, with all views and macros, over no files yet."""
     path = folder / "views.duckdb"
     path.write_bytes(views().database)
     return duckdb.connect(path)
@@ -79,8 +89,8 @@ def _fill(
     root: str,
     selection: Selection | None,
 ) -> None:
-    """The lake's files, and the leaderboards that still hold, in the stead of none."""
-    db.execute("SET enable_progress_bar = false")  # it is written to where answers go
+    """Let the views see the lake's files and the leaderboards that are still valid."""
+    db.execute("SET enable_progress_bar = false")  # it is printed among the answers
     for board in recorded_boards(lake, read_only, selection).values():
         db.register("board", board.cast(LEADERBOARD))
         db.execute("INSERT INTO recorded_boards FROM board")
@@ -100,7 +110,7 @@ def _fill(
 
 
 def _partitions(read_only: ReadOnly) -> pa.Table:
-    """Return data set, backbone and explainer of all maps and scores, by their folders alone."""
+    """Return data set, backbone and explainer of all maps and scores, from names of folders."""
     folders = {
         tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
         for pattern in ("maps/*/*/*", "scores/*/*/*/*")
@@ -111,7 +121,7 @@ def _partitions(read_only: ReadOnly) -> pa.Table:
 
 
 def _condition(selection: Selection) -> str:
-    """SQL that is true of a split's rows that are selected."""
+    """Return an SQL condition for the data set, backbones and explainers of a selection."""
 
     def among(column: str, names: Iterable[str]) -> str:
         listed = ", ".join(f"'{_quoted(name)}'" for name in sorted(names))
@@ -122,9 +132,13 @@ def _condition(selection: Selection) -> str:
 
 
 def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
-    """Key, metric and value of scores that are in memory: as `metric_values` has those of a lake.
+    """Compute the metrics of scores that are in memory, as `metric_values` does those of a lake.
 
-    scores: a table of each family, of one explainer, as its schema says.
+    Args:
+        scores: the rows of one explainer, a table for each family, with the family's schema.
+
+    Returns:
+        The key of an image, the name of a metric, and its value.
     """
     with duckdb.connect() as db:
         db.execute(script("macros"))
@@ -139,7 +153,7 @@ def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:
 def _confine(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("SET allowed_directories = ['lake://']")
     db.execute("SET enable_external_access = false")
-    db.execute("SET python_enable_replacements = false")  # no variables of ours
+    db.execute("SET python_enable_replacements = false")  # hides Python's variables
     db.execute("SET lock_configuration = true")
     db.execute("BEGIN TRANSACTION READ ONLY")
 
@@ -149,12 +163,17 @@ def _quoted(path: str) -> str:
 
 
 def _literally(path: str) -> str:
-    """A path in which no character is a pattern's."""
+    """Escape a path's characters that have a meaning in patterns."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Result]) -> Result:
-    """What is asked of DuckDB, within its limit or the least of MORE that is enough."""
+    """Call a function that asks DuckDB, with its memory limit or the least of MORE that suffices.
+
+    Args:
+        db: the connection, whose limit is raised.
+        ask: the function; called again after each raise.
+    """
     for more in MORE:
         try:
             return ask()
@@ -164,9 +183,15 @@ def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Result]) -
 
 
 def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) -> pa.Table:
-    """What a query gives, `in_enough_memory`; the next one has MEMORY again."""
+    """Run a query `in_enough_memory`, and set the limit back to MEMORY.
+
+    Args:
+        db: the connection.
+        sql: the query.
+        params: values of the query's parameters.
+    """
     table = in_enough_memory(db, lambda: db.sql(sql, params=list(params)).to_arrow_table())
-    with suppress(duckdb.OutOfMemoryException):  # where less cannot be had yet
+    with suppress(duckdb.OutOfMemoryException):  # more than MEMORY may still be in use
         db.execute(f"SET memory_limit = '{MEMORY}'")
     return table
 
@@ -174,16 +199,24 @@ def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) 
 def leaderboard(
     lake: Lake, dataset: str | None = None, selection: Selection | None = None
 ) -> pa.Table:
-    """The view `leaderboard`, of one data set or of all, in a stable order.
+    """Return the view `leaderboard` of a lake, in a stable order.
 
-    selection: of these maps and scores alone.
+    Args:
+        lake: the workspace.
+        dataset: name of a data set; None for all.
+        selection: the maps and scores to look at; None for all.
     """
     with connect(lake, selection=selection) as db:
         return read_leaderboard(db, dataset)
 
 
 def read_leaderboard(db: duckdb.DuckDBPyConnection, dataset: str | None = None) -> pa.Table:
-    """Return the view `leaderboard`, of one data set or of all, in a stable order."""
+    """Return the view `leaderboard` of a connection, in a stable order.
+
+    Args:
+        db: the connection.
+        dataset: name of a data set; None for all.
+    """
     return answer(
         db,
         "FROM leaderboard WHERE ? IN (dataset, '') ORDER BY dataset, backbone, explainer, metric",
@@ -192,10 +225,14 @@ def read_leaderboard(db: duckdb.DuckDBPyConnection, dataset: str | None = None) 
 
 
 def run_query(lake: Lake, sql: str) -> pa.Table:
-    """The answer to one SELECT over the lake's views.
+    """Answer one query of a user, which can write nothing and read nothing outside the workspace.
 
-    Nothing can be written, and nothing outside the workspace can be read. Raises UserError for
-    anything but one SELECT-like statement, and with DuckDB's words for SQL errors.
+    Args:
+        lake: the workspace.
+        sql: one statement that reads, such as SELECT.
+
+    Raises:
+        UserError: the text is not one statement that reads, or DuckDB refuses it.
     """
     try:
         with connect(lake, confined=True) as db:

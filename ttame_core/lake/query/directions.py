@@ -1,4 +1,4 @@
-"""What each metric is: its family, direction and unit, as the families have it."""
+"""The family, direction and unit of each metric, as the families' SQL files declare them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from ttame_core.lake import families
 
 @dataclass(frozen=True)
 class Direction:
-    """place: in reading order. lower_is_better: None where that is not known.
+    """The family, direction and unit of a metric.
 
-    unit: %, s, passes, or '' for plain numbers. principal: shown where there is no room for all.
+    Attributes:
+        place: position in reading order, from 1.
+        family: heading under which the metric is listed.
+        lower_is_better: whether lower values are better; None where neither is.
+        unit: `%`, `s`, `passes`, or '' for plain numbers.
+        principal: whether the metric is shown where there is no room for all.
     """
 
     place: int
@@ -31,10 +36,10 @@ UNKNOWN = Direction(1000, "", None, "", False)
 
 
 def add_directions(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `metrics`, other packages' metrics last.
+    """Make the table `metrics`, with those of other packages last.
 
     Raises:
-        UserError: one of these has the name of a metric that is there.
+        UserError: a metric of another package has a name that is taken.
     """
     db.execute(resources.files("ttame_core.lake.query").joinpath("sql/directions.sql").read_text())
     for name, scores in families.in_order().items():
@@ -62,13 +67,13 @@ def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> N
     if known:
         raise UserError(
             f"{families.origin_of(family)} has a metric {pattern}, and {known[0]} is there "
-            "already: give it a name of its own"
+            "already: give the metric another name"
         )
 
 
 @cache
 def directions() -> dict[str, Direction]:
-    """Of all metrics by pattern, in reading order."""
+    """Return the directions of all metrics, by their patterns, in reading order."""
     with duckdb.connect() as db:
         add_directions(db)
         rows = db.sql(
@@ -79,21 +84,27 @@ def directions() -> dict[str, Direction]:
 
 
 def direction(metric: str) -> Direction:
-    """Of a metric by its full name, such as AD@15/blur; UNKNOWN for one that is not listed."""
+    """Return the direction of a metric; UNKNOWN where no family lists it.
+
+    Args:
+        metric: full name, such as AD@15/blur.
+    """
     matching = (d for pattern, d in directions().items() if fnmatchcase(metric, pattern))
     return next(matching, UNKNOWN)
 
 
 def source(metric: str) -> str:
-    """Return the family whose rows a metric is worked out from: as said, else that it is listed in.
+    """Return the family whose rows a metric is computed from.
+
+    That is the family under which the metric is listed, unless its SQL file names another.
 
     Args:
-        metric: a full name, such as AD@15/blur.
+        metric: full name, such as AD@15/blur.
     """
     named = (scores for scores in families.in_order().values() if metric in scores.listed)
     return next((s.source for s in named if s.source), direction(metric).family)
 
 
 def stems() -> list[str]:
-    """The names that metrics begin with, in reading order."""
+    """Return the beginnings of metrics' names (their patterns without `*`), in reading order."""
     return [pattern.removesuffix("*") for pattern in directions()]

@@ -23,13 +23,22 @@ WIDEST_LIST = 6  # elements of a list that a table shows
 
 
 def write_result(result: pa.Table, format: str = "table", output: str | None = None) -> None:
-    """Write a query's answer in one of FORMATS, to a file or to the terminal."""
+    """Write a query's answer in one of FORMATS, to a file or to the terminal.
+
+    Args:
+        result: the answer.
+        format: table, markdown, csv, json or parquet.
+        output: file to write; None for the terminal.
+
+    Raises:
+        UserError: the format is unknown, or is not for the terminal.
+    """
     if format not in FORMATS:
         allowed = ", ".join(FORMATS)
         raise UserError(f"unknown format {format}; allowed: {allowed}." + nearest(format, FORMATS))
     if format == "parquet":
         if output is None:
-            raise UserError("parquet is not for the terminal: name a file with --output")
+            raise UserError("parquet cannot be printed on the terminal: name a file with --output")
         with writing(output):
             pq.write_table(result, output)
         return

@@ -1,9 +1,9 @@
 """Metrics in SQL: values per image, and their sums in groups of images.
 
-Each family (ttame_core/lake/families.py) brings one SELECT with a row per image (or image and
-setting): dataset, backbone, explainer, key, and a numeric column per metric, called as the metric
-is. What completes the metric's name stands in columns `level` (a number: AD@15) and `fill` (a text:
-AD@15/blur). Where names are data, a column `metric` holds them beside one column `value`.
+Each family (ttame_core/lake/families.py) brings one SELECT with a row per image, or per image and
+setting: dataset, backbone, explainer, key, and a numeric column for each metric, with its name. The
+columns `level` (a number) and `fill` (a text) complete the name, as in AD@15 and AD@15/blur. A
+SELECT whose metrics' names are data has a column `metric` with the name, and one column `value`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def add_metrics(db: duckdb.DuckDBPyConnection, names: Collection[str] | None = N
     """Make the views `values_<name>` of every family, `metric_values` and `metric_sums` of all.
 
     Args:
-        db: has a view of the rows of each family.
-        names: the families to make them of; None for all.
+        db: connection with a view of each family's rows.
+        names: families to make the views for; None for all.
 
     Raises:
-        UserError: the SELECT of another package is wrong.
+        UserError: the SELECT of a family of another package is wrong.
     """
     values, sums = [], []
     for name, scores in sorted(families.registry().items(), key=lambda item: item[0]):
@@ -50,7 +50,7 @@ def _measures(columns: list[str]) -> list[str]:
 
 
 def _names(columns: list[str]) -> str:
-    """A list of the measures' names, to be unnested beside their values."""
+    """Return an SQL list of the metrics' names, which is unnested beside their values."""
     return "[" + ", ".join(f"'{m}'" for m in _measures(columns)) + "]"
 
 
@@ -70,7 +70,7 @@ FROM (
 
 
 def _sums(name: str, columns: list[str]) -> str:
-    """Rows are summed before anything is named: that is what makes the leaderboard fast."""
+    """Return the SELECT of a family's sums; rows are summed before metrics get names, for speed."""
     own = "".join(f", {c}" for c in SETTINGS if c in columns)
     measures = _measures(columns)
     totals = ", ".join(f'sum("{m}")::DOUBLE AS total_{i}' for i, m in enumerate(measures))

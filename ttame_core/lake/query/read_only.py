@@ -1,4 +1,4 @@
-"""The file system that SQL sees: the lake alone, read-only, each folder listed once."""
+"""The file system that SQL reads: only the lake, read-only, each folder listed once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ttame_core.lake.store import Lake
 from ttame_core.storage import reaching
 
 SMALL = 8 * 2**20  # bytes of a file that is fetched whole, in one request
-CACHED = 256 * 2**20  # bytes of small files that are held for when they are read again
-TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # of a file
+CACHED = 256 * 2**20  # bytes of small files that stay in memory, because DuckDB reads files twice
+TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # entries of a listing
 
 
 class ReadOnly(AbstractFileSystem):
-    """`lake://` paths below the root of a workspace, for one DuckDB connection.
+    """A file system of `lake://` paths below the root of a workspace, for one DuckDB connection.
 
-    What was listed stays as it was: a query sees the files of one moment.
+    A folder is listed once, so that all parts of a query see the same files.
     """
 
     protocol = "lake"
@@ -38,7 +38,7 @@ class ReadOnly(AbstractFileSystem):
         self._lake = lake
         self._folders: dict[str, dict[str, dict[str, Any]]] = {}
         self._cached: OrderedDict[str, bytes] = OrderedDict()
-        self.failed: UserError | None = None  # why something could not be read, last
+        self.failed: UserError | None = None  # the last error of a store
 
     def _entries(self, folder: str) -> dict[str, dict[str, Any]]:
         if folder not in self._folders:
@@ -51,7 +51,7 @@ class ReadOnly(AbstractFileSystem):
         return self._folders[folder]
 
     def _is_inside(self, path: str) -> bool:
-        """Say whether a path stays inside a local workspace: no link leads out of it."""
+        """Say whether a path lies in a local workspace, after all links are followed."""
         root = os.path.realpath(self._lake.root)
         return os.path.realpath(self._lake.path(path)).startswith(f"{root}/") or not path
 
@@ -73,7 +73,11 @@ class ReadOnly(AbstractFileSystem):
                     yield path
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Return what the listing says of a file."""
+        """Return a file's entry in the listing of its folder.
+
+        Raises:
+            FileNotFoundError: the listing has no such file.
+        """
         folder, _, name = self._strip_protocol(path).strip("/").rpartition("/")
         if name not in self._entries(folder):
             raise FileNotFoundError(path)
@@ -91,13 +95,17 @@ class ReadOnly(AbstractFileSystem):
         return list(entries.values()) if detail else list(entries)
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> _Shared:
-        """Open a file for reading; any other mode is refused."""
+        """Open a file for reading.
+
+        Raises:
+            PermissionError: the mode is another, or the path leads out of the workspace.
+        """
         return _Shared(self._open(path, mode))
 
     def _open(self, path: str, mode: str) -> IO[bytes] | _Watched:
         path = self._strip_protocol(path)
         if mode not in ("r", "rb"):
-            raise PermissionError(f"{path} is not written: SQL reads the workspace only")
+            raise PermissionError(f"{path} cannot be written: SQL can only read the workspace")
         if self._lake.local and not self._is_inside(path):
             raise PermissionError(f"{path} lies outside the workspace")
         if self._lake.local:
@@ -115,12 +123,12 @@ class ReadOnly(AbstractFileSystem):
     def _fetch(self, path: str) -> bytes:
         with self.noting():
             content = self._lake.read_bytes(path)
-        self.info(path)["size"] = len(content)  # another machine may have written it again
+        self.info(path)["size"] = len(content)  # another machine may have replaced the file
         return content
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Remember the error of a store as well as raise it: DuckDB turns it into text."""
+        """Note a store's error in `failed` before it is raised: DuckDB only passes on its text."""
         try:
             with reaching(self._lake.url, self._lake.fs):
                 yield
@@ -130,9 +138,9 @@ class ReadOnly(AbstractFileSystem):
 
 
 class _Shared:
-    """A stream that several threads read, each from a place of its own.
+    """A stream that several threads read, each from its own position.
 
-    DuckDB keeps one for all scans of a file, and goes to a place and reads there in two calls.
+    DuckDB shares one stream between all scans of a file, and seeks and reads in two calls.
     """
 
     def __init__(self, stream: IO[bytes] | _Watched) -> None:
@@ -162,7 +170,7 @@ class _Shared:
 
 
 class _Watched:
-    """A stream of the lake, whose failures are noted."""
+    """A stream of an object store, whose errors are noted (`ReadOnly.noting`)."""
 
     def __init__(self, reading: ReadOnly, path: str) -> None:
         self._noting = reading.noting

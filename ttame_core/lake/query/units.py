@@ -1,4 +1,4 @@
-"""Values in the units of their metrics."""
+"""Writing of values in the units of their metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from ttame_core.lake.query.directions import direction
 
 
 def shown(value: float, metric: str) -> str:
-    """A value in its metric's unit: percent to a tenth, many passes whole, others by their size."""
+    """Write a value with the digits that suit its metric's unit; the unit itself is left out.
+
+    Percentages have one decimal and 10 or more passes none; other values have as many digits as
+    their size needs.
+
+    Args:
+        value: the value, in the metric's unit.
+        metric: full name of the metric.
+    """
     unit = direction(metric).unit
     if unit == "passes" and abs(value) >= 10:
         return f"{value:.0f}"

@@ -1,4 +1,4 @@
-"""Values that a query is given: as variables of a connection, or written into its text."""
+"""Values for queries, as variables of a connection or as literals in SQL."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import duckdb
 
 
 def set_variables(db: duckdb.DuckDBPyConnection, values: Mapping[str, Any]) -> None:
-    """Set variables of a connection, for `getvariable` in its queries."""
+    """Set variables of a connection, which queries read with `getvariable`."""
     for name, value in values.items():
         db.execute(f"SET VARIABLE {name} = {literal(value)}")
 
 
 def literal(value: Any) -> str:
-    """Return a text, number, list or mapping as DuckDB reads it in a query."""
+    """Return a text, number, list or mapping as an SQL literal of DuckDB."""
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The views of a lake, over no files yet: made once, in a database that connections begin with."""
+"""The views of a lake over no files yet, made once in a database that every connection copies."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from ttame_core.lake.schemas import (
 )
 
 PARTITIONS = ("dataset", "backbone", "explainer")
-EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # as maps are stored
-# Files behind each table: where they lie, what is in them, which partitions their path tells.
-# Beside them, a table of each family of scores.
+EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # float16 and uint8
+# The files behind each table: the pattern of their paths, their schema, and the partitions in their
+# paths. Each family of scores has a table as well.
 FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "samples": ("datasets/*/index.parquet", INDEX, ()),
     "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
@@ -50,14 +50,14 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
     "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
 }
-ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # scripts
-# How the files of a kind are read, as every column is known: none is opened to learn them.
+ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # SQL files
+# The view of a kind's files. All columns are given, so that DuckDB opens no file to learn them.
 READ_FILES = """
 CREATE VIEW files_{name} AS FROM read_parquet(
     '{place}', filename = true, schema = MAP {{{columns}}}, hive_partitioning = {partitioned},
     hive_types_autocast = false
 ) WHERE {condition}"""
-# What the definitions of views, macros and tables are, in DuckDB's words.
+# A query for the definitions of all views, tables and macros.
 DEFINITIONS = """
 SELECT sql FROM duckdb_views() WHERE NOT internal
 UNION ALL SELECT sql FROM duckdb_tables()
@@ -71,8 +71,8 @@ class Views:
     """All views and macros.
 
     Attributes:
-        database: a DuckDB file that has them.
-        definitions: the SQL that they were created from, which answers follow from.
+        database: content of a DuckDB file that has them.
+        definitions: SQL of their definitions, on which all answers depend.
     """
 
     database: bytes
@@ -81,7 +81,9 @@ class Views:
 
 @cache
 def views() -> Views:
-    """Return the views of all families. Made once: DuckDB looks through all that a view is of.
+    """Return the views of the lake and of all families of scores.
+
+    They are made once for a process, because DuckDB takes long to check all definitions.
 
     Raises:
         UserError: a family of another package cannot be used.
@@ -110,7 +112,7 @@ def views() -> Views:
 
 
 def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
-    """Return FILES and those of every family of scores."""
+    """Return FILES and the same for the files of every family of scores."""
     return FILES | {
         family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
         for family, schema in families.schemas().items()
@@ -124,14 +126,14 @@ def read_files(
     partitions: Sequence[str],
     condition: str,
 ) -> None:
-    """Put the files of a kind in the stead of none.
+    """Let the views see the files of a kind: replace its empty table by a view of the files.
 
     Args:
-        db: has the views.
-        name: of the kind.
-        place: a pattern of paths, quoted.
-        partitions: columns that the paths tell.
-        condition: SQL that tells which files by their path.
+        db: connection with the views.
+        name: name of the kind, a key of `kinds`.
+        place: pattern of paths, quoted for SQL.
+        partitions: columns whose values are in the paths.
+        condition: SQL condition that chooses rows.
     """
     told = ("filename", *partitions)
     own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
@@ -155,7 +157,7 @@ def read_files(
 
 
 def script(name: str) -> str:
-    """Return the text of a file in the folder sql."""
+    """Return the text of the SQL file with this name."""
     return resources.files("ttame_core.lake.query").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
@@ -177,7 +179,7 @@ def _scores_view(family: str) -> str:
 
 
 def _readable(schema: pa.Schema) -> pa.Schema:
-    """As DuckDB reads these columns back: it has no half floats and no lists of fixed size."""
+    """Return the schema that DuckDB reads: it knows no half floats and no lists of fixed size."""
 
     def column(field: pa.Field) -> pa.Field:
         if pa.types.is_fixed_size_list(field.type):
