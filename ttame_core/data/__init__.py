@@ -1,1 +1,1 @@
-"""Data: from pictures where they lie to shards, and from shards to batches of tensors."""
+"""Data: pictures and annotations are written into shards, and shards are read in batches."""

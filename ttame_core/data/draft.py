@@ -1,4 +1,4 @@
-"""A commented spec for somebody's own pictures, from what a look at them has shown."""
+"""Writing of a commented spec for somebody's own pictures, from a survey of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ttame_core import spec
 from ttame_core.data.survey import UNLABELLED, Survey
 from ttame_core.errors import UserError, nearest
 
-MAX_SIZE = 512  # pixels, enough for what classifiers see
-BATCH = 32  # the default
+MAX_SIZE = 512  # pixels of the longer side, which is enough for classifiers
+BATCH = 32  # the default batch size of a spec
 IMAGENET = 1000  # classes of torchvision's pretrained classifiers
 
-# Trains in minutes on a CPU, for those who have no classifier yet.
+# A classifier that trains in minutes on a CPU, for users who have none yet.
 SMALL = {
     "name": "small-resnet",
     "model": "resnet18",
@@ -31,7 +31,7 @@ SMALL = {
 
 
 def name_of(place: str) -> str:
-    """A name for an audit of the pictures at a place: that of its folder, fit for the lake."""
+    """Return a name for an audit of pictures: that of their folder, in letters a lake can hold."""
     path = Path(place).expanduser().resolve()
     if re.fullmatch(r"images?|data|train(ing)?", path.name, re.I) and path.parent.name:
         path = path.parent
@@ -40,10 +40,16 @@ def name_of(place: str) -> str:
 
 
 def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
-    """The YAML of a spec. models: as in a spec; none for a small one that is trained here.
+    """Write the YAML text of a spec.
 
-    file: where it will be written, for the commands in its comments. Raises UserError for a name or
-    a model that cannot be one.
+    Args:
+        name: name of the audit.
+        found: survey of the pictures.
+        models: classifiers, as a spec names them; none for a small one that the audit trains.
+        file: path that the spec will have, for the commands in its comments.
+
+    Raises:
+        UserError: the name or a model cannot be in a spec.
     """
     if not _classes(found) and not models:
         raise UserError(
@@ -103,8 +109,8 @@ def _classes(found: Survey) -> list[str]:
 def _own_classifier(batch_size: int | None) -> dict[str, Any]:
     return {
         "section": SMALL | {"fit": _fit({}, batch_size)},
-        "comment": "A small one that is trained on these images first, so that there is something "
-        "to audit.",
+        "comment": "A small classifier that is trained on these images first, so that there is "
+        "something to audit.",
     }
 
 
@@ -113,12 +119,12 @@ def _fit(settings: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
 
 
 def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any]:
-    """A section for a model, trained further where its classes cannot be those of the images."""
+    """Make a backbone's section, with `fit` where the model has another number of classes."""
     try:
         checked = spec.Backbone.model_validate(model)
     except ValidationError as error:
         raise UserError(f"{model} cannot be a model: {error.errors()[0]['msg']}") from error
-    if checked.library in ("factory", "huggingface"):  # whose classes only they know
+    if checked.library in ("factory", "huggingface"):  # the number of their classes is not known
         return {"section": {"model": model}, "comment": ""}
     known = _classes_of(checked)
     if classes in (0, known):
@@ -132,7 +138,11 @@ def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any
 
 
 def _classes_of(backbone: spec.Backbone) -> int:
-    """How many classes the pretrained weights know. Raises UserError for an unknown model."""
+    """Return the number of classes of a model's pretrained weights.
+
+    Raises:
+        UserError: the model is unknown.
+    """
     if backbone.library == "torchvision":
         return IMAGENET
     architecture = backbone.model.partition(".")[0]
@@ -147,7 +157,7 @@ def _classes_of(backbone: spec.Backbone) -> int:
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML in one line."""
+    """Write a value as YAML in one line."""
     text = yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**9
     )
@@ -155,7 +165,7 @@ def _flow(value: Any) -> str:
 
 
 def _entry(value: Any) -> str:
-    """A value as an entry of a list in YAML: a key a line, what is below it in one."""
+    """Write a mapping as an entry of a YAML list, with a line for each key."""
     if isinstance(value, str):
         return f"- {value}"
     lines = [f"{key}: {_flow(below)}" for key, below in value.items()]

@@ -1,4 +1,4 @@
-"""Files of a data set, on a disk or in an object store: where they are, what changes them."""
+"""Files of a data set on a disk or in an object store: finding, stamping and reading them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ttame_core import spec
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system, reaching
 
-# Folders that systems and tools leave among a user's own.
+# Folders that operating systems and tools leave among a user's folders.
 SYSTEM_FOLDERS = frozenset(
     {
         "#recycle",
@@ -30,17 +30,17 @@ SYSTEM_FOLDERS = frozenset(
 
 
 def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, Any, str]]:
-    """Find the places of a source or of annotations.
+    """Find the files or folders of a source or of annotations.
 
     Args:
         location: a path or URL, or one for each split.
-        what: is looked for, in the words of an error message.
+        what: words for the file or folder in an error message.
 
     Returns:
-        (split, file system, path) of each place; split None where there is but one.
+        (split, file system, path) of each; split is None where `location` is a single path.
 
     Raises:
-        UserError: a place does not exist or cannot be reached.
+        UserError: a file or folder does not exist or cannot be reached.
     """
     found: list[tuple[spec.Split | None, Any, str]] = []
     places: list[tuple[spec.Split | None, str]] = (
@@ -60,14 +60,14 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
 
 
 def walk(fs: Any, root: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, str, str]]:
-    """Yield (path relative to root, location, stamp) of every file but those that `listing` omits.
+    """Yield (path relative to root, location, stamp) of all files but those that `listing` omits.
 
-    Links are followed, but never back into a folder that is being walked.
+    Links are followed, except back into a folder that leads to the link.
 
     Args:
         fs: the file system.
-        root: the folder to begin with.
-        above: real paths of the folders that lead to it.
+        root: folder to begin with.
+        above: real paths of the folders that lead to `root`.
     """
     place = real(fs, root)
     if place in above:
@@ -81,15 +81,15 @@ def walk(fs: Any, root: str, above: frozenset[str] = frozenset()) -> Iterator[tu
 
 
 def real(fs: Any, folder: str) -> str:
-    """Return the path of a folder to which no links lead."""
+    """Return a folder's path with all links resolved."""
     return os.path.realpath(folder) if isinstance(fs, LocalFileSystem) else folder
 
 
 def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
-    """List a folder; of a link, what it leads to. Hidden entries and SYSTEM_FOLDERS are left out.
+    """List a folder, with links resolved, and without hidden entries and SYSTEM_FOLDERS.
 
     Returns:
-        What the file system says of each file, by name, and the names of the folders, both sorted.
+        The file system's entry of each file, by name, and the names of the folders, both sorted.
 
     Raises:
         UserError: the folder cannot be listed.
@@ -108,7 +108,7 @@ def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
         if place == folder or name.startswith(".") or name in SYSTEM_FOLDERS:
             continue
         if info.get("islink"):
-            with suppress(OSError):  # a link that leads nowhere is told when it is read
+            with suppress(OSError):  # a link that leads nowhere fails when it is read
                 info = fs.info(place)
         if info["type"] == "directory":
             folders.append(name)
@@ -118,12 +118,16 @@ def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def shown(path: str) -> str:
-    r"""Return a path in which bytes that are no UTF-8 are written as \x…."""
+    r"""Return a path in which bytes that are not UTF-8 are written as \x…."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 def stamp(info: dict[str, Any]) -> str:
-    """Return what tells one content of a file from another without a look into it."""
+    """Return a text that changes when a file's content does, without reading the content.
+
+    Args:
+        info: the file's entry in the listing of its file system.
+    """
     when = info.get("ETag") or info.get("mtime") or info.get("LastModified") or info.get("created")
     return f"{info.get('size')}/{when}"
 

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels as a viewer would show them."""
+"""Decoding of image files to RGB pixels, as a viewer would show them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ IMAGE_SUFFIXES = frozenset(
 )
 EXIF_ORIENTATION = 0x0112
 ORIENTATIONS = tuple(range(1, 9))
-MAX_PIXELS = 178_956_970  # Pillow's own bound for what is surely a decompression bomb
-Image.MAX_IMAGE_PIXELS = None  # checked here, from the header, to give a reason
+MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
+Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
 
 class BrokenImage(UserError):
-    """An image that cannot be decoded. reason: a few words without the image's name."""
+    """The error for an image that cannot be decoded.
+
+    Attributes:
+        reason: a few words without the image's name.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"image {name} cannot be read: {reason}")
@@ -33,15 +37,23 @@ class BrokenImage(UserError):
 
 
 def is_image(path: str) -> bool:
-    """Whether a file's name says that it is an image; hidden files are none."""
+    """Say whether a file has an image's name; hidden files have not."""
     name = PurePosixPath(path.replace("\\", "/"))
     return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """RGB picture as displayed: EXIF orientation applied, first frame, transparency on white.
+    """Decode an image as displayed, to RGB.
 
-    16-bit greyscale is scaled to 8 bits. Raises BrokenImage for whatever cannot be decoded whole.
+    The EXIF orientation is applied, the first frame is taken, transparent pixels are put on white,
+    and 16-bit greyscale is scaled to 8 bits.
+
+    Args:
+        data: content of the file.
+        name: name of the image, for errors.
+
+    Raises:
+        BrokenImage: the image cannot be decoded to its end.
     """
     image = _open(data, name)
     try:
@@ -55,7 +67,11 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
-    """(width, height) as stored, pixels, and the EXIF orientation (1–8) that turns it upright."""
+    """Return the stored (width, height) of an image in pixels, and its EXIF orientation, 1 to 8.
+
+    Raises:
+        BrokenImage: the header cannot be read.
+    """
     image = _open(data, name)
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     return image.size, orientation if orientation in ORIENTATIONS else 1
@@ -97,7 +113,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """Greyscale of more than 8 bits to 8; 32-bit pictures by the range that they use."""
+    """Scale greyscale of more than 8 bits to 8; 32-bit pictures by the range of their values."""
     array = np.array(image, dtype=np.float64)
     np.nan_to_num(array, copy=False, posinf=0, neginf=0)
     top = array.max(initial=0)

@@ -1,4 +1,4 @@
-"""The index of a data set: what its shards hold, gathered from them for all later stages."""
+"""The index of a data set, merged from the rows of its shards, for all later stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard of a data set. sha256: of its tar."""
+    """One shard of a data set; `sha256` is the hash of its tar file."""
 
     shard: str
     split: str
@@ -31,10 +31,17 @@ class Shard:
 
 
 def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
-    """Gather the shards' sidecars into the data set's index, and remove what is of other shards.
+    """Merge the rows of all shards into the data set's index, and remove files of older shards.
 
-    shards.parquet comes last: it says that the data set is whole. Raises UserError where not one
-    image could be taken.
+    shards.parquet is written last, so the data set is whole where it exists.
+
+    Args:
+        dataset: the section of a spec.
+        lake: the workspace.
+        plan: the plan of all shards.
+
+    Raises:
+        UserError: no image could be used.
     """
     sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
     shards, fingerprints = [], {}
@@ -97,23 +104,23 @@ def _first_reasons(lake: Lake, plan: ShardPlan, count: int = 3) -> str:
 
 
 def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
-    """Remove shards that the data set no longer has, and the maps and scores of them.
+    """Remove shards that the plan does not have, with their maps and scores.
 
-    What else lies in their folders stays: files that do not say what ttame made them from, and
-    whatever a link leads to.
+    Other things in their folders stay: files without a fingerprint of ttame, and whatever a link
+    leads to.
     """
     known = set(plan.digests)
     shards = f"datasets/{plan.dataset}/shards"
     maps, scores = f"maps/dataset={plan.dataset}/*/*", f"scores/*/dataset={plan.dataset}/*/*"
     for pattern in (shards, maps, scores):
-        for folder in lake.glob(pattern):  # one after another: there may be a million files in all
+        for folder in lake.glob(pattern):  # one at a time: together they may hold a million files
             if lake.link_to(folder):
                 continue
             stale = [
                 f"{folder}/{name}"
                 for name, about in lake.entries(folder).items()
                 if name.endswith(".parquet") and about["type"] == "file"
-                # A dot is of one that is written now.
+                # The name of a file that is being written begins with a dot.
                 if not name.startswith(".") and name.removesuffix(".parquet") not in known
             ]
             for path, about in zip(stale, lake.metadata_of(stale), strict=True):
@@ -124,9 +131,9 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
 
 
 def _remove_outdated(lake: Lake, dataset: str, shards: Sequence[Shard]) -> None:
-    """Remove maps of shards that hold other images by now, and the scores of these maps.
+    """Remove maps of shards that hold other images now, and the scores of these maps.
 
-    The audit that comes next makes its own again; those of other backbones would stay for ever.
+    The next audit makes those of its own backbones again; those of others would stay for ever.
     """
     for folder in lake.glob(f"maps/dataset={dataset}/*/*"):
         if lake.link_to(folder):
@@ -142,7 +149,7 @@ def _remove_outdated(lake: Lake, dataset: str, shards: Sequence[Shard]) -> None:
 
 
 def count_current(lake: Lake, plan: ShardPlan) -> int:
-    """How many of a plan's shards are in the lake as planned; 0 where the index is not."""
+    """Return how many of a plan's shards the lake holds as planned; 0 if the index is outdated."""
     if not lake.exists(dataset_file(plan.dataset, "shards.parquet")):
         return 0
     sidecars = [(shard_rows(plan.dataset, name), plan.made_from(name)) for name in plan.shards]
@@ -150,13 +157,17 @@ def count_current(lake: Lake, plan: ShardPlan) -> int:
 
 
 def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:
-    """The shards of a data set, or of one of its splits. Raises UserError where it is not there."""
+    """Return the shards of a data set, or of one of its splits.
+
+    Raises:
+        UserError: the data set is not in the lake.
+    """
     rows = lake.read_table(_shards_file(lake, name)).to_pylist()
     return [Shard(**row) for row in rows if split in (None, row["split"])]
 
 
 def load_classes(lake: Lake, name: str) -> list[str]:
-    """Class names of a data set, in label order."""
+    """Return the names of a data set's classes, in label order."""
     return json.loads(lake.metadata(_shards_file(lake, name))["classes"])
 
 

@@ -1,4 +1,4 @@
-"""Sections of a spec whose keys depend on their kind: the classes of a registry say which."""
+"""Checking of sections whose keys depend on their `kind`, by the classes of a registry."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ Open = TypeVar("Open", bound=spec.OpenSection)
 
 
 class Kind(Protocol):
-    """A class that a section of a spec can name.
+    """A class that a section of a spec can name as its `kind`.
 
     Attributes:
-        Settings: the keys of the section, beside `kind`.
+        Settings: class of the section's keys beside `kind`.
     """
 
     Settings: ClassVar[type[spec.Section]]
 
 
 def settings_of(section: spec.OpenSection, registry: Mapping[str, type[Kind]]) -> spec.Section:
-    """Return the settings of a section, by the class that its kind names.
+    """Return the validated keys of a section beside its `kind`.
+
+    Args:
+        section: the section.
+        registry: classes by kind.
 
     Raises:
-        SpecProblems: there is no such kind, or something is wrong with its keys.
+        SpecProblems: the kind is unknown, or a key is wrong.
     """
     if section.kind not in registry:
         allowed = ", ".join(sorted(registry))
@@ -42,10 +46,14 @@ def settings_of(section: spec.OpenSection, registry: Mapping[str, type[Kind]]) -
 
 
 def complete(section: Open, registry: Mapping[str, type[Kind]]) -> Open:
-    """Fill in the defaults of a section's kind; a section that is complete stays as it is.
+    """Return a section with the defaults of its kind filled in.
+
+    Args:
+        section: the section.
+        registry: classes by kind.
 
     Raises:
-        SpecProblems: as of `settings_of`.
+        SpecProblems: the kind is unknown, or a key is wrong.
     """
     settings = settings_of(section, registry).model_dump(mode="json")
     return type(section).model_validate({"kind": section.kind, **settings})

@@ -1,7 +1,7 @@
-"""Labels of images: text in every source, and which class of the data set each is.
+"""Labels of images, which are text in every source, and the classes that they stand for.
 
-Where all labels are numbers they are those of the classes, whether folders, lists or manifests have
-them; else classes are names, and their order is that of the spec or of the alphabet.
+Where all labels are numbers, they are numbers of classes, in folders, lists and manifests alike.
+Otherwise they are names of classes, whose order is that of the spec or of the alphabet.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-UNKNOWN = -1  # the label of an image without one, where a number must stand
-MOST = 100_000  # larger numbers are identifiers, not places in a list of classes
+UNKNOWN = -1  # number that stands for a missing label
+MOST = 100_000  # larger numbers are taken for identifiers, not for positions in a list of classes
 _NUMBER = re.compile(r"([0-9]+)(?:\.0*)?", re.ASCII)
 
 
 def number_of(label: str) -> int | None:
-    """Return the number that a label is, such as 2 of `2`, `002` and `2.0`; None for a name."""
+    """Return the number in a label, such as 2 in `2`, `002` and `2.0`; None for a name."""
     found = _NUMBER.fullmatch(label)
     return int(found[1]) if found else None
 
 
 def classes_of(labels: Collection[str]) -> tuple[str, ...]:
-    """Return the names of the classes that labels tell of, in the order of their numbers.
+    """Return the names of the classes that labels stand for, in the order of the classes' numbers.
 
     Args:
-        labels: all that a data set has.
+        labels: all labels of a data set.
 
     Returns:
-        `0`, `1`, … up to the largest label where all are numbers without leading zeros; else the
-        labels themselves, sorted: by value where all are numbers.
+        `0`, `1`, … up to the largest label where all labels are numbers without leading zeros; else
+        the sorted labels, by value where all are numbers.
     """
     numbers = {label: number_of(label) for label in labels}
     if not labels or None in numbers.values():
@@ -44,11 +44,11 @@ def classes_of(labels: Collection[str]) -> tuple[str, ...]:
 
 
 def class_of(label: str, classes: Sequence[str]) -> int | None:
-    """Return the number of the class that a label is; None where it is none.
+    """Return the number of the class that a label stands for; None where it stands for none.
 
     Args:
-        label: the name of a class, or its number as text.
-        classes: names in the order of their numbers.
+        label: name of a class, or its number as text.
+        classes: names of the classes in the order of their numbers.
     """
     if label in classes:
         return classes.index(label)

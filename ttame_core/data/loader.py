@@ -1,7 +1,7 @@
-"""Reading shards: from WebDataset tars to batches of tensors, decoded ahead of their use.
+"""Reading of shards: WebDataset tars are decoded to batches of tensors ahead of their use.
 
-The order depends on the seed and the epoch alone, not on the number of workers, so that an
-interrupted training continues with the very next batch.
+The order of the samples follows from the seed and the epoch alone, not from the number of workers,
+so that an interrupted training continues with the very next batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
 
-SHUFFLE_BUFFER = 1000  # raw samples; they lie in random order within a shard already
+SHUFFLE_BUFFER = 1000  # raw samples; a shard's samples are in random order already
 CORNERS = ("x0", "y0", "x1", "y1")
 
 T = TypeVar("T")
@@ -43,9 +43,12 @@ T = TypeVar("T")
 class Batch:
     """Samples as the classifier sees them.
 
-    images: (B, 3, H, W), uint8 or float32 in [0, 1]. labels: (B,) int64, UNKNOWN
-    where there is none. boxes: per image (N, 4) float32 pixels of the view. masks: per image (H, W)
-    uint8 object numbers, or None where there is no mask.
+    Attributes:
+        keys: names of the samples, distinct in a data set.
+        images: (B, 3, H, W), uint8 or float32 in [0, 1].
+        labels: (B,) int64, UNKNOWN where there is no label.
+        boxes: for each image (N, 4) float32, x0, y0, x1, y1 in pixels of the classifier's view.
+        masks: for each image (H, W) uint8 object numbers, or None where there is no mask.
     """
 
     keys: list[str]
@@ -58,7 +61,7 @@ class Batch:
         return len(self.keys)
 
     def first(self, count: int) -> Batch:
-        """The first `count` samples."""
+        """Return the first `count` samples."""
         return Batch(
             self.keys[:count],
             self.images[:count],
@@ -68,7 +71,7 @@ class Batch:
         )
 
     def at(self, positions: Sequence[int]) -> Batch:
-        """The samples at these positions, any of them any number of times."""
+        """Return the samples at these positions, which may repeat."""
         return Batch(
             [self.keys[p] for p in positions],
             self.images[positions],
@@ -79,7 +82,7 @@ class Batch:
 
     @cached_property
     def objects(self) -> Tensor:
-        """(B, H, W) bool: pixels of the image's mask, or of its boxes where it has none."""
+        """Return (B, H, W) bool: pixels of an image's mask, or of its boxes where it has none."""
         return object_pixels(self.boxes, self.masks, tuple(self.images.shape[-2:]))
 
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
@@ -91,8 +94,8 @@ class Batch:
 def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]:
     """Yield the raw samples of a shard in stored order.
 
-    A sample has `__key__`, the image's bytes by their suffix, `json`, and more; `__row__` is the
-    sample's row in the shard's rows.
+    A sample is a mapping with `__key__`, the image's bytes under their suffix, `json` with label
+    and boxes, `mask.png` where there is one, and `__row__`, the sample's row in the shard's rows.
 
     Raises:
         UserError: the tar is not whole.
@@ -115,9 +118,10 @@ def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]
 
 
 def _members(stream: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
-    """Members of a tar. Raises ValueError where nothing but zeros should follow the last one.
+    """Yield the members of a tar, or raise ValueError where the tar is cut or broken.
 
-    To who reads them one after another a tar seems to end where it was cut, or at a broken header.
+    A reader of streams takes the place of a cut or of a broken header for the end of the tar. So
+    the last member must be followed by the zeros that end a tar, and by nothing else.
     """
     end = 0
     for member in tar_file_iterator(stream):
@@ -130,7 +134,11 @@ def _members(stream: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
 
 
 def image_bytes(sample: dict[str, Any]) -> bytes:
-    """The image among a raw sample's members. Raises UserError where it is not as it was stored."""
+    """Return the bytes of a raw sample's image.
+
+    Raises:
+        UserError: there is no image, or it is not as it was stored.
+    """
     for suffix, data in sample.items():
         if not suffix.startswith("__") and suffix not in ("json", "mask.png"):
             if hashlib.sha256(data).hexdigest() == sample["__row__"]["sha256"]:
@@ -140,7 +148,7 @@ def image_bytes(sample: dict[str, Any]) -> bytes:
 
 
 def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
-    """Label and boxes of a raw sample. Raises UserError where they are not as they were stored."""
+    """Return label and boxes of a raw sample; raises UserError if they are not as stored."""
     row = sample["__row__"]
     try:
         about = json.loads(sample["json"])
@@ -155,7 +163,7 @@ def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
 
 def _mask(sample: dict[str, Any]) -> Image.Image:
     try:
-        Image.open(io.BytesIO(sample["mask.png"])).verify()  # the checksums that PNG has
+        Image.open(io.BytesIO(sample["mask.png"])).verify()  # checks the checksums in a PNG
         mask = Image.open(io.BytesIO(sample["mask.png"]))
         mask.load()
     except (OSError, ValueError, SyntaxError) as error:
@@ -183,11 +191,24 @@ def load_batches(
     drop_last: bool = False,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Batches of the samples of `shards`.
+    """Yield batches of the samples of shards.
 
-    shuffle: (seed, epoch) of the order, None for the stored one. skip: batches to pass over
-    without decoding. part: (i, n) for the i-th of n equal shares of every batch. Memory holds a
-    few batches and the shuffle buffer, whatever the data's size.
+    Memory holds a few batches and the shuffle buffer, whatever the size of the data is.
+
+    Args:
+        lake: the workspace.
+        dataset: name of the data set.
+        shards: names of the shards.
+        preprocessing: the classifier's, which makes its view of a picture.
+        batch_size: B, number of images in a batch.
+        workers: number of threads that decode images.
+        shuffle: (seed, epoch) that the order follows from; None for the stored order.
+        skip: number of batches at the start that are left out without decoding them.
+        drop_last: whether a last batch with fewer images is left out.
+        part: (i, n) for the i-th of n equal shares of every batch, i from 0.
+
+    Raises:
+        UserError: a shard is damaged.
     """
     samples = chain.from_iterable(
         read_shard(lake, dataset, shard) for shard in _order(shards, shuffle)

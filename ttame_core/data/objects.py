@@ -1,4 +1,4 @@
-"""Which pixels of the classifier's view belong to annotated objects."""
+"""The pixels of the classifier's view that belong to annotated objects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def inside_boxes(boxes: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """(B, H, W) bool: pixels whose centre lies in any of the image's boxes.
+    """Return (B, H, W) bool: pixels whose centre lies in any of the image's boxes.
 
-    boxes: per image (N, 4) pixels x0, y0, x1, y1. size: (H, W).
+    Args:
+        boxes: for each image (N, 4), x0, y0, x1, y1 in pixels.
+        size: (H, W).
     """
-    corners = pad_sequence(list(boxes), batch_first=True)  # boxes of no size hold no pixel
+    corners = pad_sequence(list(boxes), batch_first=True)  # padded boxes hold no pixel
     x0, y0, x1, y1 = corners[..., None].unbind(dim=2)
     ys = torch.arange(size[0], device=corners.device) + 0.5
     xs = torch.arange(size[1], device=corners.device) + 0.5
@@ -25,9 +27,12 @@ def inside_boxes(boxes: Sequence[Tensor], size: Sequence[int]) -> Tensor:
 def object_pixels(
     boxes: Sequence[Tensor], masks: Sequence[Tensor | None], size: Sequence[int]
 ) -> Tensor:
-    """(B, H, W) bool: pixels of the image's mask, or of its boxes where it has none.
+    """Return (B, H, W) bool: pixels of the image's mask, or of its boxes where it has none.
 
-    boxes: as of `inside_boxes`. masks: per image (H, W) object numbers, or None.
+    Args:
+        boxes: for each image (N, 4), x0, y0, x1, y1 in pixels.
+        masks: for each image (H, W) object numbers, 0 for background, or None.
+        size: (H, W).
     """
     objects = inside_boxes(boxes, size)
     for i, mask in enumerate(masks):

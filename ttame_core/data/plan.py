@@ -1,7 +1,7 @@
-"""The plan of a data set's shards: which input goes to which.
+"""The plan of a data set's shards: which shard each input goes to.
 
-A sample's shard and place follow from a hash of its path, so that a new image touches one shard and
-leaves the others as they are.
+The shard of a sample and its position there follow from a hash of its path, so that a new image
+changes one shard and no other.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ttame_core.lake import Lake, dataset_file, fingerprint
 from ttame_core.lake.query.connection import in_enough_memory
 from ttame_core.lake.schemas import BOX
 
-MEMORY = "96MB"  # that DuckDB takes for a plan before it spills
+MEMORY = "96MB"  # DuckDB's memory for a plan, beyond which it spills to disk
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
-FORMAT = 1  # raised when the code makes other shards from the same inputs
+FORMAT = 1  # increase it when the code makes other shards from the same inputs
 
-# What is listed, before it is ordered.
+# The inputs as listed, before they are assigned to shards.
 ENTRIES = pa.schema(
     [
         ("path", pa.string()),
@@ -66,10 +66,10 @@ class ShardPlan:
     """The shards that a data set has.
 
     Attributes:
-        dataset: its name.
-        classes: their names, in label order.
+        dataset: name of the data set.
+        classes: names of the classes, in label order.
         digests: a hash of the inputs of each shard, by the shard's name.
-        settings: what shapes a shard beside its inputs.
+        settings: settings on which the content of shards depends.
     """
 
     dataset: str
@@ -87,7 +87,7 @@ class ShardPlan:
         return replace(self, digests={name: self.digests[name] for name in shards})
 
     def made_from(self, shard: str) -> dict[str, Any]:
-        """Return what a shard is made from, for its fingerprint."""
+        """Return a description of what a shard is made from, for its fingerprint."""
         inputs = {"inputs": self.digests[shard], "classes": self.classes}
         return {"format": FORMAT, "settings": self.settings, **inputs}
 
@@ -95,12 +95,19 @@ class ShardPlan:
 def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
     """List the inputs of a data set and write plan.parquet, a row per input, by shard.
 
-    Raises UserError where the source or the annotations cannot be listed, and for a label outside
-    `dataset.classes`. Sorting and joining are DuckDB's and spill to disk, whatever the number.
+    DuckDB sorts and joins, and spills to disk where there are many inputs.
+
+    Args:
+        dataset: the section of a spec.
+        lake: the workspace.
+
+    Raises:
+        UserError: the source or the annotations cannot be listed, or a label is not in
+            `dataset.classes`.
     """
     source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
     with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
-        db.execute("SET enable_progress_bar = false")  # there is one of ours
+        db.execute("SET enable_progress_bar = false")  # ttame shows its own
         db.execute(f"SET memory_limit = '{MEMORY}'")
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in source.entries()))
         _insert(db, "annotated", LISTED, map(vars, annotations.listed()) if annotations else ())
@@ -134,14 +141,14 @@ FROM plan WHERE shard BETWEEN ? AND ? ORDER BY shard, rank, path"""
 def _execute(
     db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
 ) -> duckdb.DuckDBPyConnection:
-    """What a statement gives, `in_enough_memory`."""
+    """Execute a statement `in_enough_memory`."""
     return in_enough_memory(db, lambda: db.execute(sql, list(parameters)))
 
 
 def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """The first and the last shard of parts of the plan that are sorted in memory, in order.
+    """Divide the plan into parts of about AT_ONCE rows, and return their first and last shards.
 
-    The first part begins with '', of what is not taken.
+    The first part begins with the shard '', which stands for rejected inputs.
     """
     parts: list[tuple[str, str]] = []
     held = AT_ONCE
@@ -156,7 +163,7 @@ def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
 
 
 def _row(entry: Entry, dataset: spec.Dataset) -> dict[str, Any]:
-    """An entry with its key, its split and its rank in the data set's order."""
+    """Return the row of an entry, with its key, its split and its rank in the data set's order."""
     digest = hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).hexdigest()
     drawn = hashlib.sha256(
         f"{dataset.seed}/{entry.path}".encode("utf-8", "surrogateescape")
@@ -170,14 +177,14 @@ def _row(entry: Entry, dataset: spec.Dataset) -> dict[str, Any]:
 
 
 def _slug(path: str) -> str:
-    """The file's stem in plain ASCII, without dots, which end a key in WebDataset."""
+    """Return a file's stem in ASCII without dots, at which WebDataset would end a key."""
     stem = posixpath.splitext(posixpath.basename(path))[0]
     plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-")[:40] or "image"
 
 
 def _split(position: float, shares: dict[spec.Split, float]) -> str:
-    """The split at `position` in [0, 1), the splits laid side by side by their shares."""
+    """Return the split at a position in [0, 1), which the splits divide by their shares."""
     for split, share in shares.items():
         if position < share:
             return split
@@ -204,7 +211,7 @@ def _sql(name: str) -> str:
 def _classes(
     db: duckdb.DuckDBPyConnection, dataset: spec.Dataset, source: Source
 ) -> tuple[str, ...]:
-    """Return class names in label order: the source's, else the spec's, else the labels' own."""
+    """Return the names of the classes in label order: the source's, the spec's, or the labels'."""
     if own := source.classes():
         return own
     labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
@@ -231,7 +238,7 @@ def _classes(
 def _settings(
     dataset: spec.Dataset, source: Source, annotations: Annotations | None
 ) -> dict[str, Any]:
-    """Return what shapes a shard beside its inputs; not where they lie."""
+    """Return the settings on which the content of shards depends, without the inputs' paths."""
     return {
         "source": {"kind": source.name} | source.settings.model_dump(include=set(source.drawn_by)),
         "annotations": annotations
@@ -252,13 +259,13 @@ def _of_plan(plan: ShardPlan, db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 
 def planned_rows(lake: Lake, dataset: str, shard: str) -> list[dict[str, Any]]:
-    """Return the plan's rows of one shard, in order; of the shard '', what is not taken."""
+    """Return a shard's rows of the plan, in order; those of the shard '' are rejected inputs."""
     with lake.open(dataset_file(dataset, "plan.parquet")) as stream:
         table = pq.read_table(stream, filters=[("shard", "=", shard)])
     return table.to_pylist()
 
 
 def listed_of(row: dict[str, Any]) -> Listed:
-    """Return what annotates the picture of a row of the plan; for rows with an annotation."""
+    """Return the annotation of a picture from its row in the plan, which must have one."""
     name, location = row["annotation_path"], row["annotation"]
     return Listed(name, "", location, row["boxes"], row["annotation_stamp"])

@@ -1,10 +1,9 @@
 """The embedded data set: drawn objects on cluttered backgrounds, with exact masks and boxes.
 
-A fair test of localisation. Class, place, size, colour, texture and lighting are drawn
-independently of one another, so that nothing but the object's outline tells its class: not the
-background, not the place, not the colour, and not the size (every class covers the same range of
-image area). Distractors are things that belong to no class. Sample ``(seed, split, index)`` is
-always the same picture, whatever else is drawn.
+The data set tests localisation fairly. Class, position, size, colour, texture and lighting are
+drawn independently of one another, so that only an object's outline tells its class (all classes
+cover the same range of image area). The background holds distractors, which belong to no class.
+A picture follows from seed, split, index and size alone.
 """
 
 from __future__ import annotations
@@ -29,18 +28,21 @@ CLASSES = (
 )
 
 SUPERSAMPLING = 4
-OBJECT_AREA = (0.035, 0.13)  # of the image, all objects of an image together
-TILT = math.radians(30)  # things in pictures stand more or less upright
-MINIMUM_CONTRAST = 0.45  # RGB distance (of at most sqrt(3)) between an object and what is behind it
-MINIMUM_BRIGHTNESS = 0.4  # an object's strongest channel: it must stand out from black as well
+OBJECT_AREA = (0.035, 0.13)  # share of the image that all its objects cover
+TILT = math.radians(30)  # at most, since things in pictures stand more or less upright
+MINIMUM_CONTRAST = 0.45  # RGB distance (of at most sqrt(3)) between an object and its background
+MINIMUM_BRIGHTNESS = 0.4  # of an object's strongest channel, so that it is visible on black too
 
 
 @dataclass(frozen=True)
 class ShapesSample:
     """One drawn picture.
 
-    image: (size, size, 3) uint8. mask: (size, size) uint8, 0 for background and 1, 2, … for the
-    objects. boxes: pixels (x0, y0, x1, y1), the far edges exclusive, one per object.
+    Attributes:
+        image: (size, size, 3) uint8.
+        mask: (size, size) uint8, 0 for background and 1, 2, … for the objects.
+        label: number of the class.
+        boxes: (x0, y0, x1, y1) in pixels for each object; x1 and y1 are exclusive.
     """
 
     image: np.ndarray
@@ -77,7 +79,7 @@ def _points(*pairs: tuple[float, float]) -> np.ndarray:
     return np.array(pairs, dtype=float)
 
 
-# Outlines in units of the object's radius; a ring is a disc with its hole, drawn as a second path.
+# Outlines in units of an object's radius. A second path is a hole, as in the ring.
 OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
     "arrow": (
         _points(
@@ -113,7 +115,7 @@ def _outline_area(outline: tuple[np.ndarray, ...]) -> float:
 
 
 def _field(rng: np.random.Generator, cells: int, size: int, channels: int = 3) -> np.ndarray:
-    """Smooth random field in [0, 1], (size, size, channels)."""
+    """Draw a smooth random field in [0, 1], (size, size, channels)."""
     grid = rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8)
     image = Image.fromarray(grid.squeeze()).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.float32).reshape(size, size, channels) / 255
@@ -124,7 +126,7 @@ def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _draw_distractors(rng: np.random.Generator, canvas: Image.Image) -> None:
-    """Blobs, bars, waves, arcs and specks: clutter that belongs to no class."""
+    """Draw blobs, bars, waves, arcs and specks, which belong to no class."""
     draw = ImageDraw.Draw(canvas)
     size = canvas.width
     for _ in range(rng.integers(4, 11)):
@@ -164,7 +166,7 @@ def _draw_distractors(rng: np.random.Generator, canvas: Image.Image) -> None:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Cluttered background, (size, size, 3) float32 in [0, 1]."""
+    """Draw a cluttered background, (size, size, 3) float32 in [0, 1]."""
     coarse = _field(rng, int(rng.integers(2, 5)), size)
     middle = _field(rng, int(rng.integers(8, 20)), size) - 0.5
     canvas = np.clip(coarse + rng.uniform(0.1, 0.5) * middle, 0, 1)
@@ -174,7 +176,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _coverage(outline: tuple[np.ndarray, ...], size: int) -> np.ndarray:
-    """Anti-aliased coverage of an outline given in pixels, (size, size) float32 in [0, 1]."""
+    """Return how much of each pixel an outline covers, (size, size) float32 in [0, 1]."""
     canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
     draw = ImageDraw.Draw(canvas)
     for path, fill in zip(outline, (255, 0), strict=False):
@@ -183,7 +185,7 @@ def _coverage(outline: tuple[np.ndarray, ...], size: int) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, size: int, behind: np.ndarray) -> np.ndarray:
-    """Surface of an object, (size, size, 3) float32: plain, shaded, striped or speckled."""
+    """Draw an object's plain, shaded, striped or speckled surface, (size, size, 3) float32."""
     colour = rng.uniform(0, 1, 3)
     while np.linalg.norm(colour - behind) < MINIMUM_CONTRAST or colour.max() < MINIMUM_BRIGHTNESS:
         colour = rng.uniform(0, 1, 3)
@@ -204,7 +206,7 @@ def _texture(rng: np.random.Generator, size: int, behind: np.ndarray) -> np.ndar
 def _place(
     rng: np.random.Generator, outline: tuple[np.ndarray, ...], area: float, size: int
 ) -> tuple[np.ndarray, ...]:
-    """Tilt, scale to `area` pixels and move the outline to a random place inside the image."""
+    """Tilt an outline, scale it to `area` pixels, and move it to a random place in the image."""
     turn = rng.uniform(-TILT, TILT)
     scale = math.sqrt(area / _outline_area(outline))
     rotation = scale * np.array(
@@ -217,18 +219,25 @@ def _place(
 
 
 def _start(split: str, index: int, seed: int, size: int) -> tuple[np.random.Generator, int]:
-    """The generator of a sample, and the label that it draws first."""
+    """Return the generator of a sample, and the label, which it draws first."""
     rng = np.random.default_rng([seed, *split.encode(), index, size])
     return rng, int(rng.integers(len(CLASSES)))
 
 
 def draw_label(split: str, index: int, seed: int = 0, size: int = 96) -> int:
-    """The label of the sample that `draw_sample` draws."""
+    """Return the label of the sample that `draw_sample` draws from the same arguments."""
     return _start(split, index, seed, size)[1]
 
 
 def draw_sample(split: str, index: int, seed: int = 0, size: int = 96) -> ShapesSample:
-    """Draw sample `index` of `split`: deterministic in all four arguments."""
+    """Draw a sample, which follows from the arguments alone.
+
+    Args:
+        split: name of the split.
+        index: number of the sample in the split, from 0.
+        seed: seed of the data set.
+        size: side of the square picture, in pixels.
+    """
     rng, label = _start(split, index, seed, size)
     outline = OUTLINES[CLASSES[label]]
     count = 2 if rng.random() < 0.2 else 1

@@ -1,4 +1,4 @@
-"""One shard of a data set: a WebDataset tar, and beside it a row for each of its samples."""
+"""Writing of one shard of a data set: a WebDataset tar, and beside it a file with its rows."""
 
 from __future__ import annotations
 
@@ -35,16 +35,26 @@ from ttame_core.lake.store import FINGERPRINT
 
 JPEG_QUALITY = 95
 
-# Beside each tar, its commit mark: a row per sample, and one per thing rejected (with a reason).
+# The rows of a shard, one per sample and one per rejected input (with a reason). Their file is
+# written after the tar, so that the shard is whole where the file exists.
 SIDECAR = pa.schema(
     [*INDEX, ("boxes", pa.list_(BOX)), ("kind", pa.string()), ("reason", pa.string())]
 )
 
 
 def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) -> bool:
-    """Write a shard's tar and, as its commit mark, its sidecar; False where they are there.
+    """Write a shard's tar, and after it the file with its rows.
 
-    The same inputs give the same bytes. An input that cannot be used becomes a row of rejected.
+    The same inputs give the same bytes. An input that cannot be used becomes a rejected row.
+
+    Args:
+        dataset: the section of a spec.
+        lake: the workspace.
+        plan: plan that has the shard.
+        shard: name of the shard.
+
+    Returns:
+        False where the shard was there already, made from the same inputs.
     """
     tar, sidecar = shard_tar(dataset.name, shard), shard_rows(dataset.name, shard)
     if lake.exists(tar) and lake.is_current(sidecar, plan.made_from(shard)):
@@ -67,7 +77,7 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
         stream.flush()
         sha256 = _sha256(path)
         if lake.metadata(planned).get(FINGERPRINT.decode()) != of_plan:
-            # By a later run, which has its own workers: this tar must not replace theirs.
+            # A later run planned it, and its workers write the shard: do not replace their tar.
             raise RuntimeError(
                 f"data set {dataset.name} was planned anew while {shard} was written"
             )
@@ -100,7 +110,7 @@ def _read_sample(
     max_size: int | None,
     classes: tuple[str, ...],
 ) -> tuple[dict[str, bytes] | None, list[dict[str, Any]]]:
-    """A sample's members in the tar, None where it is rejected; its row, and what was rejected."""
+    """Return a sample's members in the tar (None if rejected), and its rows: index and rejected."""
     try:
         data = read(entry["location"])
         image = decode_image(data, entry["path"])
@@ -125,7 +135,7 @@ def _read_sample(
 def _annotate(
     entry: dict[str, Any], label: str, annotations: Annotations | None, picture: Picture
 ) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, Any]]]:
-    """Return boxes, mask and problems of one picture's annotation."""
+    """Return boxes and mask of one picture, and a rejected row for each problem with them."""
     if annotations is None or entry["annotation_path"] is None:
         return [], None, []
     try:

@@ -1,6 +1,6 @@
-"""Looking at a user's pictures before anything is made of them: what there is, and what is wrong.
+"""A survey of a user's pictures before an audit: what there is, and what is wrong with it.
 
-The same listing and matching that shards are made by; of the pictures themselves a sample is read.
+Pictures are listed and matched with annotations as for shards; only a sample of them is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ttame_core.data.plan import listed_of, plan_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
 
-READ = 1000  # pictures that are read at most; the others are only listed
-FEW = 20  # images of a class under which little can be learned or said
-HUGE = 2048  # pixels of the longer side
-UNLABELLED = ""  # the class of images whose class is not known
-EXAMPLES = 3  # that a sentence names
-PEEKED = 200  # files looked at to see what a folder holds
+READ = 1000  # pictures that are read, at most; the others are only listed
+FEW = 20  # a class with fewer images can hardly be learned or judged
+HUGE = 2048  # pixels of the longer side, above which a picture decodes slowly
+UNLABELLED = ""  # stands for the class of images without labels
+EXAMPLES = 3  # files that a sentence names, at most
+PEEKED = 200  # entries of a folder that are examined to guess what it holds
 IMAGES_FOLDER = r"(jpeg)?images?|imgs?|photos?|pictures?|data"
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -46,11 +46,15 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Survey:
-    """What a data set holds.
+    """The contents of a data set and their problems.
 
-    images: by class and split. annotated: images that an annotation was found for. objects: names
-    of boxes by class, the most frequent first. looked_at: pictures that were read. sides: shortest,
-    median and longest of their longer sides, pixels. problems: a sentence each.
+    Attributes:
+        images: number of images, by class and split.
+        annotated: number of images that an annotation was found for.
+        objects: names of boxes by class, the most frequent first.
+        looked_at: number of pictures that were read.
+        sides: shortest, median and longest of their longer sides, in pixels.
+        problems: a sentence for each problem.
     """
 
     dataset: spec.Dataset
@@ -71,15 +75,18 @@ class Survey:
         return sum(sum(counts.values()) for counts in self.images.values())
 
 
-# ---- where things lie ------------------------------------------------------------------------
+# ---- finding pictures and annotations --------------------------------------------------------
 
 
 def find_source(place: str) -> spec.Source:
-    """What a place holds: a CSV or Parquet manifest, a list, or a folder of class folders.
+    """Return the source that describes the pictures at a path.
 
-    Of a folder: `<place>/<class>/`, `<place>/images/<class>/`, and either within one folder per
-    split. Images without labels: a folder of them, a pattern, or a picture. Raises UserError for a
-    place with nothing of the kind.
+    A file is a CSV or Parquet manifest, or a list. A folder holds `<class>/` or `images/<class>/`,
+    or one of these in a folder for each split. Images without labels are in a folder, or found by a
+    pattern, or a single picture.
+
+    Raises:
+        UserError: there is nothing of the kind.
     """
     path = Path(place).expanduser().resolve()
     if path.suffix.lower() in (".csv", ".parquet"):
@@ -108,7 +115,7 @@ def find_source(place: str) -> spec.Source:
 
 
 def find_annotations(source: spec.Source) -> list[spec.Annotations]:
-    """What may annotate a folder's images: COCO files, folders of VOC XML or of masks near it."""
+    """Return possible annotations near a folder: COCO files, folders of VOC XML or of masks."""
     if source.kind != "folder":
         return []
     roots = [source.path] if isinstance(source.path, str) else list(source.path.values())
@@ -136,7 +143,7 @@ def _sounds_annotated(folder: Path, images: Path) -> bool:
 
 
 def choose_annotations(dataset: spec.Dataset) -> spec.Annotations | None:
-    """Of what lies near, what fits most of the images; None where nothing fits any."""
+    """Return the annotations near a data set that fit most images; None where none fit any."""
     best, most = None, 0
     for candidate in find_annotations(dataset.source):
         try:
@@ -150,7 +157,7 @@ def choose_annotations(dataset: spec.Dataset) -> spec.Annotations | None:
 
 
 def _splits(root: Path) -> dict[spec.Split, str]:
-    """The folders of `root` that are splits; none where there is not a train and another one."""
+    """Return the folders of splits in a folder; none unless there are `train` and another."""
     named = {folder.name.lower(): folder for folder in _folders(root)}
     found: dict[spec.Split, str] = {}
     for split in spec.SPLITS:
@@ -177,7 +184,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _looks_like_coco(file: Path) -> bool:
-    """By its first keys; the files can be large."""
+    """Say whether a JSON file begins with keys of COCO; the rest is not read, it can be large."""
     try:
         with file.open("rb") as stream:
             start = stream.read(4096)
@@ -187,15 +194,18 @@ def _looks_like_coco(file: Path) -> bool:
     return bool(re.match(keys, start))
 
 
-# ---- looking ---------------------------------------------------------------------------------
+# ---- reading pictures ------------------------------------------------------------------------
 
 
 def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """Look at a data set as it would be made into shards.
+    """List a data set as for shards, and read the first READ pictures in its random order.
 
-    All inputs are listed; at most READ pictures are read, the first in the data set's random order.
-    progress: told how many of how many are. Raises UserError where the source or the annotations
-    cannot be listed.
+    Args:
+        dataset: the section of a spec.
+        progress: called with the number of pictures that are read, and of those to read.
+
+    Raises:
+        UserError: the source or the annotations cannot be listed.
     """
     images: dict[str, Counter[str]] = defaultdict(Counter)
     left_out: dict[tuple[str, str], _LeftOut] = defaultdict(_LeftOut)
@@ -236,7 +246,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
 
 
 def _plan(dataset: spec.Dataset) -> Iterator[dict[str, Any]]:
-    """Rows of the plan of a data set's shards, which is kept nowhere."""
+    """Yield the rows of the plan of a data set's shards, which is not stored."""
     with TemporaryDirectory() as scratch:
         lake = Lake(scratch)
         plan_shards(dataset, lake)
@@ -247,7 +257,7 @@ def _plan(dataset: spec.Dataset) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class _LeftOut:
-    """Inputs that are not taken, for one reason."""
+    """The inputs that are rejected for one reason: their number and examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)
@@ -265,7 +275,7 @@ class _LeftOut:
 
 @dataclass(frozen=True)
 class _Look:
-    """What one picture is. broken: why it, or its annotation, cannot be used."""
+    """The findings about one picture; `broken` has why it or its annotation cannot be used."""
 
     row: dict[str, Any]
     size: tuple[int, int] = (0, 0)
@@ -277,7 +287,7 @@ class _Look:
 
 @dataclass
 class _Seen:
-    """What the pictures looked at have shown so far."""
+    """The findings about all pictures that were read so far."""
 
     annotations: Annotations | None
     sides: list[int] = field(default_factory=list)
@@ -285,7 +295,7 @@ class _Seen:
     broken: list[str] = field(default_factory=list)
     annotations_broken: list[str] = field(default_factory=list)
     huge: list[str] = field(default_factory=list)
-    first: dict[str, dict[str, Any]] = field(default_factory=dict)  # by content
+    first: dict[str, dict[str, Any]] = field(default_factory=dict)  # first row by hash of content
     copies: list[tuple[str, str, bool]] = field(default_factory=list)
 
     def look(self, row: dict[str, Any]) -> _Look:
@@ -335,13 +345,13 @@ class _Seen:
             pairs = [f"{one} = {other}" for one, other, _ in self.copies]
             apart = sum(apart for _, _, apart in self.copies)
             leak = (
-                f"; {apart} in another split than the first, so that it is no test" if apart else ""
+                f"; {apart} in another split than the first, which spoils the test" if apart else ""
             )
             yield f"{_number(pairs, 'image')} repeated byte for byte{leak}: {_some(pairs)}."
         if self.huge:
             yield (
                 f"{_number(self.huge, 'image')} longer than {HUGE} pixels, which decode slowly; "
-                f"`max_size` keeps smaller copies: {_some(self.huge)}."
+                f"with `max_size`, shards hold smaller copies: {_some(self.huge)}."
             )
 
 
@@ -350,7 +360,7 @@ def _problems_of_classes(images: dict[str, dict[str, int]]) -> Iterator[str]:
         yield "The images have no labels, so that the accuracy of a classifier will not be known."
         return
     if len(images) == 1:
-        yield "There is one class only, and a classifier needs two: give the folder above it."
+        yield "There is only one class, and a classifier needs two: give the folder above it."
     few = [f"{label} ({sum(c.values())})" for label, c in images.items() if sum(c.values()) < FEW]
     if few:
         yield f"{_number(few, 'class', 'classes')} with fewer than {FEW} images: {_some(few)}."

@@ -1,7 +1,7 @@
 """Formats of boxes and masks: PASCAL VOC XML, COCO JSON, PNG masks.
 
-To add one, put a module with a subclass of Annotations into this package. Another package adds its
-own by entry points of the group `ttame.annotations`.
+To add a format, put a module with a subclass of Annotations into this package. Other packages add
+formats by entry points of the group `ttame.annotations`.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ REGISTRY: Mapping[str, type[Annotations]] = registry_of(
 
 
 def open_annotations(section: spec.Annotations | None) -> Annotations | None:
-    """Make the annotations that a section of a spec describes; None where there is none.
+    """Make the annotations that a section of a spec describes; None where there is no section.
 
     Raises:
-        SpecProblems: there is no such kind, or something is wrong with its keys.
+        SpecProblems: the section's kind is unknown, or one of its keys is wrong.
     """
     if section is None:
         return None

@@ -1,6 +1,7 @@
-"""What every format of annotations can do, and boxes.
+"""The base class of formats of annotations, and functions on boxes.
 
-Boxes are pixels of the picture as displayed, x0, y0, x1, y1, the far edges exclusive.
+The corners of boxes, x0, y0, x1, y1, are in pixels of the picture as displayed; x1 and y1 are
+exclusive.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ Box = dict[str, Any]  # name, x0, y0, x1, y1
 
 
 class BrokenAnnotation(Exception):
-    """An annotation, or one box of it, that cannot be used; the message is the reason."""
+    """The error for an annotation, or a box of it, that cannot be used, with the reason."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What annotates one picture.
+    """The annotation of one picture, before it is matched with the picture.
 
     Attributes:
-        name: the path of the picture that it belongs to, as far as the annotations tell.
-        bare: that path without its suffix, by which the picture is matched.
-        location: of a file that is read for each picture; empty: `boxes` are all there is.
-        boxes: None where they stand in the file.
-        stamp: changes when the content does.
+        name: path of the picture, as far as the annotations tell it.
+        bare: the same path without its suffix, by which the picture is matched.
+        location: file to read for this picture; empty where `boxes` are all there is.
+        boxes: the boxes; None where they are in the file.
+        stamp: text that changes when the content does.
     """
 
     name: str
@@ -46,12 +47,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class Picture:
-    """What annotations need to know of a picture.
+    """The sizes and the orientation of a picture, which annotations refer to.
 
     Attributes:
-        size: (width, height) as displayed, pixels.
-        stored_size: (width, height) before the EXIF orientation is applied, pixels.
-        orientation: as in EXIF, 1 to 8.
+        size: (width, height) as displayed, in pixels.
+        stored_size: (width, height) before the EXIF orientation is applied, in pixels.
+        orientation: orientation as in EXIF, 1 to 8.
     """
 
     size: tuple[int, int]
@@ -60,14 +61,14 @@ class Picture:
 
 
 class Annotations(ABC):
-    """Boxes or masks of the objects in pictures.
+    """Boxes or masks of the objects in pictures, in one format.
 
-    A subclass in a module of this package, or in an entry point of the group `ttame.annotations`,
-    is in the registry.
+    The registry holds the subclasses in modules of this package, and those that entry points of the
+    group `ttame.annotations` name.
 
     Attributes:
-        name: its `kind` in a spec.
-        Settings: its keys in a spec.
+        name: the format's `kind` in a spec.
+        Settings: the format's keys in a spec.
     """
 
     name: ClassVar[str]
@@ -78,12 +79,12 @@ class Annotations(ABC):
 
     @property
     def objects(self) -> Mapping[str, Sequence[str]]:
-        """Names of the boxes that count, by image class; all do of a class that is not there."""
+        """The names of boxes that count, by image class; all boxes count for absent classes."""
         return {}
 
     @abstractmethod
     def listed(self) -> Iterator[Listed]:
-        """Yield what there is to match with pictures.
+        """Yield the annotations of all pictures, to be matched with the pictures.
 
         Raises:
             UserError: the annotations cannot be listed.
@@ -93,16 +94,16 @@ class Annotations(ABC):
     def annotate(
         self, listed: Listed, picture: Picture, label: str
     ) -> tuple[list[Box], np.ndarray | None]:
-        """Read what annotates one picture.
+        """Read the annotation of one picture.
 
         Args:
-            listed: what was matched with the picture.
-            picture: its sizes and its orientation.
-            label: the name of its class.
+            listed: the annotation that was matched with the picture.
+            picture: the picture's sizes and orientation.
+            label: name of the picture's class.
 
         Returns:
             The boxes, which may reach over the picture's edges, and the mask (H, W) uint8 of object
-            numbers, None where there is none.
+            numbers; None for the mask where there is none.
 
         Raises:
             BrokenAnnotation: the annotation cannot be used.
@@ -110,21 +111,22 @@ class Annotations(ABC):
         """
 
     def counts(self, box: Box, label: str) -> bool:
-        """Return whether a box counts for an image of class `label`."""
+        """Say whether a box counts for an image of class `label`."""
         return label not in self.objects or box["name"] in self.objects[label]
 
 
 class BoxesSettings(spec.Section):
-    """The keys of a spec that set boxes with names."""
+    """The keys of a spec for formats whose boxes have names."""
 
     path: spec.Location
     objects: dict[str, list[str]] = Field(
-        default_factory=dict, description="object names that count, per image class; default: all"
+        default_factory=dict,
+        description="names of objects whose boxes count, for each image class; default: all",
     )
 
 
 class Boxes(Annotations):
-    """What formats of boxes share whose objects have names: a spec says which of them count."""
+    """The base class of formats whose boxes have names; a spec says which of them count."""
 
     settings: BoxesSettings
     Settings = BoxesSettings
@@ -136,7 +138,7 @@ class Boxes(Annotations):
 
 
 def files_with_suffix(location: spec.Location, suffix: str) -> Iterator[Listed]:
-    """Yield the files of annotation folders that have a suffix; each belongs to one picture."""
+    """Yield the files with a suffix in annotation folders, each the annotation of one picture."""
     for split, fs, root in locate(location, "annotation folder"):
         for path, place, changed in walk(fs, root):
             stem, extension = posixpath.splitext(path)
@@ -146,7 +148,12 @@ def files_with_suffix(location: spec.Location, suffix: str) -> Iterator[Listed]:
 
 
 def mask_boxes(mask: np.ndarray, name: str) -> list[Box]:
-    """Return the box, called `name`, of each object of a mask (H, W) of object numbers."""
+    """Return a box around each object of a mask.
+
+    Args:
+        mask: (H, W) object numbers, 0 for background.
+        name: name of the boxes.
+    """
     boxes = []
     for number in range(1, int(mask.max(initial=0)) + 1):
         ys, xs = np.nonzero(mask == number)
@@ -163,8 +170,8 @@ def clip(box: Box, size: tuple[int, int]) -> Box:
     """Return the part of a box inside a picture.
 
     Args:
-        box: any corners.
-        size: (width, height) of the picture, pixels.
+        box: box whose corners may lie anywhere.
+        size: (width, height) of the picture, in pixels.
 
     Raises:
         BrokenAnnotation: no part of the box lies inside, or it is empty.

@@ -1,4 +1,4 @@
-"""COCO JSON."""
+"""Boxes in COCO JSON files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ttame_core.errors import UserError
 
 
 class Coco(Boxes):
-    """One file of boxes for all pictures, matched by file name."""
+    """A COCO file with the boxes of all pictures, which are matched by file name."""
 
     name = "coco"
 
@@ -46,8 +46,8 @@ class Coco(Boxes):
 
 
 def _text(value: Any) -> str:
-    """Return a text that can be stored. Raises TypeError or ValueError for anything else."""
+    """Return a text as it is; raises TypeError or ValueError for anything that cannot be stored."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
-    value.encode()  # JSON can name halves of characters
+    value.encode()  # JSON can hold half of a character, which has no UTF-8
     return value

@@ -1,4 +1,4 @@
-"""PNG masks."""
+"""Masks in PNG files."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ttame_core.data.files import read
 
 
 class MasksSettings(spec.Section):
-    """The keys of a spec that set it."""
+    """The keys of a spec for masks."""
 
     path: spec.Location
 
 
 class Masks(Annotations):
-    """A mask at each picture's relative path; 0 is background, any other value an object."""
+    """PNG masks at the relative paths of their pictures; 0 is background, other values objects."""
 
     name = "masks"
     settings: MasksSettings
@@ -49,10 +49,21 @@ class Masks(Annotations):
 
 
 def read_mask(data: bytes, picture: Picture) -> np.ndarray:
-    """Return (H, W) uint8: 0 for background, 1, 2, … for other values or colours, in order."""
+    """Read a mask as object numbers.
+
+    Args:
+        data: content of the PNG file.
+        picture: the picture, whose size as displayed the mask must have.
+
+    Returns:
+        (H, W) uint8: 0 for background; 1, 2, … for the other values or colours, in order.
+
+    Raises:
+        BrokenAnnotation: the file is no PNG, or has another size.
+    """
     try:
         image = Image.open(io.BytesIO(data))
-        if image.size == picture.size:  # else its pixels are not looked at, however many it claims
+        if image.size == picture.size:  # otherwise no pixels are decoded, however many there are
             array = np.asarray(image)
     except (OSError, ValueError, SyntaxError, struct.error) as error:
         raise BrokenAnnotation(f"not a PNG mask: {error}") from error

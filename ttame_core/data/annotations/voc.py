@@ -1,4 +1,4 @@
-"""PASCAL VOC XML."""
+"""Boxes in PASCAL VOC XML files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttame_core.data.files import read
 
 
 class Voc(Boxes):
-    """A file of boxes for each picture, matched by class folder and stem."""
+    """A VOC file of boxes for each picture, matched by class folder and stem."""
 
     name = "voc"
 
@@ -35,8 +35,18 @@ class Voc(Boxes):
 def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
     """Read the boxes of a PASCAL VOC file, whose corners count from 1 and are inclusive.
 
-    Where the file's size is that of the picture before its EXIF orientation, they are turned with
-    it. The file's own path and file name are not looked at.
+    Where the file gives the picture's size before its EXIF orientation, the boxes are turned with
+    the picture. The path and the file name in the file are ignored.
+
+    Args:
+        data: content of the XML file.
+        picture: the picture's sizes and orientation.
+
+    Returns:
+        Boxes that count from 0, x1 and y1 exclusive.
+
+    Raises:
+        BrokenAnnotation: the file is no such XML.
     """
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise BrokenAnnotation("the XML declares a document type, which is not read")
@@ -71,7 +81,7 @@ def _number(node: ElementTree.Element, name: str, parent: str = "bndbox") -> flo
 
 
 def _turned(box: Box, picture: Picture) -> Box:
-    """Turn a box of the stored picture with it; for orientations that swap the axes."""
+    """Turn a box of the stored picture into the displayed one, where that swaps the axes."""
     width, height = picture.stored_size
     xs, ys = (box["x0"], box["x1"]), (box["y0"], box["y1"])
     if picture.orientation in (6, 7):

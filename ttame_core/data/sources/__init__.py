@@ -1,7 +1,7 @@
 """Sources of pictures: folders, lists, manifests, and the drawn data set.
 
-To add one, put a module with a subclass of Source into this package. Another package adds its
-own by entry points of the group `ttame.sources`.
+To add a source, put a module with a subclass of Source into this package. Other packages add
+sources by entry points of the group `ttame.sources`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def open_source(section: spec.Source) -> Source:
     """Make the source that a section of a spec describes.
 
     Raises:
-        SpecProblems: there is no such kind, or something is wrong with its keys.
+        SpecProblems: the section's kind is unknown, or one of its keys is wrong.
     """
     settings = settings_of(section, REGISTRY)
     return REGISTRY[section.kind](settings)

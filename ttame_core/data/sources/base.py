@@ -1,4 +1,4 @@
-"""What every source of pictures can do."""
+"""The base class of sources of pictures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Entry:
     """One input of a data set.
 
     Attributes:
-        path: its name in the lake, relative to its source.
-        location: where it is read; empty where it is drawn.
+        path: the input's name in the lake: its path relative to the source.
+        location: file that holds the picture; empty where it is drawn.
         label: class name, or class index as text; None where it is not known.
-        split: None where the shares of the spec decide.
-        stamp: changes when the content does.
-        kind: of thing that a rejected input is.
-        reason: why the input is not taken; empty where it is.
+        split: the split that the source puts the input in; None where the spec's shares decide.
+        stamp: text that changes when the content does.
+        kind: what a rejected input is: image or folder.
+        reason: why the input is rejected; empty where it is not.
     """
 
     path: str
@@ -38,11 +38,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that is drawn.
+    """A picture that a source has drawn.
 
     Attributes:
-        image: RGB.
-        mask: (H, W) uint8, 0 for background and 1, 2, … for the objects; None: there is none.
+        image: the picture, in RGB.
+        mask: (H, W) uint8, 0 for background and 1, 2, … for the objects; None where there is none.
     """
 
     image: Image.Image
@@ -50,15 +50,15 @@ class Drawn:
 
 
 class Source(ABC):
-    """Where pictures come from; nothing is opened but the lists themselves.
+    """A source of pictures, which lists them and opens none.
 
-    A subclass in a module of this package, or in an entry point of the group `ttame.sources`, is in
-    the registry.
+    The registry holds the subclasses in modules of this package, and those that entry points of the
+    group `ttame.sources` name.
 
     Attributes:
-        name: its `kind` in a spec.
-        drawn_by: the settings that change a picture without a change of its entry.
-        Settings: its keys in a spec.
+        name: the source's `kind` in a spec.
+        drawn_by: names of the settings that change a picture without a change of its entry.
+        Settings: the source's keys in a spec.
     """
 
     name: ClassVar[str]
@@ -77,9 +77,9 @@ class Source(ABC):
         """
 
     def classes(self) -> tuple[str, ...] | None:
-        """Return the names of all classes in label order; None: they follow from the labels."""
+        """Return the names of all classes in label order; None where labels tell the classes."""
         return None
 
     def draw(self, path: str) -> Drawn | None:
-        """Draw the picture of an entry; None: it is a file, to be read from its location."""
+        """Draw the picture of an entry; None where the entry's location has the picture."""
         return None

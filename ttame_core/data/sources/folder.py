@@ -1,4 +1,4 @@
-"""A folder for each class, or one of images without labels."""
+"""Pictures in a folder for each class, or without labels in a single folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ttame_core.errors import UserError
 
 
 class FolderSettings(spec.Section):
-    """The keys of a spec that set it; with a folder per split, `path: {train: …, test: …}`."""
+    """The keys of a spec for folders; with a folder per split, `path: {train: …, test: …}`."""
 
     path: spec.Location
 
 
 class Folder(Source):
-    """Images in `<path>/<class>/`; where no such folder has any, those in `<path>` itself."""
+    """A source of the images in `<path>/<class>/`, or where there are none, in `<path>` itself."""
 
     name = "folder"
     settings: FolderSettings
@@ -40,7 +40,7 @@ class Folder(Source):
 
 
 def _in_folder(fs: Any, root: str, split: spec.Split | None) -> Iterator[Entry]:
-    """Yield the inputs below one folder."""
+    """Yield the inputs in a folder and in its class folders."""
     prefix = f"{split}/" if split else ""
     files, folders = listing(fs, root)
     labelled, above = False, frozenset({real(fs, root)})
@@ -64,7 +64,7 @@ def _in_folder(fs: Any, root: str, split: spec.Split | None) -> Iterator[Entry]:
 def _entry(
     path: str, location: str, label: str | None, split: spec.Split | None, changed: str
 ) -> Entry:
-    """Make the entry of an image; a name that cannot be stored is a reason against it."""
+    """Make the entry of an image, which is rejected if its name cannot be stored."""
     if shown(path) != path:
         return Entry(shown(path), "", None, split, reason="its name is not UTF-8")
     return Entry(path, location, label, split, changed)

@@ -1,4 +1,4 @@
-"""Images without labels: all that a pattern of paths finds, or a single picture."""
+"""Images without labels that a pattern of paths finds, or a single picture."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ttame_core.storage import file_system
 
 
 class GlobSettings(spec.Section):
-    """The keys of a spec that set it: patterns such as `photos/**/*.jpg`, or a picture's path."""
+    """The keys of a spec for patterns such as `photos/**/*.jpg`, or for a picture's path."""
 
     path: spec.Location
 
 
 class Glob(Source):
-    """The images that a pattern finds, without labels; the path of a picture finds that one."""
+    """A source of the images that a pattern of paths finds, without labels."""
 
     name = "glob"
     settings: GlobSettings

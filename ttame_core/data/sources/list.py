@@ -15,14 +15,14 @@ from ttame_core.errors import UserError
 
 
 class ListSettings(spec.Section):
-    """The keys of a spec that set it; paths in the files are relative to `root`."""
+    """The keys of a spec for lists; paths in the files are relative to `root`."""
 
     path: spec.Location
     root: spec.Place
 
 
 class List(Source):
-    """Lines of `path label`, as ImageNet's, or of paths alone."""
+    """A source whose files have lines `path label`, as ImageNet's, or lines with only a path."""
 
     name = "list"
     settings: ListSettings
@@ -52,6 +52,6 @@ class List(Source):
 
 
 def _parts(line: str) -> tuple[str, str | None]:
-    """Split a line into path and label; None where it ends in the name of an image."""
+    """Split a line into path and label; the label is None where the line is only a path."""
     image, *label = line.rsplit(maxsplit=1)
     return (image, label[0]) if label and not is_image(label[0]) else (line, None)

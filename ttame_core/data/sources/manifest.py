@@ -22,23 +22,23 @@ from ttame_core.errors import UserError, nearest
 
 
 class ManifestSettings(spec.Section):
-    """The keys of a spec that set it; `split` is used where the file has such a column."""
+    """The keys of a spec for manifests; the column of splits is used where the file has it."""
 
     path: spec.Location
     root: spec.Place | None = Field(
-        None, description="of relative image paths; default: beside the file"
+        None, description="folder that image paths are relative to; default: the file's"
     )
     image_column: str = "path"
     label_column: str | None = Field(
-        "label", description="null: the images have no labels, or none that are looked at"
+        "label", description="column of labels; null: images have no labels, or they are ignored"
     )
     split_column: str = "split"
 
 
 class Manifest(Source):
-    """CSV or Parquet with columns of paths and, where there are such, of labels and of splits.
+    """A source from CSV or Parquet with a column of paths, and perhaps of labels and of splits.
 
-    Every column is read as text, so that `001` stays what it is.
+    All columns are read as text, so that `001` stays `001`.
     """
 
     name = "manifest"
@@ -70,10 +70,10 @@ class Manifest(Source):
 
 
 def _label_column(columns: list[str], path: str, settings: ManifestSettings) -> str | None:
-    """Return the column of a file that has the labels; None where there is none.
+    """Return the name of a file's column of labels; None where there are no labels.
 
     Raises:
-        UserError: there is no column of images, or one of labels may have another name.
+        UserError: there is no column of images, or the column of labels may have another name.
     """
     wanted = [settings.image_column]
     nothing_else = set(columns) <= {settings.image_column, settings.split_column}
@@ -109,7 +109,7 @@ def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterato
     try:
         file = pq.ParquetFile(stream)
         names = file.schema_arrow.names
-        others = dict.fromkeys(names)  # without values: only which there are is looked at
+        others = dict.fromkeys(names)  # values are not needed, only the names
         for batch in file.iter_batches(columns=[name for name in names if name in chosen]):
             for row in batch.to_pylist():
                 yield others | row
@@ -118,10 +118,10 @@ def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterato
 
 
 def _text(value: Any, what: str, where: str) -> str:
-    """Return a cell as text, a whole number without its fraction; '' where there is none.
+    """Return a cell as text, with whole numbers without their fraction; '' for an empty cell.
 
     Raises:
-        UserError: it is neither a text nor a whole number.
+        UserError: the cell is neither a text nor a whole number.
     """
     if value is None:
         return ""

@@ -13,7 +13,7 @@ from ttame_core.storage import reaching, without_credentials
 
 
 class NamedImages:
-    """Images that a list names, relative to a root."""
+    """A maker of entries for images that a file names, by paths relative to a root."""
 
     def __init__(self, root: str) -> None:
         ((_, self.fs, self.root),) = locate(root, "image root")
@@ -22,10 +22,10 @@ class NamedImages:
         """Make the entry of one image.
 
         Args:
-            path: relative to the root, or a whole path or URL.
+            path: path relative to the root, or an absolute path or URL.
             label: class name, or class index as text; None where it is not known.
-            split: None where the shares of the spec decide.
-            where: the list names it, in the words of an error message.
+            split: split of the image; None where the shares of the spec decide.
+            where: file and line that name the image, for an error message.
 
         Raises:
             UserError: the label is negative.

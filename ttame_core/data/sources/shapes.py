@@ -15,17 +15,17 @@ from ttame_core.data.sources.base import Drawn, Entry, Source
 
 
 class ShapesSettings(spec.Section):
-    """The keys of a spec that set it."""
+    """The keys of a spec for the drawn data set."""
 
     train: int = Field(3000, ge=0)
     val: int = Field(300, ge=0)
     test: int = Field(600, ge=0)
-    size: int = Field(96, ge=32, le=2048, description="side of the square pictures, pixels")
+    size: int = Field(96, ge=32, le=2048, description="side of the square pictures in pixels")
     seed: spec.Seed = 0
 
 
 class Shapes(Source):
-    """Drawn objects with exact masks."""
+    """A source of drawn pictures, with exact masks of their objects."""
 
     name = "shapes"
     drawn_by: ClassVar[tuple[str, ...]] = ("size", "seed")
