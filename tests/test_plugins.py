@@ -162,7 +162,11 @@ def test_scores_of_another_package_are_in_sql(
         ("my-own", SCORE.format(sql=SELECT, pattern="size"), "cannot have for a view"),
         ("shape", SCORE.format(sql=SELECT, pattern="size"), "a name that ttame itself has"),
         ("mine", "MINE = 3", "is no ttame_core.lake.families.Scores"),
-        ("mine", SCORE.format(sql=SELECT, pattern="size").replace("FLOAT", "TEXT"), "TEXT is no"),
+        (
+            "mine",
+            SCORE.format(sql=SELECT, pattern="size").replace("FLOAT", "TEXT"),
+            "unknown type TEXT",
+        ),
         ("mine", SCORE.format(sql=SELECT, pattern="size").replace("/*", "--"), "does not begin"),
     ],
 )
@@ -185,7 +189,7 @@ def test_a_family_without_scores_is_told(
     fresh()
     registry = Registry("ttame.metrics", {}, of_class(Family))
     monkeypatch.setattr("ttame_core.audits.specification.METRICS", registry)
-    with pytest.raises(UserError, match=r"what rows the metric mine has.*group ttame\.scores"):
+    with pytest.raises(UserError, match=r"which columns the metric mine has.*group ttame\.scores"):
         complete_metric(spec.Metric.model_validate("mine"))
 
 
@@ -204,5 +208,5 @@ def test_own_families_are_sql_files_beside_their_classes() -> None:
     assert directions.source("sanity_labels") == "shape"
     assert directions.source("sanity_ssim@50") == "sanity"
     assert directions.source("AD@15/blur") == "confidence"
-    with pytest.raises(UserError, match="what rows the metric accuracy has"):
+    with pytest.raises(UserError, match="which columns the metric accuracy has"):
         families.schema_of("accuracy")

@@ -195,7 +195,7 @@ def test_a_users_own_function() -> None:
         ("no.such.module:net", {}, "cannot import net from no.such.module"),
         (f"{__name__}:Missing", {}, "cannot import Missing"),
         (f"{__name__}:Odd", {"args": {"heigth": 3}}, "wrong `args`"),
-        (f"{__name__}:not_a_model", {}, "gave a str"),
+        (f"{__name__}:not_a_model", {}, "returned a str"),
         (f"{__name__}:no_maps", {}, "found no feature maps.*name modules in `taps`"),
         (f"{__name__}:Odd", {"taps": ["pair"]}, r"gives \[0\]"),
     ],

@@ -1,4 +1,4 @@
-"""Frozen classifiers: weights, preprocessing, feature taps."""
+"""Frozen classifiers, with their weights, preprocessing and feature taps."""
 
 from ttame_core.backbones.backbone import Backbone, load_backbone, preprocessing_of
 from ttame_core.backbones.checkpoints import file_hash

@@ -24,20 +24,21 @@ from ttame_core.backbones.taps import (
 
 
 class Backbone(nn.Module):
-    """A classifier that never changes: evaluation mode, no gradients for its weights.
+    """A frozen classifier: it stays in evaluation mode, and its weights have no gradients.
 
-    It takes normalised images (B, 3, H, W) float32; `normalise` makes them from images in [0, 1].
-    With `taps` [] it is a black box: only its logits are looked at. A script of TorchScript is one.
+    The classifier takes normalised images (B, 3, H, W) float32, which `normalise` makes from images
+    in [0, 1]. Without taps it is a black box, of which only the logits are read; so are scripts of
+    TorchScript.
 
     Attributes:
         model: the network.
-        name: of the backbone, in the lake.
-        preprocessing: from a picture to what the network takes.
-        taps: where heads read it, from shallow to deep.
-        num_classes: K, the number of its logits.
-        map_size: (height, width) of attention maps over its taps.
-        precision: number format of its passes.
-        weights: their hash where a spec's backbone was loaded, else ''.
+        name: name of the backbone in the lake.
+        preprocessing: conversion of a picture to the network's input.
+        taps: modules whose features heads read, from shallow to deep.
+        num_classes: K, the number of logits.
+        map_size: (height, width) of attention maps over the taps.
+        precision: number format of forward passes.
+        weights: hash of the weights where the backbone was loaded from a spec, else ''.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Backbone(nn.Module):
         self._capture = capture
 
     def fold(self) -> Backbone:
-        """Fold batch norms into the convolutions before them: the same outputs, sooner.
+        """Fold batch norms into the convolutions before them, which makes passes faster.
 
         A model whose outputs would change stays as it is. See `folding`.
         """
@@ -85,22 +86,22 @@ class Backbone(nn.Module):
         return self
 
     def autocast(self) -> torch.autocast:
-        """Return a context in which passes run in `precision`, by automatic mixed precision."""
+        """Return a context in which passes use `precision`, by automatic mixed precision."""
         low = self.precision if self.precision != torch.float32 else None
         return torch.autocast(self.device.type, low, enabled=low is not None)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in evaluation mode: batch-norm statistics and dropout never move."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return self
 
     @property
     def device(self) -> torch.device:
-        """The device of its weights."""
+        """The device of the weights."""
         return device_of(self.model)
 
     @property
     def masking(self) -> str:
-        """The place where T-TAME masks images of this family in training: `raw` or `normalised`."""
+        """The images that T-TAME masks in training with this family: `raw` or `normalised`."""
         spatial = not self.taps or self.taps[-1].layout == "NCHW"
         return "raw" if spatial else "normalised"
 
@@ -122,7 +123,7 @@ class Backbone(nn.Module):
 
 
 class _Wrapped(nn.Module):
-    """A script as a module like others: scripts themselves take no hooks."""
+    """A module around a TorchScript script, because scripts take no hooks."""
 
     def __init__(self, script: nn.Module) -> None:
         super().__init__()
@@ -138,13 +139,13 @@ def load_backbone(
     """Load the frozen classifier that `settings` describes, on the CPU.
 
     Args:
-        settings: the section of a spec.
-        checkpoint: file of a classifier that `fit` has trained, in place of the settings' own.
-        num_classes: of that classifier.
+        settings: the backbone's section of a spec.
+        checkpoint: file of a classifier that `fit` has trained, which replaces the settings' own.
+        num_classes: number of classes of the classifier in `checkpoint`.
 
     Raises:
-        UserError: the model is unknown, its weights cannot be had, or the checkpoint is of another
-            architecture.
+        UserError: the model is unknown, its weights cannot be loaded, or the checkpoint is of
+            another architecture.
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     backbone = Backbone(model, settings.name, preprocessing_of(settings, model), settings.taps)
@@ -153,11 +154,11 @@ def load_backbone(
 
 
 def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing:
-    """Return the model's own preprocessing, with what the spec overrides."""
+    """Return the model's own preprocessing, with the overrides of the spec."""
     config = {**getattr(model, "pretrained_cfg", {}), **resolve_model_data_config(model)}
     overrides = settings.preprocessing.model_dump(exclude_none=True)
     if overrides.keys() & {"input_size", "crop_pct", "crop_mode"}:
-        config.pop("resize", None)  # the processor's own is for the processor's own size
+        config.pop("resize", None)  # the processor's resizing is for the processor's own size
     size = overrides.pop("input_size", None) or settings.args.get("img_size")
     if size is not None:
         config["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)

@@ -1,4 +1,4 @@
-"""Files of weights: they are read without running what is pickled in them, checked, hashed."""
+"""Files of weights: reading them without running pickled code, checking and hashing them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     """Read a state dict from a file of safetensors or of plain tensors.
 
     Raises:
-        UserError: there is no such file, or it holds more or other things than tensors.
+        UserError: there is no such file, or it holds other things than tensors.
     """
     try:
         state = load_state_dict(path, device="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
-    except Exception as error:  # torch.load raises whatever a broken file leads it to
-        if "weights_only" in str(error):  # it refuses what is more than tensors
+    except Exception as error:  # torch.load can raise anything for a broken file
+        if "weights_only" in str(error):  # torch.load refuses other things than tensors
             raise UserError(
                 f"the checkpoint {path} is not a plain file of weights and is not loaded: save it "
                 "as safetensors or as a state dict"
             ) from error
         raise UserError(f"cannot read the checkpoint {path}: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"the checkpoint {path} holds no state dict")
+        raise UserError(f"the checkpoint {path} holds no state dict: save `model.state_dict()`")
     return state
 
 
@@ -41,7 +41,7 @@ def load_weights(
     """Load a state dict into a model.
 
     Raises:
-        UserError: names or shapes differ, or numbers are not finite; the sentence names the first.
+        UserError: names or shapes differ, or numbers are not finite; the message has the first.
     """
     own = model.state_dict()
     missing = sorted(own.keys() - state.keys())
@@ -63,7 +63,7 @@ def load_weights(
     if broken:
         raise UserError(
             f"the checkpoint {checkpoint} of backbone {settings.name} holds numbers that are not "
-            f"finite, in {broken[0]}: give another"
+            f"finite, in {broken[0]}: give another checkpoint"
         )
     model.load_state_dict(state)
 
@@ -73,7 +73,7 @@ def _is_finite(values: Tensor) -> bool:
 
 
 def file_hash(path: str) -> str:
-    """Return the SHA-256 of a file; it is computed anew when the file's size or time changes."""
+    """Return the SHA-256 of a file, which is cached until the file's size or time changes."""
     try:
         stat = Path(path).stat()
     except OSError as error:

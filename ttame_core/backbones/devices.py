@@ -1,4 +1,4 @@
-"""Where and how networks run: device, number format, memory layout, compilation."""
+"""The ways in which networks run: device, number format, memory layout, compilation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ def in_smaller_batches(
     run: Callable[[spec.Compute], T],
     warn: Callable[[str], object] = lambda words: None,
 ) -> T:
-    """`run` from its start with half the batch size, and half of that, until the memory suffices.
+    """Call a function again with half the batch size whenever the device's memory is too small.
 
-    For what gives the same in batches of any size. Raises UserError where one image is too many.
+    The function's result must not depend on the batch size.
+
+    Args:
+        compute: section `compute` of a spec, with the batch size to begin with.
+        run: the function, called with such a section; it begins anew each time.
+        warn: called with a sentence each time the batch size is halved.
+
+    Raises:
+        UserError: one image does not fit into the memory.
     """
     while True:
         try:
@@ -38,16 +46,23 @@ def in_smaller_batches(
                     f"({error}): use a larger device, or a smaller backbone or input size"
                 ) from error
             warn(f"out of memory in batches of {size}: going on in batches of {size // 2}")
-        torch.cuda.empty_cache()  # here, where the failed run's tensors are gone
+        torch.cuda.empty_cache()  # outside `except`, where the failed run's tensors are freed
         compute = compute.model_copy(update={"batch_size": size // 2})
 
 
 @contextmanager
 def in_whole_batches(what: str, option: str) -> Iterator[None]:
-    """Raise UserError where a training's batch does not fit into memory.
+    """Turn the error for a training's batch that does not fit into memory into a sentence.
 
-    It is not halved: batch norm and the number of steps depend on it, so that the outcome would
-    depend on what else the device held.
+    The batch is not halved: batch norm and the number of steps depend on its size, so the result
+    would depend on the memory that happens to be free.
+
+    Args:
+        what: words for what is trained.
+        option: the spec's key for the batch size.
+
+    Raises:
+        UserError: the batch does not fit.
     """
     try:
         yield
@@ -59,18 +74,27 @@ def in_whole_batches(what: str, option: str) -> Iterator[None]:
 
 
 def device_of(compute: spec.Compute) -> torch.device:
-    """The device that `compute.device` names; `auto` is CUDA where there is one."""
+    """Return the device that `compute.device` names; `auto` is CUDA where there is a GPU.
+
+    Raises:
+        UserError: there is no GPU, and the spec names one.
+    """
     if compute.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if compute.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
-            f"compute.device is {compute.device}, but PyTorch finds no CUDA device here"
+            f"compute.device is {compute.device}, but PyTorch finds no CUDA device here: say auto "
+            "or cpu"
         )
     return torch.device(compute.device)
 
 
 def precision_of(compute: spec.Compute, device: torch.device) -> torch.dtype:
-    """Of training and maps. `auto` is bfloat16 where the device multiplies matrices in it."""
+    """Return the number format of training and maps.
+
+    `auto` is bfloat16 where the device has hardware for products of bfloat16 matrices, else
+    float32.
+    """
     if compute.precision != "auto":
         return getattr(torch, compute.precision)
     if device.type == "cuda":
@@ -81,7 +105,7 @@ def precision_of(compute: spec.Compute, device: torch.device) -> torch.dtype:
 
 
 def place(backbone: Backbone, compute: spec.Compute) -> Backbone:
-    """The backbone, made ready to run as the spec says."""
+    """Move a backbone to its device, with the number format and memory layout of the spec."""
     device = device_of(compute)
     if device.type == "cpu":
         keep_freed_memory()
@@ -94,10 +118,11 @@ def place(backbone: Backbone, compute: spec.Compute) -> Backbone:
 
 
 def keep_freed_memory() -> None:
-    """What this process frees, its C library keeps for it, up to the most that was in use.
+    """Let the C library keep the memory that this process frees, for its next allocations.
 
-    Else the feature maps of each batch are given back to the system, and those of the next come
-    page by page: a fifth of the time of a forward pass on a CPU (docs/cost.md). glibc's alone.
+    Otherwise the memory of each batch's feature maps goes back to the system, and that of the next
+    batch comes page by page, which takes a fifth of a forward pass on a CPU (docs/cost.md). This
+    has an effect only with glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

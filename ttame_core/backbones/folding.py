@@ -1,4 +1,4 @@
-"""Batch norms of a frozen network, folded into the convolutions before them."""
+"""Folding of a frozen network's batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # exactly these: others change their weights as they run
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # no subclasses, which may change weights in a pass
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
-TOLERANCE = 1e-4  # of the largest value
+TOLERANCE = 1e-4  # change of an output that is accepted, as a share of its largest value
 
 
 def fold_batch_norms(
@@ -22,9 +22,17 @@ def fold_batch_norms(
 ) -> int:
     """Fold, in place, each batch norm that is applied to nothing but a convolution's output.
 
-    inputs: an example. outputs: what must stay the same to 1e-4 of its largest value, or all is
-    put back. keep: convolutions whose own output is wanted. Returns how many were folded. Saves
-    the norm in each forward pass, and its much dearer backward pass with respect to the input.
+    A folded norm saves its forward pass, and the much longer backward pass to its input.
+
+    Args:
+        model: the network, in evaluation mode.
+        inputs: example of the network's input, (B, 3, H, W).
+        outputs: function that returns outputs of the network; where one changes by more than
+            TOLERANCE, all norms are put back.
+        keep: names of convolutions whose own output is read, so that they stay as they are.
+
+    Returns:
+        The number of folded norms.
     """
     before = outputs()
     replaced: dict[str, Any] = {}
@@ -43,8 +51,8 @@ def fold_batch_norms(
 
 
 def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[str, str]]:
-    """Name convolutions and the batch norms that take their outputs, where both are used once."""
-    made_by: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id is its own
+    """Return names of convolutions and of batch norms on their outputs, where both run once."""
+    made_by: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is used twice
     pairs: list[tuple[str, str]] = []
     calls: Counter[str] = Counter()
 
@@ -76,7 +84,7 @@ def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[str, str]]:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """Return what a batch norm does besides normalising: dropout and activation, or nothing."""
+    """Return the dropout and the activation of timm's batch norms; of others, nothing is left."""
     return nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
 
 

@@ -1,4 +1,4 @@
-"""Where a classifier comes from: timm, torchvision, a Hugging Face folder, or a user's function."""
+"""Creation of classifiers from timm, torchvision, Hugging Face folders and users' functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ttame_core.backbones.checkpoints import file_hash, load_weights, read_check
 from ttame_core.backbones.processors import preparation
 from ttame_core.errors import UserError, nearest
 
-# Keys that libraries take beside a model's own, and that would load files or run code unseen.
+# Keys that libraries take beside a model's own arguments, and that load files or run code.
 WEIGHTS_AND_CODE = {
     "checkpoint_path",
     "code_revision",
@@ -39,18 +39,18 @@ DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 def create_model(
     settings: spec.Backbone, checkpoint: str | None = None, num_classes: int | None = None
 ) -> nn.Module:
-    """Create the classifier with the weights of `checkpoint`, else with those that it comes with.
+    """Create a classifier with its weights.
 
-    Models that are not timm's get a `pretrained_cfg` as timm's have, which says how images are
-    prepared for them.
+    Models of other libraries get a `pretrained_cfg` as timm's models have, which says how images
+    are prepared.
 
     Args:
-        settings: the section of a spec.
-        checkpoint: file of weights, in place of the settings' own.
-        num_classes: in place of the settings' own.
+        settings: the backbone's section of a spec.
+        checkpoint: file of weights; None for the weights that the settings name.
+        num_classes: number of classes; None for that of the settings.
 
     Raises:
-        UserError: the model is unknown, its arguments are wrong, or its weights cannot be had.
+        UserError: the model is unknown, its arguments are wrong, or its weights cannot be loaded.
     """
     make: Callable[..., nn.Module] = {
         "timm": _timm,
@@ -61,9 +61,9 @@ def create_model(
     state = read_checkpoint(checkpoint) if checkpoint else None
     if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
         raise UserError(
-            f"backbone {settings.name}: {hidden[0]} is no argument of a model; weights are given "
-            "as `checkpoint`, and code that comes with them runs by `trust_remote_code: true` "
-            "beside `model`"
+            f"backbone {settings.name}: `args` cannot hold {hidden[0]}; give weights as "
+            "`checkpoint`, and allow a folder's own code by `trust_remote_code: true`, both beside "
+            "`model`"
         )
     model = make(settings, state, num_classes or settings.num_classes)
     if state is not None:
@@ -72,7 +72,7 @@ def create_model(
 
 
 def own_weights(settings: spec.Backbone) -> str:
-    """Return the identity of the weights that a folder or a function brings with it."""
+    """Return a text that identifies the weights that a folder or a function brings along."""
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
         code = sorted(folder.glob("*.py")) if settings.trust_remote_code else []
@@ -115,7 +115,7 @@ def _timm(
     except Exception as error:
         if settings.pretrained and state is None:
             raise _no_weights(settings, error) from error
-        if settings.args:  # a model of timm looks at few of them
+        if settings.args:  # the error may be about these arguments
             raise _wrong_arguments(settings, error) from error
         raise
     _check_classes(settings, model, state)
@@ -138,7 +138,7 @@ def _check_name(model: str) -> None:
 
 
 def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
-    """Read the number of classes off the checkpoint's classifier layer."""
+    """Return the number of classes in a checkpoint's classifier layer."""
     config = timm.models.get_pretrained_cfg(model)
     classifier = config.classifier if config else None
     if state is None or not isinstance(classifier, str):
@@ -150,7 +150,7 @@ def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
 def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor] | None) -> None:
     if model.num_classes < 1:
         raise UserError(
-            f"{settings.model} is no classifier: it has no classes to explain. Give num_classes "
+            f"{settings.model} is no classifier, so it has no classes to explain: give num_classes "
             "and a `checkpoint`, or train it with `fit: {}`"
         )
     if not settings.pretrained or state is not None or settings.fit:
@@ -158,9 +158,9 @@ def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor]
     own = model.pretrained_cfg.get("num_classes")
     if own != model.num_classes:
         raise UserError(
-            f"backbone {settings.name}: the pretrained {settings.model} has {own} classes; with "
-            f"num_classes {model.num_classes} its classifier would be random. Leave num_classes "
-            "out, or train it with `fit: {}`"
+            f"backbone {settings.name}: the pretrained {settings.model} has {own} classes, so that "
+            f"with num_classes {model.num_classes} its classifier would be random: leave "
+            "num_classes out, or train it with `fit: {}`"
         )
 
 
@@ -170,7 +170,7 @@ def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor]
 def _torchvision(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """Create `torchvision/resnet50`, or `torchvision/resnet50.IMAGENET1K_V1` by its weights."""
+    """Create a model such as `torchvision/resnet50`, or with weights, `….IMAGENET1K_V1`."""
     from torchvision import models
 
     name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
@@ -210,7 +210,7 @@ def _torchvision(
 
 
 def _start_from(model: nn.Module, state: dict[str, Tensor], settings: spec.Backbone) -> None:
-    """Load pretrained weights, but not the classifier's where `fit` trains it for other classes."""
+    """Load pretrained weights, without the classifier's where `fit` trains for other classes."""
     own = model.state_dict()
     if settings.fit is not None:
         state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
@@ -223,7 +223,7 @@ def _start_from(model: nn.Module, state: dict[str, Tensor], settings: spec.Backb
 def _huggingface(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """Load a folder with config.json and model.safetensors, as `save_pretrained` writes it."""
+    """Load a model from a folder with config.json and model.safetensors (`save_pretrained`)."""
     folder = Path(settings.model).expanduser()
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -238,7 +238,7 @@ def _huggingface(
             "`transformers` is needed: pip install 'ttame[huggingface]'"
         ) from error
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
-    trust = settings.trust_remote_code  # left open, transformers would ask at the terminal
+    trust = settings.trust_remote_code  # without a value, transformers would ask at the terminal
     try:
         if state is not None or not (folder / "model.safetensors").is_file():
             if state is None and settings.fit is None:
@@ -283,11 +283,11 @@ def _huggingface(
 
 
 def _missing(loaded: Mapping[str, Any]) -> list[str]:
-    """Return the names of weights that a folder lacks, beside counts that no prediction reads."""
+    """Return the names of weights that a folder lacks, without counts that no prediction reads."""
     return sorted(k for k in loaded["missing_keys"] if not k.endswith("num_batches_tracked"))
 
 
-# ---- a user's own --------------------------------------------------------------------------------
+# ---- a user's function ---------------------------------------------------------------------------
 
 
 def _factory(
@@ -295,7 +295,7 @@ def _factory(
 ) -> nn.Module:
     """Call `package.module:factory` with `args`, and with num_classes where the spec has it."""
     module_name, _, attribute = settings.model.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # where a user keeps it
+    if (here := os.getcwd()) not in sys.path:  # where users keep such functions
         sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -310,8 +310,8 @@ def _factory(
         raise _wrong_arguments(settings, error) from error
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"backbone {settings.name}: {settings.model} gave a {type(model).__name__}, not a "
-            "torch.nn.Module"
+            f"backbone {settings.name}: {settings.model} returned a {type(model).__name__}: it "
+            "must return a torch.nn.Module"
         )
     return model
 
@@ -326,14 +326,14 @@ def _preparation(
     mean: Any,
     std: Any,
 ) -> dict[str, Any]:
-    """Describe preprocessing in the terms of timm's configurations.
+    """Describe preprocessing as timm's configurations do.
 
     Args:
-        size: (height, width) of the network's input, pixels.
-        resize: length of the shorter side before the crop, pixels; None to squash the picture.
-        interpolation: of the resizing.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        size: (height, width) of the network's input, in pixels.
+        resize: length of the shorter side before the crop, in pixels; None to squash the picture.
+        interpolation: interpolation of the resizing.
+        mean: mean of each channel, in [0, 1].
+        std: standard deviation of each channel.
     """
     size = size or (224, 224)
     return {

@@ -1,4 +1,4 @@
-"""The way from a picture to what the classifier sees, for boxes and masks as well."""
+"""Conversion of pictures, and of their boxes and masks, to the view that a classifier sees."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from torchvision.transforms import functional as F
 class Preprocessing:
     """Resize, crop and normalisation of one classifier.
 
-    They are those of timm's evaluation transform, or, with `resize` or the crop mode `inner`, those
-    of Hugging Face processors.
+    Pictures are prepared as by timm's evaluation transform, or, with `resize` or the crop mode
+    `inner`, as by Hugging Face processors.
 
     Attributes:
-        input_size: (height, width) of the view, pixels.
+        input_size: (height, width) of the view, in pixels.
         crop_pct: share of the resized picture's shorter side that the view shows.
         crop_mode: `center`, `squash` or `border` as in timm; `inner` crops before it resizes.
-        interpolation: of the resizing.
-        mean: of each channel as the network takes it, of values in [0, 1].
-        std: of each channel as the network takes it, of values in [0, 1].
-        resize: the shorter side, or (height, width), before the crop, pixels; in place of
+        interpolation: interpolation of the resizing.
+        mean: mean of each channel, of values in [0, 1], in the network's order of channels.
+        std: standard deviation of each channel, in the same order.
+        resize: length of the shorter side, or (height, width), before the crop, in pixels; replaces
             `crop_pct` and `crop_mode`.
-        channel_order: `rgb` or `bgr`, as the network takes them.
+        channel_order: order of the network's channels, `rgb` or `bgr`.
     """
 
     input_size: tuple[int, int]
@@ -47,7 +47,11 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """Make it from the keys of timm's data configuration, and from its own."""
+        """Make the preprocessing from a data configuration of timm, with ttame's keys added.
+
+        Args:
+            config: keys of `timm.data.resolve_model_data_config`, and `resize` and `channel_order`.
+        """
         resize = config.get("resize")
         return cls(
             input_size=tuple(config["input_size"][-2:]),
@@ -74,7 +78,7 @@ class Preprocessing:
     def mask(self, mask: Image.Image) -> Tensor:
         """Resize and crop a mask of object numbers with its picture, to (H, W) uint8."""
         for step in _steps(self, "nearest"):
-            if isinstance(step, CenterCropOrPad):  # what is padded is no object
+            if isinstance(step, CenterCropOrPad):  # padding belongs to no object
                 step = CenterCropOrPad(step.size, fill=0)
             mask = step(mask)
         return torch.from_numpy(np.array(mask, dtype=np.uint8))
@@ -83,11 +87,11 @@ class Preprocessing:
         """Move boxes of a picture into the view, and clip them to it.
 
         Args:
-            boxes: (N, 4) float32 pixels of the picture: x0, y0, x1, y1.
-            size: (width, height) of the picture.
+            boxes: (N, 4) float32, x0, y0, x1, y1 in pixels of the picture.
+            size: (width, height) of the picture, in pixels.
 
         Returns:
-            (M, 4) float32 pixels of the view, M ≤ N: boxes that the crop cuts away are left out.
+            (M, 4) float32 in pixels of the view, M ≤ N: boxes outside the crop are left out.
         """
         scale_x, scale_y, left, top = self._geometry(size)
         scale = torch.tensor([scale_x, scale_y, scale_x, scale_y])
@@ -104,7 +108,7 @@ class Preprocessing:
         The part reaches beyond the picture where the view is padded.
 
         Args:
-            size: (width, height) of the picture.
+            size: (width, height) of the picture, in pixels.
         """
         scale_x, scale_y, left, top = self._geometry(size)
         height, width = self.input_size
@@ -116,7 +120,7 @@ class Preprocessing:
         )
 
     def _geometry(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return the scales in x and y, and left and top of the view in the scaled picture."""
+        """Return the scales in x and y, and the view's left and top in the scaled picture."""
         width, height = size
         scale_x = scale_y = 1.0
         left = top = 0.0
@@ -146,7 +150,7 @@ class Preprocessing:
         return scale_x, scale_y, left, top
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn float images (B, 3, H, W) in [0, 1] into what the network takes."""
+        """Turn float images (B, 3, H, W) in [0, 1] into the network's input."""
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         if self.channel_order == "bgr":

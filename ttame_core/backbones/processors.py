@@ -1,4 +1,4 @@
-"""Preprocessing of a Hugging Face folder: what its own image processor does, in ttame's terms."""
+"""Preprocessing of a Hugging Face folder, translated from its image processor."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from ttame_core import spec
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.errors import UserError
 
-PICTURES = ((331, 239), (211, 333), (77, 50))  # sizes on which both are compared, pixels
+PICTURES = ((331, 239), (211, 333), (77, 50))  # sizes in pixels of pictures for the comparison
 TOLERANCE = 0.25  # mean difference, in levels of 255; Pillow and torch round differently
-LEVIT = 256 / 224  # by which LeViT's processor enlarges the shorter side that its file names
-INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL's numbers
+LEVIT = 256 / 224  # factor by which LeViT's processor enlarges the shorter side in its file
+INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's order
 
 
 def preparation(settings: spec.Backbone, folder: Path, config: Any) -> dict[str, Any]:
     """Describe how pictures are prepared for a model, as the keys of `Preprocessing`.
 
-    That is what its image processor does. A model without one, or one for which the spec says all,
-    takes the size of its configuration and the normalisation of ImageNet.
+    The keys repeat what the model's image processor does. Where there is none, or where the spec
+    gives size, mean and deviation itself, they are the size in the model's configuration and
+    ImageNet's normalisation.
 
     Args:
-        settings: the section of the spec.
-        folder: as `save_pretrained` writes it.
+        settings: the backbone's section of a spec.
+        folder: folder of the model, as `save_pretrained` writes it.
         config: the model's configuration.
 
     Raises:
-        UserError: the processor cannot be loaded, or does what ttame cannot.
+        UserError: the processor cannot be loaded, or does what ttame cannot repeat.
     """
     given = settings.preprocessing
     if None in (given.input_size, given.mean, given.std):
@@ -75,14 +76,14 @@ def _processor(settings: spec.Backbone, folder: Path) -> Any | None:
 def repeated(processor: Any) -> dict[str, Any]:
     """Describe what a processor does as the keys of `Preprocessing`.
 
-    Its affine map of colours is read off pictures of one colour, and its geometry off its
-    settings; the whole is then compared with the processor on a few pictures.
+    The affine map of colours follows from pictures of a single colour, and the geometry from the
+    processor's settings. The result is compared with the processor on a few pictures.
 
     Args:
         processor: an image processor of transformers.
 
     Raises:
-        UserError: ttame has no words for what it does; the sentence names why.
+        UserError: ttame cannot repeat what the processor does; the message says why.
     """
     if hasattr(processor, "data_config"):  # a model of timm, with timm's own transforms
         return dict(processor.data_config)
@@ -105,7 +106,7 @@ def repeated(processor: Any) -> dict[str, Any]:
 
 
 def _repeats(view: Preprocessing, picture: Image.Image, wanted: Tensor) -> bool:
-    """Say whether the view of a picture is what the processor made of it."""
+    """Say whether a picture's view is what the processor makes of the picture."""
     given = view.normalise(view.pixels(picture)[None].float() / 255)
     levels = (given - wanted) * 255 * torch.tensor(view.std).view(1, -1, 1, 1)
     return bool(levels.abs().mean() < TOLERANCE)
@@ -119,7 +120,7 @@ def _inexpressible(processor: Any, why: str) -> UserError:
 
 
 def _pixels(processor: Any, picture: Image.Image) -> Tensor:
-    """Return what the processor makes of a picture: (1, 3, H, W) float32."""
+    """Return the processor's result for a picture, (1, 3, H, W) float32."""
     try:
         given = processor(images=picture, return_tensors="pt")
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
@@ -133,14 +134,14 @@ def _pixels(processor: Any, picture: Image.Image) -> Tensor:
 
 
 def _picture(size: tuple[int, int]) -> Image.Image:
-    """Return a smooth picture of chance: (width, height) pixels."""
+    """Return a smooth random picture of (width, height) pixels."""
     width, height = size
     cells = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
     return Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
 
 
 def _colours(processor: Any) -> dict[str, Any]:
-    """Read the mean, the deviation and the order of the channels off pictures of one colour."""
+    """Return mean, deviation and order of the channels, measured on pictures of one colour."""
 
     def middle(colour: tuple[int, int, int]) -> Tensor:
         pixels = _pixels(processor, Image.new("RGB", (64, 64), colour))
@@ -161,12 +162,12 @@ def _colours(processor: Any) -> dict[str, Any]:
 
 
 def _rounded(values: Tensor) -> list[float]:
-    """Return the values with as many digits as float32 is sure of."""
+    """Return the values with six significant digits, which float32 has."""
     return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield what the processor's settings may mean: resizing and cropping to `size`."""
+    """Yield possible meanings of the processor's settings: ways to resize and crop to `size`."""
     resample = getattr(processor, "resample", None)
     number = 2 if resample is None else int(resample)
     if not getattr(processor, "do_resize", False) or number >= len(INTERPOLATIONS):
@@ -189,7 +190,7 @@ def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any
 
 
 def _edges(processor: Any, name: str) -> dict[str, int]:
-    """Return the settings of a size that are given, by name."""
+    """Return the lengths that a processor's setting of a size gives, by their names."""
     given = getattr(processor, name, None)
     if isinstance(given, int):
         return {"height": given, "width": given}

@@ -1,4 +1,4 @@
-"""Feature taps: where the head reads a backbone, and the adapter that makes them (B, C, h, w)."""
+"""Feature taps, the modules of a backbone that heads read, and their feature maps (B, C, h, w)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ttame_core.backbones.tree import Candidate, best_candidates
 from ttame_core.errors import UserError, nearest
 
 MAP_SIDE = 56  # attention maps are at most this high and wide
-TAPS = 3  # T-TAME's number of feature map sets
-PREFIXES = (0, 1, 2)  # numbers of tokens in front of the patches, where the model says nothing
+TAPS = 3  # number of feature maps that T-TAME reads
+PREFIXES = (0, 1, 2)  # numbers of tokens before the patches that are tried if a model has no own
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,15 @@ class Tap:
     """A module of a backbone whose output is a feature map.
 
     Attributes:
-        module: dotted name.
+        module: dotted name of the module.
         layout: `NCHW`, `NHWC`, or `tokens` for an output (B, N, D).
-        channels: of the feature map.
-        height: of the feature map.
-        width: of the feature map.
-        prefix: number of tokens in front of the patches (class, distillation, registers).
-        item: which of the module's outputs, where it gives a list of them.
-        order: the index of each place's token, for tokens that do not lie row by row.
+        channels: number of channels of the feature map.
+        height: height of the feature map.
+        width: width of the feature map.
+        prefix: number of tokens before the patches (class, distillation, registers).
+        item: index of the output, where the module returns a list; else None.
+        order: for each position of the map, row by row, the index of its token; empty where the
+            tokens are in that order.
     """
 
     module: str
@@ -47,15 +48,15 @@ class Tap:
 
     @property
     def name(self) -> str:
-        """The name that a spec's `taps` give it."""
+        """The tap's name in a spec's `taps`."""
         return self.module if self.item is None else f"{self.module}[{self.item}]"
 
     def output(self, given: Any) -> Tensor:
-        """Pick this tap's tensor out of all that its module returns."""
+        """Return this tap's tensor from all that its module returns."""
         return given if self.item is None else given[self.item]
 
     def feature_map(self, output: Tensor) -> Tensor:
-        """Bring the tensor into the form (B, C, h, w): the feature map adapter (T-TAME, III-B)."""
+        """Bring the tap's tensor into the form (B, C, h, w): T-TAME's adapter (section III-B)."""
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
@@ -66,9 +67,13 @@ class Tap:
         return patches.unflatten(2, (self.height, self.width))
 
     def masked(self, given: Any, attention: Tensor) -> Any:
-        """Multiply this tap's places by attention (B, 1, h, w) in what its module returns.
+        """Multiply the tap's features by attention, within all that its module returns.
 
-        Prefix tokens stay as they are.
+        Tokens before the patches stay as they are.
+
+        Args:
+            given: what the module returns.
+            attention: (B, 1, h, w).
         """
         output = self.output(given)
         if self.layout == "NCHW":
@@ -87,13 +92,13 @@ class Tap:
 
 
 def map_size(feature_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Give the height and width of attention maps: those of the largest tap, at most MAP_SIDE."""
+    """Return (height, width) of attention maps: the size of the largest tap, at most MAP_SIDE."""
     height, width = max(feature_sizes, key=lambda size: size[0] * size[1])
     return min(height, MAP_SIDE), min(width, MAP_SIDE)
 
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run one ordinary forward pass, and return its logits and the feature map of each tap."""
+    """Run one forward pass, and return its logits (B, K) and the feature map of each tap."""
     outputs: dict[str, Any] = {}
     with ExitStack() as hooks:
         for name in {tap.module for tap in taps}:
@@ -104,25 +109,25 @@ def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tens
 
 
 def continue_masked(model: nn.Module, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:
-    """Return logits of a forward pass whose features at the tap are multiplied by attention."""
+    """Return logits (B, K) of a pass whose features at the tap are multiplied by attention."""
 
     def mask(module: nn.Module, args: Any, output: Any) -> Any:
         return tap.masked(output, attention)
 
     with ExitStack() as hooks:
-        # A compiled model may have been traced without the hook, and would leave it out.
+        # A compiled model was perhaps traced without the hook, which it would then leave out.
         hooks.enter_context(torch.compiler.set_stance("force_eager"))
         hooks.callback(model.get_submodule(tap.module).register_forward_hook(mask).remove)
         return logits_of(model(inputs))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's weights; the CPU for a model that shows none."""
+    """Return the device of a model's weights; the CPU for a model without parameters."""
     return next(chain(model.parameters(), model.buffers(), [torch.empty(0)])).device
 
 
 def logits_of(output: Any) -> Tensor:
-    """Find the logits (B, K) in what a classifier returns: a tensor, or a record or list of it."""
+    """Return the logits (B, K) in what a classifier returns: a tensor, or a record or list."""
     found = getattr(output, "logits", output)
     if isinstance(found, Mapping):
         found = next(iter(found.values()))
@@ -141,11 +146,21 @@ def resolve_taps(
 ) -> tuple[tuple[Tap, ...], int]:
     """Find the taps of a model, from shallow to deep, and count its classes.
 
-    chosen: indices into the model's feature_info, or names of modules (`layer3`, or `blocks.2[1]`
-    for the second of several outputs); [] for no taps. None for the last three of feature_info,
-    which are the last three stages of a hierarchical network and the last three blocks of an
-    isotropic one, or, for a model without it, for what its module tree shows. Raises UserError for
-    a place the model does not have, or whose output is no feature map.
+    Args:
+        model: the network.
+        name: name of the backbone, for errors.
+        input_size: (height, width) of the network's input.
+        chosen: indices into the model's feature_info, or names of modules (`layer3`, or
+            `blocks.2[1]` for the second of several outputs); [] for no taps. None for the last
+            three of feature_info: the last three stages of a hierarchical network, or the last
+            three blocks of an isotropic one. For models without feature_info, None stands for taps
+            that are found in the module tree (`tree`).
+
+    Returns:
+        The taps, and K, the number of classes.
+
+    Raises:
+        UserError: the model has no such module, or its output is no feature map.
     """
     probe = _Probe(model, name, input_size)
     if chosen is not None:
@@ -154,19 +169,19 @@ def resolve_taps(
 
 
 class _Probe:
-    """The shapes that the modules of a model return for one blank image."""
+    """The shapes of what a model's modules return for one blank image."""
 
     def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int]) -> None:
         self.model, self.name, self.input_size = model, name, input_size
         info = getattr(model, "feature_info", None) or []
         self.info: list[dict[str, Any]] = list(getattr(info, "info", info))
         self.modules = dict(model.named_modules())
-        # in the order in which the modules end
+        # shapes of outputs, by module and index, in the order in which the modules end
         self.shapes: dict[tuple[str, int | None], tuple[int, ...]] = {}
         self.classes = self._run()
 
     def _run(self) -> int:
-        """Fill `shapes`, and return the number of classes."""
+        """Run the model on the blank image: fill `shapes`, and return the number of classes."""
 
         def note(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -181,7 +196,7 @@ class _Probe:
         height, width = self.input_size
         with ExitStack() as hooks, torch.no_grad():
             for name, module in self.modules.items():
-                if name and not isinstance(module, torch.jit.ScriptModule):  # those take none
+                if name and not isinstance(module, torch.jit.ScriptModule):  # scripts have no hooks
                     hooks.callback(module.register_forward_hook(note(name)).remove)
             blank = torch.zeros(1, 3, height, width, device=device_of(self.model))
             try:
@@ -193,8 +208,8 @@ class _Probe:
                 ) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
             raise UserError(
-                f"backbone {self.name} gives {_shape(logits)} for one image: a classifier gives "
-                "logits (1, classes)"
+                f"backbone {self.name} returns {_shape(logits)} for one image: a classifier must "
+                "return logits (1, classes)"
             )
         return logits.shape[1]
 
@@ -203,8 +218,9 @@ class _Probe:
         if isinstance(choice, int):
             if not -len(self.info) <= choice < len(self.info):
                 raise UserError(
-                    f"backbone {self.name} has no tap {choice}: it has {len(self.info)} stages or "
-                    f"blocks, 0 to {len(self.info) - 1}, or name a module in `taps`"
+                    f"backbone {self.name} has no tap {choice}: its {len(self.info)} stages or "
+                    f"blocks are 0 to {len(self.info) - 1}; give one of them, or name a module in "
+                    "`taps`"
                 )
             choice = str(self.info[choice]["module"])
         module, item = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", choice).groups()  # type: ignore[union-attr]
@@ -220,18 +236,18 @@ class _Probe:
                 if of == module
             ]
             raise UserError(
-                f"module {choice} of backbone {self.name} gives {', '.join(given) or 'no tensor'}, "
-                "which is no feature map: choose other `taps`"
+                f"module {choice} of backbone {self.name} returns "
+                f"{', '.join(given) or 'no tensor'}, which is no feature map: choose other `taps`"
             )
         return tap
 
     def stages(self) -> tuple[Tap, ...]:
-        """Return the last three taps of feature_info; none where it does not name feature maps."""
+        """Return the last three taps of feature_info; none where it names no feature maps."""
         taps = [self._tap(stage["module"], None) for stage in self.info[-TAPS:]]
         return tuple(tap for tap in taps if tap) if all(taps) else ()
 
     def tree(self) -> tuple[Tap, ...]:
-        """Find taps in the module tree."""
+        """Return taps that are found in the module tree."""
         taps = {key: self._tap(*key) for key in self.shapes}
         found = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
         candidates = [
@@ -249,14 +265,14 @@ class _Probe:
         if not chosen:
             raise UserError(
                 f"found no feature maps in backbone {self.name}: of {len(self.modules)} modules, "
-                f"none gives (1, C, h, w), (1, h, w, C) or (1, tokens, C) for an image of "
+                f"none returns (1, C, h, w), (1, h, w, C) or (1, tokens, C) for an image of "
                 f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`, or say "
-                "`taps: []` where only its logits can be seen"
+                "`taps: []` to explain it by its logits alone"
             )
         return tuple(found[candidate.module, candidate.item] for candidate in chosen)
 
     def _tap(self, module: str, item: int | None) -> Tap | None:
-        """Describe the module's output as a tap; None where it is no feature map."""
+        """Describe a module's output as a tap; None where it is no feature map."""
         shape = self.shapes.get((module, item), ())
         if not shape or shape[0] != 1:
             return None
@@ -267,7 +283,7 @@ class _Probe:
         return None
 
     def _spatial(self, module: str, item: int | None, shape: tuple[int, ...]) -> Tap | None:
-        first, last = self._fits(*shape[2:]), self._fits(*shape[1:3])  # where the channels may be
+        first, last = self._fits(*shape[2:]), self._fits(*shape[1:3])  # position of the channels
         channels = next((s["num_chs"] for s in self.info if s["module"] == module), None)
         if channels is not None and shape[1] != shape[3]:
             first, last = shape[1] == channels, shape[3] == channels
@@ -276,7 +292,7 @@ class _Probe:
         return Tap(module, "NCHW", shape[1], shape[2], shape[3], item=item) if first else None
 
     def _tokens(self, module: str, item: int | None, shape: tuple[int, ...]) -> Tap | None:
-        own = getattr(self.model, "num_prefix_tokens", 0)  # some models add them late
+        own = getattr(self.model, "num_prefix_tokens", 0)  # not at all modules: some add them late
         for prefix, aspect in [(p, a) for a in (self.input_size, (1, 1)) for p in (own, *PREFIXES)]:
             height, width = _grid(shape[1] - prefix, aspect)
             if 0 < height * width == shape[1] - prefix:
@@ -285,7 +301,7 @@ class _Probe:
         return None
 
     def _order(self, module: str, tokens: int) -> tuple[int, ...]:
-        """Return the index of each place's token; Hiera keeps the tokens of a window together."""
+        """Return each position's token where the order is another: Hiera orders by windows."""
         reroll, block = getattr(self.model, "reroll", None), re.fullmatch(r"blocks\.(\d+)", module)
         if reroll is None or block is None:
             return ()
@@ -293,7 +309,7 @@ class _Probe:
         return tuple(reroll(index, int(block[1])).flatten().tolist())
 
     def _fits(self, height: int, width: int) -> bool:
-        """Say whether a size could be that of a map of the image: its aspect, within a pixel."""
+        """Say whether a size has the aspect of the input, within a pixel, as feature maps have."""
         high, wide = self.input_size
         return height <= high and width <= wide and abs(height * wide / high - width) <= 1
 
@@ -303,6 +319,6 @@ def _shape(output: Any) -> str:
 
 
 def _grid(patches: int, aspect: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of the grid of so many tokens in this aspect."""
+    """Return (height, width) of a grid of `patches` tokens whose aspect is the input's."""
     height = max(1, round((max(patches, 0) * aspect[0] / aspect[1]) ** 0.5))
     return height, patches // height

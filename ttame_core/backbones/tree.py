@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEAST_RATIO = 2  # of a stage's map size to the next one's; pooling makes it about 4
+LEAST_RATIO = 2  # of a stage's number of pixels to the next stage's; pooling makes it about 4
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,12 @@ class Candidate:
     """An output of a module that could be a feature map.
 
     Attributes:
-        module: its name in the model.
-        item: which of the module's outputs, where it gives several.
-        kind: the module's class.
-        leaf: it has no modules inside.
-        sequence: it only runs those inside one after the other.
-        size: height times width.
+        module: name of the module in the model.
+        item: index of the output, where the module returns several; else None.
+        kind: class of the module.
+        leaf: whether the module has no modules inside.
+        sequence: whether the module only runs those inside one after the other.
+        size: number of pixels of the output, height times width.
     """
 
     module: str
@@ -33,13 +33,13 @@ class Candidate:
 def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """Choose the best `count` feature maps, from shallow to deep.
 
-    These are the last one at each of the last resolutions of a hierarchical network, and the last
-    of the repeated blocks of an isotropic one. Single layers are taken only where no larger module
-    gives as many.
+    In a hierarchical network they are the last outputs at the last resolutions, in an isotropic one
+    the outputs of the last repeated blocks. Single layers are chosen only where larger modules do
+    not have enough such outputs.
 
     Args:
-        candidates: in the order in which their modules end.
-        count: how many are wanted.
+        candidates: candidates in the order in which their modules end.
+        count: number of feature maps to choose, at most.
     """
     modules = [candidate for candidate in candidates if not candidate.leaf]
     stages, blocks = _stages(modules)[-count:], _blocks(modules, count)
@@ -49,7 +49,7 @@ def best_candidates(candidates: Sequence[Candidate], count: int) -> list[Candida
 
 
 def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The last output at each resolution, from the largest to that of the network's end."""
+    """Return the last output at each resolution, from the largest to that of the network's end."""
     if not candidates:
         return []
     largest: dict[str, int] = defaultdict(int)
@@ -58,7 +58,7 @@ def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
             largest[candidate.module] = max(largest[candidate.module], candidate.size)
 
     def inside_deeper(candidate: Candidate) -> int:
-        """How many modules around it give smaller maps: it is then amid a later stage."""
+        """Count the modules around a candidate with smaller maps: then it is in a later stage."""
         parts = candidate.module.split(".")
         around = (".".join(parts[:end]) for end in range(1, len(parts)))
         return sum(largest.get(name, candidate.size) < candidate.size for name in around)
@@ -72,14 +72,14 @@ def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
             (i for i, p in enumerate(candidates) if p.size == size),
             key=lambda i: (inside_deeper(candidates[i]), candidates[i].leaf, -i),
         )
-        if index <= before:  # larger maps come first, but for those that a side branch makes
+        if index <= before:  # larger maps come first, except for those of side branches
             found.append(candidates[index])
             before = index
     return found[::-1]
 
 
 def _blocks(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The last of the repeated modules: siblings of one class; those that end last."""
+    """Return the outputs of the last repeated modules, which are siblings of one class."""
     groups: dict[tuple[str, str], dict[str, Candidate]] = defaultdict(dict)
     for candidate in candidates:
         siblings = groups[candidate.module.rpartition(".")[0], candidate.kind]

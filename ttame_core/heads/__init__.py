@@ -1,1 +1,1 @@
-"""Heads: the attention mechanism, its files, and heads from and to elsewhere."""
+"""Heads: the attention mechanism, its files, import of published heads, and export."""

@@ -1,13 +1,13 @@
-"""The attention mechanism of T-TAME ("the head"), its class-selective, folded form, and L-CAM's.
+"""The attention mechanisms ("heads") of T-TAME and of L-CAM.
 
-One feature branch per tap (1×1 convolution, batch norm, skip connection, ReLU), bilinear
-upsampling to the largest tap's size, concatenation, and the fusion module, a 1×1 convolution to
-the classes (T-TAME, section III-B).
+T-TAME's head has a feature branch for each tap: 1×1 convolution, batch norm, skip connection, ReLU.
+The branches' outputs are upsampled bilinearly to the largest tap's size and concatenated. The
+fusion module, a 1×1 convolution, turns them into a map for each class (T-TAME, section III-B).
 
-A 1×1 convolution commutes with bilinear interpolation, and only the target's output channel is
-ever used. So the branch's output is contracted with the target's row of the fusion weight at the
-tap's own resolution, and only single-channel results are upsampled and added: the same numbers at
-a small fraction of the work, in training as in inference.
+A 1×1 convolution commutes with bilinear interpolation, and only the target's map is used. So a
+branch's output is multiplied by the target's row of the fusion weight at the tap's own resolution,
+and only maps of one channel are upsampled and added. The numbers are the same, and the work is a
+small fraction, in training as in inference.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from ttame_core.perturbation.masking import resize
 
 
 class AttentionHead(nn.Module):
-    """Trainable head over the taps of one backbone.
+    """The trainable head of T-TAME over the taps of one backbone.
 
-    channels: of each tap. map_size: (height, width) of the attention maps. shown: which maps the
-    folded head gives, `class` (T-TAME, section III-E) or `attention`, their sigmoid.
+    Args:
+        channels: number of channels of each tap.
+        num_classes: K, the number of classes.
+        map_size: (height, width) of the maps.
+        shown: maps that the folded head returns: `class` for class maps (T-TAME, section III-E),
+            or `attention` for attention maps, their sigmoid.
     """
 
     def __init__(
@@ -43,23 +47,30 @@ class AttentionHead(nn.Module):
         self.fuser = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
 
     def branches(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Each tap's feature maps (B, C, h, w) through its feature branch, same shapes."""
+        """Return the feature branches' outputs for the taps' feature maps, (B, C, h, w) each."""
         return [
             F.relu(bn(conv(x)) + x)
             for conv, bn, x in zip(self.convs, self.bns, features, strict=True)
         ]
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """Class maps (attention maps before the sigmoid).
+        """Return class maps, which are attention maps before the sigmoid.
 
-        features: one (B, C, h, w) per tap. targets: (B,) or (B, T) class indices, or None for all
-        classes. Returns (B, T, H, W), (B, 1, H, W) for (B,) targets, (B, K, H, W) for None.
+        Args:
+            features: feature maps (B, C, h, w), one for each tap.
+            targets: indices of classes, (B,) or (B, T); None for all classes.
+
+        Returns:
+            (B, T, H, W) with (H, W) = `map_size`: T is 1 for targets (B,), and K for None.
         """
         return _fuse(self.branches(features), *_weight_and_bias(self.fuser), targets, self.map_size)
 
     @torch.no_grad()
     def fold(self) -> FoldedHead:
-        """The same head for inference: batch norm and skip connection folded into the branches."""
+        """Return the head for inference, with batch norms and skip connections folded.
+
+        Both are linear in evaluation mode, so each branch becomes one convolution and a ReLU.
+        """
         weights, biases = [], []
         conv: Any
         bn: Any
@@ -75,7 +86,11 @@ class AttentionHead(nn.Module):
 class LinearHead(nn.Module):
     """L-CAM's attention mechanism: a 1×1 convolution from one tap's channels to the classes.
 
-    Arguments as of AttentionHead; its maps have the tap's own size where `map_size` is that.
+    Args:
+        channels: number of channels of the tap, as a sequence of one.
+        num_classes: K, the number of classes.
+        map_size: (height, width) of the maps.
+        shown: maps that the folded head returns, `class` or `attention`.
     """
 
     def __init__(
@@ -91,11 +106,11 @@ class LinearHead(nn.Module):
         self.fuser = nn.Conv2d(width, num_classes, kernel_size=1)
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """As AttentionHead.forward, for features of the one tap."""
+        """Return class maps; arguments and result are those of `AttentionHead.forward`."""
         return _fuse(features, *_weight_and_bias(self.fuser), targets, self.map_size)
 
     def fold(self) -> nn.Module:
-        """The same head for inference: it gives the maps that are shown."""
+        """Return the head for inference, which returns the maps that `shown` names."""
         return _Shown(self)
 
 
@@ -110,7 +125,16 @@ class _Shown(nn.Module):
 
 
 class FoldedHead(nn.Module):
-    """Inference form of AttentionHead: the maps that are shown, one convolution per branch."""
+    """The inference form of AttentionHead, made by `AttentionHead.fold`.
+
+    Args:
+        weights: weight (C, C, 1, 1) of each branch's convolution.
+        biases: bias (C,) of each branch's convolution.
+        fusion_weight: weight (K, ΣC, 1, 1) of the fusion module.
+        fusion_bias: bias (K,) of the fusion module.
+        map_size: (height, width) of the maps.
+        shown: maps that the head returns, `class` or `attention`.
+    """
 
     fusion_weight: Tensor
     fusion_bias: Tensor
@@ -133,7 +157,7 @@ class FoldedHead(nn.Module):
         self.register_buffer("fusion_bias", fusion_bias.clone())
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """As AttentionHead.forward in evaluation mode, through a sigmoid where that is shown."""
+        """Return the maps that `shown` names; arguments are those of `AttentionHead.forward`."""
         branches = [
             F.relu(F.conv2d(x, getattr(self, f"weight{i}"), getattr(self, f"bias{i}")))
             for i, x in enumerate(features)
@@ -142,7 +166,7 @@ class FoldedHead(nn.Module):
         return torch.sigmoid(maps) if self.shown == "attention" else maps
 
 
-Head = AttentionHead | LinearHead  # either kind that can be trained
+Head = AttentionHead | LinearHead  # heads that can be trained
 
 
 def _weight_and_bias(convolution: Any) -> tuple[Tensor, Tensor]:
@@ -156,7 +180,15 @@ def _fuse(
     targets: Tensor | None,
     map_size: tuple[int, int],
 ) -> Tensor:
-    """Fusion module on un-upsampled branches; `weight` is (K, ΣC, 1, 1)."""
+    """Apply the fusion module to branches at their own resolutions, then upsample and add.
+
+    Args:
+        branches: outputs (B, C, h, w) of the feature branches.
+        weight: (K, ΣC, 1, 1).
+        bias: (K,).
+        targets: indices of classes, (B,) or (B, T); None for all classes.
+        map_size: (H, W) of the result (B, T, H, W).
+    """
     channels = [x.shape[1] for x in branches]
     if targets is None:
         parts = [
@@ -164,7 +196,7 @@ def _fuse(
         ]
         offset = bias.view(1, -1, 1, 1)
     else:
-        targets = targets.view(targets.shape[0], -1)  # len() would fix the batch in exports
+        targets = targets.view(targets.shape[0], -1)  # len() would fix the batch size in exports
         rows = weight.flatten(1)[targets].split(channels, dim=2)  # (B, T, C) per tap
         parts = [
             torch.bmm(row.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])

@@ -1,4 +1,4 @@
-"""Backbone and head as one graph that runs without ttame: image in, logits and map out."""
+"""Export of a backbone and its head as one graph, from images to logits and maps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from ttame_core.perturbation.masking import min_max
 
 
 class Explained(nn.Module):
-    """Images (B, 3, H, W) float32 in [0, 1] to logits (B, K) and maps (B, h, w) in [0, 1].
+    """A module from images (B, 3, H, W) float32 in [0, 1] to logits and maps.
 
-    The map is of the class with the largest logit. Normalisation is inside.
+    The module normalises the images itself. A map explains the class with the largest logit.
+
+    Args:
+        backbone: the frozen classifier.
+        head: the trained head.
     """
 
     def __init__(self, backbone: Backbone, head: AttentionHead) -> None:
@@ -26,16 +30,22 @@ class Explained(nn.Module):
         self.head = head.eval().fold()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, K) and maps (B, h, w) of images (B, 3, H, W)."""
+        """Return logits (B, K) and maps (B, h, w) in [0, 1] of images (B, 3, H, W)."""
         logits, features = self.backbone.features(self.backbone.normalise(images))
         return logits, min_max(self.head(features, logits.argmax(dim=1))[:, 0])
 
 
 def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
-    """Write the graph, for any batch size; the file's ending says in which format.
+    """Write backbone and head as a graph for any batch size.
 
-    .onnx: ONNX. .pt2: a program of torch.export. .pt: TorchScript. Raises UserError for another
-    ending, and for a model that cannot be exported.
+    Args:
+        backbone: the frozen classifier.
+        head: the trained head.
+        path: file to write. Its ending chooses the format: .onnx for ONNX, .pt2 for torch.export,
+            .pt for TorchScript.
+
+    Raises:
+        UserError: the ending is another, or the model cannot be exported.
     """
     write = FORMATS.get(Path(path).suffix)
     if write is None:
@@ -51,7 +61,7 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with torch.no_grad():
             write(model, example, path)
-    except Exception as error:  # the exporters raise what they meet
+    except Exception as error:  # exporters can raise anything
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{backbone.name} cannot be exported to {path}: {reason}; try another format"
@@ -68,7 +78,8 @@ def _pt2(model: Explained, example: Tensor, path: str) -> None:
 
 
 def _torchscript(model: Explained, example: Tensor, path: str) -> None:
-    torch.jit.trace(model, example, check_trace=False).save(path)  # a program's batch is fixed
+    # From a program of torch.export, the script would have a fixed batch size.
+    torch.jit.trace(model, example, check_trace=False).save(path)
 
 
 def _onnx(model: Explained, example: Tensor, path: str) -> None:

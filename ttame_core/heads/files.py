@@ -1,4 +1,4 @@
-"""Trained heads as files: in a lake with the history of their training, or alone."""
+"""Files of trained heads: in a lake with the history of their training, or single files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttame_core.lake.schemas import HEAD, HISTORY, REFUSED
 
 
 class TakesHead(Protocol):
-    """What a head is read for: an explainer on its backbone."""
+    """An explainer on its backbone, for which a head is read."""
 
     backbone: Backbone
     taps: Sequence[Tap]
@@ -34,8 +34,8 @@ def read_head(path: str | Path, explainer: TakesHead, hint: str) -> Head:
 
     Args:
         path: the file.
-        explainer: whose head it is.
-        hint: what the user can do; errors end with it.
+        explainer: explainer that the head belongs to.
+        hint: words on what the user can do; errors end with them.
 
     Returns:
         The head on the backbone's device, in evaluation mode.
@@ -51,10 +51,18 @@ def read_head(path: str | Path, explainer: TakesHead, hint: str) -> Head:
 
 
 def load_head(lake: Lake, folder: str, explainer: TakesHead) -> Head:
-    """Read the trained head in a folder of the lake, on the backbone's device, for evaluation.
+    """Read the trained head in a folder of the lake.
+
+    Args:
+        lake: the workspace.
+        folder: folder of the head.
+        explainer: explainer that the head belongs to.
+
+    Returns:
+        The head on the backbone's device, in evaluation mode.
 
     Raises:
-        UserError: there is none, it is not as it was trained, or it does not fit.
+        UserError: there is no head, its file was changed, or it does not fit.
     """
     path = f"{folder}/head.safetensors"
     if not lake.exists(path):
@@ -74,14 +82,15 @@ def write_head(
 ) -> None:
     """Write a trained head to a folder of the lake: head.safetensors, spec.json, history.parquet.
 
-    The history comes last: with its fingerprint and the head's hash it says that the head is whole.
+    The history is written last, with its fingerprint and the head's hash, which show that the head
+    is whole.
 
     Args:
-        lake: where to.
-        folder: in the lake.
-        head: trained.
-        history: rows of `HISTORY`.
-        made_from: all that the head follows from.
+        lake: the workspace.
+        folder: folder of the head.
+        head: the trained head.
+        history: rows of the schema `HISTORY`.
+        made_from: description of what the head was made from.
     """
     content = head_bytes(head, fingerprint=fingerprint(made_from))
     with lake.create(f"{folder}/head.safetensors") as temporary:
@@ -92,7 +101,7 @@ def write_head(
 
 
 def is_whole_head(lake: Lake, folder: str) -> bool:
-    """Say whether the head in a folder is the one that was trained, or stands as refused there."""
+    """Say whether a folder holds the head that was trained, or the reason why there is none."""
     about = lake.metadata(f"{folder}/history.parquet")
     path = f"{folder}/head.safetensors"
     if REFUSED in about or not lake.exists(path):
@@ -101,7 +110,14 @@ def is_whole_head(lake: Lake, folder: str) -> bool:
 
 
 def adopt_head(lake: Lake, path: str, explainer: TakesHead, folder: str, made_from: Any) -> None:
-    """Write the trained head in the file `path` to `folder`, as one without a history.
+    """Copy a trained head from a file into a folder of the lake, with an empty history.
+
+    Args:
+        lake: the workspace.
+        path: file of the head.
+        explainer: explainer that the head belongs to.
+        folder: folder of the head in the lake.
+        made_from: description of what the head was made from.
 
     Raises:
         UserError: the file cannot be read, or the head does not fit.
@@ -111,15 +127,20 @@ def adopt_head(lake: Lake, path: str, explainer: TakesHead, folder: str, made_fr
 
 
 def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
-    """Write to `folder` that the explainer does not apply to the backbone, and why."""
+    """Write into a head's folder that the explainer does not apply to the backbone, and why."""
     lake.remove(f"{folder}/head.safetensors")
     lake.write_parquet(f"{folder}/history.parquet", [], HISTORY, made_from, **{REFUSED: reason})
 
 
 def head_bytes(head: Head, **about: str) -> bytes:
-    """Return a trained head as the content of a safetensors file, with what it says of itself."""
+    """Return the content of a safetensors file with a trained head.
+
+    Args:
+        head: the head.
+        **about: texts that are stored beside the weights.
+    """
     state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
-    # One entry: several are written in any order, and the file would not be reproducible.
+    # A single entry, because the order of several would change from file to file.
     return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
 
 
@@ -132,7 +153,7 @@ def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head
     backbone = explainer.backbone
     try:
         state = load(content)
-        head = explainer.new_head(_about(content).get("shown", "class"))  # imported: says nothing
+        head = explainer.new_head(_about(content).get("shown", "class"))  # absent in imported heads
         head.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
@@ -146,7 +167,7 @@ def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head
 
 
 def _about(content: bytes) -> dict[str, str]:
-    """Return what `head_bytes` says of a head; the library reads metadata from files only."""
+    """Return the texts beside the weights; the library reads them only from files."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     about: dict[str, str] = json.loads(header.get("__metadata__", {}).get("ttame", "{}"))
     return about

@@ -1,8 +1,8 @@
-"""T-TAME heads trained elsewhere: the published checkpoints become heads of ours.
+"""Conversion of published T-TAME checkpoints to heads of ttame.
 
-Those are PyTorch Lightning files. Their state dict holds `…attn_mech.convs.{i}.*`,
-`…attn_mech.bns.{i}.*` and `…attn_mech.fuser.*`, beside the backbone and, pickled, much that is no
-tensor. They are read without running anything that is pickled in them.
+The checkpoints are files of PyTorch Lightning. Their state dict holds `…attn_mech.convs.{i}.*`,
+`…attn_mech.bns.{i}.*` and `…attn_mech.fuser.*`, beside the backbone. They also hold pickled objects
+that are no tensors, which are not run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from ttame_core.backbones import load_backbone
 from ttame_core.errors import UserError, writing
 from ttame_core.heads.attention import AttentionHead
 
-# T-TAME, section IV-A. Where these names exist they are the same layers in torchvision and timm.
+# The taps of T-TAME, section IV-A. The first two sets of names stand for the same layers in
+# torchvision and in timm.
 TAPS = (
     ("features.16", "features.23", "features.30"),  # VGG-16: the last three pooling stages
     ("layer2", "layer3", "layer4"),  # ResNet-50
     tuple(f"encoder.layers.encoder_layer_{i}" for i in (9, 10, 11)),  # ViT-B/16 of torchvision
-    tuple(f"blocks.{i}" for i in (9, 10, 11)),  # and of timm
+    tuple(f"blocks.{i}" for i in (9, 10, 11)),  # ViT-B/16 of timm
 )
 ARCHITECTURES = (r"vgg16", r"resnet50", r"vit_b_16", r"vit_base_patch16_224")
 TENSORS = {
@@ -39,7 +40,7 @@ TENSORS = {
 
 
 class _Nothing(dict[Any, Any]):
-    """Stands for whatever is no tensor: takes everything that unpickling gives it, does nothing."""
+    """A stand-in for pickled objects that are no tensors, which ignores all arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class _Nothing(dict[Any, Any]):
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Calls nothing but what rebuilds tensors."""
+    """An unpickler that calls only the functions that rebuild tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
         return super().find_class(module, name) if (module, name) in TENSORS else _Nothing
@@ -84,7 +85,7 @@ def read_published(path: str) -> dict[str, Tensor]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint at {path}") from error
-    except Exception as error:  # whatever a broken file leads to
+    except Exception as error:  # a broken file can lead to any error
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"cannot read the checkpoint {path}: {reason}; it must be a file of torch.save in the "
@@ -98,24 +99,34 @@ def read_published(path: str) -> dict[str, Tensor]:
             found.setdefault(match[1], {})[match[2]] = value.detach().contiguous()
     if len(found) != 1:
         raise UserError(
-            f"the checkpoint {path} holds {len(found) or 'no'} attention mechanisms "
-            "(keys …attn_mech.convs.0.weight and so on), not one"
+            f"the checkpoint {path} holds {len(found) or 'no'} attention mechanisms (keys "
+            "…attn_mech.convs.0.weight and so on): give a checkpoint with exactly one"
         )
     return next(iter(found.values()))
 
 
 def published_taps(model: str) -> list[int | str] | None:
-    """Where the published heads read this model; None for models without a published head."""
+    """Return the taps of the published head for a model; None where there is no such head."""
     name = model.removeprefix("torchvision/").split(".")[0]
     taps = dict(zip(ARCHITECTURES, TAPS, strict=True)).get(name)
     return list(taps) if taps else None
 
 
 def import_head(path: str, settings: spec.Backbone, output: str) -> spec.Backbone:
-    """Write the head in a published checkpoint as safetensors; the backbone that it belongs to.
+    """Write the head in a published checkpoint as a safetensors file.
 
-    The weights of the backbone play no part, so none are loaded. Raises UserError where the head
-    does not fit the backbone.
+    The head's shape depends on the backbone's taps, and not on its weights, which are not loaded.
+
+    Args:
+        path: the checkpoint.
+        settings: section of a spec for the backbone that the head belongs to.
+        output: safetensors file to write.
+
+    Returns:
+        The section of the backbone, with the taps that the head reads.
+
+    Raises:
+        UserError: the head does not fit the backbone.
     """
     state = read_published(path)
     settings = settings.model_copy(

@@ -1,1 +1,1 @@
-"""Changed images: masked, filled, and with pixels imputed."""
+"""Perturbed images: masked, filled, or with removed pixels imputed."""

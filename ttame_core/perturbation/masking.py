@@ -1,4 +1,4 @@
-"""Maps onto images: normalisation, upsampling, kept percentages, masked images, fills."""
+"""Masking of images by maps: normalisation, upsampling, kept percentages and fills."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MEASURED_SHARES = (0.1, 0.5)  # of the pixels, kept in training
-FADE = 0.05  # of the map's range: how soon pixels under the threshold are gone
-BLUR_SIGMA = 5 / 224  # of the image's side: that of RISE's code at 224 pixels (Petsiuk et al. 2018)
+MEASURED_SHARES = (0.1, 0.5)  # range of the shares of pixels that are kept in training
+FADE = 0.05  # range of map values, under the threshold, within which pixels fade out
+BLUR_SIGMA = 5 / 224  # σ as a share of the image's side: RISE's code has 5 of 224 pixels
 
 Fill = Literal["zero", "mean", "blur"]
 
@@ -25,9 +25,10 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Normalise each map (h, w) of (…, h, w) to [0, 1] by its least and largest value.
+    """Normalise maps (…, h, w) to [0, 1], each by its least and largest value.
 
-    A flat map becomes all 0. A map that holds NaN, which stands for no map, is NaN afterwards.
+    A flat map becomes 0 everywhere. A map that holds NaN, which stands for a missing map, becomes
+    NaN.
     """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
@@ -40,11 +41,15 @@ def masked(
     mode: str,
     normalise: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Return the network's input for images under attention maps, upsampled bilinearly.
+    """Return the network's input for images that are multiplied by attention maps.
 
-    images: (B, 3, H, W) in [0, 1]. attention: (B, 1, h, w) in [0, 1]. mode: `raw` masks before
-    normalisation (black surroundings, CNNs), `normalised` after it (mean-coloured surroundings,
-    transformers) (T-TAME, section III-D).
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        attention: (B, 1, h, w) in [0, 1], upsampled bilinearly.
+        mode: `raw` masks before normalisation, so that masked pixels are black (for CNNs);
+            `normalised` masks after it, so that they have the mean colour (for transformers)
+            (T-TAME, section III-D).
+        normalise: conversion of images in [0, 1] to the network's input.
     """
     mask = resize(attention, images.shape[-2:])
     return normalise(images * mask) if mode == "raw" else normalise(images) * mask
@@ -53,12 +58,16 @@ def masked(
 def masked_both_ways(
     images: Tensor, class_maps: Tensor, normalise: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Mask half of the images by attention maps and half as metrics mask, for the network.
+    """Return the network's input for images, half masked as in T-TAME and half as metrics do it.
 
-    images: (B, 3, H, W) in [0, 1]. class_maps: (B, 1, h, w) before the sigmoid. Those of the second
-    half are min–max normalised, and all but their most relevant pixels fade out: each keeps another
-    share, spread evenly over MEASURED_SHARES. All are masked before normalisation, as all metrics
-    do, whatever the family.
+    The first half is multiplied by attention maps. For the second half, class maps are min–max
+    normalised, and all but their most relevant pixels fade out; the share of pixels that an image
+    keeps is spread evenly over MEASURED_SHARES. As metrics do, both mask before normalisation.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        class_maps: (B, 1, h, w), before the sigmoid.
+        normalise: conversion of images in [0, 1] to the network's input.
     """
     half = len(images) // 2
     size = images.shape[-2:]
@@ -66,7 +75,7 @@ def masked_both_ways(
     maps = resize(min_max(class_maps[half:]), size)
     low, high = MEASURED_SHARES
     places = torch.arange(len(maps), device=maps.device).add(0.5) / len(maps)
-    some = maps.detach()[..., ::3, ::3].flatten(1)  # enough to tell the thresholds from
+    some = maps.detach()[..., ::3, ::3].flatten(1)  # enough pixels for the thresholds
     ordered = some.sort(dim=1).values
     ranks = (1 - low - (high - low) * places) * (ordered.shape[1] - 1)
     thresholds = ordered.gather(1, ranks.long()[:, None])[..., None, None]
@@ -75,11 +84,15 @@ def masked_both_ways(
 
 
 def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:
-    """Set the least relevant pixels of maps to 0, once per kept percentage.
+    """Set the least relevant pixels of maps to 0, once for each kept percentage.
 
-    maps: (B, H, W) float. keep: V percentages in (0, 100]. Returns (B, V, H, W): pixels below the
-    (100 − v)th percentile of their map (linear interpolation between order statistics) are 0, the
-    rest as they are.
+    Args:
+        maps: (B, H, W) float.
+        keep: V percentages in (0, 100].
+
+    Returns:
+        (B, V, H, W): pixels below the (100 − v)th percentile of their map are 0, and the others
+        unchanged. Percentiles are interpolated linearly between order statistics.
     """
     thresholds = percentiles(maps, [100 - v for v in keep])
     kept = maps[:, None]
@@ -87,11 +100,16 @@ def keep_most_relevant(maps: Tensor, keep: Sequence[float]) -> Tensor:
 
 
 def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
-    """Return percentiles (B, V) of maps (B, H, W), linear between order statistics."""
+    """Return percentiles (B, V) of maps (B, H, W), interpolated between order statistics.
+
+    Args:
+        maps: (B, H, W) float.
+        percentages: V percentages in [0, 100].
+    """
     flat = maps.flatten(1)
     places = [percentage / 100 * (flat.shape[1] - 1) for percentage in percentages]
     ranks = [min(int(place) + up, flat.shape[1] - 1) for up in (0, 1) for place in places]
-    if flat.device.type == "cpu":  # selection in linear time; torch can only sort
+    if flat.device.type == "cpu":  # NumPy selects in linear time, where torch would sort
         found = torch.from_numpy(np.partition(flat.numpy(), sorted(set(ranks)), axis=1))[:, ranks]
     else:
         found = flat.sort(dim=1).values[:, ranks]
@@ -100,9 +118,10 @@ def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
 
 
 def ranks(maps: Tensor) -> Tensor:
-    """Rank the pixels of maps (B, H, W), the most relevant one first: (B, H, W) int64 from 0.
+    """Rank the pixels of maps (B, H, W), the most relevant one first.
 
-    Ties are broken by the pixels' order, row by row.
+    Returns:
+        (B, H, W) int64 from 0; pixels of equal value are ranked row by row.
     """
     order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
     places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
@@ -110,10 +129,12 @@ def ranks(maps: Tensor) -> Tensor:
 
 
 def fill(images: Tensor, kind: Fill) -> Tensor:
-    """Return what masked-out pixels become: (B, 3, H, W) in [0, 1], like the images.
+    """Return the images that replace masked pixels, (B, 3, H, W) in [0, 1].
 
-    `zero` is black, `mean` each image's own mean colour, `blur` the image under a Gaussian whose σ
-    is BLUR_SIGMA of its side, and whose weights are those that lie inside the image.
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        kind: `zero` for black, `mean` for an image's mean colour, or `blur` for the image under a
+            Gaussian with σ of BLUR_SIGMA times its side, normalised to the weights in the image.
     """
     if kind == "zero":
         return torch.zeros_like(images)
@@ -124,9 +145,15 @@ def fill(images: Tensor, kind: Fill) -> Tensor:
 
 
 def filled(images: Tensor, maps: Tensor, kind: Fill) -> Tensor:
-    """Blend images and their fill by maps in [0, 1]: x·m + fill·(1 − m).
+    """Blend images x and their fill by maps m: x·m + fill·(1 − m).
 
-    images: (B, 3, H, W) in [0, 1]. maps: (B, V, H, W), V for each image. Returns (B, V, 3, H, W).
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        maps: (B, V, H, W) in [0, 1], V maps for each image.
+        kind: the fill: `zero`, `mean` or `blur`.
+
+    Returns:
+        (B, V, 3, H, W).
     """
     shown = images[:, None] * maps[:, :, None]
     if kind == "zero":

@@ -1,7 +1,10 @@
 """Imputation on CPUs: image by image, in loops that Numba compiles.
 
-Scattered pixels and small holes take a few Gauss–Seidel sweeps. Nothing of the result depends on
-which images are in a batch.
+Scattered pixels and small holes take a few Gauss–Seidel sweeps. The result for an image does not
+depend on the other images of a batch.
+
+Arrays of images and grids have a frame one cell wide around them, in which nothing is unknown. The
+n unknown cells are numbered from 0, and the number n stands for a cell that is not unknown.
 """
 
 from __future__ import annotations
@@ -24,22 +27,22 @@ from ttame_core.perturbation.imputation.equations import (
     NEARER,
 )
 
-TOLERANCE = 2e-4  # of the last correction; what it leaves is mostly a tenth of it
-BOUND = 1e-3  # of what sweeps leave
-QUICK = 0.8  # a sweep must take a fifth of the error to be followed by another one
-FEW = 32  # unknowns that are solved directly
+TOLERANCE = 2e-4  # size of the last correction; the remaining error is mostly a tenth of it
+BOUND = 1e-3  # error that sweeps may leave
+QUICK = 0.8  # sweeps go on while each leaves at most this share of the error
+FEW = 32  # with fewer unknowns, a system is solved directly
 
-# The neighbours in the order of rows: four before a cell, four after it.
+# Offsets of the eight neighbours, row by row: four before a cell, four after it.
 DOWN, RIGHT = (-1, -1, -1, 0, 0, 1, 1, 1), (-1, 0, 1, -1, 1, -1, 0, 1)
 CORNER, EDGE, CENTRE = np.float32(1 / 16), np.float32(1 / 8), np.float32(1 / 4)
 WEIGHTS = np.array([1, 2, 1, 2, 2, 1, 2, 1], np.float32) / 16
-# (4, 4): of the four coarser cells around a cell in an even or odd row and column.
+# (4, 4): shares of the four coarser cells around a cell, by whether its row and column are even.
 SHARES = np.kron(NEARER, NEARER).astype(np.float32)
 
 Floats, Indices = NDArray[np.float32], NDArray[np.uint32]
-# near: (n, 8), the neighbours' numbers; n where nothing is unknown. inverse: (n,) 1 / (ρ + μ − ¼).
-# parents, shares: (n, 4), the coarser cells around each, and how much they give; none on the
-# coarsest grid.
+# A grid is (near, inverse, parents, shares). near: (n, 8), the neighbours' numbers. inverse: (n,)
+# 1 / (ρ + μ − ¼). parents, shares: (n, 4), numbers and weights of the coarser cells around each
+# cell; empty on the coarsest grid.
 Grid = tuple[Indices, Floats, Indices, Floats]
 
 compiled = partial(njit, nogil=True, error_model="numpy")
@@ -47,12 +50,17 @@ try:
     compiled(lambda: None, cache=True)
     compiled = partial(compiled, cache=True)
 except RuntimeError:
-    pass  # there is no folder to keep what is compiled in
+    pass  # there is no folder for compiled code
 compiled = compiled()
 
 
 def impute_each(images: Tensor, removed: Tensor) -> Tensor:
-    """Impute the removed pixels of each image by itself, on the CPU, with compiled loops."""
+    """Impute each image by itself, on the CPU, with compiled loops.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        removed: (B, H, W) bool.
+    """
     imputed = images.clone(memory_format=torch.contiguous_format)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(_impute, imputed.numpy(), F.pad(removed, (1, 1, 1, 1)).numpy()))
@@ -61,7 +69,7 @@ def impute_each(images: Tensor, removed: Tensor) -> Tensor:
 
 @compiled
 def _impute(image: Floats, unknown: NDArray[np.bool_]) -> None:
-    """In place. image: (3, H, W). unknown: (H + 2, W + 2), of whose frame nothing is unknown."""
+    """Impute an image (3, H, W) in place, at its unknown pixels (H + 2, W + 2)."""
     _, height, width = image.shape
     cells, numbers = _cells(unknown)
     hold = np.zeros(unknown.shape, np.float32)
@@ -82,9 +90,9 @@ def _impute(image: Floats, unknown: NDArray[np.bool_]) -> None:
 
 @compiled
 def _cells(unknown: NDArray[np.bool_]) -> tuple[Indices, Indices]:
-    """Row and column of the unknown cells (n, 2); of each place its unknown, n where none is.
+    """Return rows and columns (n, 2) of the unknown cells, and each cell's number.
 
-    unknown: (h + 2, w + 2), of whose frame nothing is unknown.
+    unknown and the numbers are (h + 2, w + 2).
     """
     rows, columns = unknown.shape
     n = np.sum(unknown)
@@ -104,7 +112,10 @@ def _cells(unknown: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _equations(
     cells: Indices, numbers: Indices, hold: Floats, height: int, width: int
 ) -> tuple[Indices, Floats, Floats]:
-    """near, ρ and inverse. hold: (h + 2, w + 2), known pixels in and around each cell."""
+    """Return a grid's near (n, 8), ρ (n,) and inverse (n,).
+
+    hold: (h + 2, w + 2), known pixels in and around each cell, which μ follows from.
+    """
     n = len(cells)
     near = np.empty((n, 8), np.uint32)
     weight, inverse = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -119,7 +130,7 @@ def _equations(
 
 @compiled
 def _given(image: Floats, unknown: NDArray[np.bool_], cells: Indices) -> Floats:
-    """(n + 1, 3): what known pixels add to the sums of their neighbours."""
+    """Return (n + 1, 3), the weighted sums of the known pixels around each unknown one."""
     _, height, width = image.shape
     given = np.zeros((len(cells) + 1, 3), np.float32)
     for i in range(len(cells)):
@@ -135,7 +146,7 @@ def _given(image: Floats, unknown: NDArray[np.bool_], cells: Indices) -> Floats:
 def _grids(
     cells: Indices, near: Indices, weight: Floats, inverse: Floats, height: int, width: int
 ) -> tuple[list[Grid], Floats]:
-    """From the finest to the coarsest, and of this one the inverse of its matrix."""
+    """Return the grids from the finest to the coarsest, and the inverse of the coarsest matrix."""
     grids = []
     while len(cells) > FEW and max(height, width) > 3:
         unknown, hold, shares = _coarser(cells, weight, inverse, height, width)
@@ -149,9 +160,9 @@ def _grids(
 
 @compiled
 def _solver(near: Indices, inverse: Floats) -> Floats:
-    """(n, n) inverse of (ρ + μ − S)."""
+    """Return the inverse (n, n) of the matrix (ρ + μ − S)."""
     n = len(near)
-    matrix = np.zeros((n, n + 1))  # the last column is of what is not unknown
+    matrix = np.zeros((n, n + 1))  # the last column takes the weights of known cells
     for i in range(n):
         for k in range(8):
             matrix[i, near[i, k]] = -WEIGHTS[k]
@@ -163,10 +174,11 @@ def _solver(near: Indices, inverse: Floats) -> Floats:
 def _coarser(
     cells: Indices, weight: Floats, inverse: Floats, height: int, width: int
 ) -> tuple[NDArray[np.bool_], Floats, Floats]:
-    """Which cells of twice the side are unknown, their hold, and the shares of the finer ones.
+    """Return the unknown cells of the next coarser grid, their hold, and the finer cells' shares.
 
-    A cell of which at least two of four are unknown is. Where a side is odd, the last cells stick
-    out of the image: their children get a share as if the image had a row or a column more.
+    A coarser cell, of twice the side, is unknown where at least two of its four finer cells are.
+    Where a side of the image is odd, the last coarser cells stick out of it: their finer cells get
+    shares as if the image had one more row or column.
     """
     rows, columns = (height + 1) // 2, (width + 1) // 2
     counts = np.zeros((rows + 2, columns + 2), np.int32)
@@ -200,13 +212,13 @@ def _parents(cells: Indices, numbers: Indices) -> Indices:
 
 @compiled
 def _blur_inside(place: int, side: int) -> float:
-    """How much of [1 2 1] / 4 around the place, from 1 to side, lies inside."""
+    """Return the sum of the weights [1 2 1] / 4 around a position that lie within 1 to side."""
     return 1 - 0.25 * (place == 1) - 0.25 * (place == side)
 
 
 @compiled
 def _children_inside(place: int, side: int) -> float:
-    """How much a cell gives to the finer cells, from 1 to side, that are inside."""
+    """Return the sum of the shares that a cell gives to finer cells within 1 to side."""
     inside = 0.0
     for k in range(4):
         if 1 <= 2 * place - 2 + k <= side:
@@ -236,10 +248,10 @@ def _after(x: Floats, near: Indices, i: int, c: int) -> np.float32:
 
 @compiled
 def _sweeps(near: Indices, inverse: Floats, given: Floats, x: Floats) -> bool:
-    """Gauss–Seidel from 0, while it is quick; whether that was enough.
+    """Make Gauss–Seidel sweeps from x = 0 while they converge quickly; say whether that suffices.
 
-    The bound's equations are the same, but for a solution of 0, and it starts at 1: where colours
-    are at most GREY off at the start, they are at most GREY times the bound off afterwards.
+    The error is bounded by the same sweeps on a system whose solution is 0, from 1 everywhere:
+    colours that are at most GREY off at the start are at most GREY times that bound off afterwards.
     """
     bound = np.ones((len(x), 1), np.float32)
     bound[-1] = 0
@@ -262,7 +274,7 @@ def _sweeps(near: Indices, inverse: Floats, given: Floats, x: Floats) -> bool:
 def _conjugate_gradients(
     grids: list[Grid], solver: Floats, weight: Floats, given: Floats, x: Floats
 ) -> None:
-    """From x, which becomes the solution; given becomes what is left."""
+    """Iterate from x, which becomes the solution, while `given` becomes the residual."""
     near = grids[0][0]
     n = len(near)
     left, right = [np.zeros_like(x)], [given]
@@ -294,7 +306,7 @@ def _conjugate_gradients(
 
 @compiled
 def _apply(near: Indices, weight: Floats, x: Floats, out: Floats) -> None:
-    """(ρ − S) x, by differences: what is rounded in sums would grow with the holes."""
+    """Write (ρ − S) x into `out`, by differences: sums have errors that grow with the holes."""
     for i in range(len(near)):
         for c in range(3):
             total = (weight[i] - np.float32(1)) * x[i, c]
@@ -305,7 +317,7 @@ def _apply(near: Indices, weight: Floats, x: Floats, out: Floats) -> None:
 
 @compiled
 def _inner(a: Floats, b: Floats) -> NDArray[np.float64]:
-    """(3,) inner products."""
+    """Return the inner products (3,) of the colours."""
     sums = np.zeros(3)
     for i in range(len(a)):
         for c in range(3):
@@ -317,9 +329,10 @@ def _inner(a: Floats, b: Floats) -> NDArray[np.float64]:
 def _cycle(
     grids: list[Grid], solver: Floats, right: list[Floats], left: list[Floats]
 ) -> np.float32:
-    """A V-cycle from 0: a sweep before and one, backwards, after what the coarser grid adds.
+    """Run a V-cycle from 0, with a sweep before and a backward sweep after the coarser grid.
 
-    right, left: of each grid what is given and what is found. Returns its largest.
+    right and left are the right sides and the solutions of all grids. The result is the largest
+    value of the finest solution.
     """
     last = len(grids) - 1
     for level in range(last):
@@ -343,7 +356,7 @@ def _down(grid: Grid, given: Floats, x: Floats, below: Floats) -> None:
         for c in range(3):
             x[i, c] = (given[i, c] + _before(x, near, i, c)) * inverse[i]
     below.fill(0)
-    for i in range(len(near)):  # what the sweep has left is what came after each cell
+    for i in range(len(near)):  # the residual of the sweep is due to the cells after each cell
         for c in range(3):
             left = _after(x, near, i, c)
             for k in range(4):

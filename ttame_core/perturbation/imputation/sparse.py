@@ -1,7 +1,7 @@
 """Imputation on other devices: the removed pixels of a batch as one sparse system.
 
-A damped Jacobi step of (ρ − S) x = b is nothing but a blur. Images hundreds of pixels long and
-less than a tenth as wide can miss 1e-3, since sums of float32 are rounded.
+A damped Jacobi step of (ρ − S) x = b is a blur. For images that are hundreds of pixels long and
+less than a tenth as wide, rounded sums of float32 can leave an error above 1e-3.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from ttame_core.perturbation.imputation.equations import (
     NEARER,
 )
 
-TOLERANCE = 1e-4  # of the last correction
-RELAXATION = 1.25  # of a grid's Jacobi steps
-FEW = 100  # unknowns that are solved directly
-DAMPING = 1e-3  # of those, for an image of which nothing is left
+TOLERANCE = 1e-4  # size of the last correction
+RELAXATION = 1.25  # factor of Jacobi steps
+FEW = 100  # with fewer unknowns, a system is solved directly
+DAMPING = 1e-3  # added to the direct system's diagonal, which is singular if no pixel is left
 
 BLUR = (0.25, 0.5, 0.25)
 
-with warnings.catch_warnings():  # torch says once in a process that sparse matrices are young
+with warnings.catch_warnings():  # torch warns once that sparse matrices are in beta
     warnings.simplefilter("ignore")
     torch.eye(1).to_sparse_csr()
 
 
 def impute_together(images: Tensor, removed: Tensor) -> Tensor:
-    """Impute the removed pixels of a batch by one sparse system, in PyTorch."""
+    """Impute all images of a batch by one sparse system, in PyTorch.
+
+    Args:
+        images: (B, 3, H, W) float32 in [0, 1].
+        removed: (B, H, W) bool.
+    """
     finest = _grid(F.pad(removed, (1, 1, 1, 1)))
     pixels = images.new_zeros(*finest.framed, 3)
     torch.sub(images.permute(0, 2, 3, 1), GREY, out=pixels[:, 1:-1, 1:-1])
@@ -50,7 +55,7 @@ def impute_together(images: Tensor, removed: Tensor) -> Tensor:
 
 
 def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
-    """Solve (1 − J) x = residual, J being the Jacobi step, which is symmetric under ρ."""
+    """Solve (1 − J) x = residual, where J is the Jacobi step, which is symmetric under ρ."""
     finest = grids[0]
     x = torch.zeros_like(residual)
     direction, change, energy = torch.zeros_like(x), torch.empty_like(x), torch.ones_like(x[0, 0])
@@ -70,7 +75,7 @@ def _conjugate_gradients(grids: list[_Grid], residual: Tensor) -> Tensor:
 
 
 def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
-    """One V-cycle from 0: a Jacobi step before and one after what the coarser grid adds."""
+    """Run a V-cycle from 0, with a Jacobi step before and one after the coarser grid."""
     grid = grids[0]
     if grid.solver is not None:
         return grid.solver @ residual
@@ -78,27 +83,39 @@ def _cycle(grids: list[_Grid], residual: Tensor) -> Tensor:
     left = torch.addmm(residual, grid.jacobi, residual, beta=1 - w, alpha=w, out=grid.left)
     restricted = left if grid.overhang is None else left * grid.overhang
     coarse = _product(grid.down, restricted, grids[1].spare).mul_(grids[1].inverse)
-    left.add_(residual)  # from here on `spare`, where the residual may lie, is free
+    left.add_(residual)  # from here on `spare`, which may hold the residual, is free
     added = _product(grid.up, _cycle(grids[1:], coarse), grid.spare)
     return left.addmm_(grid.jacobi, added, beta=w, alpha=w).add_(added, alpha=1 - w)
 
 
 def _product(matrix: Tensor, x: Tensor, out: Tensor) -> Tensor:
-    """Return matrix @ x in memory that is there: PyTorch would fill new memory with zeros first."""
+    """Write matrix @ x into `out` and return it: new memory would be filled with zeros first."""
     return torch.addmm(out, matrix, x, beta=0, out=out)
 
 
 @dataclass
 class _Grid:
-    """The n unknown cells of one resolution, of all images; row n of all that follows is 0.
+    """The n unknown cells of all images at one resolution.
 
-    cells: their image, row and column, within a frame one cell wide. framed: shape of the images
-    with it. places: (n,) int64, in the flattened framed images. near: (n, 9) int64, where the cells
-    in and around each lie in them. numbers: of each place its unknown, n where there is none.
-    weight: (n + 1, 1) ρ. inverse: (n + 1, 1) 1 / (ρ + μ). jacobi: (n + 1, n + 1) S / (ρ + μ).
-    left, spare: (n + 1, 3), to work in. down: from these unknowns to the coarser ones. up:
-    back, divided by ρ + μ. overhang: (n + 1, 1), where a side is odd: what makes up for a coarser
-    cell that sticks out of the image. solver: of the coarsest grid, (1 + DAMPING − J)⁻¹.
+    The images have a frame one cell wide, in which nothing is unknown. Row n of all arrays with
+    n + 1 rows is 0 and stands for cells that are not unknown.
+
+    Attributes:
+        cells: image, row and column of each unknown cell, in framed images.
+        framed: shape of the framed images.
+        places: (n,) int64, positions of the unknown cells in the flattened framed images.
+        near: (n, 9) int64, positions of each cell and its neighbours.
+        numbers: number of the unknown at each position, n where there is none.
+        weight: (n + 1, 1), ρ.
+        inverse: (n + 1, 1), 1 / (ρ + μ).
+        jacobi: (n + 1, n + 1), S / (ρ + μ).
+        left: (n + 1, 3), memory for a solution.
+        spare: (n + 1, 3), memory for a residual.
+        down: matrix from the next finer grid's unknowns to these.
+        up: matrix from these unknowns to the next finer grid's, divided by ρ + μ.
+        overhang: (n + 1, 1), correction of `up` where a side of the finer image is odd, so that a
+            coarser cell sticks out of the image.
+        solver: (1 + DAMPING − J)⁻¹ of the coarsest grid.
     """
 
     cells: tuple[Tensor, Tensor, Tensor]
@@ -121,11 +138,11 @@ class _Grid:
         return self.weight.expand(-1, 3).flatten()
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """The inner product under ρ."""
+        """Return the inner product of a and b under ρ."""
         return torch.dot(a.flatten() * self.weight_of_columns, b.flatten())
 
     def counts(self) -> Tensor:
-        """How many of the unknowns lie in each cell of twice the side, within a frame."""
+        """Count the unknowns in each cell of the next coarser grid, with its frame."""
         count, height, width = self.framed
         height, width = ((side - 3 >> 1) + 3 for side in (height, width))
         image, y, x = self.cells
@@ -136,7 +153,7 @@ class _Grid:
 
 
 def _grids(finest: _Grid) -> list[_Grid]:
-    """From the finest to the coarsest."""
+    """Return the grids from the finest to the coarsest."""
     grids = [finest]
     while (n := len(grids[-1].places)) > FEW and max(grids[-1].framed[1:]) > 3:
         grids.append(_grid(grids[-1].counts() >= 2, grids[-1]))
@@ -147,17 +164,14 @@ def _grids(finest: _Grid) -> list[_Grid]:
 
 
 def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
-    """The grid of the unknown cells (B, h + 2, w + 2); joined to the finer one where there is one.
-
-    Of the frame nothing is unknown.
-    """
+    """Make the grid of unknown cells (B, h + 2, w + 2), with matrices from and to a finer grid."""
     device = unknown.device
     count, height, row = unknown.shape
     image, y, x = cells = unknown.nonzero(as_tuple=True)
     n = len(image)
     places = (image * height + y) * row + x
     near = places[:, None] + (_offsets(3, row, device) - row - 1)
-    # Two rows more, all frame: a coarser cell at the lower edge looks so far.
+    # Two more rows of frame, because the children of a coarser cell at the lower edge lie there.
     numbers = torch.full(((count * height + 2) * row,), n, dtype=torch.int32, device=device)
     numbers[places] = torch.arange(n, dtype=torch.int32, device=device)
     inside = _inside(BLUR, (height - 2, row - 2), 1, device)
@@ -179,7 +193,7 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
         parents = torch.take(numbers, corners[:, None] + _offsets(2, row, device))
         shares = _shares(device).index_select(0, (y & 1) * 2 + (x & 1)) * finer.inverse[:-1]
         whole = [side - 2 + (side & 1 if side > 3 else 0) for side in (above, beside)]
-        if whole != [above - 2, beside - 2]:  # ρ as if the coarser cells' image were this one's
+        if whole != [above - 2, beside - 2]:  # ρ as if the image were as large as the coarser one
             more = _inside(BLUR, tuple(whole), 1, device)[y - 1, x - 1, None] - finer.weight[:-1]
             finer.overhang = F.pad(1 / (1 + more * finer.inverse[:-1]), (0, 0, 0, 1))
             shares *= finer.overhang[:-1]
@@ -192,9 +206,12 @@ def _grid(unknown: Tensor, finer: _Grid | None = None) -> _Grid:
 
 
 def _sparse(columns: Tensor, values: Tensor, width: int) -> Tensor:
-    """A CSR matrix (n + 1, width) of as many values in each row, but none in the last.
+    """Make a CSR matrix (n + 1, width) with k values in each row but the last, which is empty.
 
-    columns: (n, k) int32. values: (n, k), or (k,) for all rows.
+    Args:
+        columns: (n, k) int32, columns of the values.
+        values: (n, k), or (k,) for all rows.
+        width: number of columns.
     """
     n, k = columns.shape
     starts = torch.arange(n + 2, dtype=torch.int32, device=columns.device).clamp_(max=n) * k
@@ -217,7 +234,7 @@ def _offsets(side: int, row: int, device: torch.device) -> Tensor:
 
 @cache
 def _shares(device: torch.device) -> Tensor:
-    """(4, 4): of the four coarser cells around a cell in an even or odd row and column."""
+    """Return (4, 4), weights of the coarser cells around a cell, by parity of row and column."""
     line = torch.tensor(NEARER, device=device)
     return torch.kron(line, line)
 
@@ -226,7 +243,10 @@ def _shares(device: torch.device) -> Tensor:
 def _inside(
     taps: tuple[float, ...], size: tuple[int, int], stride: int, device: torch.device
 ) -> Tensor:
-    """How much of a kernel, one cell before each stride-th of (h, w), lies inside them."""
+    """Return how much of a kernel lies inside (h, w), where it starts one cell before a position.
+
+    The positions are every stride-th row and column.
+    """
     kernel = torch.tensor(taps, device=device)[None, None]
     one, other = (
         F.conv1d(F.pad(torch.ones(1, 1, n, device=device), (1, 2)), kernel, stride=stride)[0, 0]
