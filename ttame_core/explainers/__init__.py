@@ -1,7 +1,7 @@
 """Explainers: T-TAME and its rivals, behind one interface and in one registry.
 
-To add one, put a module with a subclass of Explainer into this package. Another package adds its
-own by entry points (docs/extending.md).
+To add an explainer, put a module with a subclass of Explainer into this package. Other packages add
+explainers by entry points of the group `ttame.explainers` (docs/extending.md).
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ REGISTRY: Mapping[str, type[Explainer]] = registry_of(
 
 
 def training_of(section: spec.Training, explainer: spec.Explainer) -> spec.Training:
-    """Say how an explainer's heads are trained.
+    """Return the settings by which an explainer's heads are trained.
 
     Args:
-        section: the spec's `training`.
-        explainer: an explainer with a head; its own keys of `training` come first.
+        section: section `training` of the spec.
+        explainer: section of an explainer with a head, whose own keys of `training` come first.
     """
     method = REGISTRY[explainer.method]
     if not issubclass(method, Trained):

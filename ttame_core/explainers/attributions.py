@@ -1,8 +1,8 @@
-"""Attributions of pixels, through captum: maps of the image's resolution.
+"""Attributions of pixels, computed by captum: maps of the image's resolution.
 
-They are kept as large as the image, up to 224 a side; larger ones are averaged over areas, since
-every metric upsamples maps anyway. What a method says of the three channels of a pixel is added up:
-absolute values where it follows gradients, which tells how much a pixel matters, for or against.
+Maps are as large as the image, up to 224 pixels a side; larger ones are averaged over areas, since
+every metric upsamples maps anyway. A pixel's value is the sum over its three channels. Methods that
+follow gradients add up absolute values, which tell how much a pixel matters, for or against.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing_extensions import override
 from ttame_core import spec
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, bounded
 
-# Share of the logit's difference that DeepLIFT may leave unexplained: where windows overlap,
-# captum's max pooling loses some 10 %; without a rule for a nonlinearity, all and more is amiss.
+# The share of the logit's difference that DeepLIFT may leave unexplained. Where windows overlap,
+# captum's max pooling loses some 10 %; where a nonlinearity has no rule, 100 % and more are lost.
 INCOMPLETE = 0.25
-warnings.filterwarnings("ignore", "Setting forward, backward hooks")  # DeepLIFT says it each time
+warnings.filterwarnings("ignore", "Setting forward, backward hooks")  # a warning of each DeepLIFT
 
 
 class Attribution(Explainer):
-    """The part that captum's explainers share: one image tensor in, one map per pixel out."""
+    """The base class of explainers of captum, which map each pixel of an image."""
 
     applies_to = "every backbone"
 
@@ -44,7 +44,7 @@ class Attribution(Explainer):
 
     @abstractmethod
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        """Return maps (B, H, W) of normalised images (B, 3, H, W), for one target (B,) each."""
+        """Return maps (B, H, W) of normalised images (B, 3, H, W) for targets (B,)."""
 
     def _black(self, inputs: Tensor) -> Tensor:
         """Return the normalised black image (1, 3, H, W)."""
@@ -54,8 +54,8 @@ class Attribution(Explainer):
 class Saliency(Attribution):
     """Gradients (Simonyan et al. 2014, arXiv 1312.6034, section 3).
 
-    The absolute gradient of the target's logit, added up over the channels (the paper takes the
-    largest).
+    The map is the absolute gradient of the target's logit, added up over the channels (the paper
+    takes the largest).
     """
 
     name = "saliency"
@@ -69,8 +69,9 @@ class Saliency(Attribution):
 class IntegratedGradients(Attribution):
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365, section 3).
 
-    The gradient along the straight line from the black image, by Gauss–Legendre quadrature of
-    `steps` points; absolute values added up over the channels.
+    The map is the integral of the gradient along the straight line from the black image, by
+    Gauss–Legendre quadrature with `steps` points, times the difference from the black image;
+    absolute values are added up over the channels.
     """
 
     name = "integrated_gradients"
@@ -79,7 +80,7 @@ class IntegratedGradients(Attribution):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        steps: int = Field(50, ge=1, description="points of the path")
+        steps: int = Field(50, ge=1, description="number of points of the path")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
         found = _captum("IntegratedGradients")(self.backbone).attribute(
@@ -95,9 +96,9 @@ class IntegratedGradients(Attribution):
 class GradientShap(Attribution):
     """Gradient SHAP (Lundberg and Lee 2017, arXiv 1705.07874; expected gradients).
 
-    The mean over `samples` of the gradient at a random point between the black or the white image
-    and the image with Gaussian noise, times their difference; absolute values added up over the
-    channels. The samples are the same for the same key and target.
+    A sample is the gradient at a random point between the black or the white image and the image
+    with Gaussian noise, times the difference of the two. The map is the mean of `samples` samples;
+    absolute values are added up over the channels. Samples follow from key and target alone.
     """
 
     name = "gradient_shap"
@@ -107,7 +108,7 @@ class GradientShap(Attribution):
         """The keys of a spec that set it."""
 
         samples: int = Field(20, ge=1, description="random points")
-        noise: float = Field(0.1, ge=0, description="standard deviation, of the normalised image")
+        noise: float = Field(0.1, ge=0, description="standard deviation, in normalised images")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
         ends = torch.cat([torch.zeros_like(inputs[:1]), torch.ones_like(inputs[:1])])
@@ -129,8 +130,8 @@ class GradientShap(Attribution):
 class Occlusion(Attribution):
     """Occlusion (Zeiler and Fergus 2014, arXiv 1311.2901, section 4.2).
 
-    What the target's logit loses where a square of the mean colour covers a place, averaged over
-    the squares that do; what it gains counts as nothing.
+    Squares of the mean colour cover parts of the image. A pixel's value is the loss of the target's
+    logit, averaged over the squares that cover the pixel; a gain counts as 0.
     """
 
     name = "occlusion"
@@ -139,7 +140,7 @@ class Occlusion(Attribution):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        window: float = Field(0.15, gt=0, le=1, description="share of the image's sides")
+        window: float = Field(0.15, gt=0, le=1, description="side of a square, as a share")
         stride: float = Field(0.07, gt=0, le=1, description="share of the image's sides")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
@@ -151,7 +152,7 @@ class Occlusion(Attribution):
             inputs.detach(),
             (3, *window),
             (3, *(min(step, side) for step, side in zip(stride, window, strict=True))),
-            baselines=0,  # the mean colour, once normalised
+            baselines=0,  # the mean colour in normalised images
             target=targets,
         )
         return found.mean(dim=1).clamp(min=0)
@@ -160,10 +161,10 @@ class Occlusion(Attribution):
 class DeepLift(Attribution):
     """DeepLIFT (Shrikumar et al. 2017, arXiv 1704.02685, section 3, rescale rule).
 
-    Contributions of the differences from the black image; absolute values added up over the
-    channels. captum knows the rule for ReLU, ELU, sigmoid, tanh, softplus, softmax and pooling
-    modules that are used once; where a network does anything else, contributions do not add up to
-    the logit's difference (a quarter of it is amiss), and the explainer does not apply.
+    The map is the contributions of the differences from the black image; absolute values are added
+    up over the channels. captum has the rule for ReLU, ELU, sigmoid, tanh, softplus, softmax and
+    pooling modules that are used once. Where a network does anything else, contributions do not add
+    up to the logit's difference; the explainer does not apply where more than a quarter is missing.
     """
 
     name = "deeplift"
@@ -205,7 +206,7 @@ class DeepLift(Attribution):
 
 @contextmanager
 def _seeded(name: str) -> Iterator[None]:
-    """Let what torch and numpy draw depend on the name alone, in this context."""
+    """Seed torch and numpy by a name in this context, and restore their states afterwards."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     state = np.random.get_state()
     with torch.random.fork_rng():
@@ -228,11 +229,11 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
     finally:
         for module in inplace:
             module.inplace = True
-        for module in model.modules():  # where captum failed, it has left these behind
+        for module in model.modules():  # captum leaves these attributes behind where it fails
             for name in ("input", "output", "input_ref"):
                 vars(module).pop(name, None)
 
 
 def _captum(name: str) -> Any:
-    """Import a class of captum where it is first used: the import takes a second."""
+    """Import a class of captum when it is first used, because the import takes a second."""
     return getattr(import_module("captum.attr"), name)

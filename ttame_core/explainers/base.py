@@ -1,4 +1,4 @@
-"""The interface of explainers: one class with one verb, `attribute`."""
+"""The interface of explainers: a class with a method `attribute`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ttame_core.lake.schemas import RIVAL
 
 
 class NotApplicable(Exception):
-    """This explainer cannot explain this backbone or this data set; the message says why."""
+    """The error for an explainer that cannot explain a backbone or a data set, with the reason."""
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """One ordinary forward pass over a batch, made once and shared by all explainers.
+    """A forward pass over a batch, which is made once and shared by all explainers.
 
     Attributes:
-        batch: B images with what is known of them.
+        batch: B images with their keys, labels, boxes and masks.
         images: (B, 3, H, W) float32 in [0, 1].
-        logits: (B, K) float32, of a float32 pass.
-        features: (B, C, h, w) per tap, of the backbone's precision.
+        logits: (B, K) float32, from a float32 pass.
+        features: (B, C, h, w) for each tap, from a pass in the backbone's precision.
     """
 
     batch: Batch
@@ -40,7 +40,7 @@ class ForwardPass:
     features: list[Tensor]
 
     def first(self, count: int) -> ForwardPass:
-        """Return the part of the first `count` images."""
+        """Return the part for the first `count` images."""
         if count >= len(self.batch):
             return self
         features = [f[:count] for f in self.features]
@@ -53,13 +53,13 @@ class ForwardPass:
 def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None) -> ForwardPass:
     """Run one forward pass over a batch.
 
-    Features are of the backbone's precision. Logits are always those of a float32 pass, with which
-    metrics compare those of masked images: where the precision is lower, that is a second pass.
+    Features have the backbone's precision. Logits are always from a float32 pass, because metrics
+    compare them with those of masked images; where the precision is lower, a second pass is made.
 
     Args:
         backbone: the classifier.
-        batch: B images with what is known of them.
-        images: (B, 3, H, W) float32 in [0, 1], in place of the batch's own.
+        batch: B images with their keys, labels, boxes and masks.
+        images: (B, 3, H, W) float32 in [0, 1]; None for the batch's own.
     """
     if images is None:
         images = batch.float_images(backbone.device)
@@ -71,11 +71,11 @@ def forward_pass(backbone: Backbone, batch: Batch, images: Tensor | None = None)
     return ForwardPass(batch, images, logits.float(), features)
 
 
-LARGEST = 224  # pixels, side of a map that is kept
+LARGEST = 224  # side of a map, in pixels, at most
 
 
 def bounded(maps: Tensor) -> Tensor:
-    """Average maps (…, h, w) of more than 224 pixels a side over areas, down to 224."""
+    """Average maps (…, h, w) that are longer than LARGEST pixels over areas, down to LARGEST."""
     height, width = maps.shape[-2:]
     if max(height, width) <= LARGEST:
         return maps
@@ -85,22 +85,34 @@ def bounded(maps: Tensor) -> Tensor:
 
 
 class Explainer(ABC):
-    """A method that gives explanation maps.
+    """A method that makes explanation maps of a backbone's decisions.
 
-    A subclass in a module of this package, or in an entry point of the group `ttame.explainers`, is
-    in the registry.
+    The registry holds the subclasses in modules of this package, and those that entry points of the
+    group `ttame.explainers` name.
 
-    name: in specs, and in the lake unless the spec says otherwise. role: RIVAL, or YARDSTICK for
-    what rivals are measured by, which wins and loses nothing. version: raised when its maps change,
-    so that they are redone. needs_head: trained once per backbone. needs_annotations: reads
-    boxes or masks. reads_image: its maps depend on the image and the classifier. explains_again: it
-    has maps of other images and classifiers than those it was made for. forwards, backwards: passes
-    through the classifier per map, beyond the forward pass that all share, as a formula of settings
-    and of C, the channels of its tap. applies_to: what it can explain, in words. Settings: its own
-    keys in a spec.
+    Attributes:
+        name: the explainer's method in specs, and its default name in the lake.
+        role: RIVAL, or YARDSTICK for explainers that rivals are measured by and that have no ranks.
+        version: increase it when the maps change, so that they are made again.
+        needs_head: whether a head is trained for each backbone.
+        needs_annotations: whether boxes or masks are read.
+        reads_image: whether maps depend on the image and the classifier.
+        explains_again: whether the explainer can explain changed images and classifiers.
+        forwards: forward passes through the classifier for a map, beyond the pass that all
+            explainers share: a formula of settings and of C, the number of the tap's channels.
+        backwards: backward passes for a map, as such a formula.
+        applies_to: words for the backbones that can be explained.
+        Settings: class of the explainer's keys in a spec.
+        backbone: the backbone to explain.
+        settings: the keys as an instance of `Settings`.
 
-    `settings` are by name what the spec says, `Settings` with its defaults where nothing is given.
-    The constructor raises NotApplicable where the backbone cannot be explained.
+    Args:
+        backbone: the backbone to explain.
+        settings: the explainer's keys in a spec, by name; missing ones have their defaults.
+        head: trained head, for explainers that have one.
+
+    Raises:
+        NotApplicable: the backbone cannot be explained.
     """
 
     name: ClassVar[str]
@@ -128,7 +140,7 @@ class Explainer(ABC):
         self.prepare()
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
-        """Do what is done once for a backbone.
+        """Prepare for the backbone; the constructor calls this method.
 
         Raises:
             NotApplicable: the backbone cannot be explained.
@@ -136,7 +148,10 @@ class Explainer(ABC):
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:
-        """Return what tells maps of these settings from others: content, where they name a file."""
+        """Return the part of the settings on which maps depend, with the content of named files.
+
+        The result is a part of the maps' fingerprints.
+        """
         return settings
 
     @abstractmethod
@@ -155,7 +170,7 @@ class Explainer(ABC):
 
 @dataclass
 class Cost:
-    """Seconds, and numbers of images that went through the classifier forward and backward."""
+    """The seconds, and the numbers of images that passed the classifier forward and backward."""
 
     seconds: float = 0.0
     forward: int = 0
@@ -164,7 +179,7 @@ class Cost:
 
 @contextmanager
 def measure(backbone: Backbone) -> Iterator[Cost]:
-    """Measure what is done with the backbone in this context; the cost is complete at its end."""
+    """Yield the cost of this context's use of a backbone, which is complete when it ends."""
     cost = Cost()
 
     def back(gradient: Tensor) -> None:

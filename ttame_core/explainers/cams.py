@@ -17,47 +17,47 @@ from typing_extensions import override
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 
-AT_ONCE = 32  # variants of one image in a forward pass
+AT_ONCE = 32  # variants of an image in a forward pass
 
 
 class GradientCam(Explainer):
-    """A CAM of the grad-cam library, at the deepest tap whose places the logits depend on.
+    """A CAM of the grad-cam library, at the deepest tap on whose positions the logits depend.
 
-    That is the last stage of a hierarchical network. In a transformer that classifies from its
-    class token, nothing after the last attention depends on the patch tokens: there it is the norm
-    before that attention, as is usual. Maps have the tap's own resolution.
+    In a hierarchical network, that is the last stage. In a transformer that classifies by its class
+    token, the logits do not depend on patch tokens after the last attention; there, as usual, the
+    CAM is made at the norm before that attention. Maps have the tap's own resolution.
     """
 
-    method: ClassVar[str]  # the library's class
+    method: ClassVar[str]  # name of the library's class
     forwards, backwards = "1", "1"
     applies_to = "taps whose spatial features have a gradient"
 
     @override
     def prepare(self) -> None:
         self.layer, self.tap = deepest_with_gradient(self.backbone)
-        self.spot = nn.Identity()  # a module that gives the tap's tensor and nothing else
+        self.spot = nn.Identity()  # a module that returns the tap's tensor and nothing else
         method = getattr(import_module("pytorch_grad_cam"), self.method)  # takes two seconds
         self.cam = method(self.backbone, [self.spot], reshape_transform=self.tap.feature_map)
-        self.cam.compute_input_gradient = True  # frozen weights alone would leave no graph
-        self.cam.get_target_width_height = lambda inputs: None  # the map stays as large as it is
+        self.cam.compute_input_gradient = True  # with frozen weights, there is no other graph
+        self.cam.get_target_width_height = lambda inputs: None  # no resizing of the map
 
     @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images.clone())
         with _changed(self.layer, self.tap, self.spot), torch.enable_grad():
             maps = [
-                self.cam(inputs, [itemgetter(int(t)) for t in column])  # of an image's logits
+                self.cam(inputs, [itemgetter(int(t)) for t in column])  # picks the target's logit
                 for column in targets.T
             ]
         self.cam.activations_and_grads.clear()
-        del self.cam.outputs  # and the graph behind them
+        del self.cam.outputs  # frees their graph
         return torch.stack([torch.from_numpy(m) for m in maps], dim=1)
 
 
 class GradCam(GradientCam):
     """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, section 3, equations 1 and 2).
 
-    A channel's weight is the mean of the target logit's gradient over its places.
+    A channel's weight is the mean of the target logit's gradient over the channel's positions.
     """
 
     name = "gradcam"
@@ -67,8 +67,8 @@ class GradCam(GradientCam):
 class GradCamPlusPlus(GradientCam):
     """Grad-CAM++ (Chattopadhay et al. 2018, arXiv 1710.11063, section 3, equation 19).
 
-    A channel's weight is the sum of its positive gradients, each weighted by what the second and
-    third derivatives say of its place.
+    A channel's weight is the sum of its positive gradients, each weighted by a coefficient of
+    second and third derivatives at its position.
     """
 
     name = "gradcam++"
@@ -78,7 +78,7 @@ class GradCamPlusPlus(GradientCam):
 class LayerCam(GradientCam):
     """LayerCAM (Jiang et al. 2021, IEEE Transactions on Image Processing 30, section III).
 
-    Each place of each channel is weighted by its own positive gradient.
+    Each position of each channel is weighted by its own positive gradient.
     """
 
     name = "layercam"
@@ -88,8 +88,8 @@ class LayerCam(GradientCam):
 class XGradCam(GradientCam):
     """XGrad-CAM (Fu et al. 2020, arXiv 2008.02312, section 3).
 
-    A channel's weight is the mean of its gradients, each weighted by its place's share of the
-    channel's sum.
+    A channel's weight is the mean of its gradients, each weighted by the share that its position
+    has of the channel's sum.
     """
 
     name = "xgradcam"
@@ -99,7 +99,7 @@ class XGradCam(GradientCam):
 class HiResCam(GradientCam):
     """HiResCAM (Draelos and Carin 2020, arXiv 2011.08891, section 3).
 
-    The sum over channels of activation times gradient, place by place.
+    The map is the sum over channels of activation times gradient at each position.
     """
 
     name = "hirescam"
@@ -109,8 +109,8 @@ class HiResCam(GradientCam):
 class EigenCam(Explainer):
     """Eigen-CAM (Muhammad and Yeasin 2020, arXiv 2008.00299, section III).
 
-    The places' projection on the first principal component of the channels, of the deepest spatial
-    tap; the same for every target. The features are those of the shared pass.
+    The map is the projection of each position of the deepest spatial tap on the first principal
+    component of the channels, the same for every target. Features are those of the shared pass.
     """
 
     name = "eigencam"
@@ -130,9 +130,9 @@ class EigenCam(Explainer):
 class ScoreCam(Explainer):
     """Score-CAM (Wang et al. 2020, arXiv 1910.01279, section 3).
 
-    A channel of the deepest spatial tap, upsampled and min–max normalised, masks the normalised
-    image; its weight is the softmax over channels of the target's logit. The passes serve all
-    targets. As in the grad-cam library, which holds all masked images at once (gigabytes an image).
+    Each channel of the deepest spatial tap, upsampled and min–max normalised, masks the normalised
+    image; the channel's weight is the softmax over channels of the target's logit. The passes serve
+    all targets. Maps equal those of the grad-cam library, which holds all masked images in memory.
     """
 
     name = "scorecam"
@@ -156,7 +156,7 @@ class ScoreCam(Explainer):
         )
 
     def _logits(self, image: Tensor, features: Tensor) -> Tensor:
-        """(C, K) float32: of the image (3, H, W) under each of the channels (C, h, w)."""
+        """Return logits (C, K) float32 of an image (3, H, W) masked by each channel (C, h, w)."""
         logits = []
         for channels in features[:, None].split(AT_ONCE):
             masks = nn.functional.interpolate(
@@ -171,9 +171,9 @@ class ScoreCam(Explainer):
 class AblationCam(Explainer):
     """Ablation-CAM (Desai and Ramaswamy 2020, WACV, section 3).
 
-    A channel's weight is the share of the target's logit that is lost where the channel is 0 all
-    over the map. At the tap of Grad-CAM. The passes serve all targets. The grad-cam library, where
-    a network has no ReLU, ablates with a huge negative number; here it is 0 for all, as published.
+    A channel's weight is the share of the target's logit that is lost where the channel of
+    Grad-CAM's tap is set to 0. The passes serve all targets. For networks without ReLU, the
+    grad-cam library sets channels to a large negative number; here they are set to 0, as published.
     """
 
     name = "ablationcam"
@@ -212,7 +212,7 @@ class AblationCam(Explainer):
 
 
 class _Ablated:
-    """Copy the tap's tensor of an image n times, each with another of n channels set to 0."""
+    """A change of an output (1, …) to n copies, each of which has another channel set to 0."""
 
     def __init__(self, tap: Tap, channels: Tensor) -> None:
         self.tap, self.channels = tap, channels
@@ -227,7 +227,7 @@ class _Ablated:
 
 
 def _principal_component(features: np.ndarray) -> np.ndarray:
-    """Project channels (C, h, w) to their first principal component (h, w).
+    """Project channels (C, h, w) on their first principal component (h, w).
 
     The result is that of the grad-cam library, without its C×C matrix.
     """
@@ -238,13 +238,13 @@ def _principal_component(features: np.ndarray) -> np.ndarray:
 
 
 def _weighted(features: Tensor, weights: Tensor) -> Tensor:
-    """Return the positive part (T, h, w) of channels (C, h, w) added up by weights (C, T)."""
+    """Return the positive part (T, h, w) of sums of channels (C, h, w) with weights (C, T)."""
     return torch.einsum("chw,ct->thw", features, weights).relu()
 
 
 @contextmanager
 def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
-    """Send the tap's tensor through `change` on its way out of the layer, in this context."""
+    """Apply `change` to the tap's tensor in the layer's output, in this context."""
 
     def hook(module: nn.Module, args: Any, given: Any) -> Any:
         found = change(tap.output(given))
@@ -260,11 +260,11 @@ def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
 
 
 def deepest_spatial(backbone: Backbone) -> int:
-    """Return the index of the deepest tap that has more than one place."""
+    """Return the index of the deepest tap that has more than one position."""
     for place, tap in reversed([*enumerate(backbone.taps)]):
         if tap.height * tap.width > 1:
             return place
-    raise NotApplicable(f"no tap of {backbone.name} has more than one place; name other taps")
+    raise NotApplicable(f"no tap of {backbone.name} has more than one position: name other taps")
 
 
 def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:
@@ -278,7 +278,7 @@ def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:
             if layer is not None and _has_gradient(backbone, layer, place):
                 return layer, place
     raise NotApplicable(
-        f"no tap of {backbone.name} has a spatial gradient that CAMs could use; name other taps"
+        f"no tap of {backbone.name} has a spatial gradient that CAMs could use: name other taps"
     )
 
 

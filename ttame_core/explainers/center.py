@@ -1,4 +1,4 @@
-"""The middle of the image: the floor that photographers' habits set."""
+"""Maps of the image's middle, where photographers put their subjects: a floor for explainers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPREAD = 0.25  # standard deviation, as a share of each side
 class Center(Explainer):
     """A Gaussian at the middle of the image, the same for all; a floor.
 
-    Its standard deviation is a quarter of each side; at the head's resolution.
+    The standard deviation is a quarter of each side, and the resolution that of the head.
     """
 
     name = "center"

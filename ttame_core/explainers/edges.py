@@ -1,4 +1,4 @@
-"""The image's edges: the floor that a method must beat to be more than an edge detector."""
+"""Maps of the image's edges: a floor for explainers that are more than edge detectors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ttame_core.lake.schemas import YARDSTICK
 class Edges(Explainer):
     """Sobel magnitude of the luminance, slightly blurred, whatever the classifier says; a floor.
 
-    Adebayo et al. 2018 (arXiv 1810.03292, section 5) found saliency maps to look like it. Averaged
-    over areas to at most 56×56, then blurred with a sigma of one map pixel.
+    Adebayo et al. 2018 (arXiv 1810.03292, section 5) found that saliency maps look like edges. The
+    map is averaged over areas to at most 56×56, then blurred with a sigma of one map pixel.
     """
 
     name = "edges"

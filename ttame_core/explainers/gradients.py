@@ -17,10 +17,10 @@ def target_gradients(
     Args:
         logits: (B, K), with their graph.
         targets: (B, T) class indices.
-        places: tensors of the graph.
+        places: tensors of the graph to which gradients are computed.
 
     Returns:
-        For every column of the targets one gradient per place, of the place's shape.
+        For each of the T columns, a gradient for each tensor, of the tensor's shape.
     """
     return [
         torch.autograd.grad(

@@ -16,27 +16,29 @@ from ttame_core.explainers.cams import deepest_with_gradient
 from ttame_core.explainers.gradients import target_gradients
 from ttame_core.explainers.self_attention import Explicit, eager, plain_transformer
 
-STEPS, TRANSFORMER_STEPS = 10, 5  # the authors'
+STEPS, TRANSFORMER_STEPS = 10, 5  # as in the authors' code
 
 
 class Iia(Explainer):
     """IIA (Barkan et al. 2023, ICCV: Iterated Integrated Attributions).
 
-    The twofold iterated integral, IIA2: along the image, and along its last representation. The
-    image x goes from the mean colour (0 after normalisation) to itself, a·x; for each of these, the
-    last representation u(a·x) from its reference r to itself, v = r + b·(u − r). Both integrals are
-    means over `steps` + 1 evenly spaced points, ends included, as in the authors' code; gradients
-    are those of the target's logit f. IIA3, over a third layer, is left out.
+    The map is the twofold iterated integral IIA2, along the image and along its last
+    representation. The first path is a·x, from the mean colour (0 after normalisation) to the image
+    x. For each of its points, the second path is v = r + b·(u − r), from a reference r to the last
+    representation u(a·x). Both integrals are means over `steps` + 1 evenly spaced points, ends
+    included, as in the authors' code; gradients are those of the target's logit f. IIA3, with a
+    third layer, is left out.
 
-    Convolutional form: u is the deepest tap (as for Grad-CAM) and r the least value of each of its
-    channels; the map is the mean of the sum over channels of (v − r) ⊙ ∂f/∂v. (In the authors' code
-    r comes from a minimum over an axis of length one, so that it is u and only the first integral
-    does anything; here it is what the paper says.)
+    In the convolutional form, u is the deepest tap (as for Grad-CAM), and r is the least value of
+    each channel; the map is the mean of the sum over channels of (v − r) ⊙ ∂f/∂v. This follows the
+    paper. In the authors' code, r is a minimum over an axis of length one and so equals u, which
+    leaves only the first integral.
 
-    Transformer form, for plain vision transformers: u is the last block's attention matrix and r
-    is 0. What is integrated is (A ⊙ ∂f/∂A)⁺ of every block's matrix A, the last of which is v;
-    the means over both integrals and all heads are rolled out: plus the identity, rows normalised
-    to sum 1, multiplied, the class token's row; where patch tokens are pooled, the mean of theirs.
+    In the transformer form, for plain vision transformers, u is the last block's attention matrix,
+    and r is 0. The integrand is (A ⊙ ∂f/∂A)⁺ for every block's matrix A, the last of which is v.
+    The means over both integrals and all heads are rolled out: the identity is added, rows are
+    normalised to a sum of 1, the matrices are multiplied, and the class token's row is the map;
+    where patch tokens are pooled, the map is the mean of their rows.
     """
 
     name = "iia"
@@ -47,7 +49,7 @@ class Iia(Explainer):
         """The keys of a spec that set it."""
 
         steps: int | None = Field(
-            None, ge=1, description="of each integral; default: 10, and 5 for plain transformers"
+            None, ge=1, description="steps of each integral; default: 10; 5 for plain transformers"
         )
 
     @override
@@ -70,7 +72,7 @@ class Iia(Explainer):
     def _convolutional(self, inputs: Tensor, targets: Tensor) -> Tensor:
         maps = torch.zeros((), device=inputs.device)
         for a in self.points:
-            for b in self.points[1:]:  # v − r is 0 where b is
+            for b in self.points[1:]:  # without b = 0, where v − r is 0
                 with _Interpolated(self.layer, self.tap, b) as path:
                     logits = self.backbone(a * inputs)
                 gradients = target_gradients(logits, targets, [path.v])
@@ -95,7 +97,7 @@ class Iia(Explainer):
 
 
 class _Interpolated:
-    """Let a layer return v = r + b · (u − r) in place of u, in this context; `moved` is v − r."""
+    """A context in which a layer returns v = r + b · (u − r) in place of u; `moved` is v − r."""
 
     def __init__(self, layer: nn.Module, tap: Tap, b: float) -> None:
         self.layer, self.tap, self.b = layer, tap, b
@@ -120,7 +122,7 @@ class _Interpolated:
 
 
 class _LastScaled(Explicit):
-    """Let the last of `blocks` attentions go on with b times its matrix."""
+    """A context in which the last of `blocks` attentions uses b times its matrix."""
 
     def __init__(self, blocks: int, b: float) -> None:
         super().__init__()
@@ -133,6 +135,6 @@ class _LastScaled(Explicit):
 
 
 def _row_normalised(matrix: Tensor) -> Tensor:
-    """Add the identity to matrices (B, N, N) and scale rows to a sum of 1, in float64."""
+    """Add the identity to matrices (B, N, N), and scale their rows to a sum of 1, in float64."""
     whole = matrix.double() + torch.eye(matrix.shape[-1], device=matrix.device)
     return whole / whole.sum(dim=-1, keepdim=True)

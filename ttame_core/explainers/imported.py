@@ -1,4 +1,4 @@
-"""Maps that someone else made, read by the samples' keys."""
+"""Maps that someone else made, which are found by the samples' keys."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from ttame_core.errors import UserError
 from ttame_core.explainers.base import Explainer, ForwardPass, bounded
 from ttame_core.lake.map_values import column_of, restore
 
-ABOUT = ("key", "height", "width")  # columns beside the maps
+ABOUT = ("key", "height", "width")  # columns beside that of the maps
 Size = tuple[int, int]  # height, width
-Found = dict[tuple[str, int | None], np.ndarray]  # by key and target; None: of any target
+Found = dict[tuple[str, int | None], np.ndarray]  # maps by key and target, None for any target
 
 
 class Imported(Explainer):
     """Maps that others made, from a Parquet file or a folder of .npy files.
 
-    Parquet: a row per map with columns key, map (list of numbers, row by row), height and width; a
-    column target is optional: without it, a map is of whatever class is asked for. A lake's own
-    files of maps are such files. Folder: `<key>.npy` of (h, w) numbers each. Maps cover what the
-    classifier sees (resized and cropped as the backbone has it), all of one size; of more than 224
-    a side, they are averaged down to that. A sample without a map is left out. Keys are in the view
-    `samples`.
+    A Parquet file has a row for each map, with columns key, map (list of numbers, row by row),
+    height and width, and perhaps target; without targets, a map serves for any class. A lake's own
+    files of maps are such files. A folder has a file `<key>.npy` of (h, w) numbers for each map.
+    The view `samples` has the keys.
 
-    One batch's maps are in memory at a time. Parquet is unpacked once to float32 in the temporary
-    folder (12 GB for a million maps of 56×56), where each map can be found by itself.
+    Maps cover the classifier's view, resized and cropped, and are all of one size; maps of more
+    than 224 pixels a side are averaged down. Samples without a map are left out.
+
+    Memory holds one batch's maps. A Parquet file is unpacked once to float32 in the temporary
+    folder (12 GB for a million maps of 56×56), where single maps can be read.
     """
 
     name = "imported"
@@ -112,7 +113,7 @@ class _Parquet:
         self._db = duckdb.connect()
 
     def read(self, keys: Sequence[str]) -> Found:
-        literally = re.sub(r"([*?\[])", r"[\1]", self.path)  # no character is a pattern's
+        literally = re.sub(r"([*?\[])", r"[\1]", self.path)  # escapes characters of patterns
         try:
             rows = self._db.execute(
                 f"SELECT key, {self._target}, file_row_number "
@@ -128,8 +129,8 @@ class _Parquet:
 class _Unpacked:
     """A temporary file with the maps of a Parquet file, row by row.
 
-    Parquet gives no single row without a thousand others, and samples come in an order of their
-    own.
+    A single row of Parquet cannot be read without a thousand others, and samples come in another
+    order.
     """
 
     def __init__(self, path: str) -> None:
@@ -154,7 +155,7 @@ class _Unpacked:
     @staticmethod
     @lru_cache(maxsize=4)
     def of(path: str, size: int, mtime: int) -> _Unpacked:
-        """Unpack a file once for each state that it is in."""
+        """Unpack a file, or return what was unpacked from the same size and time of change."""
         return _Unpacked(path)
 
 
@@ -197,7 +198,7 @@ class _Folder:
     def read(self, keys: Sequence[str]) -> Found:
         found: Found = {}
         for key in keys:
-            # A key is a file's name here, and leads nowhere else.
+            # The key must be a file's name, so that it cannot lead out of the folder.
             if "/" not in key and (self.path / f"{key}.npy").exists():
                 values = self._load(f"{key}.npy")
                 _check_size(key, values.shape, self.size, str(self.path))
@@ -224,7 +225,7 @@ def _place(path: str) -> Path:
 
 
 def _folder_stamp(folder: Path) -> str:
-    """Hash the names, sizes and times of a folder's files, as a sum that needs no order."""
+    """Hash the names, sizes and times of a folder's files, whatever their order."""
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:

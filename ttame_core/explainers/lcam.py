@@ -19,14 +19,15 @@ from ttame_core.perturbation.masking import resize
 class LCamImg(Trained):
     """L-CAM-Img (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
 
-    The class map of one 1×1 convolution on the last tap, trained by masking the image: attention is
-    the sigmoid of a convolution from the last feature maps to the classes; the model truth's is
-    upsampled bilinearly and multiplied onto the image before normalisation; the loss is T-TAME's.
-    The published networks read ResNet-50's last stage and VGG-16's last convolution; here it is the
-    last of the backbone's taps, so for VGG-16 by default the pooling after it, which is the
-    authors' variant with 7×7 maps. With `recipe: paper`: SGD at 1e-4, 8 epochs of batches of 64 (11
-    epochs for ResNet-50). Not taken over from their code: a rate that falls by 5 % an epoch (here
-    one-cycle), and twice the rate for biases.
+    The map is the target's class map of one 1×1 convolution on the last tap. In training, the
+    sigmoid of the class map of the model truth, upsampled bilinearly, multiplies the image before
+    normalisation; the loss is T-TAME's.
+
+    The published networks read ResNet-50's last stage and VGG-16's last convolution. Here the last
+    of the backbone's taps is read: for VGG-16 by default the pooling after that convolution, which
+    is the authors' variant with 7×7 maps. `recipe: paper` is SGD at 1e-4, and 8 epochs of batches
+    of 64 (11 epochs for ResNet-50). Two parts of the authors' code are left out: a learning rate
+    that falls by 5 % an epoch (here it is one-cycle), and twice the rate for biases.
     """
 
     name = "lcam_img"
@@ -46,11 +47,11 @@ class LCamImg(Trained):
 class LCamFm(LCamImg):
     """L-CAM-Fm (Gkartzonika, Gkalelis, Mezaris 2022, arXiv 2209.11189, section 3).
 
-    As L-CAM-Img, trained by masking the last tap's feature maps in place of the image: the feature
-    maps are multiplied by the model truth's attention, and the rest of the network goes on from
-    them. Of a transformer the patches' tokens are multiplied, and others left. Where the logits
-    come from a class token, nothing after the last block depends on the patches: there it does not
-    apply, unless the backbone's last tap is before its last attention.
+    The method is L-CAM-Img with another training: the attention of the model truth multiplies the
+    last tap's feature maps in place of the image, and the rest of the network continues from them.
+    In a transformer, the tokens of patches are multiplied, and other tokens stay. Where the logits
+    come from a class token, they do not depend on patches after the last block; there the explainer
+    applies only if the backbone's last tap is before its last attention.
     """
 
     name = "lcam_fm"
@@ -79,5 +80,5 @@ class LCamFm(LCamImg):
         self, images: Tensor, class_maps: Tensor, attention: Tensor, mode: str
     ) -> Tensor:
         (tap,) = self.taps
-        mask = resize(attention, (tap.height, tap.width))  # smaller only where the tap is over 56
+        mask = resize(attention, (tap.height, tap.width))  # enlarges attention for taps over 56
         return self.backbone.masked_at(tap, mask, self.backbone.normalise(images))

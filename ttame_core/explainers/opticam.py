@@ -17,12 +17,12 @@ from ttame_core.perturbation.masking import min_max, resize
 class OptiCam(Explainer):
     """Opti-CAM (Zhang et al. 2024, arXiv 2301.07002, section 3.2).
 
-    The combination of the deepest spatial tap's channels that keeps most of the logit when it
-    masks: the map is the sum of the channels (negative values as 0), weighted by softmax(w);
-    upsampled and min–max normalised it is multiplied onto the image in [0, 1], and Adam maximises
-    the target's logit of that, starting from equal weights. Each image and target has weights of
-    its own: losses are added up and Adam works element by element, so that a map does not depend on
-    the others in its batch. The authors' early stop, which looks at the batch's loss, is left out.
+    The map is the combination of the deepest spatial tap's channels that keeps most of the target's
+    logit as a mask: the sum of the channels (negative values set to 0), weighted by softmax(w).
+    Upsampled and min–max normalised, it multiplies the image in [0, 1], and Adam maximises the
+    target's logit, starting from equal weights. Each image and target has its own weights. Losses
+    are added up and Adam works element by element, so that a map does not depend on the others in
+    its batch. The authors stop early by the batch's loss, which is left out here.
     """
 
     name = "opticam"
@@ -48,7 +48,7 @@ class OptiCam(Explainer):
         return torch.stack(maps, dim=1)
 
     def _optimise(self, images: Tensor, channels: Tensor, targets: Tensor) -> Tensor:
-        """Return maps (B, h, w) of one target per image."""
+        """Return maps (B, h, w) for one target of each image."""
         with torch.enable_grad():
             weights = channels.new_zeros(channels.shape[:2]).requires_grad_()
             optimiser = torch.optim.Adam([weights], self.settings.learning_rate)
@@ -62,5 +62,5 @@ class OptiCam(Explainer):
 
 
 def _combined(weights: Tensor, channels: Tensor) -> Tensor:
-    """Add up channels (B, C, h, w) by the softmax of weights (B, C): (B, h, w)."""
+    """Return the sum (B, h, w) of channels (B, C, h, w) weighted by the softmax of (B, C)."""
     return torch.einsum("bc,bchw->bhw", weights.softmax(dim=1), channels)

@@ -1,4 +1,4 @@
-"""The annotated objects as a map: the ceiling for an explainer of a classifier that looks there."""
+"""Maps of the annotated objects: a ceiling for explainers of a classifier that looks at objects."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ttame_core.lake.schemas import YARDSTICK
 class Oracle(Explainer):
     """Mask of the objects, or the union of their boxes, slightly blurred; NaN without annotations.
 
-    The blur (sigma of one map pixel) makes an order among the object's pixels, from its middle
-    outwards, and a margin around it.
+    The blur, with a sigma of one map pixel, orders the object's pixels from its middle outwards,
+    and makes a margin around it.
     """
 
     name = "oracle"

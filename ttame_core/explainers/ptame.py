@@ -16,7 +16,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap, file_hash, load_backbone
 from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
 
-# Torchvision's weights, the authors' choice; all four stages.
+# The authors' choice: torchvision's weights, and all four stages.
 RESNET18 = spec.Backbone(
     model="resnet18.tv_in1k",
     pretrained=True,
@@ -27,18 +27,16 @@ RESNET18 = spec.Backbone(
 class PTame(Trained):
     """P-TAME (Ntrougkas, Mezaris, Patras 2025, OJSP, arXiv 2501.17813, section III).
 
-    The class map of a head that reads another, auxiliary classifier: T-TAME's attention mechanism
-    on the features of a small classifier, trained so that the image under its maps is still
-    classified as it was. Of the classifier that is explained only the logits are looked at, so that
-    `taps: []` is enough; they must be differentiable with respect to the image, which masks are
-    trained through. Images are masked before normalisation, for every family. They reach the
-    auxiliary as the classifier sees them (its crop), resized to the auxiliary's input and
-    normalised its way. A map costs a forward pass of the auxiliary, which is in its seconds, not in
-    its passes.
+    The map is the class map of T-TAME's attention mechanism on the features of another, auxiliary
+    classifier, which is small. The head is trained so that the explained classifier still
+    classifies masked images as before. Of that classifier only the logits are used, so that `taps:
+    []` is enough; they must be differentiable with respect to the image. Images are masked before
+    normalisation for every family. The auxiliary gets the explained classifier's view, resized and
+    normalised for the auxiliary. Its forward pass counts in a map's seconds, not in its passes.
 
-    With `recipe: paper`: AdamW at 1e-4, one epoch, and the loss weights found for ResNet-50 (for
-    VGG-16 and ViT-B/16 the authors' code has others). Not taken over: a fusion without bias, and
-    upsampling in steps of two.
+    `recipe: paper` is AdamW at 1e-4, one epoch, and the loss weights for ResNet-50 (the authors'
+    code has others for VGG-16 and ViT-B/16). Two parts of that code are left out: a fusion without
+    bias, and upsampling in steps of two.
     """
 
     name = "ptame"
@@ -85,7 +83,7 @@ class PTame(Trained):
         return self.auxiliary.features(self.auxiliary.normalise(images))[1]
 
 
-@lru_cache(maxsize=1)  # shards follow each other
+@lru_cache(maxsize=1)  # one shard after another uses it
 def _load(settings: str, content: str, device: torch.device) -> Backbone:
-    """Describe a classifier by the content of its checkpoint, not by the file's place."""
+    """Replace a checkpoint's path by the hash of its content, in a description of a classifier."""
     return load_backbone(spec.Backbone.model_validate_json(settings)).to(device)

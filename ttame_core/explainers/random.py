@@ -1,4 +1,4 @@
-"""Random maps: the floor that every explainer must beat."""
+"""Random maps: a floor for all explainers."""
 
 from __future__ import annotations
 

@@ -18,16 +18,17 @@ ROWS = 64  # masked images per forward pass, at least
 class Rise(Explainer):
     """RISE (Petsiuk, Das, Saenko 2018, arXiv 1806.07421, equation 6).
 
-    The mean of random masks, weighted by the target's probability under each. A mask (section 3.2)
-    is a grid of `grid`² cells that are 1 with probability `p1` and else 0, upsampled bilinearly to
-    cells of the size that covers the image, plus one, and cropped at a random shift of less than a
-    cell. Masked images are black where the mask is 0, in [0, 1] before normalisation, as all
-    metrics mask. All images and targets share the masks, which `seed` makes.
+    The map is the mean of random masks, weighted by the target's probability under each. For a mask
+    (section 3.2), a grid of `grid`² cells, which are 1 with probability `p1` and else 0, is
+    upsampled bilinearly to one cell more than the image's size, and cropped at a random shift of
+    less than a cell. Where a mask is 0, images are black: they are masked in [0, 1], before
+    normalisation, as metrics mask. All images and targets share the masks, which follow from
+    `seed`.
 
-    Only cells and shifts are kept; masks exist for the images of one forward pass. Bilinear
-    upsampling is separable, so a mask is the product of two thin matrices with its cells, and
-    averaging over the pixels of a map's place can be done to those matrices: the maps, at most
-    MAP_SIDE high and wide, are exactly the averaged full-size ones.
+    Only cells and shifts stay in memory; masks are made for one forward pass at a time. Bilinear
+    upsampling is separable, so a mask is the product of its cells with two thin matrices. Averaging
+    these matrices averages the masks: the maps, at most MAP_SIDE high and wide, are exactly the
+    averages of full-size maps.
     """
 
     name = "rise"
@@ -36,7 +37,7 @@ class Rise(Explainer):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        masks: int = Field(4000, ge=1, description="random masks; papers take 8000 for ViTs")
+        masks: int = Field(4000, ge=1, description="number of masks; papers take 8000 for ViTs")
         grid: int = Field(7, ge=1, description="cells of a mask along each side")
         p1: float = Field(0.5, gt=0, lt=1, description="probability that a cell is seen")
         seed: spec.Seed = 0
@@ -64,7 +65,7 @@ class Rise(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         images, backbone = forward.images, self.backbone
         black = backbone.normalise(images.new_zeros(1, 3, 1, 1))
-        light = backbone.normalise(images) - black  # what a mask dims: normalising is affine
+        light = backbone.normalise(images) - black  # a mask multiplies this: normalising is affine
         maps = images.new_zeros(*targets.shape, self.map_size[0] * self.map_size[1])
         together = -(-ROWS // len(images))
         for chosen in torch.arange(len(self.cells), device=images.device).split(together):
@@ -87,7 +88,7 @@ class Rise(Explainer):
 
 
 def _strips(side: int, grid: int) -> Tensor:
-    """Return the share of each cell in each pixel of a side, at every shift: (cell, grid, side)."""
+    """Return (cell, grid, side): each cell's share in each pixel of a side, for every shift."""
     cell = -(-side // grid)
     length = (grid + 1) * cell
     large = F.interpolate(torch.eye(grid)[None], length, mode="linear", align_corners=False)[0]

@@ -13,10 +13,10 @@ from ttame_core.explainers.self_attention import Explicit, eager, plain_transfor
 class Rollout(Explainer):
     """Attention rollout (Abnar, Zuidema 2020, arXiv 2005.00928, section 3).
 
-    The product of all attention matrices, the same map for every target: each matrix is averaged
-    over its heads, and half of it added to half of the identity, for the residual connection. The
-    map is the class token's row of the product; where the patch tokens are pooled, the mean of
-    their rows.
+    Each attention matrix is averaged over its heads, and half of it is added to half of the
+    identity, which stands for the residual connection. The map is the class token's row of the
+    product of all matrices, the same for every target; where the patch tokens are pooled, it is the
+    mean of their rows.
     """
 
     name = "rollout"
@@ -37,7 +37,7 @@ class Rollout(Explainer):
 
 
 class _HeadMeans(Explicit):
-    """Notes of each attention only what rollout needs: (B, N, N)."""
+    """A context that stores each attention's mean over its heads, (B, N, N)."""
 
     def keep(self, matrix: Tensor) -> Tensor:
         mean = matrix.mean(dim=1)

@@ -1,4 +1,4 @@
-"""The self-attention of plain vision transformers: its matrices, and what flows through them.
+"""The self-attention of plain vision transformers: its matrices, and flow through them.
 
 A plain vision transformer attends in every block from all tokens to all tokens of an image, and
 reads its logits from the class token or from a pool of the patch tokens.
@@ -23,8 +23,8 @@ from ttame_core.explainers.base import NotApplicable
 class Explicit(TorchFunctionMode):
     """A context in which attention is computed step by step, so that its matrices can be seen.
 
-    The libraries' models (timm, torchvision, Hugging Face) all call the fused function, which
-    makes no matrix; in the context the call comes here, and the model itself is not touched.
+    Models of timm, torchvision and Hugging Face call PyTorch's fused function, which makes no
+    matrix. In this context the call comes here, and the model stays as it is.
 
     Attributes:
         matrices: (B, heads, N, N) after the softmax, one per attention, first block first.
@@ -42,7 +42,7 @@ class Explicit(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self.attention(*args, **(kwargs or {}))
         if func is F.multi_head_attention_forward:
-            with self:  # its inner functions come here too
+            with self:  # so that calls of inner functions come here too
                 return _multi_head_attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -85,11 +85,11 @@ class Explicit(TorchFunctionMode):
         return self.mixed
 
     def use(self, matrix: Tensor) -> Tensor:
-        """Return what attention goes on with in place of this matrix."""
+        """Return the matrix that attention uses in place of this one."""
         return matrix
 
     def keep(self, matrix: Tensor) -> Tensor:
-        """Return what is remembered of this matrix (B, heads, N, N)."""
+        """Return what is stored of a matrix (B, heads, N, N) in `matrices`."""
         return matrix
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
@@ -130,8 +130,10 @@ def _multi_head_attention(
 class PlainTransformer:
     """The layout of the tokens of a plain vision transformer.
 
-    blocks: number of attentions. prefix: tokens in front of the patches, which are row by row.
-    read: tokens that the logits are read from.
+    Attributes:
+        blocks: number of attentions.
+        prefix: number of tokens before the patches, which are ordered row by row.
+        read: tokens that the logits are computed from.
     """
 
     blocks: int
@@ -141,12 +143,18 @@ class PlainTransformer:
     read: tuple[int, ...]
 
     def flow(self, matrices: Iterable[Tensor]) -> Tensor:
-        """Return what each patch sends to the tokens that are read: maps (B, h, w), 0 at the least.
+        """Return the flow of each patch to the tokens that the logits are computed from.
 
-        matrices: (B, N, N) of each block, first block first; row i is what token i takes from all.
-        The class token's row of their product, last block leftmost; where patch tokens are pooled,
-        the mean of their rows, which above all is what each patch has from itself: flows would
-        drown in it in single precision, so that they are counted in double.
+        That is the class token's row of the product of all matrices; where patch tokens are pooled,
+        it is the mean of their rows. These are dominated by the flow of each patch to itself, so
+        the product is computed in double precision.
+
+        Args:
+            matrices: (B, N, N) of each block, the first block first; row i has the shares that
+                token i takes from all tokens. The last block is leftmost in the product.
+
+        Returns:
+            Maps (B, h, w), at least 0.
         """
         last, *earlier = reversed([matrix.double() for matrix in matrices])
         row = last[:, list(self.read)].mean(dim=1, keepdim=True)
@@ -157,10 +165,11 @@ class PlainTransformer:
 
 
 def plain_transformer(backbone: Backbone) -> PlainTransformer:
-    """Find the layout of a backbone's tokens by looking at a forward pass.
+    """Find the layout of a backbone's tokens by watching a forward pass.
 
-    Raises NotApplicable where that is not all to all in each block, or where its features are not
-    the tokens of the image's patches.
+    Raises:
+        NotApplicable: an attention is not from all tokens to all tokens, or the backbone's features
+            are not the tokens of the image's patches.
     """
     tap = backbone.taps[-1] if backbone.taps else None
     if tap is None or tap.layout != "tokens" or tap.order:
@@ -196,7 +205,7 @@ def noise(backbone: Backbone) -> Tensor:
 
 
 def eager(backbone: Backbone) -> AbstractContextManager[Any]:
-    """Let a compiled model run as it is written, in this context."""
+    """Return a context in which a compiled model runs without compilation."""
     if backbone.model._compiled_call_impl is None:
         return nullcontext()  # importing the compiler takes seconds
     return torch.compiler.set_stance("force_eager")

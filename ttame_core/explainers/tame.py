@@ -14,13 +14,13 @@ from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
 class Tame(Trained):
     """TAME (Ntrougkas, Gkalelis, Mezaris 2022, ISM, section III).
 
-    The class map of a head that was trained with TAME's loss, for convolutional networks: the
-    attention mechanism and loss that T-TAME kept. Images are masked before normalisation; the
-    published taps, the last three stages, are the backbone's default. With `recipe: paper` the
-    optimiser is the published one too: SGD, a one-cycle schedule to 1e-3, 8 epochs (the authors'
-    code: 1e-4 and 4 epochs for ResNet-50). Not taken over from their code: biases learn at the same
-    rate as weights, not twice it; and area and variation are of the map of each image's own class,
-    as the paper has them, not of the classes of the whole batch.
+    The map is the class map of a head that was trained with TAME's loss, for convolutional
+    networks. T-TAME has the same attention mechanism and loss. Images are masked before
+    normalisation; the published taps, the last three stages, are the backbone's default. With
+    `recipe: paper` the optimiser is the published one too: SGD, a one-cycle schedule to 1e-3, 8
+    epochs (the authors' code has 1e-4 and 4 epochs for ResNet-50). Unlike in their code, biases
+    learn at the same rate as weights, not at twice that rate; and area and variation are those of
+    the map of each image's own class, as in the paper, not of the classes of the whole batch.
     """
 
     name = "tame"

@@ -1,4 +1,4 @@
-"""The part that explainers share whose head is trained once per backbone."""
+"""The base class of explainers whose head is trained, once for each backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 from ttame_core.heads.attention import AttentionHead, Head
 from ttame_core.perturbation.masking import masked, masked_both_ways
 
-# The loss of TAME, L-CAM and P-TAME, whatever the spec's own constants are.
+# The loss of TAME, L-CAM and P-TAME, which the spec cannot change.
 PUBLISHED_LOSS = {
     "objective": "cross_entropy",
     "map": "class",
@@ -33,12 +33,21 @@ PUBLISHED_LOSS = {
 class Trained(Explainer):
     """The target's map from a trained head.
 
-    mechanism: the kind of head. fixed: keys of a spec's `training` that are the method itself, and
-    so not the spec's to say. published: what its paper has beside, with `recipe: paper`.
-    takes_given: whether a backbone's `head` is one of this kind. A subclass says besides where the
-    head reads (`find_taps`, `read`) and what is masked in training (`masked_logits`).
+    A subclass defines what the head reads (`find_taps`, `read`), and what is masked in training
+    (`masked_logits`).
 
-    head: trained; without one it can be trained, and has no maps.
+    Attributes:
+        mechanism: class of the head.
+        fixed: keys of `training` that define the method, so that a spec cannot change them.
+        published: further keys of `training` in the paper, for `recipe: paper`.
+        takes_given: whether the head in a backbone's section is of this method.
+        taps: taps that the head reads.
+        head: the trained head, folded; None before `use`.
+
+    Args:
+        backbone: the backbone to explain.
+        settings: the explainer's keys in a spec, by name.
+        head: trained head; without one, the explainer can be trained, and has no maps.
     """
 
     needs_head = True
@@ -52,7 +61,8 @@ class Trained(Explainer):
         """The keys of a spec that set it."""
 
         training: dict[str, Any] = Field(
-            default_factory=dict, description="of its head, where it is not the spec's `training`"
+            default_factory=dict,
+            description="keys that override the spec's `training` for its head",
         )
 
         @field_validator("training")
@@ -74,14 +84,19 @@ class Trained(Explainer):
 
     @classmethod
     def identity(cls, settings: dict[str, Any]) -> Any:
-        """Return the settings but those of the head, which the head's own fingerprint covers."""
+        """Return the settings without those of the head, which the head's fingerprint covers."""
         return {k: v for k, v in settings.items() if k not in ("training", "auxiliary")}
 
     @classmethod
     def training_of(cls, section: spec.Training, own: dict[str, Any]) -> spec.Training:
-        """How heads are trained: a spec's section, under what the method fixes and its own keys.
+        """Return the settings by which heads are trained.
 
-        own: those of the explainer's setting `training`. A recipe among them means its every key.
+        They are the spec's, overridden by a recipe among the explainer's own keys, by the keys that
+        the method fixes, and by the explainer's own keys, in this order.
+
+        Args:
+            section: section `training` of the spec.
+            own: keys of the explainer's setting `training`.
         """
         recipe = spec.recipe_keys(own["recipe"]) if "recipe" in own else {}
         paper = cls.published if own.get("recipe") == "paper" else {}
@@ -109,24 +124,30 @@ class Trained(Explainer):
         return head.to(self.backbone.device)
 
     def use(self, head: Head) -> Trained:
-        """Take a trained head, folded, and return this explainer."""
+        """Fold a trained head, explain with it from now on, and return this explainer."""
         self.head = head.eval().fold().to(self.backbone.device)
         return self
 
     def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
-        """Return what the head reads: features (B, C, h, w) at its taps.
+        """Return the features (B, C, h, w) that the head reads.
 
-        images: (B, 3, H, W) in [0, 1]. features: at the backbone's taps.
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            features: (B, C, h, w) for each tap of the backbone.
         """
         return features
 
     def masked_logits(
         self, images: Tensor, class_maps: Tensor, attention: Tensor, mode: str
     ) -> Tensor:
-        """Return logits (B, K) of what is left under the attention maps, in training.
+        """Return the logits (B, K) of masked images, for training.
 
-        images: (B, 3, H, W) in [0, 1]. class_maps: (B, 1, h, w). attention: their sigmoid. mode:
-        `raw` or `normalised` (see `masking.masked`), or `both` (`masking.masked_both_ways`).
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            class_maps: (B, 1, h, w).
+            attention: sigmoid of the class maps.
+            mode: `raw` or `normalised` (see `masking.masked`), or `both`
+                (`masking.masked_both_ways`).
         """
         normalise = self.backbone.normalise
         if mode == "both":

@@ -15,19 +15,19 @@ from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
 from ttame_core.explainers.gradients import target_gradients
 from ttame_core.explainers.self_attention import Explicit, eager, noise, plain_transformer
 
-LOST = 0.01  # of the relevance, between the logits and the first block, by rounding
+LOST = 0.01  # share of the relevance that rounding may lose between logits and first block
 TINY = 1e-9
 
 
 class TransformerAttribution(Explainer):
     """Transformer attribution (Chefer, Gur, Wolf 2021, arXiv 2012.09838, section 3.3).
 
-    Gradient times relevance of each attention matrix, rolled out over the blocks: Ā = I + mean over
-    heads of (∇A ⊙ R)⁺ in each block, and the class token's row of the product of all Ā; where the
-    patch tokens are pooled, the mean of their rows. ∇A is the gradient of the target's logit and R
-    the relevance of A for it (`Relevance`). Its shares of sums that are near 0 magnify rounding: in
-    single precision, as here and in the authors' code, maps of some models are reproducible to a
-    few per cent only.
+    Gradient times relevance of each attention matrix A is rolled out over the blocks: in a block,
+    Ā = I + mean over heads of (∇A ⊙ R)⁺, where ∇A is the gradient of the target's logit and R the
+    relevance of A for it (`Relevance`). The map is the class token's row of the product of all Ā;
+    where the patch tokens are pooled, it is the mean of their rows. Relevance is divided by sums
+    that can be near 0, which magnifies rounding: in single precision, as here and in the authors'
+    code, maps of some models are reproducible only to a few per cent.
     """
 
     name = "transformer_attribution"
@@ -71,14 +71,16 @@ class TransformerAttribution(Explainer):
 class Relevance(Explicit):
     """A context in which autograd carries relevance back through a network, not gradients.
 
-    The forward pass computes the same; its backward pass follows sections 3.1 and 3.2: of linear
-    layers what x⁺W⁺ + x⁻W⁻ contributes, without bias (the two-signed form, in the authors' code);
-    of matrix products and residual connections each operand's share, normalised so that together
-    they have what came; functions of single values, layer norms and layer scales hand it on. Where
-    a tensor goes two ways autograd adds what comes back, and where values only move so does their
-    relevance. From 1 at a logit, all of it arrives at the first block.
+    The forward pass computes the same as without the context. The backward pass follows sections
+    3.1 and 3.2. A linear layer divides relevance by the contributions to x⁺W⁺ + x⁻W⁻, without bias
+    (the form in the authors' code). A matrix product or a residual connection gives each operand
+    its share, normalised so that the shares add up to what came. Functions of single values, layer
+    norms and layer scales pass relevance on. Where a tensor is used twice, autograd adds up what
+    comes back. All of the relevance 1 of a logit arrives at the first block.
 
-    residual: both operands of the first residual connection; one of them is all that came before.
+    Attributes:
+        residual: both operands of the first residual connection, one of which is the input of the
+            first block.
     """
 
     def __init__(self) -> None:
@@ -117,7 +119,7 @@ ELEMENTWISE = {F.layer_norm, F.rms_norm, F.gelu, F.relu}
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Say whether two tensors are the token sequences of a residual connection."""
+    """Say whether two tensors can be the token sequences that a residual connection adds."""
     return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.ndim == 3
 
 
@@ -127,7 +129,7 @@ def _share(relevance: Tensor, total: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Return the relevance of x (…, C) for xWᵀ (…, D)."""
+    """A linear layer xWᵀ (…, D) whose backward pass returns the relevance of x (…, C)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -144,7 +146,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """Give each operand of a matrix product half of its relevance: their sums are the same."""
+    """A matrix product whose backward pass gives each operand half of the relevance."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Give both operands of a residual connection their relevance, normalised for each image."""
+    """A sum whose backward pass gives both operands their relevance, normalised for each image."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -182,7 +184,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Mean(torch.autograd.Function):
-    """Give each of the tokens (B, N, D) that are averaged its share of the relevance (B, D)."""
+    """A mean of tokens (B, N, D) whose backward pass divides relevance (B, D) among the tokens."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -197,7 +199,7 @@ class _Mean(torch.autograd.Function):
 
 
 class _Elementwise(torch.autograd.Function):
-    """A function whose values take over the relevance of what they were made from."""
+    """A function of each element whose backward pass returns the relevance as it is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The trained attention head."""
+"""T-TAME, whose maps come from a trained attention head."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ttame_core.explainers.trained import Trained
 class TTame(Trained):
     """T-TAME (Ntrougkas, Gkalelis, Mezaris 2024, arXiv 2403.04523, section III-E).
 
-    The target's map from the trained head: no pass beyond the classifier's own. The class map
-    before the sigmoid, min–max normalised per image: so it is with `recipe: paper` and imported
-    heads; others show the attention map, which is what they were trained to mask with
-    (docs/training.md).
+    The target's map comes from the trained head, without any pass beyond the classifier's own. With
+    `recipe: paper` and imported heads it is the class map before the sigmoid. Other heads show the
+    attention map, with which they were trained to mask (docs/training.md). Maps are min–max
+    normalised for each image.
     """
 
     name = "ttame"
