@@ -197,7 +197,7 @@ def test_a_users_own_function() -> None:
         (f"{__name__}:Odd", {"args": {"heigth": 3}}, "wrong `args`"),
         (f"{__name__}:not_a_model", {}, "returned a str"),
         (f"{__name__}:no_maps", {}, "found no feature maps.*name modules in `taps`"),
-        (f"{__name__}:Odd", {"taps": ["pair"]}, r"gives \[0\]"),
+        (f"{__name__}:Odd", {"taps": ["pair"]}, r"returns \[0\]"),
     ],
 )
 def test_what_cannot_be_loaded_is_said(model: str, settings: dict, words: str) -> None:

@@ -264,7 +264,7 @@ def deepest_spatial(backbone: Backbone) -> int:
     for place, tap in reversed([*enumerate(backbone.taps)]):
         if tap.height * tap.width > 1:
             return place
-    raise NotApplicable(f"no tap of {backbone.name} has more than one position: name other taps")
+    raise NotApplicable(f"no tap of {backbone.name} has more than one place: name other taps")
 
 
 def deepest_with_gradient(backbone: Backbone) -> tuple[nn.Module, Tap]:

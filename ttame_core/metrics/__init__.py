@@ -1,9 +1,9 @@
-"""Metrics: pure functions on batched tensors, and in families what makes the lake's rows of them.
+"""Metrics: pure functions on batched tensors, and families, which make rows of scores.
 
-A family is a module with a subclass of Family, and beside it `<family>.sql`: the columns of its
-rows, its metrics, and a SELECT that makes values per image of the rows (lake/families.py). A file
-of SQL without a module has metrics of the rows of another family, or of what explaining leaves.
-Another package adds its own by entry points (docs/extending.md).
+A family is a module with a subclass of Family, and beside it `<family>.sql` with the columns of its
+rows, its metrics, and a SELECT that makes values per image from the rows (lake/families.py). An SQL
+file without a module makes metrics from the rows of another family, or from files that explaining
+writes. Other packages add families by entry points (docs/extending.md).
 """
 
 from collections.abc import Mapping

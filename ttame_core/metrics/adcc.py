@@ -15,19 +15,32 @@ from ttame_core.metrics.similarity import pearson
 
 
 def coherency(maps: Tensor, again: Tensor) -> Tensor:
-    """(B,) (1 + ρ(map, again)) / 2 in [0, 1], the higher the better (section 3.2).
+    """Return the coherency (1 + ρ(map, again)) / 2 of maps; higher is better (section 3.2).
 
-    maps: (B, h, w). again: the explainer's maps of the images multiplied by `maps`. ρ: Pearson's
-    correlation, brought from [−1, 1] to [0, 1] as the paper does.
+    ρ is Pearson's correlation; as in the paper, it is brought from [−1, 1] to [0, 1].
+
+    Args:
+        maps: (B, h, w).
+        again: (B, h, w), the explainer's maps of the images multiplied by `maps`.
+
+    Returns:
+        (B,) in [0, 1].
     """
     return (1 + pearson(maps, again)) / 2
 
 
 def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
-    """3 / (1 / coherency + 1 / (1 − complexity) + 1 / (1 − drop)), in [0, 1] (equation 5).
+    """Return 3 / (1 / coherency + 1 / (1 − complexity) + 1 / (1 − drop)) (equation 5).
 
-    All in [0, 1], of any one shape. The harmonic mean of the three: 0 where one of them is at its
-    worst.
+    This is a harmonic mean, which is 0 where one of the three is at its worst.
+
+    Args:
+        coherency: values in [0, 1], of any shape.
+        complexity: values in [0, 1], of the same shape.
+        drop: values in [0, 1], of the same shape.
+
+    Returns:
+        Values in [0, 1] of the same shape; higher is better.
     """
     parts = torch.stack([coherency, 1 - complexity, 1 - drop])
     return len(parts) / (1 / parts).sum(dim=0)
@@ -36,9 +49,9 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
 class Adcc(Family):
     """The three parts of ADCC: a row per map.
 
-    The image is multiplied by the whole map, in [0, 1] as everywhere here. The harmonic mean is
-    taken for each image, as the authors' code does, so that it has an interval and slices; that
-    of the means over a set is a line of SQL: ADCC(avg(coherency), avg(complexity), avg(drop)).
+    The image in [0, 1] is multiplied by the whole map. The harmonic mean is taken for each image,
+    as in the authors' code, so that it has an interval and can be sliced. That of the means over
+    all images is a line of SQL: ADCC(avg(coherency), avg(complexity), avg(drop)).
     """
 
     name = "adcc"

@@ -1,4 +1,4 @@
-"""What every family of metrics is: one class that turns maps and their images into rows."""
+"""The base class of families of metrics, which turn maps and their images into rows of scores."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class MappedImages:
     """R maps of one explainer, and the images of one batch that they explain.
 
     Attributes:
-        rows: what the lake says of each map (key, label, predicted, target, probability, …).
-        positions: (R,) int64, of each map's image in the batch.
+        rows: columns of each map's row in the lake (key, label, predicted, target, …).
+        positions: (R,) int64, position of each map's image in the batch.
         maps: (R, h, w) float32 in [0, 1].
-        batch: B images with what is known of them.
-        batch_images: (B, 3, H, W) float32 in [0, 1], of the whole batch.
+        batch: B images with their keys, labels, boxes and masks.
+        batch_images: (B, 3, H, W) float32 in [0, 1], all images of the batch.
         backbone: the classifier that is explained.
-        batch_size: images per forward pass.
-        explainer: makes this very explainer on a backbone, on this one or another, once for each.
+        batch_size: number of images in a forward pass.
+        explainer: function that makes the explainer of these maps for a backbone, this one or a
+            changed copy; it makes one for each and returns the same afterwards.
     """
 
     rows: Sequence[Row]
@@ -48,27 +49,27 @@ class MappedImages:
 
     @property
     def dtype(self) -> str | None:
-        """How the maps are stored, as a spec's `maps.dtype`; None for maps that are not."""
+        """The number format of the stored maps (a spec's `maps.dtype`); None if not stored."""
         return self.rows[0].get("dtype")
 
     @cached_property
     def images(self) -> Tensor:
-        """(R, 3, H, W) float32 in [0, 1], the image of each map."""
+        """The image of each map, (R, 3, H, W) float32 in [0, 1]."""
         return self.batch_images[self.positions.to(self.batch_images.device)]
 
     @cached_property
     def large_maps(self) -> Tensor:
-        """(R, H, W): the maps upsampled bilinearly to the images."""
+        """The maps upsampled bilinearly to the images' size, (R, H, W)."""
         return resize(self.maps[:, None], self.batch_images.shape[-2:])[:, 0]
 
     @cached_property
     def targets(self) -> Tensor:
-        """(R,) int64 target classes."""
+        """The target class of each map, (R,) int64."""
         return torch.tensor([row["target"] for row in self.rows], device=self.backbone.device)
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """(R,) float32 softmax of the target on the whole image, of a float32 pass."""
+        """The softmax of each target on the whole image, (R,), from a float32 pass."""
         of_rows = [row["probability"] for row in self.rows]
         return torch.tensor(of_rows, dtype=torch.float32, device=self.backbone.device)
 
@@ -79,25 +80,29 @@ class MappedImages:
 
     @property
     def boxes(self) -> list[Tensor]:
-        """Per map: its image's boxes (N, 4), pixels of the view."""
+        """The boxes (N, 4) of each map's image, in pixels of the view."""
         return [self.batch.boxes[p] for p in self.positions.tolist()]
 
     @property
     def masks(self) -> list[Tensor | None]:
-        """Per map: its image's mask (H, W) of object numbers, or None."""
+        """The mask (H, W) of object numbers of each map's image, or None."""
         return [self.batch.masks[p] for p in self.positions.tolist()]
 
     @property
     def objects(self) -> Tensor:
-        """(R, H, W) bool: pixels of the image's mask, or of its boxes where it has none."""
+        """The pixels of each image's mask, or of its boxes where it has none, (R, H, W) bool."""
         return self.batch.objects[self.positions].to(self.maps.device)
 
     def explain(self, explainer: Explainer, images: Tensor) -> Tensor:
-        """Explain the same targets on other images (R, 3, H, W).
+        """Explain the same targets on other images.
+
+        Args:
+            explainer: explainer that makes the maps.
+            images: (R, 3, H, W) float32 in [0, 1].
 
         Returns:
-            Maps (R, h, w) float32 in [0, 1], rounded as the stored maps are, so that a map that
-            does not change is equal to its stored one. NaN where there is no map.
+            Maps (R, h, w) float32 in [0, 1], rounded as stored maps are, so that an unchanged map
+            equals the stored one. NaN where there is no map.
         """
         if not explainer.explains_again:
             return torch.full_like(self.maps, torch.nan)
@@ -126,17 +131,21 @@ class MappedImages:
 
 
 class Family(ABC):
-    """Scores of one kind.
+    """A family of metrics, which makes rows of scores from maps and their images.
 
-    A subclass in a module of this package, or in an entry point of the group `ttame.metrics`, is in
-    the registry. The columns of its rows and its metrics stand in the SQL file of the same name, or
-    in an entry point of the group `ttame.scores` (ttame_core/lake/families.py).
+    The registry holds the subclasses in modules of this package, and those that entry points of the
+    group `ttame.metrics` name. The SQL file of the same name, or an entry point of the group
+    `ttame.scores`, defines the columns of the rows and the metrics (ttame_core/lake/families.py).
 
     Attributes:
-        name: in specs and in the lake.
-        version: raised when its rows change, so that they are redone.
-        reexplains: whether it runs the explainer again; others read its maps alone.
-        Settings: its own keys in a spec.
+        name: the family's name in specs and in the lake.
+        version: increase it when the rows change, so that they are made again.
+        reexplains: whether the family runs the explainer again; others only read maps.
+        Settings: class of the family's keys in a spec.
+        settings: the keys as an instance of `Settings`.
+
+    Args:
+        settings: the family's keys in a spec, by name; missing ones have their defaults.
     """
 
     name: ClassVar[str]
@@ -150,10 +159,17 @@ class Family(ABC):
         self.settings: Any = self.Settings.model_validate(settings or {})
 
     def score(self, mapped: MappedImages) -> list[Row]:
-        """Return all rows, with gradients on where maps are made again."""
+        """Return all rows of maps; gradients are enabled for families that explain again."""
         with torch.set_grad_enabled(self.reexplains):
             return list(self.rows(mapped)) if mapped.rows else []
 
     @abstractmethod
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
-        """Rows of scores: any number per map, each with the map's own columns and the family's."""
+        """Yield rows of scores, any number for each map.
+
+        Args:
+            mapped: maps and their images.
+
+        Yields:
+            A row with the map's columns (`mapped.rows`) and the family's.
+        """

@@ -1,8 +1,8 @@
 """Faithfulness by confidence: average drop, increase in confidence, average gain.
 
-p is the softmax probability of the target on the whole image, p′ on the image masked with the
-map's most relevant pixels. Each function gives the value of every image, in percent; the metric
-is their mean. The same three stand in `lake/sql/macros.sql` for any slice of the lake.
+p is the softmax probability of the target on the whole image, and p′ that on the image of which only
+the map's most relevant pixels are left. Each function returns a value for every image, in percent,
+whose mean is the metric. `lake/query/sql/macros.sql` has the same three in SQL.
 """
 
 from __future__ import annotations
@@ -21,20 +21,38 @@ from ttame_core.perturbation.masking import Fill, filled, keep_most_relevant, re
 
 
 def drop(p: Tensor, p_masked: Tensor) -> Tensor:
-    """100 · max(0, p − p′) / p, of AD (Chattopadhay et al. 2018); 0 where p is 0. Lower is better.
+    """Return 100 · max(0, p − p′) / p for AD (Chattopadhay et al. 2018); lower is better.
 
-    p, p_masked: same shape, in [0, 1].
+    Args:
+        p: probabilities in [0, 1], of any shape.
+        p_masked: p′, of the same shape.
+
+    Returns:
+        Percentages of the same shape; 0 where p is 0.
     """
     return 100 * torch.where(p > 0, (p - p_masked).clamp(min=0) / p.where(p > 0, 1), 0)
 
 
 def increase(p: Tensor, p_masked: Tensor) -> Tensor:
-    """100 where p′ > p, else 0, of IC (Chattopadhay et al. 2018). Higher is better."""
+    """Return 100 where p′ > p, else 0, for IC (Chattopadhay et al. 2018); higher is better.
+
+    Args:
+        p: probabilities in [0, 1], of any shape.
+        p_masked: p′, of the same shape.
+    """
     return 100 * (p_masked > p).to(p.dtype)
 
 
 def gain(p: Tensor, p_masked: Tensor) -> Tensor:
-    """100 · max(0, p′ − p) / (1 − p), of AG (Opti-CAM, 2024); 0 where p is 1. Higher is better."""
+    """Return 100 · max(0, p′ − p) / (1 − p) for AG (Opti-CAM, 2024); higher is better.
+
+    Args:
+        p: probabilities in [0, 1], of any shape.
+        p_masked: p′, of the same shape.
+
+    Returns:
+        Percentages of the same shape; 0 where p is 1.
+    """
     return 100 * torch.where(p < 1, (p_masked - p).clamp(min=0) / (1 - p).where(p < 1, 1), 0)
 
 
@@ -74,12 +92,12 @@ class Confidence(Family):
         """The keys of a spec that set it."""
 
         keep: list[float] = Field(
-            default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of pixels kept"
+            default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of kept pixels"
         )
         fills: list[Fill] = Field(
             default_factory=lambda: ["zero"],  # type: ignore[arg-type]
             min_length=1,
-            description="what masked-out pixels become; only zero is as published",
+            description="fills that replace masked pixels; only zero is as published",
         )
 
         @field_validator("keep")

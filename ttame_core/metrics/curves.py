@@ -1,7 +1,7 @@
 """Insertion and deletion curves (RISE, Petsiuk et al. 2018, section 4.3).
 
-The target's probability while the image's pixels, the most relevant first, are put into a baseline
-or taken out for it, an equal number of them in each step.
+A curve is the target's probability after steps in which pixels change, the most relevant first and
+equally many in each step: from a baseline to the image (insertion), or the other way (deletion).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def curve_probabilities(
 
 
 def area_under(curves: Tensor) -> Tensor:
-    """(B,) area under curves (B, S + 1) whose steps span [0, 1], by the trapezoid rule."""
+    """Return the areas (B,) under curves (B, S + 1) over [0, 1], by the trapezoid rule."""
     return torch.trapezoid(curves, dx=1 / (curves.shape[1] - 1), dim=1)
 
 
@@ -66,14 +66,14 @@ class Curves(Family):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        steps: int = Field(32, ge=1, description="of equally many pixels, per curve")
+        steps: int = Field(32, ge=1, description="number of steps of a curve")
         insertion: list[Fill] = Field(
             default_factory=lambda: ["blur"],  # type: ignore[arg-type]
-            description="baselines that pixels are put into",
+            description="baselines into which pixels are inserted",
         )
         deletion: list[Fill] = Field(
             default_factory=lambda: ["zero"],  # type: ignore[arg-type]
-            description="baselines that pixels are taken out for",
+            description="baselines that replace deleted pixels",
         )
 
     @override

@@ -1,6 +1,6 @@
-"""Localisation of maps against annotated objects, in the pixels of the classifier's view.
+"""Agreement of maps with annotated objects, in pixels of the classifier's view.
 
-An object is its box, or its mask where there is one and pixels count.
+Metrics of boxes read an object's box; metrics of pixels read its mask, or its box without a mask.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from ttame_core.metrics.base import Family, MappedImages, Row
 from ttame_core.metrics.contours import LEVELS, contour_ious
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
-OVERLAPS = (0.3, 0.5, 0.7)  # IoU from which on a box is found
-POINTING_SIDE = 224  # of the views that a tolerance in pixels is meant for
+OVERLAPS = (0.3, 0.5, 0.7)  # least IoUs at which a box counts as found
+POINTING_SIDE = 224  # side of the view that a tolerance in pixels refers to
 
 
 def pointing_game(maps: Tensor, objects: Tensor, tolerance: float = 0) -> Tensor:
-    """(B,) bool: an object's pixel lies within `tolerance` pixels of the map's maximum.
+    """Say whether a pixel of an object lies near each map's maximum (Zhang et al. 2018, IJCV, 5.1).
 
-    maps: (B, H, W) float. objects: (B, H, W) bool. Zhang et al. 2018 (IJCV, section 5.1), who allow
-    15 pixels. A flat map points nowhere and misses.
+    A flat map points nowhere and misses.
+
+    Args:
+        maps: (B, H, W) float.
+        objects: (B, H, W) bool.
+        tolerance: largest distance in pixels; the paper allows 15.
+
+    Returns:
+        (B,) bool.
     """
     height, width = maps.shape[1:]
     flat = maps.flatten(1)
@@ -38,18 +45,27 @@ def pointing_game(maps: Tensor, objects: Tensor, tolerance: float = 0) -> Tensor
 
 
 def energy_in_box(maps: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-    """(B,) share of the map's sum that lies in the boxes, in [0, 1] (Score-CAM, Wang et al. 2020).
+    """Return the share of each map's sum that lies in the boxes (Score-CAM, Wang et al. 2020).
 
-    maps: (B, H, W) float ≥ 0. 0 for an empty map.
+    Args:
+        maps: (B, H, W) float, at least 0.
+        boxes: for each image (N, 4), x0, y0, x1, y1 in pixels.
+
+    Returns:
+        (B,) in [0, 1]; 0 for an empty map.
     """
     return _share_inside(maps, inside_boxes(boxes, tuple(maps.shape[1:])).to(maps.device))
 
 
 def weighting_game(maps: Tensor, masks: Tensor) -> Tensor:
-    """(B,) Σ maps · masks / Σ maps, in [0, 1] (Raatikainen and Rahtu 2022, section 3).
+    """Return Σ map · mask / Σ map for each map (Raatikainen and Rahtu 2022, section 3).
 
-    The energy game with masks in place of boxes. maps: (B, H, W) float ≥ 0. masks: (B, H, W) bool.
-    0 for an empty map.
+    Args:
+        maps: (B, H, W) float, at least 0.
+        masks: (B, H, W) bool.
+
+    Returns:
+        (B,) in [0, 1]; 0 for an empty map.
     """
     return _share_inside(maps, masks)
 
@@ -60,14 +76,20 @@ def _share_inside(maps: Tensor, inside: Tensor) -> Tensor:
 
 
 def pixel_iou(maps: Tensor, objects: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
-    """(B, T) |map ≥ τ ∩ object| / |map ≥ τ ∪ object| at each threshold τ, ascending.
+    """Return |map ≥ τ ∩ object| / |map ≥ τ ∪ object| at each threshold τ.
 
-    maps: (B, H, W) float. objects: (B, H, W) bool.
+    Args:
+        maps: (B, H, W) float.
+        objects: (B, H, W) bool.
+        thresholds: T thresholds, ascending.
+
+    Returns:
+        (B, T) in [0, 1].
     """
     levels = _levels(maps, thresholds).flatten(1)
     zeros = maps.new_zeros(len(maps), len(thresholds) + 1)
     inside = objects.flatten(1).to(maps.dtype)
-    # Pixels that pass exactly so many thresholds, then those that pass at least so many.
+    # From counts of pixels that reach exactly t thresholds follow those that reach at least t.
     at_least = zeros.scatter_add(1, levels, torch.ones_like(inside)).flip(1).cumsum(1).flip(1)
     common = zeros.scatter_add(1, levels, inside).flip(1).cumsum(1).flip(1)
     union = at_least + inside.sum(dim=1, keepdim=True) - common
@@ -75,22 +97,29 @@ def pixel_iou(maps: Tensor, objects: Tensor, thresholds: Sequence[float] = THRES
 
 
 def _levels(maps: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """How many of the ascending thresholds each value reaches, int64."""
+    """Count the ascending thresholds that each value reaches, int64."""
     return torch.bucketize(maps, maps.new_tensor(thresholds), right=True)
 
 
 def average_precision(maps: Tensor, objects: Tensor) -> Tensor:
-    """(B,) pixel average precision Σₙ (Rₙ − Rₙ₋₁) Pₙ of the map as a detector of object pixels.
+    """Return the average precision Σₙ (Rₙ − Rₙ₋₁) Pₙ of maps as detectors of object pixels.
 
-    maps: (B, H, W) float. objects: (B, H, W) bool. n runs over the map's distinct values, Pₙ and Rₙ
-    are precision and recall of the pixels that are at least so high, as in scikit-learn. The
-    PxAP of Choe et al. 2020 (section 3.2), for each image. NaN without an object.
+    n runs over a map's distinct values, and Pₙ and Rₙ are precision and recall of the pixels that
+    have at least that value, as in scikit-learn. This is PxAP (Choe et al. 2020, section 3.2) for
+    each image.
+
+    Args:
+        maps: (B, H, W) float.
+        objects: (B, H, W) bool.
+
+    Returns:
+        (B,) in [0, 1]; NaN without an object.
     """
     values, order = maps.flatten(1).sort(dim=1, descending=True)
     inside = objects.flatten(1).gather(1, order).double()
     count = values.shape[1]
     places = torch.arange(count, device=maps.device).expand_as(values)
-    last = torch.ones_like(inside, dtype=torch.bool)  # of a run of equal values
+    last = torch.ones_like(inside, dtype=torch.bool)  # whether a run of equal values ends here
     last[:, :-1] = values[:, 1:] != values[:, :-1]
     ends = places.where(last, count).flip(1).cummin(dim=1).values.flip(1)
     precision = (inside.cumsum(dim=1) / (places + 1)).gather(1, ends)
@@ -98,15 +127,15 @@ def average_precision(maps: Tensor, objects: Tensor) -> Tensor:
 
 
 def found_levels(overlaps: Tensor, overlap: float) -> list[list[int]]:
-    """Return the levels at which each map's box is found, as the ends of their runs.
+    """Return the levels at which each map's box is found, as the ends of runs of levels.
 
     Args:
-        overlaps: (B, 255) IoU at each level, of `contour_ious`.
-        overlap: the least IoU of a box that is found.
+        overlaps: (B, 255) IoU at each level, from `contour_ious`.
+        overlap: least IoU of a box that counts as found.
 
     Returns:
-        Per map, ascending and in turn: a level from which on the box is found, and one from which
-        on it is not, 255 at the most.
+        For each map, ascending and in turn, a level from which on the box is found, and a level
+        from which on it is not, at most 255.
     """
     found = torch.nn.functional.pad((overlaps >= overlap).int(), (1, 1))
     return [row.nonzero().flatten().tolist() for row in found.diff(dim=1)]
@@ -122,7 +151,9 @@ class Localization(Family):
         """The keys of a spec that set it."""
 
         tolerance: float = Field(
-            15.0, ge=0, description="of the pointing game, pixels of a view whose short side is 224"
+            15.0,
+            ge=0,
+            description="of the pointing game, in pixels of a view whose short side is 224",
         )
 
     @override

@@ -1,8 +1,8 @@
 """ROAD, remove and debias (Rong et al. 2022, arXiv 2202.00449).
 
-The most (MoRF) or least (LeRF) relevant pixels are removed and imputed linearly from the others,
-so that the shape of the hole tells the classifier nothing. A good map loses the target soon under
-MoRF and late under LeRF.
+The most relevant (MoRF) or the least relevant pixels (LeRF) are removed and imputed linearly from
+the others, so that the classifier cannot see the shape of the hole. With a good map, the target's
+probability falls early under MoRF and late under LeRF.
 """
 
 from __future__ import annotations
@@ -60,7 +60,13 @@ def imputed_probabilities(
 
 
 def keyed_noise(keys: Sequence[str], size: Sequence[int], sigma: float) -> Tensor:
-    """(B, 3, H, W) float32 Gaussian noise, always the same for the same key."""
+    """Return Gaussian noise (B, 3, H, W) float32 that follows from the keys alone.
+
+    Args:
+        keys: B names of images.
+        size: (H, W).
+        sigma: standard deviation.
+    """
     fields = []
     for key in keys:
         digest = hashlib.sha256(f"{key}/road".encode()).digest()
@@ -80,10 +86,10 @@ class Road(Family):
         removed: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
             default_factory=lambda: [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0],
             min_length=1,
-            description="percentages of pixels removed",
+            description="percentages of removed pixels",
         )
         noise: float = Field(
-            0.01, ge=0, description="standard deviation of what is added to imputed pixels"
+            0.01, ge=0, description="standard deviation of noise that is added to imputed pixels"
         )
 
     @override

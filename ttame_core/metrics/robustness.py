@@ -1,4 +1,4 @@
-"""Robustness of maps: how much they change where the image hardly does."""
+"""Robustness of maps: their change when the image hardly changes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from ttame_core.seeding import generator_for
 
 
 def relative_change(maps: Tensor, others: Tensor) -> Tensor:
-    """(B,) ‖other − map‖₂ / ‖map‖₂; 0 where they are equal, infinite where only the map is empty.
+    """Return ‖other − map‖₂ / ‖map‖₂ for each pair of maps.
 
-    maps, others: (B, h, w). Its largest value over images within r of the map's own, as far as
-    sampling finds it, is max-sensitivity (Yeh et al. 2019, definition 2), relative to the map.
+    Its maximum over images within a radius of the map's own image, as far as sampling finds it, is
+    max-sensitivity (Yeh et al. 2019, definition 2), relative to the map.
+
+    Args:
+        maps: (B, h, w).
+        others: (B, h, w).
+
+    Returns:
+        (B,); 0 where both are equal, and infinite where only the map is empty.
     """
     change = (others - maps).flatten(1).norm(dim=1)
     return torch.where(change == 0, 0, change / maps.flatten(1).norm(dim=1))
 
 
 def perturbations(keys: Sequence[str], shape: Sequence[int], seed: str) -> Tensor:
-    """(B, *shape) float32, uniform in [−1, 1]; each depends on its key and the seed alone."""
+    """Return noise (B, *shape) float32, uniform in [−1, 1], from B keys and a seed alone."""
     noise = torch.empty(len(keys), *shape)
     for values, key in zip(noise, keys, strict=True):
         values.uniform_(-1, 1, generator=generator_for(f"{seed}/{key}"))
@@ -36,8 +43,8 @@ def perturbations(keys: Sequence[str], shape: Sequence[int], seed: str) -> Tenso
 class Robustness(Family):
     """Max-sensitivity: a row per map.
 
-    Each image, in [0, 1], is moved by noise that is uniform within the radius, and stays in
-    [0, 1]; an image's noise is the same for all explainers.
+    Noise that is uniform within the radius is added to each image in [0, 1], which is clipped to
+    [0, 1]. An image's noise is the same for all explainers.
     """
 
     name = "robustness"
@@ -46,8 +53,8 @@ class Robustness(Family):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        samples: int = Field(10, ge=1, description="images tried around each image")
-        radius: float = Field(0.02, gt=0, le=1, description="most that a pixel's value changes")
+        samples: int = Field(10, ge=1, description="number of changed images for each image")
+        radius: float = Field(0.02, gt=0, le=1, description="largest change of a pixel's value")
         seed: spec.Seed = 0
 
     @override

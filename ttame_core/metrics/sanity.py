@@ -1,11 +1,11 @@
 """Sanity of maps: they must change when what they explain is destroyed (Adebayo et al. 2018).
 
-Cascading randomisation (section 3.1): the weights of the classifier's layers are randomised from
-the logits down, in a few steps, and the map of the same target on the same image is compared with
-the one before, by rank correlation and structural similarity: the less alike, the better.
+In cascading randomisation (section 3.1), the weights of the classifier's layers are randomised from
+the logits down, in a few steps. The map of the same target on the same image is compared with the
+map before, by rank correlation and structural similarity; less alike is better.
 
-Weights are randomised by shuffling the entries of each tensor: that keeps their scale, and works
-for every layer, whatever folding has made of it.
+Weights are randomised by shuffling the entries of each tensor, which keeps their scale and works
+for every layer, also for folded ones.
 """
 
 from __future__ import annotations
@@ -32,10 +32,19 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def cascade(backbone: Backbone, depths: int, seed: int) -> list[tuple[float, Backbone]]:
-    """The classifier with ever more of its layers randomised, and how deep: from 0 to 1.
+    """Return copies of a classifier with more and more randomised layers.
 
-    0 is the last layer alone, 1 all of them; the others are evenly spread in between. The one given
-    stays as it is; the copies share with it what is not randomised, and with each other what is.
+    The given classifier stays as it is. The copies share with it the tensors that are not
+    randomised, and share randomised ones with each other.
+
+    Args:
+        backbone: the classifier.
+        depths: number of copies, at least 2.
+        seed: seed of the shuffling.
+
+    Returns:
+        The depth and the copy; depths are evenly spaced from 0, the last layer alone, to 1, all
+        layers.
     """
     layers = weights_from_the_logits(backbone)
     randomised = [[(t, _shuffled(t, f"{seed}/{name}")) for name, t in layer] for layer in layers]
@@ -47,10 +56,10 @@ def cascade(backbone: Backbone, depths: int, seed: int) -> list[tuple[float, Bac
 
 
 def weights_from_the_logits(backbone: Backbone) -> list[list[tuple[str, Tensor]]]:
-    """Names and tensors of each layer's weights, the layers from the last that runs to the first.
+    """Return names and tensors of each layer's weights, from the last layer that runs to the first.
 
-    A layer is a module with weights of its own: parameters, and statistics of norms. One that does
-    not run as a module goes with the module around it.
+    A layer is a module with weights of its own: parameters, and statistics of norms. The weights of
+    a module that is never called belong to the layer of the module around it.
     """
     modules = dict(backbone.model.named_modules())
     began: dict[str, int] = {}
@@ -90,13 +99,13 @@ def _own_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def randomised_head(head: nn.Module, seed: int) -> nn.Module:
-    """A copy of a trained head with all its weights randomised."""
+    """Return a copy of a trained head with all weights randomised."""
     named = [*head.named_parameters(), *head.named_buffers()]
     return _with_weights(head, {t: _shuffled(t, f"{seed}/{name}") for name, t in named})
 
 
 def _shuffled(weights: Tensor, seed: str) -> Tensor:
-    """A tensor of the same entries in an order that the seed gives."""
+    """Return a tensor with the same entries, in an order that follows from the seed."""
     order = torch.randperm(weights.numel(), generator=generator_for(seed)).to(weights.device)
     values = weights.detach().flatten()[order].view(weights.shape)
     learnt = isinstance(weights, nn.Parameter)
@@ -104,7 +113,7 @@ def _shuffled(weights: Tensor, seed: str) -> Tensor:
 
 
 def _with_weights(module: M, replaced: dict[Tensor, Tensor]) -> M:
-    """A copy with some of its tensors replaced; it shares the others."""
+    """Return a copy of a module with some tensors replaced; the copy shares the others."""
     own = {id(t): t for t in [*module.parameters(), *module.buffers()]}
     return copy.deepcopy(module, own | {id(t): new for t, new in replaced.items()})
 
@@ -112,10 +121,10 @@ def _with_weights(module: M, replaced: dict[Tensor, Tensor]) -> M:
 class Sanity(Family):
     """Rank correlation and SSIM of maps before and after randomisation: a row per map and step.
 
-    At the explainer's own resolution. randomised: `classifier`, at each depth; for explainers
-    with a trained head also `head`: the head alone is randomised, and the classifier stays. An
-    explainer that a randomised classifier does not allow has no rows of it, nor has any of a script
-    of TorchScript.
+    Maps are compared at the explainer's own resolution. The column `randomised` is `classifier` for
+    each depth, or `head`, for explainers with a trained head, where the head alone is randomised.
+    There are no rows for explainers that cannot explain the randomised classifier, and none for
+    classifiers that are scripts of TorchScript.
     """
 
     name = "sanity"
@@ -124,7 +133,7 @@ class Sanity(Family):
     class Settings(spec.Section):
         """The keys of a spec that set it."""
 
-        depths: int = Field(4, ge=2, description="steps from the last layer alone to all of them")
+        depths: int = Field(4, ge=2, description="number of steps, from the last layer to all")
         seed: spec.Seed = 0
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
@@ -152,7 +161,7 @@ class Sanity(Family):
 
     def _randomised(self, mapped: MappedImages) -> Iterator[tuple[str, float, Explainer]]:
         if self._cascade[0] is not mapped.backbone:
-            # The weights of a script cannot be exchanged.
+            # The weights of a script cannot be replaced.
             modules = mapped.backbone.model.modules()
             steps = (
                 []

@@ -1,4 +1,4 @@
-"""Shape of maps, told from themselves alone."""
+"""The shape of maps: metrics that read nothing but the maps."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ THUMBNAIL_SIDE = 14
 
 
 def complexity(maps: Tensor) -> Tensor:
-    """(B,) ‖map‖₁ / (h · w) in [0, 1], the lower the better (Poppi et al. 2021, section 3.2).
+    """Return ‖map‖₁ / (h · w) of maps; lower is better (Poppi et al. 2021, section 3.2).
 
-    maps: (B, h, w), min–max normalised.
+    Args:
+        maps: (B, h, w), min–max normalised.
+
+    Returns:
+        (B,) in [0, 1].
     """
     return maps.abs().mean(dim=(1, 2))
 
 
 def sparseness(maps: Tensor) -> Tensor:
-    """(B,) Gini index in [0, 1): 0 where all values are equal, near 1 where few are not 0.
+    """Return the Gini index of maps (Chalasani et al. 2020, section 3); higher is sparser.
 
-    G = 1 − 2 Σₖ (v₍ₖ₎ / ‖v‖₁) · (d − k + ½) / d, over the d absolute values in ascending order
-    (Chalasani et al. 2020, section 3). maps: (B, h, w). An empty map has 0.
+    G = 1 − 2 Σₖ (v₍ₖ₎ / ‖v‖₁) · (d − k + ½) / d, over the d absolute values in ascending order.
+
+    Args:
+        maps: (B, h, w).
+
+    Returns:
+        (B,) in [0, 1): 0 where all values are equal or the map is empty, near 1 where only few
+        values are not 0.
     """
     values = maps.flatten(1).abs().double().sort(dim=1).values
     size = values.shape[1]
@@ -37,10 +47,16 @@ def sparseness(maps: Tensor) -> Tensor:
 
 
 def thumbnails(maps: Tensor) -> Tensor:
-    """(B, 196): each map at 14×14, row by row, centred and scaled to unit norm; 0 for a flat map.
+    """Return maps at 14×14, centred and scaled to unit norm.
 
-    The correlation of two maps at that size is the inner product of their thumbnails, which SQL can
-    take: list_inner_product(a.thumbnail, b.thumbnail). maps: (B, h, w).
+    The correlation of two maps at that size is the inner product of their thumbnails, in SQL
+    list_inner_product(a.thumbnail, b.thumbnail).
+
+    Args:
+        maps: (B, h, w).
+
+    Returns:
+        (B, 196), row by row; 0 for a flat map.
     """
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     small = F.interpolate(maps[:, None], size=side, mode="bilinear", antialias=True).flatten(1)

@@ -1,1 +1,1 @@
-"""A shard's work without Prefect: explain it, evaluate it, and what makes each file."""
+"""The work on a shard, without Prefect: explaining, evaluating, and the fingerprints of files."""

@@ -1,4 +1,4 @@
-"""Scores in bulk: one shard, one backbone, all explainers, from the lake back into the lake."""
+"""Scoring of stored maps: one shard and one backbone, with any number of explainers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from ttame_core.stages.shard import StoredShard
 
 @dataclass(frozen=True)
 class WantedScores:
-    """A file of scores to be made, of one explainer's maps by one family of metrics.
+    """A file of scores to make, of one explainer's maps by one family of metrics.
 
     Attributes:
-        explainer: its name in the lake.
-        family: that scores its maps.
-        made_from: what fingerprints the file.
-        images: the first so many of the shard.
-        maps: the fingerprint that the maps must have; None for whatever is there.
+        explainer: name of the explainer in the lake.
+        family: family of metrics that scores the maps.
+        made_from: description of what makes the file, for its fingerprint.
+        images: number of images of the shard, from its first, that are scored.
+        maps: fingerprint that the maps must have; None for any.
     """
 
     explainer: str
@@ -50,16 +50,16 @@ def evaluate_shard(
     compute: spec.Compute,
     progress: ImagesDone | None = None,
 ) -> None:
-    """Write scores of one shard's maps. Images are decoded once for all of them.
+    """Write scores of one shard's maps, for which images are decoded once.
 
     Args:
-        shard: whose maps are scored.
+        shard: shard whose maps are scored.
         backbone: the classifier, on its device.
-        wanted: the files to be made.
-        makers: by name of an explainer, what makes it on a backbone, for the families that explain
-            again.
-        compute: batch size, and threads that decode.
-        progress: told how many images are done after each batch.
+        wanted: files to make.
+        makers: for each explainer's name, the function that makes the explainer of a backbone, for
+            the families that explain again.
+        compute: batch size, and number of threads that decode.
+        progress: called after each batch with the number of images that are done.
     """
     batches = shard.batches(backbone.preprocessing, compute)
     names = dict.fromkeys(scores.explainer for scores in wanted)
@@ -107,7 +107,7 @@ def _writer(shard: StoredShard, backbone: str, scores: WantedScores) -> Any:
 
 
 class _MapReader:
-    """A reader that walks through a maps file in step with the batches of its shard."""
+    """A reader of a maps file that goes forward with the batches of its shard."""
 
     def __init__(self, lake: Lake, path: str, made_by: str | None) -> None:
         self._rows = read_maps(lake, path, made_by)

@@ -1,4 +1,4 @@
-"""Maps in bulk: one shard, one backbone, any number of explainers, one Parquet file each."""
+"""Writing of maps: one shard and one backbone, and a Parquet file for each explainer."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ttame_core.lake.store import FINGERPRINT, MADE_FROM, RowGroups
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
 
-ImagesDone = Callable[[int], None]  # told how many images are done
+ImagesDone = Callable[[int], None]  # called with the number of images that are done
 ALL = 2**62  # more images than any shard holds
 
 
 @dataclass(frozen=True)
 class WantedMaps:
-    """A file of maps to be made, of one explainer.
+    """A file of maps to make, of one explainer.
 
     Attributes:
-        name: of the explainer in the lake.
-        explainer: that makes them.
-        made_from: what fingerprints the file.
-        images: the first so many of the shard.
-        dtype: of the stored values, as a spec's `maps.dtype`.
+        name: name of the explainer in the lake.
+        explainer: explainer that makes the maps.
+        made_from: description of what makes the file, for its fingerprint.
+        images: number of images of the shard, from its first, that are explained.
+        dtype: number format of stored maps, as a spec's `maps.dtype` names it.
     """
 
     name: str
@@ -59,19 +59,19 @@ def explain_shard(
     compute: spec.Compute,
     progress: ImagesDone | None = None,
 ) -> None:
-    """Write maps of one shard, one file per explainer, a row per image and target class.
+    """Write the maps of one shard: a file for each explainer, a row for each image and target.
 
-    One forward pass per batch serves the model truth, the probabilities and every explainer.
-    Decoding runs ahead in threads and writing behind in another, while the device computes. What
-    each explainer costs is written beside its maps, as scores of the family `cost`.
+    One forward pass over a batch serves for predictions, probabilities and all explainers. While
+    the device computes, threads decode the next batches, and another thread writes. The cost of
+    each explainer is written as scores of the family `cost`.
 
     Args:
-        shard: whose images are explained.
+        shard: shard whose images are explained.
         backbone: the classifier, on its device.
-        wanted: the files to be made.
+        wanted: files to make.
         targets: `predicted`, `label`, `top-K`, or a list of classes for all images.
-        compute: batch size, and threads that decode.
-        progress: told how many images are done after each batch.
+        compute: batch size, and number of threads that decode.
+        progress: called after each batch with the number of images that are done.
     """
     batches = shard.batches(backbone.preprocessing, compute)
     about = {
@@ -87,7 +87,7 @@ def explain_shard(
 
         def writers(order: WantedMaps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
             if order.name not in opened:
-                # Last in, first closed: maps are in the lake only when their costs are.
+                # What is opened last is closed first: maps appear only after their costs.
                 names = backbone.name, order.name
                 schema, made_from = maps_schema(height, width, order.dtype), order.made_from
                 create = shard.lake.create_parquet
@@ -124,13 +124,13 @@ def explain_shard(
         for future in pending:
             future.result()
         for order in wanted:
-            writers(order, 1, 1)  # no image, no row, but a file that says so
+            writers(order, 1, 1)  # a file without rows, because there were no images
 
 
 def write_refusal(
     shard: StoredShard, backbone: str, explainer: str, made_from: Any, reason: str
 ) -> None:
-    """Write the maps file of an explainer that does not apply: no rows, and the reason."""
+    """Write the maps file of an explainer that does not apply, without rows but with the reason."""
     _remove_other_scores(shard, backbone, explainer, made_from)
     for path, schema in (
         (shard.scores_file("cost", backbone, explainer), schema_of("cost")),
@@ -151,7 +151,20 @@ def _remove_other_scores(shard: StoredShard, backbone: str, explainer: str, made
 def choose_targets(
     logits: Tensor, labels: Tensor, targets: str | list[int], backbone: str
 ) -> Tensor:
-    """Target classes (B, T) int64: `predicted` (model truth), `label`, `top-K`, or a list."""
+    """Return the classes to explain.
+
+    Args:
+        logits: (B, K).
+        labels: (B,), for `label`.
+        targets: `predicted` (the model truth), `label`, `top-K`, or a list of T classes.
+        backbone: name of the backbone, for errors.
+
+    Returns:
+        (B, T) int64.
+
+    Raises:
+        UserError: the backbone has no such class.
+    """
     classes = logits.shape[1]
     if targets == "predicted":
         return logits.argmax(dim=1, keepdim=True)
@@ -197,7 +210,7 @@ def check_labels(largest: int, classes: int, backbone: str) -> None:
 
 
 def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema) -> pa.RecordBatch:
-    """Rows of one batch; images that have no map (NaN) have no row."""
+    """Return the rows of one batch; images without a map (NaN) have none."""
     images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
     probabilities = forward.logits.float().softmax(dim=1).cpu()
     predicted = forward.logits.argmax(dim=1).cpu()
@@ -222,7 +235,7 @@ def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
 
 
 def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int) -> pa.RecordBatch:
-    """Rows of what each map cost: its image's share of the shared pass, and its own of the rest."""
+    """Return each map's cost: its shares of the shared pass and of the explainer's own cost."""
     values = (
         np.full(rows.num_rows, theirs / images + its / maps, np.float32)
         for theirs, its in (
@@ -241,17 +254,17 @@ def read_maps(
     """Yield the rows of a maps file, one row group in memory at a time, each with its map.
 
     Args:
-        lake: that holds the file.
-        path: of the file.
-        made_by: the fingerprint that the file must have; None for any.
+        lake: the workspace.
+        path: path of the file.
+        made_by: fingerprint that the file must have; None for any.
 
     Yields:
-        The columns beside the map, with `dtype`, how the map is stored (a spec's `maps.dtype`), and
-        the map (h, w) float32 in [0, 1].
+        The columns beside the map, and `dtype`, the number format of the stored map (a spec's
+        `maps.dtype`); and the map (h, w), float32 in [0, 1].
 
     Raises:
-        RuntimeError: the file has another fingerprint, because a worker of an earlier run came back
-            and replaced it.
+        RuntimeError: the file has another fingerprint, because a worker of an earlier run replaced
+            it.
     """
     with lake.open(path) as stream:
         file = pq.ParquetFile(stream)

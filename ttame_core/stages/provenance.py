@@ -1,7 +1,7 @@
-"""What makes each file of the lake, and so which files of an audit are still to be made.
+"""Descriptions of what makes each file of an audit, and so which files are still to be made.
 
-The fingerprint of a file covers its inputs' content, the settings that matter to it, and the
-weights, and nothing else: a change redoes what it touches.
+A file's fingerprint covers the content of its inputs, the settings on which it depends, and the
+weights, and nothing else: after a change, only the files that depend on it are made again.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from ttame_core.lake.schemas import WEIGHTS
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import ALL
 
-# Raised when the code makes other content from the same inputs.
+# Versions of the files, to be increased when the code makes other content from the same inputs.
 FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
 
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of what an audit makes.
+    """A piece of an audit's work.
 
     Attributes:
         stage: fit, train, explain or evaluate.
-        backbone: its name.
-        explainer: its name; empty where the piece is no explainer's.
-        shard: its name; empty where the piece is no shard's.
-        done: whether the lake holds it, made from what the spec says now.
+        backbone: name of the backbone.
+        explainer: name of the explainer; empty for the stage fit.
+        shard: name of the shard; empty for the stages fit and train.
+        done: whether the lake holds the result, made from what the spec says now.
     """
 
     stage: str
@@ -57,7 +57,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Of everything one audit makes in one lake. The data set must have been sharded."""
+    """The descriptions of what makes each file of one audit in one lake.
+
+    The data set must be in the lake already.
+
+    Attributes:
+        audit: the spec.
+        lake: the workspace.
+    """
 
     audit: spec.AuditSpec
     lake: Lake
@@ -73,7 +80,11 @@ class Provenance:
         return load_classes(self.lake, self.dataset)
 
     def check(self) -> None:
-        """Raise UserError where the data set is not in the lake."""
+        """Check that the data set is in the lake.
+
+        Raises:
+            UserError: it is not.
+        """
         load_shards(self.lake, self.dataset)
 
     @cached_property
@@ -81,12 +92,12 @@ class Provenance:
         return load_shards(self.lake, self.dataset)
 
     def shards(self, split: str) -> list[tuple[str, int]]:
-        """Names and sample counts of the shards of a split that hold any sample."""
+        """Return names and sample counts of a split's shards, without empty ones."""
         found = (shard for shard in self._shards if shard.split == split)
         return [(shard.shard, shard.samples) for shard in found if shard.samples]
 
     def samples(self, shard: str) -> int:
-        """How many samples a shard holds."""
+        """Return the number of samples in a shard."""
         return next(s.samples for s in self._shards if s.shard == shard)
 
     @cached_property
@@ -98,12 +109,12 @@ class Provenance:
 
     @cached_property
     def annotated(self) -> bool:
-        """Whether any sample has a box."""
+        """Say whether any sample has a box."""
         path = dataset_file(self.dataset, "annotations.parquet")
         return self.lake.exists(path) and self.lake.parquet_rows(path) > 0
 
     def explainers(self) -> list[spec.Explainer]:
-        """The audit's explainers that this data set allows."""
+        """Return the audit's explainers, without those whose annotations the data set lacks."""
         return [
             explainer
             for explainer in self.audit.explainers
@@ -111,7 +122,7 @@ class Provenance:
         ]
 
     def _method(self, explainer: spec.Explainer) -> list[Any]:
-        """What tells an explainer's maps from another's, beside its head; its name does not."""
+        """Describe method and settings on which an explainer's maps depend, beside its head."""
         settings = explainer.model_dump_json()
         if settings not in self._methods:
             method = REGISTRY[explainer.method]
@@ -121,15 +132,15 @@ class Provenance:
 
     @cached_property
     def _methods(self) -> dict[str, list[Any]]:
-        """By settings: a file that they name is read once."""
+        """The results of `_method` by settings, so that a file in settings is hashed once."""
         return {}
 
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
-        """How many images of a shard an explainer explains; ALL for all."""
+        """Return the number of a shard's images that an explainer explains; ALL for all."""
         return self.share(shard, explainer.images or self.audit.maps.images)
 
     def share(self, shard: str, images: int | None) -> int:
-        """How many images of a shard are among the first `images` of the split; ALL for all."""
+        """Return how many of a shard's images are among the split's first `images`; ALL for all."""
         if images is None:
             return ALL
         before = 0
@@ -141,9 +152,9 @@ class Provenance:
 
     @cached_property
     def precision(self) -> str:
-        """The number format of passes on this machine: what `precision: auto` stands for here.
+        """The number format of passes, with `auto` replaced by the format on this machine.
 
-        It stays `auto` where the device that the spec names is not on this machine.
+        `auto` stays where the device that the spec names is not on this machine.
         """
         compute = self.audit.compute
         if compute.precision != "auto":
@@ -156,13 +167,13 @@ class Provenance:
     # ---- backbones ---------------------------------------------------------------------------
 
     def fitted_weights(self, backbone: spec.Backbone) -> str | None:
-        """Path in the lake of the weights that `fit` makes; None where it is not asked for."""
+        """Return the path of the weights that `fit` makes; None where the backbone has no `fit`."""
         if backbone.fit is None:
             return None
         return f"{fitted_folder(self.dataset, backbone.name)}/weights.safetensors"
 
     def fit(self, backbone: spec.Backbone) -> dict[str, Any]:
-        """Return what a classifier that is trained here is made from."""
+        """Describe what a classifier with a section `fit` is made from."""
         return {
             "format": FIT,
             "classes": self.classes,
@@ -173,7 +184,7 @@ class Provenance:
         }
 
     def is_fitted(self, backbone: spec.Backbone) -> bool:
-        """Say whether a classifier that is trained here is there, current and as it was trained."""
+        """Say whether the lake holds a classifier's current weights from `fit`, unchanged."""
         folder = fitted_folder(self.dataset, backbone.name)
         weights = self.fitted_weights(backbone)
         return bool(
@@ -184,17 +195,17 @@ class Provenance:
         )
 
     def fitted_identity(self, backbone: spec.Backbone) -> str:
-        """Return the identity of the weights that `fit` has made, "not yet" where it has not."""
+        """Return the hash of the weights that `fit` has made, or "not yet"."""
         history = f"{fitted_folder(self.dataset, backbone.name)}/history.parquet"
         return self.lake.metadata(history).get("weights", "not yet")
 
     @cached_property
     def _fitted(self) -> dict[str, str]:
-        """Identities of the weights made here, by backbone, once there are any."""
+        """The hashes of weights that `fit` has made, by backbone, as far as they are known."""
         return {}
 
     def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
-        """What tells this classifier from any other."""
+        """Describe a classifier, by its architecture and the identity of its weights."""
         if backbone.fit is None:
             weights: str | None = _given_weights(backbone)
         else:
@@ -206,7 +217,7 @@ class Provenance:
         return {**_architecture(backbone), "weights": weights}
 
     def weights(self, backbone: spec.Backbone) -> dict[str, Any]:
-        """Hash of the weights that the maps were made with, and of each explainer's head."""
+        """Return the hashes of the weights that maps were made with, and of explainers' heads."""
         names = self.dataset, backbone.name
         maps = (self.lake.glob(maps_file(*names, e.name, "*"))[:1] for e in self.explainers())
         loaded = (self.lake.metadata(path).get(WEIGHTS) for paths in maps for path in paths)
@@ -222,7 +233,7 @@ class Provenance:
     # ---- heads, maps, scores -----------------------------------------------------------------
 
     def head(self, backbone: spec.Backbone, explainer: spec.Explainer) -> dict[str, Any]:
-        """Return what a head is made from."""
+        """Describe what a head is made from."""
         origin = {
             "format": HEAD,
             "explainer": self._method(explainer),
@@ -245,7 +256,7 @@ class Provenance:
     def maps(
         self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str
     ) -> dict[str, Any]:
-        """Return what a shard's maps are made from."""
+        """Describe what a shard's maps are made from."""
         needs_head = REGISTRY[explainer.method].needs_head
         made_from = {
             "format": MAPS,
@@ -259,15 +270,15 @@ class Provenance:
             "images": self.explained(shard, explainer),
         }
         if self.precision != "float32":
-            made_from["probability"] = "float32"  # earlier maps hold that of a lower precision
-        if self.audit.maps.dtype != "float16":  # which maps were before there was a choice
+            made_from["probability"] = "float32"  # in earlier maps it had the lower precision
+        if self.audit.maps.dtype != "float16":  # earlier maps, without this key, are float16
             made_from["dtype"] = self.audit.maps.dtype
         return made_from
 
     def scores(
         self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str
     ) -> dict[str, Any]:
-        """Return what the scores of a shard's maps are made from."""
+        """Describe what the scores of a shard's maps are made from."""
         return {
             "format": SCORES,
             "maps": fingerprint(self.maps(backbone, explainer, shard)),
@@ -276,14 +287,14 @@ class Provenance:
         }
 
     def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
-        """Whether the head is there as it was trained, or stands there as refused."""
+        """Say whether the lake holds the current head, unchanged, or why there is none."""
         folder = head_folder(self.dataset, backbone.name, explainer.name)
         made_from = self.head(backbone, explainer)
         current = self.lake.is_current(f"{folder}/history.parquet", made_from)
         return current and is_whole_head(self.lake, folder)
 
     def missing_maps(self, backbone: spec.Backbone, shard: str) -> list[spec.Explainer]:
-        """Explainers whose maps of this shard are not there."""
+        """Return the explainers whose maps of a shard are missing or outdated."""
         wanted = self.explainers()
         there = self.lake.are_current(
             [
@@ -299,7 +310,7 @@ class Provenance:
     def missing_scores(
         self, backbone: spec.Backbone, shard: str
     ) -> list[tuple[spec.Explainer, spec.Metric]]:
-        """Explainers and metrics whose scores of this shard are not there."""
+        """Return the explainers and metrics whose scores of a shard are missing or outdated."""
         wanted = [(e, m) for e in self.explainers() for m in self.audit.evaluation.metrics]
         there = self.lake.are_current(
             [
@@ -313,7 +324,7 @@ class Provenance:
         return [pair for pair, found in zip(wanted, there, strict=True) if not found]
 
     def work(self) -> Iterator[Work]:
-        """Yield all that the audit makes from its shards, in order."""
+        """Yield all work of the audit on its shards, in order."""
         shards = [name for name, _ in self.shards(self.audit.maps.split)]
         for backbone in self.audit.backbones:
             name = backbone.name
@@ -332,7 +343,7 @@ class Provenance:
 
 
 def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
-    """Path of the trained head that the spec gives this explainer on this backbone."""
+    """Return the path of the trained head that the spec names for an explainer; None without."""
     return backbone.head if getattr(REGISTRY[explainer.method], "takes_given", False) else None
 
 
@@ -341,10 +352,10 @@ def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
 
 
 def _given_weights(backbone: spec.Backbone) -> str:
-    """Identity of weights that are not made here, without loading them.
+    """Identify weights that the audit does not train, without loading them.
 
-    A checkpoint's content, or the name of pretrained weights: their publishers do not change the
-    weights of a name.
+    The result is the hash of a checkpoint, or the name of pretrained weights, whose publishers do
+    not change the weights behind a name.
     """
     if backbone.checkpoint:
         return f"sha256:{file_hash(backbone.checkpoint)}"

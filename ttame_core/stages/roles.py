@@ -1,10 +1,10 @@
-"""Roles of an audit's explainers, and the files of the lake that tell them to SQL.
+"""The roles of an audit's explainers, and the files in which SQL finds them.
 
-Explainers compete (rivals), are what others are measured by (yardsticks), or are heads trained on
-permuted labels (controls). A role follows from the method and from the training, never from the
-name. SQL reads it from a file of one row for each backbone and explainer, not from the maps: their
-footers are as many as their shards, and a role may change, with the spec, while maps stay.
-So roles are in no fingerprint, and nothing is made again for them.
+Rivals compete, yardsticks are what rivals are measured by, and controls have heads that were
+trained on permuted labels. A role follows from the method and the training, never from the name.
+Each backbone and explainer has a file of one row with the role. It is apart from the maps, which
+have many files, and which stay when a changed spec changes the role. So roles are in no
+fingerprint, and nothing is made again for them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ttame_core.lake.schemas import CONTROL, EXPLAINERS, RIVAL
 
 @dataclass(frozen=True)
 class Role:
-    """What an explainer is in an audit: the row of its file.
+    """The method and the role of an explainer in an audit: the row of its file.
 
     Attributes:
-        method: Its method, as the spec has it.
+        method: method of the explainer in the spec.
         role: RIVAL, YARDSTICK or CONTROL.
-        control_of: Name of the explainer that a control is held against; None for others, and
+        control_of: name of the explainer that a control is compared with; None for others, and
             where the audit has no such explainer.
     """
 
@@ -52,7 +52,7 @@ def rivals(audit: spec.AuditSpec) -> list[str]:
 
 
 def write_roles(lake: Lake, audit: spec.AuditSpec, backbones: Iterable[str]) -> None:
-    """Write what each explainer of an audit is on these backbones, where that is not there yet."""
+    """Write the files of an audit's roles on these backbones, as far as they are outdated."""
     files = {
         explainer_file(audit.dataset.name, backbone, name): asdict(role)
         for backbone in backbones
@@ -70,10 +70,10 @@ def _is_control(audit: spec.AuditSpec, explainer: spec.Explainer) -> bool:
 
 
 def _controlled(audit: spec.AuditSpec, control: spec.Explainer) -> str | None:
-    """Return the explainer that a control is held against.
+    """Return the name of the explainer that a control is compared with.
 
-    That is the one of its name without `-permuted`; else the first of its method and its settings
-    but the labels; else the first of its method.
+    That is the explainer with the control's name without `-permuted`; else the first with the same
+    method and settings but the labels; else the first with the same method.
     """
     if not _is_control(audit, control):
         return None

@@ -16,9 +16,9 @@ class StoredShard:
     """A shard of a data set in a lake.
 
     Attributes:
-        lake: that holds it.
-        dataset: its data set's name.
-        name: of the shard, such as `test-000000`.
+        lake: the workspace.
+        dataset: name of the data set.
+        name: name of the shard, such as `test-000000`.
     """
 
     lake: Lake
