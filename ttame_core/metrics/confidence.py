@@ -1,8 +1,8 @@
 """Faithfulness by confidence: average drop, increase in confidence, average gain.
 
-p is the softmax probability of the target on the whole image, and p′ that on the image of which only
-the map's most relevant pixels are left. Each function returns a value for every image, in percent,
-whose mean is the metric. `lake/query/sql/macros.sql` has the same three in SQL.
+p is the softmax probability of the target on the whole image, and p′ that on the image of which
+only the map's most relevant pixels are left. Each function returns a value for every image, in
+percent, whose mean is the metric. `lake/query/sql/macros.sql` has the same three in SQL.
 """
 
 from __future__ import annotations
