@@ -103,9 +103,9 @@ def installation() -> Iterator[Finding]:
         yield Finding("packages", "not as needed", "broken", f"pip install {wanted}")
     broken = False
     for name in IMPORTED:
-        found = _import(name)
-        yield replace(found, advice=ABOVE) if broken and found.advice else found
-        broken |= found.state == "broken"
+        finding = _import(name)
+        yield replace(finding, advice=ABOVE) if broken and finding.advice else finding
+        broken |= finding.state == "broken"
     absent = [
         extra
         for extra in extras

@@ -146,13 +146,13 @@ def write_pictures(
         UserError: the target is no class of the classifier, or two pictures would have one name.
     """
     number = None if target is None else find_class(target, classes)
-    together = output.lower().endswith(".png")
+    in_one_file = output.lower().endswith(".png")
     stems = [Path(path).stem for path in images]
-    if not together and (twice := {stem for stem in stems if stems.count(stem) > 1}):
+    if not in_one_file and (twice := {stem for stem in stems if stems.count(stem) > 1}):
         raise UserError(
             f"two of the pictures are called {min(twice)}: explain them one by one, or into one PNG"
         )
-    found, failed = [], []
+    explained, failed = [], []
     for path in images:
         try:
             one = explain_picture(Path(path).name, read_picture(path), explainers, classes, number)
@@ -160,19 +160,19 @@ def write_pictures(
             failed.append(str(error))
             continue
         print(one.sentence)
-        if together:
-            found.append(one)
+        if in_one_file:
+            explained.append(one)
         else:
             _save([one], Path(output) / f"{Path(path).stem}.png")
-    if found:
-        _save(found, Path(output))
+    if explained:
+        _save(explained, Path(output))
     return failed
 
 
-def _save(found: Sequence[Explained], path: Path) -> None:
+def _save(explained: Sequence[Explained], path: Path) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(found).save(path)
+        draw(explained).save(path)
     say(f"wrote {path}")
 
 

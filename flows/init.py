@@ -54,22 +54,22 @@ def init(
         raise UserError(
             f"{output} is there already: give another --output, or --force to replace it"
         )
-    found = _look(_dataset(name, source))
+    survey = _look(_dataset(name, source))
     if not is_quiet():
-        _print(found)
-    if found.dataset.annotations and ask:
-        place = found.dataset.annotations.path
+        _print(survey)
+    if survey.dataset.annotations and ask:
+        place = survey.dataset.annotations.path
         if not Confirm.ask(
             f"Score maps by the annotations in {place}?", console=console, default=True
         ):
-            kept = found.dataset.model_copy(update={"annotations": None})
-            found = Survey(**{**found.__dict__, "dataset": kept, "objects": {}})
+            without = survey.dataset.model_copy(update={"annotations": None})
+            survey = Survey(**{**survey.__dict__, "dataset": without, "objects": {}})
     if not models and ask:
         answer = _ask(
             "Classifiers, such as resnet50 (none: a small one is trained on the images)", ""
         )
         models = answer.replace(",", " ").split()
-    _write(output, draft(name, found, models, output))
+    _write(output, draft(name, survey, models, output))
     then = f"; next:\n  ttame audit {output} --dry-run\n  ttame audit {output}"
     say(f"wrote {output}" + ("" if is_quiet() else then))
 
@@ -95,35 +95,35 @@ def _look(dataset: spec.Dataset) -> Survey:
         return survey(dataset, lambda done, total: report(done, total, ""))
 
 
-def _print(found: Survey) -> None:
-    splits = [split for split in spec.SPLITS if found.in_split(split)]
+def _print(survey: Survey) -> None:
+    splits = [split for split in spec.SPLITS if survey.in_split(split)]
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("class", no_wrap=True)
     for split in splits:
         table.add_column(split, justify="right")
-    shown = list(found.images.items())[:SHOWN]
+    shown = list(survey.images.items())[:SHOWN]
     for label, counts in shown:
         table.add_row(label or "without labels", *(str(counts.get(split, 0)) for split in splits))
-    if rest := len(found.images) - len(shown):
+    if rest := len(survey.images) - len(shown):
         table.add_row(f"and {rest} more", *("" for _ in splits))
     table.add_section()
-    table.add_row("all", *(str(found.in_split(split)) for split in splits))
+    table.add_row("all", *(str(survey.in_split(split)) for split in splits))
     out = Console(width=None if sys.stdout.isatty() else 100)
     out.print(table)
-    shortest, middle, longest = found.sides
+    shortest, middle, longest = survey.sides
     out.print(
-        f"{found.total} images in {len(found.images)} classes, {found.looked_at} looked at: "
+        f"{survey.total} images in {len(survey.images)} classes, {survey.looked_at} looked at: "
         f"longer sides {shortest} to {longest} pixels, half under {middle}.",
         highlight=False,
     )
-    annotations = found.dataset.annotations
+    annotations = survey.dataset.annotations
     out.print(
-        f"Annotations ({annotations.kind}) of {found.annotated} images in {annotations.path}."
+        f"Annotations ({annotations.kind}) of {survey.annotated} images in {annotations.path}."
         if annotations
         else "No annotations found near the images.",
         highlight=False,
     )
-    for problem in found.problems:
+    for problem in survey.problems:
         out.print(f"- {problem}", style="yellow", markup=False, highlight=False)
 
 

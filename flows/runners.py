@@ -94,9 +94,9 @@ def _end_with_parent() -> None:
 
 def gpus_of(compute: Compute) -> list[str]:
     """List the GPUs of this machine that an audit may use, as CUDA_VISIBLE_DEVICES names them."""
-    found = 0 if compute.device == "cpu" else torch.cuda.device_count()
+    count = 0 if compute.device == "cpu" else torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",")[:found] if named else [str(number) for number in range(found)]
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def _at_once(compute: Compute, gpus: list[str]) -> int:

@@ -27,7 +27,7 @@ def names_of(task_run: str) -> dict[str, str] | None:
         report, `dataset` is the name of the audit. None where the task run is not of a unit.
     """
     for pattern in TASKS:
-        if found := pattern.match(task_run):
-            said = found.groupdict()
+        if match := pattern.match(task_run):
+            said = match.groupdict()
             return {**said, "stage": STAGE.get(said["stage"], said["stage"])}
     return None

@@ -46,9 +46,9 @@ def train_one(
     if devices == 1:
         _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)
         return
-    found = torch.cuda.device_count()
-    if device_of(provenance.audit.compute).type == "cuda" and devices > found:
-        raise UserError(f"compute.devices is {devices}, but PyTorch finds {found} CUDA devices")
+    gpus = torch.cuda.device_count()
+    if device_of(provenance.audit.compute).type == "cuda" and devices > gpus:
+        raise UserError(f"compute.devices is {devices}, but PyTorch finds {gpus} CUDA devices")
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     order = (provenance.audit, provenance.lake.url, backbone, explainer, folder)
     members = multiprocessing.spawn(

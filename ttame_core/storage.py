@@ -27,8 +27,8 @@ def without_credentials(place: str) -> str:
     Raises:
         UserError: the address has credentials; the message does not repeat them.
     """
-    protocol, found, rest = place.partition("://")
-    if found and ("@" in rest.split("/")[0] or re.search(r"\?.*=", rest)):
+    protocol, separator, rest = place.partition("://")
+    if separator and ("@" in rest.split("/")[0] or re.search(r"\?.*=", rest)):
         raise UserError(
             f"an address {protocol}://… has a user name, a password or a key in it: leave them out "
             "and give them as the store's own tools take them, in the environment (for S3 "

@@ -29,10 +29,10 @@ def query(
     from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
-    found = run_query(lake, sql)
+    table = run_query(lake, sql)
     if not lake.glob("datasets/*"):
         say(f"the workspace {lake} is empty: name another with --workspace, if you mean another")
-    write_result(found, format, output)
+    write_result(table, format, output)
 
 
 def audits(
@@ -77,11 +77,11 @@ def compare(
     from ttame_core.lake.query.formats import write_result
     from ttame_core.report.tables import comparison_table
 
-    found = comparison.compare(Lake(workspace), a, b, dataset)
+    compared = comparison.compare(Lake(workspace), a, b, dataset)
     if format == "table" and output is None:
-        out().print(comparison_table(found))
+        out().print(comparison_table(compared))
     else:
-        write_result(found.rows, format, output)
+        write_result(compared.rows, format, output)
 
 
 def show(

@@ -128,10 +128,10 @@ def device_of(model: nn.Module) -> torch.device:
 
 def logits_of(output: Any) -> Tensor:
     """Return the logits (B, K) in what a classifier returns: a tensor, or a record or list."""
-    found = getattr(output, "logits", output)
-    if isinstance(found, Mapping):
-        found = next(iter(found.values()))
-    return found[0] if isinstance(found, list | tuple) else found
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, Mapping):
+        logits = next(iter(logits.values()))
+    return logits[0] if isinstance(logits, list | tuple) else logits
 
 
 def _keep(outputs: dict[str, Any], name: str) -> Callable[..., None]:
@@ -249,7 +249,7 @@ class _Probe:
     def tree(self) -> tuple[Tap, ...]:
         """Return taps that are found in the module tree."""
         taps = {key: self._tap(*key) for key in self.shapes}
-        found = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
+        spatial = {key: tap for key, tap in taps.items() if tap and min(tap.height, tap.width) > 1}
         candidates = [
             Candidate(
                 module=module,
@@ -259,7 +259,7 @@ class _Probe:
                 sequence=isinstance(self.modules[module], nn.Sequential),
                 size=tap.height * tap.width,
             )
-            for (module, item), tap in found.items()
+            for (module, item), tap in spatial.items()
         ]
         chosen = best_candidates(candidates, TAPS)
         if not chosen:
@@ -269,7 +269,7 @@ class _Probe:
                 f"{self.input_size[0]}×{self.input_size[1]}; name modules in `taps`, or say "
                 "`taps: []` to explain it by its logits alone"
             )
-        return tuple(found[candidate.module, candidate.item] for candidate in chosen)
+        return tuple(spatial[candidate.module, candidate.item] for candidate in chosen)
 
     def _tap(self, module: str, item: int | None) -> Tap | None:
         """Describe a module's output as a tap; None where it is no feature map."""

@@ -63,19 +63,19 @@ def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
         around = (".".join(parts[:end]) for end in range(1, len(parts)))
         return sum(largest.get(name, candidate.size) < candidate.size for name in around)
 
-    found: list[Candidate] = []
+    stages: list[Candidate] = []
     before = len(candidates)
     for size in sorted({p.size for p in candidates if p.size >= candidates[-1].size}):
-        if found and size < LEAST_RATIO * found[-1].size:
+        if stages and size < LEAST_RATIO * stages[-1].size:
             continue
         index = min(
             (i for i, p in enumerate(candidates) if p.size == size),
             key=lambda i: (inside_deeper(candidates[i]), candidates[i].leaf, -i),
         )
         if index <= before:  # larger maps come first, except for those of side branches
-            found.append(candidates[index])
+            stages.append(candidates[index])
             before = index
-    return found[::-1]
+    return stages[::-1]
 
 
 def _blocks(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

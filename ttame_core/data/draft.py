@@ -39,24 +39,24 @@ def name_of(place: str) -> str:
     return plain.strip("-._+")[:120] or "my-audit"
 
 
-def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
+def draft(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
     """Write the YAML text of a spec.
 
     Args:
         name: name of the audit.
-        found: survey of the pictures.
+        survey: of the pictures.
         models: classifiers, as a spec names them; none for a small one that the audit trains.
         file: path that the spec will have, for the commands in its comments.
 
     Raises:
         UserError: the name or a model cannot be in a spec.
     """
-    if not _classes(found) and not models:
+    if not _classes(survey) and not models:
         raise UserError(
             "the images have no labels, so that no classifier can be trained on them: name one "
             "with --model"
         )
-    text = _render(name, found, models, file)
+    text = _render(name, survey, models, file)
     try:
         spec.AuditSpec.model_validate(yaml.safe_load(text))
     except ValidationError as error:
@@ -68,7 +68,7 @@ def draft(name: str, found: Survey, models: Sequence[str], file: str) -> str:
     return text
 
 
-def _render(name: str, found: Survey, models: Sequence[str], file: str) -> str:
+def _render(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
@@ -76,34 +76,34 @@ def _render(name: str, found: Survey, models: Sequence[str], file: str) -> str:
     template = environment.from_string(
         resources.files("ttame_core.data").joinpath("draft.yaml.j2").read_text(encoding="utf-8")
     )
-    dataset, train = found.dataset, found.in_split("train")
+    dataset, train = survey.dataset, survey.in_split("train")
     batch = min(BATCH, max(2, train // 4)) if train < 4 * BATCH else BATCH
     small = batch if batch < BATCH else None
-    several = {c: found.objects[c] for c in found.images if len(found.objects.get(c, ())) > 1}
+    several = {c: survey.objects[c] for c in survey.images if len(survey.objects.get(c, ())) > 1}
     return template.render(
         name=name,
         file=file,
-        total=found.total,
-        classes=_classes(found),
+        total=survey.total,
+        classes=_classes(survey),
         source=dataset.source.model_dump(exclude_defaults=True),
         annotations=dataset.annotations and dataset.annotations.model_dump(exclude_defaults=True),
-        annotated=found.annotated,
+        annotated=survey.annotated,
         objects=several,
         example={label: names[:1] for label, names in list(several.items())[:1]},
         own_splits=isinstance(getattr(dataset.source, "path", None), dict),
         splits=dataset.splits,
-        sides=found.sides,
-        shrink=found.sides[2] > 2 * MAX_SIZE,
+        sides=survey.sides,
+        shrink=survey.sides[2] > 2 * MAX_SIZE,
         max_size=MAX_SIZE,
-        backbones=[_backbone(model, len(_classes(found)), small) for model in models]
+        backbones=[_backbone(model, len(_classes(survey)), small) for model in models]
         or [_own_classifier(small)],
         explainers=["ttame", "gradcam", "random", *(["oracle"] if dataset.annotations else [])],
         batch_size=small,
     )
 
 
-def _classes(found: Survey) -> list[str]:
-    return [name for name in found.images if name != UNLABELLED]
+def _classes(survey: Survey) -> list[str]:
+    return [name for name in survey.images if name != UNLABELLED]
 
 
 def _own_classifier(batch_size: int | None) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
     Raises:
         UserError: a file or folder does not exist or cannot be reached.
     """
-    found: list[tuple[spec.Split | None, Any, str]] = []
+    located: list[tuple[spec.Split | None, Any, str]] = []
     places: list[tuple[spec.Split | None, str]] = (
         list(location.items()) if isinstance(location, dict) else [(None, location)]
     )
@@ -55,8 +55,8 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
             raise UserError(f"cannot read the {what} {place}: {error}") from error
         if not exists:
             raise UserError(f"the {what} {place} does not exist: correct its `path` in the spec")
-        found.append((split, fs, path.rstrip("/")))
-    return found
+        located.append((split, fs, path.rstrip("/")))
+    return located
 
 
 def walk(fs: Any, root: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, str, str]]:

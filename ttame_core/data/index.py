@@ -45,10 +45,10 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     """
     sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
     shards, fingerprints = [], {}
-    for name, found in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
-        split, samples = name.rsplit("-", 1)[0], int(found["samples"])
-        shards.append(Shard(name, split, samples, found["sha256"]))
-        fingerprints[name] = found[FINGERPRINT.decode()]
+    for name, about in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
+        split, samples = name.rsplit("-", 1)[0], int(about["samples"])
+        shards.append(Shard(name, split, samples, about["sha256"]))
+        fingerprints[name] = about[FINGERPRINT.decode()]
     if not any(shard.samples for shard in shards):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)

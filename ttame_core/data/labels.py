@@ -16,8 +16,8 @@ _NUMBER = re.compile(r"([0-9]+)(?:\.0*)?", re.ASCII)
 
 def number_of(label: str) -> int | None:
     """Return the number in a label, such as 2 in `2`, `002` and `2.0`; None for a name."""
-    found = _NUMBER.fullmatch(label)
-    return int(found[1]) if found else None
+    match = _NUMBER.fullmatch(label)
+    return int(match[1]) if match else None
 
 
 def classes_of(labels: Collection[str]) -> tuple[str, ...]:

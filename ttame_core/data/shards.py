@@ -68,10 +68,12 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
             sample: dict[str, bytes] | None
             for entry in planned_rows(lake, dataset.name, shard):
                 if drawn := source.draw(entry["path"]):
-                    sample, found = _drawn_sample(entry, drawn, plan.classes)
+                    sample, sample_rows = _drawn_sample(entry, drawn, plan.classes)
                 else:
-                    sample, found = _read_sample(entry, annotations, dataset.max_size, plan.classes)
-                rows += [{**row, "shard": shard, "split": entry["split"]} for row in found]
+                    sample, sample_rows = _read_sample(
+                        entry, annotations, dataset.max_size, plan.classes
+                    )
+                rows += [{**row, "shard": shard, "split": entry["split"]} for row in sample_rows]
                 if sample:
                     writer.write({"__key__": entry["key"], **sample})
         stream.flush()

@@ -122,7 +122,7 @@ def find_annotations(source: spec.Source) -> list[spec.Annotations]:
     images = [Path(root) for root in roots]
     around = images[0].parent
     beside = [f for f in _folders(around) if f not in images and _sounds_annotated(f, images[0])]
-    found: list[spec.Annotations] = [
+    annotations: list[spec.Annotations] = [
         spec.Annotations(kind="coco", path=str(file))
         for place in (around, images[0], *beside)
         for file in sorted(place.glob("*.json"))
@@ -131,10 +131,10 @@ def find_annotations(source: spec.Source) -> list[spec.Annotations]:
     for folder in (*beside, images[0]):
         suffixes = {Path(name).suffix.lower() for name in _peek(folder)}
         if ".xml" in suffixes:
-            found.append(spec.Annotations(kind="voc", path=str(folder)))
+            annotations.append(spec.Annotations(kind="voc", path=str(folder)))
         elif suffixes == {".png"} and folder in beside:
-            found.append(spec.Annotations(kind="masks", path=str(folder)))
-    return found
+            annotations.append(spec.Annotations(kind="masks", path=str(folder)))
+    return annotations
 
 
 def _sounds_annotated(folder: Path, images: Path) -> bool:
@@ -159,12 +159,12 @@ def choose_annotations(dataset: spec.Dataset) -> spec.Annotations | None:
 def _splits(root: Path) -> dict[spec.Split, str]:
     """Return the folders of splits in a folder; none unless there are `train` and another."""
     named = {folder.name.lower(): folder for folder in _folders(root)}
-    found: dict[spec.Split, str] = {}
+    by_split: dict[spec.Split, str] = {}
     for split in spec.SPLITS:
         for name in SPLIT_NAMES[split]:
             if name in named and any(_holds_images(f) for f in _folders(named[name])):
-                found.setdefault(split, str(named[name]))
-    return found if "train" in found and len(found) > 1 else {}
+                by_split.setdefault(split, str(named[name]))
+    return by_split if "train" in by_split and len(by_split) > 1 else {}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -339,8 +339,8 @@ class _Seen:
         if self.broken:
             yield f"{_number(self.broken, 'image')} cannot be read: {_some(self.broken)}."
         if self.annotations_broken:
-            found = self.annotations_broken
-            yield f"{_number(found, 'annotation')} cannot be read: {_some(found)}."
+            broken = self.annotations_broken
+            yield f"{_number(broken, 'annotation')} cannot be read: {_some(broken)}."
         if self.copies:
             pairs = [f"{one} = {other}" for one, other, _ in self.copies]
             apart = sum(apart for _, _, apart in self.copies)
@@ -378,9 +378,9 @@ def _problems_of_classes(images: dict[str, dict[str, int]]) -> Iterator[str]:
             yield f"The class folders {' and '.join(labels)} may be one class under other names."
 
 
-def _number(found: list[Any], one: str, many: str = "") -> str:
-    return f"{len(found)} {one if len(found) == 1 else many or one + 's'}"
+def _number(things: list[Any], one: str, many: str = "") -> str:
+    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
 
 
-def _some(found: list[str]) -> str:
-    return ", ".join(found[:EXAMPLES]) + (" and so on" if len(found) > EXAMPLES else "")
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:EXAMPLES]) + (" and so on" if len(names) > EXAMPLES else "")

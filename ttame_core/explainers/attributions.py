@@ -62,8 +62,8 @@ class Saliency(Attribution):
     forwards, backwards = "1", "1"
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        found = _captum("Saliency")(self.backbone).attribute(inputs, targets)
-        return found.sum(dim=1)
+        attributions = _captum("Saliency")(self.backbone).attribute(inputs, targets)
+        return attributions.sum(dim=1)
 
 
 class IntegratedGradients(Attribution):
@@ -83,14 +83,14 @@ class IntegratedGradients(Attribution):
         steps: int = Field(50, ge=1, description="number of points of the path")
 
     def _maps(self, inputs: Tensor, targets: Tensor, keys: list[str]) -> Tensor:
-        found = _captum("IntegratedGradients")(self.backbone).attribute(
+        attributions = _captum("IntegratedGradients")(self.backbone).attribute(
             inputs,
             self._black(inputs).expand_as(inputs),
             targets,
             n_steps=self.settings.steps,
             internal_batch_size=len(inputs),
         )
-        return found.abs().sum(dim=1)
+        return attributions.abs().sum(dim=1)
 
 
 class GradientShap(Attribution):
@@ -116,14 +116,14 @@ class GradientShap(Attribution):
         maps = []
         for image, target, key in zip(inputs, targets, keys, strict=True):
             with _seeded(f"{key}/{int(target)}"):
-                found = method.attribute(
+                attributions = method.attribute(
                     image[None],
                     self.backbone.normalise(ends),
                     n_samples=self.settings.samples,
                     stdevs=self.settings.noise,
                     target=int(target),
                 )
-            maps.append(found[0].abs().sum(dim=0))
+            maps.append(attributions[0].abs().sum(dim=0))
         return torch.stack(maps)
 
 
@@ -148,14 +148,14 @@ class Occlusion(Attribution):
             tuple(max(1, round(share * side)) for side in inputs.shape[-2:])
             for share in (self.settings.window, self.settings.stride)
         )
-        found = _captum("Occlusion")(self.backbone).attribute(
+        attributions = _captum("Occlusion")(self.backbone).attribute(
             inputs.detach(),
             (3, *window),
             (3, *(min(step, side) for step, side in zip(stride, window, strict=True))),
             baselines=0,  # the mean colour in normalised images
             target=targets,
         )
-        return found.mean(dim=1).clamp(min=0)
+        return attributions.mean(dim=1).clamp(min=0)
 
 
 class DeepLift(Attribution):
@@ -181,13 +181,13 @@ class DeepLift(Attribution):
         target = differences.abs().argmax()
         try:
             with torch.enable_grad():
-                found = self._contributions(inputs, target[None]).detach()
+                contributions = self._contributions(inputs, target[None]).detach()
         except (AssertionError, AttributeError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise NotApplicable(
                 f"captum's DeepLIFT cannot run on {self.backbone.name}: {reason}"
             ) from error
-        left = float((found.sum() - differences[target]).abs() / differences[target].abs())
+        left = float((contributions.sum() - differences[target]).abs() / differences[target].abs())
         if not left <= INCOMPLETE:
             raise NotApplicable(
                 f"DeepLIFT's contributions do not add up on {self.backbone.name} ({left:.0%} of a "

@@ -247,10 +247,10 @@ def _changed(layer: nn.Module, tap: Tap, change: Any) -> Iterator[None]:
     """Apply `change` to the tap's tensor in the layer's output, in this context."""
 
     def hook(module: nn.Module, args: Any, given: Any) -> Any:
-        found = change(tap.output(given))
+        changed = change(tap.output(given))
         if tap.item is None:
-            return found
-        return type(given)(found if i == tap.item else o for i, o in enumerate(given))
+            return changed
+        return type(given)(changed if i == tap.item else o for i, o in enumerate(given))
 
     hooked = layer.register_forward_hook(hook)
     try:

@@ -69,11 +69,11 @@ class Imported(Explainer):
     @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         keys = forward.batch.keys
-        found = self.source.read(keys)
+        given = self.source.read(keys)
         none = np.full(self.source.size, np.nan, np.float32)
         maps = np.stack(
             [
-                [found.get((key, target), found.get((key, None), none)) for target in row]
+                [given.get((key, target), given.get((key, None), none)) for target in row]
                 for key, row in zip(keys, targets.tolist(), strict=True)
             ]
         )
@@ -177,10 +177,10 @@ def _check_sizes(batch: pa.RecordBatch, column: str, size: Size, path: str) -> N
         _check_size(key, (height, width), size, path)
 
 
-def _check_size(key: str, found: Size, size: Size, path: str) -> None:
-    if found != size:
+def _check_size(key: str, own: Size, size: Size, path: str) -> None:
+    if own != size:
         raise UserError(
-            f"the map of {key} in {path} is {_text(found)}, another is {_text(size)}: bring all to "
+            f"the map of {key} in {path} is {_text(own)}, another is {_text(size)}: bring all to "
             "one size"
         )
 
@@ -196,14 +196,14 @@ class _Folder:
         self.size: Size = (height, width)
 
     def read(self, keys: Sequence[str]) -> Found:
-        found: Found = {}
+        maps: Found = {}
         for key in keys:
             # The key must be a file's name, so that it cannot lead out of the folder.
             if "/" not in key and (self.path / f"{key}.npy").exists():
                 values = self._load(f"{key}.npy")
                 _check_size(key, values.shape, self.size, str(self.path))
-                found[key, None] = values.astype(np.float32)
-        return found
+                maps[key, None] = values.astype(np.float32)
+        return maps
 
     def _load(self, name: str) -> np.ndarray:
         path = self.path / name

@@ -67,8 +67,8 @@ class LCamFm(LCamImg):
         inputs = self.backbone.normalise(noise.to(self.backbone.device))
         with torch.enable_grad():
             logits = self.backbone.masked_at(tap, attention, inputs)
-            found = logits.requires_grad and torch.autograd.grad(logits.max(), attention)[0].any()
-        if not found:
+            depends = logits.requires_grad and torch.autograd.grad(logits.max(), attention)[0].any()
+        if not depends:
             raise NotApplicable(
                 f"the logits of {self.backbone.name} do not depend on the feature maps of "
                 f"{tap.name}, so masking them teaches nothing: use lcam_img, or name other taps"

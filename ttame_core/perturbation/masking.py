@@ -110,10 +110,10 @@ def percentiles(maps: Tensor, percentages: Sequence[float]) -> Tensor:
     places = [percentage / 100 * (flat.shape[1] - 1) for percentage in percentages]
     ranks = [min(int(place) + up, flat.shape[1] - 1) for up in (0, 1) for place in places]
     if flat.device.type == "cpu":  # NumPy selects in linear time, where torch would sort
-        found = torch.from_numpy(np.partition(flat.numpy(), sorted(set(ranks)), axis=1))[:, ranks]
+        ordered = torch.from_numpy(np.partition(flat.numpy(), sorted(set(ranks)), axis=1))[:, ranks]
     else:
-        found = flat.sort(dim=1).values[:, ranks]
-    low, high = found.split(len(places), dim=1)
+        ordered = flat.sort(dim=1).values[:, ranks]
+    low, high = ordered.split(len(places), dim=1)
     return torch.lerp(low, high, maps.new_tensor([place % 1 for place in places]))
 
 

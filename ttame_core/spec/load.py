@@ -192,17 +192,17 @@ def _reason(error: Any, models: list[type[BaseModel]]) -> str:
 def _annotated_models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    found = []
+    models = []
     for argument in getattr(annotation, "__args__", ()):
-        found += _annotated_models(argument)
-    return found
+        models += _annotated_models(argument)
+    return models
 
 
 def _children(models: list[type[BaseModel]], part: Any) -> list[type[BaseModel]]:
     if isinstance(part, int):
         return models
-    found: list[type[BaseModel]] = []
+    parts: list[type[BaseModel]] = []
     for model in models:
         if part in model.model_fields:
-            found += _annotated_models(model.model_fields[part].annotation)
-    return found or models
+            parts += _annotated_models(model.model_fields[part].annotation)
+    return parts or models

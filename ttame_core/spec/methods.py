@@ -79,8 +79,8 @@ class Explainer(Section):
     @property
     def auxiliary(self) -> Backbone | None:
         """The classifier that this explainer reads beside the explained one; None if none."""
-        found = self.settings.get("auxiliary")
-        return Backbone.model_validate(found) if found else None
+        section = self.settings.get("auxiliary")
+        return Backbone.model_validate(section) if section else None
 
 
 class Metric(Section):

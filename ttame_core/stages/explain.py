@@ -268,8 +268,8 @@ def read_maps(
     """
     with lake.open(path) as stream:
         file = pq.ParquetFile(stream)
-        found = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
-        if made_by not in (None, found):
+        stored = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()
+        if made_by not in (None, stored):
             raise RuntimeError(f"the maps at {path} were replaced by others")
         column, dtype = column_of(file.schema_arrow), dtype_of(file.schema_arrow)
         for group in range(file.num_row_groups):

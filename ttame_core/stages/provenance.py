@@ -93,8 +93,8 @@ class Provenance:
 
     def shards(self, split: str) -> list[tuple[str, int]]:
         """Return names and sample counts of a split's shards, without empty ones."""
-        found = (shard for shard in self._shards if shard.split == split)
-        return [(shard.shard, shard.samples) for shard in found if shard.samples]
+        of_split = (shard for shard in self._shards if shard.split == split)
+        return [(shard.shard, shard.samples) for shard in of_split if shard.samples]
 
     def samples(self, shard: str) -> int:
         """Return the number of samples in a shard."""
@@ -305,7 +305,7 @@ class Provenance:
                 for e in wanted
             ]
         )
-        return [e for e, found in zip(wanted, there, strict=True) if not found]
+        return [e for e, current in zip(wanted, there, strict=True) if not current]
 
     def missing_scores(
         self, backbone: spec.Backbone, shard: str
@@ -321,7 +321,7 @@ class Provenance:
                 for e, m in wanted
             ]
         )
-        return [pair for pair, found in zip(wanted, there, strict=True) if not found]
+        return [pair for pair, current in zip(wanted, there, strict=True) if not current]
 
     def work(self) -> Iterator[Work]:
         """Yield all work of the audit on its shards, in order."""

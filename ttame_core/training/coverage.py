@@ -50,12 +50,12 @@ def find_architectures(pattern: str = "*") -> list[str]:
     Raises:
         UserError: there is none.
     """
-    found = timm.list_models(pattern)
-    if not found:
+    architectures = timm.list_models(pattern)
+    if not architectures:
         raise UserError(
             f"timm has no architecture {pattern}." + nearest(pattern, timm.list_models())
         )
-    return found
+    return architectures
 
 
 def describe(model: str) -> Coverage:
@@ -216,14 +216,14 @@ def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference
         name = tap.name
         moved = moves.abs().sum(dim=1, keepdim=True)
         quarters = functional.adaptive_avg_pool2d(moved, 2).flatten()
-        found = int(quarters.argmax())
-        if found == UPPER_RIGHT:
+        quarter = int(quarters.argmax())
+        if quarter == UPPER_RIGHT:
             return
         if quarters.max() > MIXED * quarters.mean():
             break
     raise UserError(
         f"{name} of {backbone.name} is no map of the image: changing its upper right corner "
-        f"changes the {QUARTERS[found]} quarter of the map most"
+        f"changes the {QUARTERS[quarter]} quarter of the map most"
     )
 
 

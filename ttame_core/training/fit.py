@@ -45,10 +45,10 @@ BLUR_SHARES = (0.03, 0.05, 0.1, 0.14)  # of the image's side: margins around an 
 def objects_of(batch: Batch, size: tuple[int, int]) -> Tensor:
     """(B, 1, H, W) float32: 1 on annotated objects; all 0 for an image without annotations."""
     boxed = inside_boxes(batch.boxes, size)
-    found = [
+    masks = [
         box if mask is None else mask > 0 for box, mask in zip(boxed, batch.masks, strict=True)
     ]
-    return torch.stack(found)[:, None].float()
+    return torch.stack(masks)[:, None].float()
 
 
 def occlude(
@@ -81,9 +81,9 @@ def occlude(
     annotated = objects.amax(dim=(1, 2, 3), keepdim=True) > 0
     by_object = annotated & ((uniform(0, 1) < OBJECT_SHARE) | objects_only)
     relevance = min_max(torch.where(by_object, around, noise))
-    kept = torch.where(by_object, uniform(0.08, 0.38), uniform(0.10, 0.95)).flatten()
+    left = torch.where(by_object, uniform(0.08, 0.38), uniform(0.10, 0.95)).flatten()
     mask = torch.cat(
-        [keep_most_relevant(r, [100 * float(k)]) for r, k in zip(relevance, kept, strict=True)]
+        [keep_most_relevant(r, [100 * float(k)]) for r, k in zip(relevance, left, strict=True)]
     )
     mask = torch.where(uniform(0, 1) < 0.5, mask, (mask > 0).float())
     occluded = (uniform(0, 1) < share) | (by_object & objects_only)

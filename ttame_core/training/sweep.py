@@ -82,8 +82,8 @@ def read_trial(lake: Lake, path: str) -> Trial:
 
 def read_trials(lake: Lake, dataset: str, backbone: str, explainer: str) -> list[Trial]:
     """The trials that are in the lake, in order, the spec's own settings first."""
-    found = lake.glob(trial_file(dataset, backbone, explainer, None))
-    return [read_trial(lake, path) for path in found]
+    paths = lake.glob(trial_file(dataset, backbone, explainer, None))
+    return [read_trial(lake, path) for path in paths]
 
 
 def shortfall(trials: Sequence[Trial]) -> dict[str, float]:
