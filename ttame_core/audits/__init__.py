@@ -1,1 +1,1 @@
-"""Audits: their record, comparisons, gates and history."""
+"""Audits: opening of specs, records, comparisons, gates and history."""

@@ -1,4 +1,4 @@
-"""Two explainers, two backbones or two audits, paired image by image."""
+"""Comparison of two explainers, two backbones or two audits, paired image by image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ KINDS = ("explainer", "backbone", "audit")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, and a row per metric and cell (the two have all else in common).
+    """The result of a comparison of two things of one kind.
 
-    rows: dataset, backbone, explainer (what of these is not compared), metric, a, b (means over
-    the pairs), difference (a − b) with its 95 % paired bootstrap interval ci_low and ci_high, p
-    (Wilcoxon's signed-rank test), p_corrected (Holm, over all rows), better (the name of the one
-    that is significantly so, or null), pairs.
+    Attributes:
+        kind: explainer, backbone or audit.
+        a: name of the first.
+        b: name of the second.
+        rows: a row for each metric and for each data set, backbone and explainer that both share.
+            Columns: those of dataset, backbone and explainer that are not compared; metric; a and
+                b, means over the pairs; difference, a − b, with its 95 % paired bootstrap interval,
+                ci_low and ci_high; p of Wilcoxon's signed-rank test; p_corrected (Holm, over all
+                rows); better, the name of the significantly better one, or null; pairs, their
+                number.
     """
 
     kind: str
@@ -39,9 +45,18 @@ class Comparison:
 def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Comparison:
     """Compare two explainers, two backbones, or two audits of the lake.
 
-    An audit is name/timestamp, name@latest or name@previous. Pairs are the images that both have;
-    they come from SQL, one metric at a time. Raises UserError for unknown names, for two that are
-    not of a kind, for a record that is not as it was written, and where nothing is scored for both.
+    Pairs are the images that both have; SQL returns them for one metric at a time.
+
+    Args:
+        lake: the workspace.
+        a: name of an explainer or of a backbone, or an audit: name/timestamp, name@latest or
+            name@previous.
+        b: name of another one of the same kind.
+        dataset: name of a data set; None for all.
+
+    Raises:
+        UserError: a name is unknown, the two are not of one kind, a record is not as it was
+            written, or nothing is scored for both.
     """
     kind, a, b = _resolved(lake, a, b)
     for record in (a, b) if kind == "audit" else ():
@@ -56,9 +71,13 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
 def compare_audits(
     db: duckdb.DuckDBPyConnection, a: str, b: str, dataset: str
 ) -> list[dict[str, Any]]:
-    """Return the rows of a comparison of two audits, name/timestamp both.
+    """Return the rows of a comparison of two audits; none where they share nothing.
 
-    There are none where nothing is shared.
+    Args:
+        db: connection to the lake.
+        a: an audit, name/timestamp.
+        b: another audit, name/timestamp.
+        dataset: name of the data set.
     """
     return _compared(db, "audit", a, b, dataset).to_pylist()
 
@@ -96,7 +115,7 @@ def _schema(cell: Sequence[str]) -> pa.Schema:
 
 
 def _better(row: dict, a: str, b: str) -> str | None:
-    """Where the test and the interval both say so, and the metric has a direction."""
+    """Return the name of the better one, if test and interval agree; None if neither is better."""
     lower = direction(row["metric"]).lower_is_better
     if lower is None or row["p_corrected"] >= SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
         return None
@@ -109,7 +128,7 @@ def _better(row: dict, a: str, b: str) -> str | None:
 def _metrics(
     db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str
 ) -> Iterator[tuple[str, str, list]]:
-    """Name of each metric of either, a SELECT of its values, and that statement's parameters."""
+    """Yield the name of each metric of either, a SELECT of its values, and the SELECT's values."""
     if kind == "audit":
         metrics = db.execute(
             "SELECT DISTINCT metric FROM audit_values WHERE name || '/' || timestamp IN (?, ?)",
@@ -146,7 +165,7 @@ def _pairs(
     cell: Sequence[str],
     chosen: tuple[str, str, str],
 ) -> pa.Table:
-    """A row per image and cell that both have: the cell, bucket, a, b."""
+    """Return a row for each image that both have in a cell: the cell, bucket, a, b."""
     columns = ", ".join(cell)
     a, b, dataset = chosen
     return db.sql(
@@ -165,7 +184,7 @@ def _pairs(
 
 
 def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
-    """Names and rows of each cell; they follow each other."""
+    """Yield the names and the rows of each cell, whose rows are next to each other."""
     counts = pairs.group_by(cell, use_threads=False).aggregate([([], "count_all")])
     start = 0
     for row in counts.to_pylist():
@@ -173,11 +192,11 @@ def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa
         start += row["count_all"]
 
 
-# ---- which two are compared -----------------------------------------------------------------
+# ---- names ----------------------------------------------------------------------------------
 
 
 def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:
-    """The kind that two names share, and their full names."""
+    """Return the kind that two names have in common, and their full names."""
     known = _known(lake)
     a, b = (_audit(known["audit"], name) for name in (a, b))
     everything = {name for names in known.values() for name in names}
@@ -208,7 +227,7 @@ def _known(lake: Lake) -> dict[str, set[str]]:
 
 
 def _audit(audits: set[str], name: str) -> str:
-    """name/timestamp of name@latest and name@previous; any other name as it is."""
+    """Return name/timestamp for name@latest and name@previous, and any other name as it is."""
     audit, _, which = name.partition("@")
     if which not in ("latest", "previous"):
         return name

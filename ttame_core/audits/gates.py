@@ -1,4 +1,4 @@
-"""An audit beside the last one of its name: what changed, and whether its gates hold."""
+"""Comparison of an audit with the last one of its name, and checking of its gates."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from ttame_core.lake.schemas import BACKBONE
 from ttame_core.spec import CHANGED_MAPS
 from ttame_core.stages.roles import rivals
 
-COMPLETE = "complete"  # stands for a gate that every audit has: what it asks for are numbers
-CHANGED = 0.8  # correlation under which a map is another, where no gate says otherwise
+COMPLETE = "complete"  # gate that every audit has: all that it asks for must have finite numbers
+CHANGED = 0.8  # correlation under which a map has changed, where no gate gives another
 
-Row = dict[str, Any]  # of lake.schemas.AUDIT_CHANGES
+Row = dict[str, Any]  # a row of lake.schemas.AUDIT_CHANGES
 Cell = tuple[str, str, str]  # backbone, explainer, metric
 
 
 class GatesFailed(Exception):
-    """All that the audit asks for is done, and some of its gates do not hold.
+    """The error for gates that do not hold, after all that the audit asks for is done.
 
-    words: a sentence for each finding.
+    Attributes:
+        words: a sentence for each gate that does not hold.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -48,14 +49,18 @@ class GatesFailed(Exception):
 
 
 def check_names(gate: spec.Gate, audit: spec.AuditSpec) -> None:
-    """Raise ValueError where a gate names what the audit does not have."""
+    """Check that the audit has what a gate names.
+
+    Raises:
+        ValueError: the audit has no such metric, backbone or explainer.
+    """
     families = [metric.family for metric in audit.evaluation.metrics]
     if gate.metric == CHANGED_MAPS:
-        family = "shape"  # whose thumbnails are compared
+        family = "shape"  # changed maps are found by its thumbnails
     else:
         known = direction(gate.metric)
         names = _names(audit.evaluation)
-        exact = known.family == "confidence"  # its levels and fills stand in the spec
+        exact = known.family == "confidence"  # the spec has the levels and fills of its metrics
         if known is UNKNOWN or (exact and "confidence" in families and gate.metric not in names):
             raise ValueError(
                 f"the gate {gate} is on a metric that the audit does not have."
@@ -81,7 +86,7 @@ def check_names(gate: spec.Gate, audit: spec.AuditSpec) -> None:
 
 
 def _names(evaluation: spec.Evaluation) -> list[str]:
-    """Names of metrics, to be mistaken for: those of `confidence` in full."""
+    """Return names of metrics, for suggestions; those of `confidence` with levels and fills."""
     names = [stem for stem in stems() if "@" not in stem]
     for metric in evaluation.metrics:
         if metric.family == "confidence":
@@ -95,12 +100,12 @@ def _names(evaluation: spec.Evaluation) -> list[str]:
 
 
 def _explainers(gate: spec.Gate, audit: spec.AuditSpec) -> list[str]:
-    """Names of those that a gate is on; BACKBONE alone for what is a backbone's own."""
+    """Return the names of a gate's explainers; only BACKBONE for a metric of backbones."""
     if direction(gate.metric).family == "backbone":
         return [BACKBONE]
     if gate.explainer is None:
         return rivals(audit)
-    rivals_alone = gate.metric == CHANGED_MAPS  # no others' maps are in records
+    rivals_alone = gate.metric == CHANGED_MAPS  # records hold only the rivals' maps
     among = rivals(audit) if rivals_alone else [e.name for e in audit.explainers]
     return [e for e in among if fnmatchcase(e, gate.explainer)]
 
@@ -109,11 +114,20 @@ def _explainers(gate: spec.Gate, audit: spec.AuditSpec) -> list[str]:
 
 
 def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> dict[str, str]:
-    """name/timestamp of the record that each backbone is compared with.
+    """Return the record, name/timestamp, that each backbone is compared with.
 
-    The last whole record before `record` of this name and data set in which the backbone did not
-    fail, and that another run has left: a run that is tried again is not compared with itself.
-    Raises UserError where such a record is not as it was written.
+    That is the last whole record of the same name and data set before `record` in which the
+    backbone did not fail. Records of the same run are left out, so that a run that is tried again
+    is not compared with itself.
+
+    Args:
+        lake: the workspace.
+        audit: the spec.
+        record: the new record, name/timestamp.
+        run: identity of the run that leaves the new record.
+
+    Raises:
+        UserError: such a record is not as it was written.
     """
     left = {b.name for b in audit.backbones}
     latest: dict[str, str] = {}
@@ -138,12 +152,16 @@ def predecessors(lake: Lake, audit: spec.AuditSpec, record: str, run: str) -> di
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found and how that differs from the last one.
+    """The results of an audit, and their difference from the last audit.
 
-    values: of its leaderboard. pairs: rows of the comparison with the last audit, and `earlier`,
-    its name. changed: by correlation, backbone and explainer, the percentage of the images whose
-    map changed, how many images both have, and the last audit. absent: backbone and explainer of
-    what does not apply; failed: backbones.
+    Attributes:
+        audit: the spec.
+        values: values of the leaderboard.
+        pairs: rows of the comparison with the last audit; `earlier` is that audit.
+        changed: for each correlation, backbone and explainer: the percentage of images whose map
+            changed, the number of images that both audits have, and the last audit.
+        absent: backbone and explainer where the explainer does not apply.
+        failed: names of the backbones that failed.
     """
 
     audit: spec.AuditSpec
@@ -159,11 +177,11 @@ class NewRecord:
     """A record that is compared with the last one of its name.
 
     Attributes:
-        name: The record, name/timestamp.
-        run: The run that leaves it.
-        board: Its leaderboard.
-        failed: The backbones that failed.
-        absent: Backbone and explainer of what does not apply.
+        name: the record, name/timestamp.
+        run: identity of the run that leaves the record.
+        board: leaderboard of the record.
+        failed: names of the backbones that failed.
+        absent: backbone and explainer where the explainer does not apply.
     """
 
     name: str
@@ -179,10 +197,10 @@ def find_changes(
     """Compare a new record with the last one, and check the gates.
 
     Args:
-        lake: The workspace.
-        db: A connection to it that sees the single values of the new record.
-        audit: The audit.
-        new: Its record.
+        lake: the workspace.
+        db: connection that sees the single values of the new record.
+        audit: the spec.
+        new: the new record.
 
     Returns:
         Rows of AUDIT_CHANGES.
@@ -224,7 +242,7 @@ def _changed_maps(
 
 
 def rows_of(audited: Audited) -> list[Row]:
-    """Each check of each gate, then what changed beyond chance."""
+    """Return a row for each check of a gate, then one for each change beyond chance."""
     rows = [row for gate in audited.audit.gates for row in _checks(gate, audited)]
     return [*rows, *_beyond_chance(audited)]
 
@@ -240,7 +258,7 @@ def _checks(gate: spec.Gate, audited: Audited) -> Iterator[Row]:
             yield from (_check_maps(gate, backbone, e, audited) for e in chosen)
         elif there:
             yield from (_check(gate, (backbone, e, gate.metric), audited) for e in there)
-        elif chosen:  # a gate that cannot be checked does not hold
+        elif chosen:  # a gate that cannot be checked fails
             explainer = chosen[0] if len(chosen) == 1 else gate.explainer or "*"
             cell = (backbone, explainer, gate.metric)
             yield _row(gate, cell, failed=True, words=f"{_subject(cell)} has no value to check.")
@@ -293,7 +311,7 @@ def _check_maps(gate: spec.Gate, backbone: str, explainer: str, audited: Audited
 
 
 def _beyond_chance(audited: Audited) -> Iterator[Row]:
-    """Principal metrics that changed, and maps; of rivals alone, and not what a clock says."""
+    """Yield a row for each change of rivals' principal metrics and maps, without measured times."""
     told_of = {*rivals(audited.audit), BACKBONE}
     for cell, pair in audited.pairs.items():
         backbone, explainer, metric = cell
@@ -312,12 +330,12 @@ def _beyond_chance(audited: Audited) -> Iterator[Row]:
 def not_numbers(
     board: pa.Table, asked: Iterable[tuple[str, str]], absent: Collection[tuple[str, str]]
 ) -> Iterator[Row]:
-    """Yield a failed row for what an audit asks for and has no finite number of.
+    """Yield a failed row for each value that an audit asks for and that is no finite number.
 
     Args:
-        board: The leaderboard.
-        asked: Backbone and explainer of all maps that the audit asks for.
-        absent: Those that do not apply.
+        board: the leaderboard.
+        asked: backbone and explainer of all maps that the audit asks for.
+        absent: backbone and explainer where the explainer does not apply.
     """
     rows = board.to_pylist()
     there = {(row["backbone"], row["explainer"]) for row in rows}
@@ -330,7 +348,7 @@ def not_numbers(
             yield _row(COMPLETE, cell, failed=True, words=f"{_subject(cell)} is no finite number.")
 
 
-# ---- in rows and in words -------------------------------------------------------------------
+# ---- rows and sentences ---------------------------------------------------------------------
 
 
 def _row(
@@ -343,13 +361,13 @@ def _row(
 
 
 def _paired(pair: Mapping[str, Any]) -> Row:
-    """Both audits' means over the images that both have."""
+    """Return both audits' means over the images that both have."""
     names = {"previous": "b", "value": "a", "change": "difference"}
     return {k: pair[v] for k, v in names.items()} | {k: pair[k] for k in ("ci_low", "ci_high")}
 
 
 def _worse(pair: Mapping[str, Any], metric: str) -> float:
-    """How much worse it is than last time; negative where it is better."""
+    """Return by how much a metric is worse than last time; negative where it is better."""
     return pair["difference"] if direction(metric).lower_is_better else -pair["difference"]
 
 

@@ -1,4 +1,4 @@
-"""All audits of a lake, a line each."""
+"""The list of all audits of a lake, with a row for each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.records import read_about, records
 
-HEADLINE = ("AD@15", "IC@15")  # the means over the backbones
+HEADLINE = ("AD@15", "IC@15")  # metrics whose means over the backbones are shown
 
-# Of all records at once: gates checked and failed, the first failure, the rivals, and the
-# means of each explainer.
+# Queries over all records: the numbers of checks and failures of gates with the first failure, the
+# rivals, and the means of each explainer.
 VERDICTS = """
 SELECT name || '/' || timestamp AS record, count(*) FILTER (gate <> '') AS checks,
        count(*) FILTER (failed) AS failed, first(words) FILTER (failed) AS words
@@ -43,10 +43,17 @@ SCHEMA = pa.schema(
 
 
 def audits(lake: Lake, name: str | None = None) -> pa.Table:
-    """A row per audit, the oldest first: SCHEMA. failures: backbones that failed.
+    """Return a row of SCHEMA for each audit, the oldest first.
 
-    headline: the first gate that failed; else AD@15 and IC@15 of the audit's first rival.
-    Raises UserError for a name that no audit has, and for a record that is not as it was written.
+    The column `failures` has the number of backbones that failed; `headline` has the first gate
+    that failed, else AD@15 and IC@15 of the audit's first rival.
+
+    Args:
+        lake: the workspace.
+        name: name of audits; None for all.
+
+    Raises:
+        UserError: no audit has the name, or a record is not as it was written.
     """
     folders = records(lake)
     names = {folder.split("/")[1] for folder in folders}

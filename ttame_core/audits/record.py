@@ -1,4 +1,4 @@
-"""The record of one audit: audits/<name>/<time>/ with spec, values, changes and leaderboard."""
+"""Writing of an audit's record: audits/<name>/<time>/ with spec, values, changes, leaderboard."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ ROWS_AT_ONCE = 2**16
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an audit ended.
+    """The end of an audit.
 
     Attributes:
-        failures: The reason by backbone that failed.
-        now: When that was, in UTC.
-        run: The run that this is the audit of; "" where it does not matter. One that has left a
-            record of the same failures and is tried again leaves no other.
+        failures: the error of each backbone that failed, by its name.
+        now: time of the end, in UTC.
+        run: identity of the run; "" where it does not matter. A run that is tried again leaves no
+            second record with the same failures.
     """
 
     failures: Mapping[str, str]
@@ -60,19 +60,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a record says, for the pictures and the page that are made from it.
+    """The content of a record, from which its pictures and its page are made.
 
     Attributes:
-        lake: The workspace.
-        db: The connection that the record asks through; it sees the record's own values.
-        audit: The audit's spec, and `frozen`, its text in YAML.
-        folder: The folder of the record in the lake.
-        now: When the audit ended, in UTC.
-        board: The leaderboard of the audit's maps and scores.
-        failures: The reason by backbone that failed.
-        refusals: Rows of the view `refusals`: backbone, explainer, reason.
-        changes: Rows of the view `audit_changes`.
-        versions: The version by package.
+        lake: the workspace.
+        db: connection of the record, which sees its single values.
+        audit: the spec.
+        frozen: the spec's text in YAML.
+        folder: folder of the record in the lake.
+        now: time at which the audit ended, in UTC.
+        board: leaderboard of the audit's maps and scores.
+        failures: the error of each backbone that failed, by its name.
+        refusals: rows of the view `refusals`: backbone, explainer, reason.
+        changes: rows of the view `audit_changes`.
+        versions: versions of packages, by name.
     """
 
     lake: Lake
@@ -94,7 +95,7 @@ def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
 
 
 def audit_refusals(lake: Lake, audit: spec.AuditSpec) -> list[dict[str, str]]:
-    """Return the rows of the view `refusals` of an audit: backbone, explainer, reason."""
+    """Return an audit's rows of the view `refusals`: backbone, explainer, reason."""
     with connect(lake, selection=Selection.of(audit)) as db:
         return _refusals(db, audit)
 
@@ -115,13 +116,13 @@ def write_record(
 ) -> str:
     """Write an audit's record.
 
-    All that is asked for it goes through one connection.
+    All its queries go through one connection.
 
     Args:
-        lake: The workspace.
-        audit: The audit.
-        outcome: How it ended.
-        render: Writes pictures and the page into the record's folder.
+        lake: the workspace.
+        audit: the spec.
+        outcome: end of the audit.
+        render: function that writes pictures and the page into the record's folder.
 
     Returns:
         The record's folder in the lake.
@@ -134,7 +135,7 @@ def write_record(
     before = last_record(lake, audit.name)
     write_roles(lake, audit, [b.name for b in audit.backbones])
     whole = [b for b in audit.backbones if b.name not in outcome.failures]
-    shown = audit.model_copy(update={"backbones": whole})  # a failed one's rows are of before
+    shown = audit.model_copy(update={"backbones": whole})  # rows of failed ones are old
     state = scores_state(lake, audit.dataset.name, Selection.of(shown))
     frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     versions = {name: version(name) for name in PACKAGES} | plugins.versions()
@@ -192,19 +193,19 @@ def write_record(
             }
         ),
     )
-    # The last: a record is whole where this is.
+    # The leaderboard is written last, so a record is whole where it exists.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
 
 
 def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:
-    """Return the rows of a record's changes, of gates that do not hold."""
+    """Return the rows of a record's changes for gates that do not hold."""
     changes = lake.read_table(f"{folder}/changes.parquet")
     return changes.filter(changes["failed"]).to_pylist()
 
 
 def _left_by(lake: Lake, audit: spec.AuditSpec, outcome: Outcome) -> str | None:
-    """Return the whole record that this run has left last, where the same backbones failed."""
+    """Return the last whole record of the same run, if the same backbones failed; else None."""
     for folder in reversed(records(lake, audit.name)):
         about = read_about(lake, folder)
         if about.run != outcome.run:
@@ -221,7 +222,7 @@ def _write_values(
     folder: str,
     made_from: Mapping[str, Any],
 ) -> None:
-    """Write values and thumbnails of the images with the lowest hash: the same in every audit."""
+    """Write values and thumbnails of the recorded images, which are the same in every audit."""
     dataset, explainers = audit.dataset.name, [*(e.name for e in audit.explainers), BACKBONE]
     with (
         lake.create_parquet(f"{folder}/values.parquet", AUDIT_VALUES, made_from) as rows,

@@ -1,4 +1,4 @@
-"""The one connection that a record asks through: its audit's scores, and the images it records."""
+"""The connection of a record, with the audit's scores and the images whose values are recorded."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ttame_core.lake.selection import Selection
 RECORDED = 10_000  # images whose single values are recorded, for comparisons with later audits
 
 SPLIT = "FROM samples\nWHERE dataset = getvariable('dataset') AND split = getvariable('split')\n"
-FIRST = "ORDER BY md5(key), key LIMIT "  # the lowest hashes: the same images in every audit
+FIRST = "ORDER BY md5(key), key LIMIT "  # images with the lowest hashes: the same in every audit
 
 
 @contextmanager
 def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that sees the maps and scores of an audit alone, with the table `recorded`.
+    """Open a connection that sees only an audit's maps and scores, with the table `recorded`.
 
     Args:
-        lake: The workspace.
-        audit: The audit; its data set and split are the variables `dataset` and `split`.
+        lake: the workspace.
+        audit: the spec; its data set and split become the variables `dataset` and `split`.
 
     Yields:
-        The connection, within the memory of `connect`.
+        The connection, with the memory limit of `connect`.
     """
     with connect(lake, selection=Selection.of(audit)) as db:
         list_recorded(db, audit.dataset.name, audit.maps.split, RECORDED)
@@ -38,17 +38,17 @@ def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPy
 def list_recorded(db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int) -> None:
     """Make the table `recorded`: keys of the images of a split whose single values are recorded.
 
-    The variable `last` is the highest of their hashes: unlike a table's keys, it leaves other rows
-    out before anything is done with them.
+    The variable `last` becomes the highest of their hashes. A condition on it leaves other rows out
+    early, which the table's keys would not.
 
     Args:
-        db: A connection with the view `samples`.
-        dataset: The name of the data set.
-        split: The name of the split.
-        most: How many images are recorded at most; those with the lowest hashes.
+        db: connection with the view `samples`.
+        dataset: name of the data set.
+        split: name of the split.
+        most: number of images, at most; those with the lowest hashes are chosen.
     """
     set_variables(db, {"dataset": dataset, "split": split})
-    # Hashes are uniform: below this cut are twice as many and some more, which are soon sorted.
+    # Hashes are uniform. Below this cut are about `enough` images, which are sorted quickly.
     enough = 2 * most + 100
     share = f"{enough} * 4294967296 / count(*)"
     cut = f"CASE WHEN count(*) > {enough} THEN printf('%08x', ({share})::BIGINT) ELSE 'g' END"
@@ -62,15 +62,15 @@ def list_recorded(db: duckdb.DuckDBPyConnection, dataset: str, split: str, most:
 
 @contextmanager
 def own_values(db: duckdb.DuckDBPyConnection, lake: Lake, record: str) -> Iterator[None]:
-    """Show a connection the single values of a record that were written after it was opened.
+    """Let a connection see, in this context, single values that were written after it was opened.
 
-    They are the view `own_values`, and stand in `audit_values` and `audit_thumbnails` beside those
-    of earlier records.
+    They are in the view `own_values`, and in `audit_values` and `audit_thumbnails` beside those of
+    earlier records.
 
     Args:
-        db: A connection to the lake.
-        lake: The workspace.
-        record: The record, name/timestamp.
+        db: connection to the lake.
+        lake: the workspace.
+        record: the record with the values, name/timestamp.
     """
     name, timestamp = record.split("/")
     folder = f"audits/{record}"

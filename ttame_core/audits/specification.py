@@ -1,18 +1,19 @@
-"""Opening a spec: what it says about methods is checked against the registries, in this one place.
+"""Opening of a spec: the one place where its methods are checked against the registries.
 
-`ttame_core.spec` declares what a spec may say and knows no method. Which settings an explainer or a
-family of metrics takes, which metrics a gate can name, and how heads are trained, the registries
-know.
+`ttame_core.spec` declares what a spec may say, and knows no method. The registries know the
+settings of explainers and of families of metrics, the metrics that a gate can name, and the
+objectives of trainings.
 
 To add a check:
 
-- a part with settings of its own, such as a new kind of method: write a function that returns the
-  part with its defaults filled in, or raises SpecProblem or SpecProblems, and name it in `PARTS`
-  beside the keys that lead to the part. Of a list, every entry is such a part.
-- a rule between parts: write a function that takes the audit, whose parts are complete, and yields
-  a SpecProblem with the location for all that is wrong, and name it in `RULES`.
+- For a part with settings of its own, such as a new kind of method: write a function that returns
+  the part with its defaults filled in, or raises SpecProblem or SpecProblems, and name it in
+  `PARTS` beside the keys that lead to the part. If the part is a list, the function gets each
+  entry.
+- For a rule between parts: write a function that takes the audit with complete parts, and yields a
+  SpecProblem with its location for each mistake, and name it in `RULES`.
 
-Locations are the keys and list positions in the spec; reading a file turns them into its lines.
+Locations are the keys and list positions in the spec; reading a file turns them into line numbers.
 """
 
 from __future__ import annotations
@@ -38,17 +39,16 @@ from ttame_core.training.objectives import objective_of
 
 
 def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> spec.AuditSpec:
-    """Read a spec and complete it.
+    """Read a spec from its file, check it, and fill in the defaults of all methods.
 
     Args:
-        path: of the YAML file.
-        variables: texts that fill `${NAME}` in the file, beside the environment.
-
-    Returns:
-        The audit, with the defaults of all methods filled in.
+        path: path of the YAML file.
+        variables: texts that replace `${NAME}` in the file, by name; they come before those of the
+            environment.
 
     Raises:
-        UserError: one line per problem: file, line, key, what is wrong, what is allowed.
+        UserError: the spec is wrong; a line for each problem has file, line, key, what is wrong,
+            and what is allowed.
     """
     return spec.load_spec(path, variables, complete)
 
@@ -56,10 +56,10 @@ def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> s
 def complete(audit: spec.AuditSpec) -> spec.AuditSpec:
     """Fill in the settings of all methods, and check all that the registries know.
 
-    A spec that is complete stays as it is.
+    A complete spec stays as it is.
 
     Raises:
-        SpecProblems: something is wrong.
+        SpecProblems: the spec is wrong.
     """
     problems: list[SpecProblem] = []
     for keys, complete_part in PARTS:
@@ -75,7 +75,7 @@ def complete_source(section: spec.Source) -> spec.Source:
     """Fill in the settings of a source of pictures.
 
     Raises:
-        SpecProblems: there is no such kind of source, or something is wrong with its keys.
+        SpecProblems: the kind of source is unknown, or one of its keys is wrong.
     """
     return kinds.complete(section, SOURCES)
 
@@ -84,7 +84,7 @@ def complete_annotations(section: spec.Annotations | None) -> spec.Annotations |
     """Fill in the settings of annotations; None where there are none.
 
     Raises:
-        SpecProblems: there is no such kind of annotations, or something is wrong with its keys.
+        SpecProblems: the kind of annotations is unknown, or one of its keys is wrong.
     """
     return section and kinds.complete(section, ANNOTATIONS)
 
@@ -104,7 +104,7 @@ def complete_metric(section: spec.Metric) -> spec.Metric:
 
     Raises:
         SpecProblem: there is no such family, or it has no such setting.
-        UserError: another package brings the family and does not say what rows it has.
+        UserError: the family is another package's, which does not define its columns.
     """
     settings = _settings("metric", section.family, section.settings, METRICS)
     schema_of(section.family)
@@ -121,11 +121,12 @@ def _with_part(
     """Return a section with a part of it completed.
 
     Args:
-        section: a section of the spec, or a list of them.
-        keys: lead from the section to the part.
-        complete_part: returns the part completed, or raises SpecProblem or SpecProblems.
-        problems: what is wrong with the part is added here.
-        location: of the section in the spec.
+        section: a section of the spec, or a list of sections.
+        keys: keys that lead from the section to the part.
+        complete_part: function that returns the part completed, or raises SpecProblem or
+            SpecProblems.
+        problems: list to which the part's problems are added.
+        location: location of the section in the spec.
     """
     if keys:
         key, *rest = keys
@@ -169,7 +170,7 @@ def _settings(
 
 
 def _check_gates(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
-    """Check that gates name what the audit has."""
+    """Yield a problem for each gate that names something that the audit does not have."""
     for gate in audit.gates:
         try:
             check_names(gate, audit)
@@ -178,7 +179,7 @@ def _check_gates(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
 
 
 def _check_objectives(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
-    """Check that the objective of every training exists."""
+    """Yield a problem for each training whose objective is unknown."""
     trainings: dict[tuple[str | int, ...], spec.Training] = {
         ("training", "objective"): audit.training
     }
@@ -197,7 +198,7 @@ def _check_objectives(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
 
 
 def _check_shares(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
-    """Check that every training's batch divides among the devices."""
+    """Yield a problem for each training whose batch cannot be divided among the devices."""
     batch, devices = audit.training.batch_size, audit.compute.devices
     if batch % devices:
         yield SpecProblem(
@@ -213,14 +214,14 @@ def _check_shares(audit: spec.AuditSpec) -> Iterator[SpecProblem]:
             )
 
 
-# The parts that the registries complete: the keys that lead to each, and what completes it.
+# The parts that the registries complete: keys that lead to a part, and the function for it.
 PARTS: tuple[tuple[tuple[str, ...], Callable[[Any], Any]], ...] = (
     (("dataset", "source"), complete_source),
     (("dataset", "annotations"), complete_annotations),
     (("explainers",), complete_explainer),
     (("evaluation", "metrics"), complete_metric),
 )
-# What must hold between the parts of a spec, once they are complete.
+# The rules that must hold between complete parts of a spec.
 RULES: tuple[Callable[[spec.AuditSpec], Iterator[SpecProblem]], ...] = (
     _check_gates,
     _check_objectives,

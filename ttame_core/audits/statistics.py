@@ -7,19 +7,27 @@ from collections.abc import Sequence
 import duckdb
 import numpy as np
 
-SIGNIFICANT = 0.05  # the corrected p under which a difference is beyond chance
+SIGNIFICANT = 0.05  # corrected p under which a difference counts as beyond chance
 
 
 def bootstrap_weights(db: duckdb.DuckDBPyConnection) -> np.ndarray:
-    """How often each group of images counts in each replicate, as leaderboard.sql draws them."""
+    """Return how often each bootstrap replicate counts each group of images, (R, 256).
+
+    The weights are those of the leaderboard (lake/query/sql/leaderboard.sql).
+
+    Args:
+        db: connection to a lake.
+    """
     return np.array([w for (w,) in db.sql("SELECT weights FROM bootstrap").fetchall()])
 
 
 def paired(differences: np.ndarray, bucket: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Mean difference, its 95 % interval, and Wilcoxon's p.
+    """Return the mean difference of pairs, its 95 % bootstrap interval, and Wilcoxon's p.
 
-    differences: (N,) of the pairs. bucket: (N,) in 0…255, the group of each image. weights:
-    (R, 256), how often each replicate counts each group (sql/leaderboard.sql).
+    Args:
+        differences: (N,), difference of each pair.
+        bucket: (N,) in 0 to 255, group of each image.
+        weights: (R, 256), how often each replicate counts each group (`bootstrap_weights`).
     """
     from scipy import stats
 
@@ -38,7 +46,11 @@ def paired(differences: np.ndarray, bucket: np.ndarray, weights: np.ndarray) -> 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): the i-th smallest of m times m − i."""
+    """Correct p-values for their number (Holm 1979).
+
+    The i-th smallest of m values, i from 0, is multiplied by m − i; corrected values are at most 1
+    and in the order of the given ones.
+    """
     order = np.argsort(p_values)
     scaled = np.sort(p_values) * np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))

@@ -1,9 +1,9 @@
-"""Records of audits: what each says of itself, checked against the files beside it.
+"""Records of audits: reading of record.json, and checking it against the files beside it.
 
 A record.json holds the hash of every file of its record, a hash of the leaderboard's rows, the hash
-of the record before it, and one of all this. So a record that was damaged or edited is told from
-one that stands as it was written; who rewrites a record and all hashes after it is told by a copy
-of any later record that lies elsewhere.
+of the record before it, and a hash of all this. So a record that was damaged or edited can be told
+from one that is as it was written. Somebody who rewrites a record with all hashes after it is found
+out by a copy, kept elsewhere, of any later record.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ttame_core.errors import UserError
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.store import Lake, fingerprint
 
-SEAL = "seal"  # of record.json: the hash of all else that it says
+SEAL = "seal"  # key of record.json: the hash of all its other content
 
 
 class Previous(BaseModel):
     """The record of the same audit that came before.
 
     Attributes:
-        record: its name and time, name/timestamp.
-        sha256: of its record.json.
+        record: the record, name/timestamp.
+        sha256: hash of its record.json.
     """
 
     record: str
@@ -35,19 +35,19 @@ class Previous(BaseModel):
 
 
 class About(BaseModel):
-    """What a record.json says. Earlier versions say less.
+    """The content of a record.json; earlier versions have fewer keys.
 
     Attributes:
         dataset: name of the data set; None where the record does not say.
-        backbones: their names; None where the record does not say.
-        explainers: their names.
-        failures: the reason by backbone that failed.
-        run: the run that left it.
-        scores: from which scores the leaderboard is (`scores_state`).
+        backbones: names of the backbones; None where the record does not say.
+        explainers: names of the explainers.
+        failures: the error of each backbone that failed, by its name.
+        run: identity of the run that left the record.
+        scores: hash of the scores that the leaderboard was computed from (`scores_state`).
         board: fingerprint of the leaderboard's rows.
-        files: SHA-256 by name of the other files of the record.
-        previous: the record before it.
-        versions: the version by package.
+        files: SHA-256 of the record's other files, by name.
+        previous: the record before this one.
+        versions: versions of packages, by name.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -65,13 +65,13 @@ class About(BaseModel):
 
 
 def records(lake: Lake, name: str = "*") -> list[str]:
-    """Return the folders of whole records, sorted by name and time: the leaderboard comes last."""
+    """Return the folders of whole records, which have a leaderboard, sorted by name and time."""
     paths = lake.glob(f"audits/{name}/*/leaderboard.parquet")
     return [path.rsplit("/", 1)[0] for path in paths]
 
 
 def sealed(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record.json is to say, with its seal."""
+    """Return the content of a record.json with its seal added."""
     plain = json.loads(json.dumps(said, default=str))
     return {**plain, SEAL: fingerprint(plain)}
 
@@ -82,7 +82,7 @@ def board_fingerprint(board: pa.Table) -> str:
 
 
 def file_hashes(lake: Lake, folder: str) -> dict[str, str]:
-    """Return the SHA-256 of the files of a record but those that hold or seal the hashes."""
+    """Return the SHA-256 of a record's files, without record.json and the leaderboard, by name."""
     names = [
         path.removeprefix(f"{folder}/")
         for pattern in ("*.*", "pictures/*.*")
@@ -96,7 +96,7 @@ def last_record(lake: Lake, name: str) -> Previous | None:
     """Return the last whole record of an audit; None where there is none.
 
     Raises:
-        UserError: its record.json is not as it was written.
+        UserError: the record's record.json is not as it was written.
     """
     folder = next(reversed(records(lake, name)), None)
     if folder is None:
@@ -108,10 +108,10 @@ def last_record(lake: Lake, name: str) -> Previous | None:
 
 
 def read_about(lake: Lake, folder: str) -> About:
-    """Read what a record says of itself.
+    """Read the record.json of a record.
 
     Raises:
-        UserError: record.json is missing, is no record's, or is not as it was written.
+        UserError: record.json is missing, has wrong content, or is not as it was written.
     """
     path = f"{folder}/record.json"
     try:
@@ -134,7 +134,7 @@ def read_board(lake: Lake, folder: str) -> pa.Table:
     """Read the leaderboard of a record.
 
     Raises:
-        UserError: it, or what the record says of itself, is not as it was written.
+        UserError: the leaderboard or record.json is not as it was written.
     """
     about, path = read_about(lake, folder), f"{folder}/leaderboard.parquet"
     board = lake.read_table(path)
@@ -144,10 +144,10 @@ def read_board(lake: Lake, folder: str) -> pa.Table:
 
 
 def check_record(lake: Lake, folder: str) -> About:
-    """Check that all files of a record are as they were written, and return what it says.
+    """Check that all files of a record are as they were written, and return its record.json.
 
     Raises:
-        UserError: one is missing or another; the sentence names it.
+        UserError: a file is missing or was changed; the message names it.
     """
     about = read_about(lake, folder)
     read_board(lake, folder)

@@ -124,7 +124,7 @@ class MappedImages:
         return torch.from_numpy(rounded).to(maps.device)
 
     def where(self, chosen: Sequence[bool]) -> MappedImages:
-        """Return those maps that are chosen."""
+        """Return the chosen maps and their images; `chosen` has R booleans."""
         numbers = [i for i, wanted in enumerate(chosen) if wanted]
         rows = [self.rows[i] for i in numbers]
         return replace(self, rows=rows, positions=self.positions[numbers], maps=self.maps[numbers])

@@ -60,20 +60,20 @@ def gain(p: Tensor, p_masked: Tensor) -> Tensor:
 def masked_probabilities(
     probe: Probe, maps: Tensor, keep: Sequence[float], fill: Fill = "zero"
 ) -> Tensor:
-    """Ask for the targets on masked images.
+    """Return the softmax of the targets on masked images.
 
-    Each map is upsampled bilinearly, its pixels below the (100 − v)th percentile set to 0, the rest
-    left as they are, and multiplied onto the image before normalisation, whatever the backbone's
-    family; the fill shows through where the map does not.
+    A map is upsampled bilinearly, its pixels below the (100 − v)th percentile are set to 0, and the
+    image is multiplied by it before normalisation, whatever the backbone's family is. The fill is
+    added where the map is below 1 (`masking.filled`).
 
     Args:
-        probe: of B images.
+        probe: B images with their targets, and the classifier.
         maps: (B, h, w) in [0, 1].
-        keep: V percentages v of pixels.
-        fill: what masked-out pixels become.
+        keep: V percentages v of pixels that are kept, in (0, 100].
+        fill: what replaces masked pixels: `zero`, `mean` or `blur`.
 
     Returns:
-        (B, V) float32 softmax of the target.
+        (B, V) float32 in [0, 1].
     """
     images, backbone = probe.images, probe.backbone
     variants = keep_most_relevant(resize(maps[:, None], images.shape[-2:])[:, 0], keep)

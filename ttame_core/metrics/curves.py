@@ -26,18 +26,19 @@ Curve = Literal["insertion", "deletion"]
 def curve_probabilities(
     probe: Probe, relevance: Tensor, curve: Curve, baseline: Fill, steps: int
 ) -> Tensor:
-    """Ask for the targets before the first and after each of S steps.
+    """Return the softmax of the targets before the first and after each of S steps.
+
+    After step s, the pixels of rank below s · HW / S are changed.
 
     Args:
-        probe: of B images.
+        probe: B images with their targets, and the classifier.
         relevance: (B, H, W) int64, `masking.ranks` of the maps at the images' size.
-        curve: after step s, the pixels of rank below s · HW / S are changed, in `insertion` from
-            the baseline to the image, in `deletion` the other way round.
-        baseline: what pixels are that are not of the image.
-        steps: S.
+        curve: `insertion`, from the baseline to the image, or `deletion`, the other way.
+        baseline: fill that makes the baseline from an image: `zero`, `mean` or `blur`.
+        steps: S, the number of steps.
 
     Returns:
-        (B, S + 1) float32 softmax of the target.
+        (B, S + 1) float32 in [0, 1].
     """
     pixels = relevance[0].numel()
     stages = (relevance * steps).div_(pixels, rounding_mode="floor")[:, None]

@@ -30,17 +30,16 @@ ORDERS = ("MoRF", "LeRF")
 def imputed_probabilities(
     probe: Probe, relevance: Tensor, percentages: Sequence[float], noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Ask for the targets on images whose most, and whose least relevant pixels are imputed.
+    """Return the softmax of the targets on imputed images, and whether they are still predicted.
 
     Args:
-        probe: of B images.
+        probe: B images with their targets, and the classifier.
         relevance: (B, H, W) int64, `masking.ranks` of the maps at the images' size.
-        percentages: V, of removed pixels.
-        noise: (B, 3, H, W), added to what is imputed.
+        percentages: V percentages of removed pixels.
+        noise: (B, 3, H, W), which is added to imputed pixels.
 
     Returns:
-        (B, 2, V) float32 softmax of the target, and bool, whether the target is predicted. MoRF
-        comes before LeRF.
+        (B, 2, V) float32 in [0, 1], and (B, 2, V) bool; MoRF comes before LeRF.
     """
     images, pixels = probe.images, relevance[0].numel()
     counts = torch.tensor([round(p / 100 * pixels) for p in percentages], device=images.device)
