@@ -27,6 +27,9 @@ from ttame_core.training.orders import TrainingOutput
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+# A head: its backbone, its explainer, and the folder that it is written to.
+Order = tuple[spec.Backbone, spec.Explainer, str]
+
 STOPS = 10  # seconds that a process may take to remove what it has half written
 
 
@@ -43,16 +46,17 @@ def train_one(
         NotApplicable: the explainer cannot explain the backbone.
     """
     devices = provenance.audit.compute.devices
+    order = backbone, explainer, folder
     if devices == 1:
-        _train(provenance, backbone, explainer, folder, backbone_of(provenance, backbone), report)
+        _train(provenance, order, backbone_of(provenance, backbone), report)
         return
     gpus = torch.cuda.device_count()
     if device_of(provenance.audit.compute).type == "cuda" and devices > gpus:
         raise UserError(f"compute.devices is {devices}, but PyTorch finds {gpus} CUDA devices")
     messages = multiprocessing.get_context("spawn").SimpleQueue()
-    order = (provenance.audit, provenance.lake.url, backbone, explainer, folder)
+    audit = provenance.audit, provenance.lake.url
     members = multiprocessing.spawn(
-        _member, (devices, get_free_port(), messages, order), nprocs=devices, join=False
+        _member, (devices, get_free_port(), messages, audit, order), nprocs=devices, join=False
     )
     try:
         while not members.join(timeout=0.2):
@@ -84,11 +88,18 @@ def _pass_on(messages: Any, report: Report) -> None:
         report(*message)
 
 
-def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any, ...]) -> None:
+def _member(
+    rank: int,
+    devices: int,
+    port: int,
+    messages: Any,
+    audit_and_url: tuple[spec.AuditSpec, str],
+    order: Order,
+) -> None:
     """Train in one of several processes; it dies with the process that started it."""
     from accelerate import Accelerator  # slow to import
 
-    audit, workspace, settings, explainer, folder = order
+    audit, workspace = audit_and_url
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     on_cpu = device_of(audit.compute).type == "cpu"
@@ -100,9 +111,9 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
         accelerator = Accelerator(cpu=on_cpu)
         provenance = Provenance(audit, Lake(workspace))
         compute = audit.compute.model_copy(update={"device": str(accelerator.device)})
-        backbone = place(load(provenance, settings), compute)
+        backbone = place(load(provenance, order[0]), compute)
         report = (lambda *progress: messages.put(progress)) if rank == 0 else None
-        _train(provenance, settings, explainer, folder, backbone, report, accelerator)
+        _train(provenance, order, backbone, report, accelerator)
         accelerator.end_training()
     except (UserError, NotApplicable) as error:
         messages.put(error)
@@ -111,19 +122,17 @@ def _member(rank: int, devices: int, port: int, messages: Any, order: tuple[Any,
 
 def _train(
     provenance: Provenance,
-    settings: spec.Backbone,
-    explainer: spec.Explainer,
-    folder: str,
+    order: Order,
     backbone: Backbone,
     report: Report | None,
     accelerator: Accelerator | None = None,
 ) -> None:
-    audit = provenance.audit
+    settings, explainer, folder = order
     train_head(
         training_shards(provenance),
         TrainingOutput(provenance.lake, folder, provenance.head(settings, explainer)),
         cast(Trained, REGISTRY[explainer.method](backbone, explainer.settings)),
-        training_of(audit.training, explainer),
+        training_of(provenance.audit.training, explainer),
         report,
         accelerator,
     )

@@ -52,6 +52,23 @@ def test_no_test_imports_a_benchmark_and_no_benchmark_a_test() -> None:
             assert not _packages(path) & forbidden, path
 
 
+def test_no_function_takes_more_than_six_parameters() -> None:
+    """Options that a caller must name are not counted, nor what torch and Numba call for."""
+    as_torch_has_it = {"attention", "_multi_head_attention"}  # of explainers/self_attention.py
+    for folder in ("tasks", "ttame_core"):
+        for path in (ROOT / folder).rglob("*.py"):
+            functions = [
+                node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.FunctionDef) and node.name not in as_torch_has_it
+            ]
+            for function in functions if path.name != "compiled.py" else ():
+                arguments = function.args
+                names = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+                count = len(names) - (names[:1] in (["self"], ["cls"]))
+                assert count <= 6, f"{path}: {function.name} takes {count} parameters"
+
+
 def _packages(path: Path) -> set[str]:
     """Return the top-level names of what a file imports."""
     nodes = list(ast.walk(ast.parse(path.read_text())))

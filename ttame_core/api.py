@@ -26,7 +26,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.data.annotations.base import mask_boxes
 from ttame_core.data.loader import Batch
-from ttame_core.errors import UserError, nearest, writing
+from ttame_core.errors import UserError, writing
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, Trained, forward_pass
 from ttame_core.heads.attention import Head
 from ttame_core.heads.files import head_bytes, read_head
@@ -353,15 +353,7 @@ def _checked(section: type[Any], given: Any) -> Any:
     try:
         return section.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = sorted(section.model_fields)
-            raise UserError(
-                f"there is no setting {key}; allowed: {', '.join(allowed)}." + nearest(key, allowed)
-            ) from None
-        reason = spec.words_of(error)
-        raise UserError(reason if not key or "settings" in key else f"{key}: {reason}") from None
+        raise UserError(spec.problem_of(error, section.model_fields)) from None
 
 
 def _batch(

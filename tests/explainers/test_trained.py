@@ -420,7 +420,7 @@ def test_whose_training_setting_counts() -> None:
 @pytest.mark.parametrize(
     ("explainer", "words"),
     [
-        ({"lcam_img": {"training": {"epoch": 3}}}, "unknown key epoch.*Did you mean epochs"),
+        ({"lcam_img": {"training": {"epoch": 3}}}, "no setting epoch.*Did you mean epochs"),
         ({"lcam_img": {"training": {"epochs": 0}}}, "epochs: Input should be greater"),
         ({"ttame": {"train": {}}}, "ttame has no setting train.*Did you mean training"),
         ({"gradcam": {"training": {}}}, "gradcam has no setting training"),

@@ -158,15 +158,8 @@ def _settings(
     try:
         return model.model_validate(given).model_dump(mode="json")
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            names = sorted({"images", *model.model_fields})
-            raise SpecProblem(
-                f"{name} has no setting {key}; allowed: {', '.join(names)}." + nearest(key, names)
-            ) from None
-        words = spec.words_of(error)
-        raise SpecProblem(f"{key} of {name}: {words} (got {first['input']!r})") from None
+        keys = {"images", *model.model_fields}
+        raise SpecProblem(spec.problem_of(error, keys, name)) from None
 
 
 def _check_gates(audit: spec.AuditSpec) -> Iterator[SpecProblem]:

@@ -199,6 +199,7 @@ class Plots:
         x_label: str,
         y_label: str,
         band: Callable[[Mapping[str, Any]], tuple[float, float]] | None,
+        *,
         log: bool = False,
         markevery: int = 1,
         share: bool = True,

@@ -5,7 +5,17 @@ All parts of a spec but its name, the data set and the backbones have defaults.
 
 from ttame_core.spec.audit import AuditSpec
 from ttame_core.spec.backbone import Backbone, Fit, Preprocessing
-from ttame_core.spec.base import SPLITS, Location, Name, Place, Section, Seed, Split, words_of
+from ttame_core.spec.base import (
+    SPLITS,
+    Location,
+    Name,
+    Place,
+    Section,
+    Seed,
+    Split,
+    problem_of,
+    words_of,
+)
 from ttame_core.spec.compute import Compute
 from ttame_core.spec.dataset import (
     Annotations,
@@ -46,6 +56,7 @@ __all__ = [
     "Split",
     "Training",
     "load_spec",
+    "problem_of",
     "recipe_keys",
     "training_keys",
     "words_of",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from ttame_core.errors import nearest
 from ttame_core.storage import without_credentials
 
 Split = Literal["train", "val", "test"]
@@ -26,6 +28,25 @@ class Section(BaseModel):
 def words_of(error: ValidationError) -> str:
     """Return the first message of an error, without the words that pydantic puts before it."""
     return error.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def problem_of(error: ValidationError, allowed: Iterable[str], owner: str = "") -> str:
+    """Write the first error of a section as one sentence.
+
+    Args:
+        error: of the section.
+        allowed: names of its keys.
+        owner: name of what the section belongs to, if any.
+    """
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        names = sorted(allowed)
+        subject = f"{owner} has" if owner else "there is"
+        return f"{subject} no setting {key}; allowed: {', '.join(names)}." + nearest(key, names)
+    given = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
+    place = f"{key} of {owner}" if key and owner else key or owner
+    return f"{place}: {words_of(error)}{given}" if place else words_of(error)
 
 
 def distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:

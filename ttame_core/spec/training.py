@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ttame_core.errors import nearest
-from ttame_core.spec.base import Section, Seed
+from ttame_core.spec.base import Section, Seed, problem_of
 
 # The recipe `tuned`, whose values are the defaults below, was found by measurement: see
 # docs/training.md. The published recipe, `paper`, is for some 320,000 steps: a few hundred steps of
@@ -104,12 +103,5 @@ def training_keys(given: dict[str, Any]) -> dict[str, Any]:
     try:
         checked = Training.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            allowed = sorted(Training.model_fields)
-            raise ValueError(
-                f"unknown key {key}; allowed: {', '.join(allowed)}." + nearest(key, allowed)
-            ) from None
-        raise ValueError(f"{key}: {first['msg']} (got {first['input']!r})") from None
+        raise ValueError(problem_of(error, Training.model_fields)) from None
     return {key: getattr(checked, key) for key in given}
