@@ -6,13 +6,13 @@ reads its logits from the class token or from a pool of the patch tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -194,6 +194,52 @@ def plain_transformer(backbone: Backbone) -> PlainTransformer:
     if not read:
         raise NotApplicable(f"the logits of {backbone.name} do not depend on its last attention")
     return PlainTransformer(len(attention.matrices), tap.prefix, tap.height, tap.width, tuple(read))
+
+
+def transformer_blocks(backbone: Backbone, transformer: PlainTransformer) -> list[nn.Module]:
+    """Find the modules that hand on the tokens, one for each attention, first block first.
+
+    Raises:
+        NotApplicable: there are none.
+    """
+    tokens = transformer.prefix + transformer.height * transformer.width
+    for container in backbone.model.modules():
+        blocks = list(container.children())
+        if len(blocks) != transformer.blocks or len({type(block) for block in blocks}) > 1:
+            continue
+        with Outputs(blocks) as outputs, torch.no_grad(), eager(backbone):
+            backbone(noise(backbone))
+        if [o.shape[:2] for o in outputs.tokens] == [(2, tokens)] * len(blocks):
+            return blocks
+    raise NotApplicable(f"the blocks of {backbone.name} are not modules that follow each other")
+
+
+class Outputs:
+    """The tokens that blocks hand on, in this context.
+
+    Attributes:
+        tokens: (B, N, C) of each block, in the order in which they ran.
+        last: all that the last block returned: its tokens, or a tuple that begins with them.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        self.blocks = blocks
+        self.tokens: list[Tensor] = []
+        self.last: Any = None
+
+    def __enter__(self) -> Outputs:
+        self.hooks = [block.register_forward_hook(self._see) for block in self.blocks]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _see(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.last = output
+        tokens = output[0] if isinstance(output, tuple) else output
+        if isinstance(tokens, Tensor):
+            self.tokens.append(tokens)
 
 
 def noise(backbone: Backbone) -> Tensor:
