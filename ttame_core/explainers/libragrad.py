@@ -48,6 +48,6 @@ class LibraGrad(Explainer):
         maps = []
         for of_target in gradients:
             pairs = zip(outputs.tokens, of_target, strict=True)
-            total = sum((t.detach() * g).sum(dim=2) for t, g in pairs)
+            total = torch.stack([(t.detach() * g).sum(dim=2) for t, g in pairs]).sum(dim=0)
             maps.append(total[:, self.transformer.prefix :].unflatten(1, size).clamp(min=0))
         return torch.stack(maps, dim=1)
