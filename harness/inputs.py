@@ -194,9 +194,12 @@ def _in_the_picture(box: dict[str, float]) -> None:
 def read_coco(data: bytes, folder: Path) -> None:
     path = folder / "coco.json"
     path.write_bytes(data)
-    for listed in Coco(Coco.Settings(path=str(path))).listed():
+    reader = Coco(Coco.Settings(path=str(path)))
+    for listed in reader.listed():
         assert isinstance(listed.name, str)
-        for box in listed.boxes or []:
+        boxes, mask = ([], None) if listed.reason else reader.annotate(listed, PICTURE, "a")
+        assert mask is None or mask.shape == (32, 48)
+        for box in boxes:
             _in_the_picture(clip(box, PICTURE.size))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ttame_core.data.annotations.base import BrokenAnnotation, Picture, clip, mask_boxes
-from ttame_core.data.annotations.masks import read_mask
+from ttame_core.data.annotations.masks import Masks, MasksSettings, read_mask
 from ttame_core.data.annotations.voc import voc_boxes
 
 UPRIGHT = Picture((100, 50), (100, 50), 1)
@@ -95,6 +96,74 @@ def test_masks_give_a_box_per_value() -> None:
     colours = np.zeros((50, 100, 3), dtype=np.uint8)
     colours[5:10, 20:30] = (255, 0, 0)
     assert [_corners(b) for b in mask_boxes(read_mask(_png(colours), UPRIGHT), "x")] == boxes[:1]
+
+
+def test_a_value_cannot_tell_objects_apart() -> None:
+    array = np.zeros((50, 100), dtype=np.uint8)
+    array[5:10, 20:30] = array[40:45, 80:100] = 255
+    mask = read_mask(_png(array), UPRIGHT)
+    assert [_corners(b) for b in mask_boxes(mask, "x")] == [(20, 5, 30, 10), (80, 40, 100, 45)]
+
+
+def test_void_is_no_object() -> None:
+    array = np.zeros((50, 100), dtype=np.uint8)
+    array[4:11, 19:31] = 255
+    array[5:10, 20:30] = 3
+    image = Image.fromarray(array, "P")
+    image.putpalette(list(range(256)) * 3)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    inner = [(20, 5, 30, 10)]
+    for data in (buffer.getvalue(), _png(array)):
+        boxes = mask_boxes(read_mask(data, UPRIGHT, [255]), "x")
+        assert [_corners(b) for b in boxes] == inner
+        assert len(mask_boxes(read_mask(data, UPRIGHT, []), "x")) == 2
+    with pytest.raises(BrokenAnnotation, match=r"say `void: \[255\]`"):
+        read_mask(buffer.getvalue(), UPRIGHT)
+
+
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_a_mask_of_the_stored_size_is_turned(orientation: int) -> None:
+    stored = np.zeros((50, 100), dtype=np.uint8)
+    stored[10:20, 60:90] = 1
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(stored * 255).save(buffer, "PNG", exif=exif)
+    from ttame_core.data.images import decode_image
+
+    shown = np.asarray(decode_image(buffer.getvalue(), "a"))[..., 0] > 0
+    mask = read_mask(_png(stored), Picture((50, 100), (100, 50), orientation))
+    assert np.array_equal(mask > 0, shown)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP"])
+def test_other_files_than_png_are_no_masks(kind: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (100, 50)).save(buffer, kind)
+    with pytest.raises(BrokenAnnotation, match=f"is a {kind} file"):
+        read_mask(buffer.getvalue(), UPRIGHT)
+    suffix = {"JPEG": "jpg", "BMP": "bmp"}[kind]
+    (tmp_path / f"1.{suffix}").write_bytes(buffer.getvalue())
+    (listed,) = Masks(MasksSettings(path=str(tmp_path))).listed()
+    assert (listed.name, listed.reason) == (f"1.{suffix}", "masks are PNG files")
+
+
+def test_more_objects_than_numbers() -> None:
+    array = np.arange(50 * 100).reshape(50, 100).astype(np.uint16)
+    with pytest.raises(BrokenAnnotation, match="4999 objects"):
+        read_mask(_png(array), UPRIGHT)
+
+
+def test_voc_of_another_size() -> None:
+    (box,) = voc_boxes(_voc(21, 11, 40, 20, size=(200, 100)), UPRIGHT)
+    assert _corners(box) == (10, 5, 20, 10)
+    with pytest.raises(BrokenAnnotation, match="100×100"):
+        voc_boxes(_voc(21, 11, 40, 20, size=(100, 100)), UPRIGHT)
+    (box,) = voc_boxes(_voc(1, 1, 9, 9, size=(0, 0)), UPRIGHT)
+    assert _corners(box) == (0, 0, 9, 9)
+    with pytest.raises(BrokenAnnotation, match="EXIF orientation 3"):
+        voc_boxes(_voc(1, 1, 9, 9), Picture((100, 50), (100, 50), 3))
 
 
 def test_a_mask_of_another_size_is_refused() -> None:

@@ -36,9 +36,9 @@ VOC = {"kind": "voc", "path": "boxes", "objects": {"a": ["x"]}}
     [
         (SHAPES, None, "f0bdb3ec0d0d21d50fa8430fd8c29c24"),
         (FOLDER, None, "7674bf0ea673a3c19b101fd962376393"),
-        (FOLDER, VOC, "daa4cba4284e610bee5655ba0d68f5f8"),
-        (FOLDER, {"kind": "masks", "path": "masks"}, "2592ed1e3ef48e205d0ed78d27a1c3b0"),
-        (FOLDER, {"kind": "coco", "path": "coco.json"}, "054668b1ecccfb7bd6f29dd42f5bd7e3"),
+        (FOLDER, VOC, "3459fc0b3460b758fd3a804e52d4b633"),
+        (FOLDER, {"kind": "masks", "path": "masks"}, "756bd6d433abd4b331586f7442577d93"),
+        (FOLDER, {"kind": "coco", "path": "coco.json"}, "5d050ed195a7e2fe642960bcc354de77"),
         (
             {"kind": "list", "path": "list.txt", "root": "."},
             None,

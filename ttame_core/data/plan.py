@@ -30,7 +30,6 @@ from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint
 from ttame_core.lake.query.connection import in_enough_memory
-from ttame_core.lake.schemas import BOX
 
 MEMORY = "96MB"  # DuckDB's memory for a plan, beyond which it spills to disk
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
@@ -55,8 +54,10 @@ LISTED = pa.schema(
         ("name", pa.string()),
         ("bare", pa.string()),
         ("location", pa.string()),
-        ("boxes", pa.list_(BOX)),
+        ("content", pa.string()),
         ("stamp", pa.string()),
+        ("split", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 
@@ -242,7 +243,8 @@ def _settings(
     return {
         "source": {"kind": source.name} | source.settings.model_dump(include=set(source.drawn_by)),
         "annotations": annotations
-        and {"kind": annotations.name} | annotations.settings.model_dump(exclude={"path"}),
+        and {"kind": annotations.name, "version": annotations.version}
+        | annotations.settings.model_dump(exclude={"path"}),
         "max_size": dataset.max_size,
         "seed": dataset.seed,
     }
@@ -268,4 +270,4 @@ def planned_rows(lake: Lake, dataset: str, shard: str) -> list[dict[str, Any]]:
 def listed_of(row: dict[str, Any]) -> Listed:
     """Return the annotation of a picture from its row in the plan, which must have one."""
     name, location = row["annotation_path"], row["annotation"]
-    return Listed(name, "", location, row["boxes"], row["annotation_stamp"])
+    return Listed(name, "", location, row["content"], row["annotation_stamp"])

@@ -12,36 +12,55 @@ FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY rowid) AS nth FROM
 CREATE VIEW labels AS
 SELECT DISTINCT label FROM once WHERE label IS NOT NULL AND why = '';
 
--- Annotations by path without suffix: `class/stem`; where that finds nothing, by a stem that is the
--- only one of its name on both sides.
+-- Which annotation belongs to which image: that of the same path (1, 2) or of the same path without
+-- suffix (3, 4); else that of the same file name (5) or of the same file name without suffix (6).
+-- Each must be the only one on both sides, among those that have no partner yet. What has a split is
+-- compared with the images of that split alone.
 CREATE MACRO bare(path) AS regexp_replace(path, '\.[^./]*$', '');
-CREATE MACRO stem(path) AS regexp_extract(bare(path), '[^/]*$');
+CREATE MACRO base(path) AS regexp_extract(path, '[^/]*$');
 
-CREATE TABLE images AS SELECT path, bare(path) AS bare, stem(path) AS stem FROM once WHERE why = '';
+CREATE TABLE image_names AS
+WITH scopes AS (SELECT DISTINCT coalesce(split, '') AS scope FROM annotated WHERE reason = ''),
+scoped AS (SELECT path, scope FROM once JOIN scopes ON scope IN ('', split) WHERE why = '')
+SELECT path, scope, unnest(['path', 'bare', 'base', 'stem']) AS kind,
+       unnest([path, bare(path), base(path), base(bare(path))]) AS name
+FROM scoped;
 
-CREATE TABLE by_path AS
-SELECT images.path, annotated.* EXCLUDE (bare)
-FROM images JOIN annotated USING (bare);
-
-CREATE TABLE by_stem AS
-WITH free_images AS (
-    SELECT stem, any_value(path) AS path FROM images
-    WHERE path NOT IN (SELECT path FROM by_path)
-    GROUP BY stem HAVING count(*) = 1
-),
-free_annotations AS (
-    SELECT stem(bare || '.x') AS stem, any_value(annotated) AS found FROM annotated
-    WHERE name NOT IN (SELECT name FROM by_path)
-    GROUP BY 1 HAVING count(*) = 1
+CREATE TABLE annotation_names AS
+WITH scoped AS (
+    SELECT name, bare, coalesce(split, '') AS scope,
+           CASE WHEN split IS NULL THEN name ELSE substr(name, length(split) + 2) END AS path,
+           CASE WHEN split IS NULL THEN bare ELSE concat(split, '/', bare) END AS far
+    FROM annotated WHERE reason = ''
 )
-SELECT path, found.name, found.location, found.boxes, found.stamp
-FROM free_images JOIN free_annotations USING (stem);
+SELECT name AS annotation, scope, unnest([1, 2, 3, 4, 5, 6]) AS step,
+       unnest(['path', 'path', 'bare', 'bare', 'base', 'stem']) AS kind,
+       unnest([name, path, far, bare, base(path), base(bare)]) AS name
+FROM scoped;
+
+CREATE TABLE pairs (path VARCHAR, annotation VARCHAR);
+CREATE MACRO partners(first, last) AS TABLE
+WITH lone_images AS (
+    SELECT kind, scope, name, any_value(path) AS path FROM image_names
+    WHERE path NOT IN (SELECT path FROM pairs)
+    GROUP BY kind, scope, name HAVING count(*) = 1
+),
+lone_annotations AS (
+    SELECT step, kind, scope, name, any_value(annotation) AS annotation FROM annotation_names
+    WHERE step BETWEEN first AND last AND annotation NOT IN (SELECT annotation FROM pairs)
+    GROUP BY step, kind, scope, name HAVING count(*) = 1
+)
+SELECT path, annotation
+FROM lone_images JOIN lone_annotations USING (kind, scope, name)
+QUALIFY row_number() OVER (PARTITION BY path ORDER BY step, annotation) = 1
+    AND row_number() OVER (PARTITION BY annotation ORDER BY step, path) = 1;
+
+INSERT INTO pairs FROM partners(1, 4);
+INSERT INTO pairs FROM partners(5, 6);
 
 CREATE TABLE matched AS
-SELECT path, any_value(name) AS name, any_value(location) AS location, any_value(boxes) AS boxes,
-       any_value(stamp) AS stamp
-FROM (FROM by_path UNION ALL BY NAME FROM by_stem)
-GROUP BY path;
+SELECT path, annotated.name, annotated.location, annotated.content, annotated.stamp
+FROM pairs JOIN annotated ON annotation = annotated.name;
 
 -- The number of shards of a split is a power of two, so that it changes seldom; a shard is the
 -- first bits of the samples' rank.
@@ -56,11 +75,15 @@ SELECT
             (CASE WHEN bits = 0 THEN 0 ELSE rank >> (64 - bits)::UBIGINT END)::VARCHAR, 6, '0')
     ELSE '' END AS shard,
     rank, key, path, once.location, label, once.split, once.stamp, kind, why AS reason,
-    matched.location AS annotation, matched.name AS annotation_path, matched.boxes,
+    matched.location AS annotation, matched.name AS annotation_path, matched.content,
     matched.stamp AS annotation_stamp
 FROM once LEFT JOIN matched USING (path) LEFT JOIN shard_counts USING (split)
 UNION ALL BY NAME
-SELECT '' AS shard, name AS path, 'annotation' AS kind, 'belongs to no image' AS reason
+SELECT '' AS shard, name AS path, 'annotation' AS kind,
+    CASE WHEN reason <> '' THEN reason
+         WHEN base(bare) IN (SELECT base(bare(path)) FROM once) THEN
+             'belongs to no image alone: its name fits several, or those of another split'
+         ELSE 'belongs to no image' END AS reason
 FROM annotated
 WHERE name NOT IN (SELECT name FROM matched);
 

@@ -10,6 +10,7 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
 
 Box = dict[str, Any]  # name, x0, y0, x1, y1
+MOST_OBJECTS = 255  # whose numbers a mask of uint8 can hold
 
 
 class BrokenAnnotation(Exception):
@@ -31,18 +33,22 @@ class Listed:
     """The annotation of one picture, before it is matched with the picture.
 
     Attributes:
-        name: path of the picture, as far as the annotations tell it.
-        bare: the same path without its suffix, by which the picture is matched.
-        location: file to read for this picture; empty where `boxes` are all there is.
-        boxes: the boxes; None where they are in the file.
+        name: path of the picture, as far as the annotations tell it; each has another.
+        bare: the same path within its split and without suffix, by which the picture is matched.
+        location: file to read for this picture; empty where `content` is all there is.
+        content: text of the annotation, as the format writes it; empty where it is in the file.
         stamp: text that changes when the content does.
+        split: the split whose pictures alone can be annotated; None for all of them.
+        reason: why the annotation cannot be used; empty where it can.
     """
 
     name: str
     bare: str
     location: str
-    boxes: list[Box] | None
+    content: str
     stamp: str
+    split: spec.Split | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,12 @@ class Annotations(ABC):
 
     Attributes:
         name: the format's `kind` in a spec.
+        version: increase it when the code reads other boxes or masks from the same files.
         Settings: the format's keys in a spec.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     Settings: ClassVar[type[spec.Section]]
 
     def __init__(self, settings: Any) -> None:
@@ -137,14 +145,25 @@ class Boxes(Annotations):
         return self.settings.objects
 
 
-def files_with_suffix(location: spec.Location, suffix: str) -> Iterator[Listed]:
-    """Yield the files with a suffix in annotation folders, each the annotation of one picture."""
+def files_with_suffix(
+    location: spec.Location, suffix: str, refused: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Listed]:
+    """Yield the files with a suffix in annotation folders, each the annotation of one picture.
+
+    Args:
+        location: a folder, or one for each split.
+        suffix: of the files, in lower case.
+        refused: why files with other suffixes are not used.
+    """
     for split, fs, root in locate(location, "annotation folder"):
         for path, place, changed in walk(fs, root):
             stem, extension = posixpath.splitext(path)
-            if extension.lower() == suffix:
-                name = shown(f"{split}/{stem}" if split else stem)
-                yield Listed(name, name, shown(place), None, changed)
+            if extension.lower() in {suffix, *refused}:
+                bare = shown(stem)
+                name = f"{split}/{bare}" if split else bare
+                reason = refused.get(extension.lower(), "")
+                name += extension if reason else ""
+                yield Listed(name, bare, shown(place), "", changed, split, reason)
 
 
 def mask_boxes(mask: np.ndarray, name: str) -> list[Box]:

@@ -3,46 +3,162 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
-from ttame_core.data.annotations.base import Box, Boxes, Listed, Picture
+from ttame_core import spec
+from ttame_core.data.annotations.base import (
+    MOST_OBJECTS,
+    Box,
+    Boxes,
+    BrokenAnnotation,
+    Listed,
+    Picture,
+    mask_boxes,
+)
+from ttame_core.data.annotations.placement import placement
+from ttame_core.data.annotations.segmentation import region
 from ttame_core.data.files import locate, stamp
 from ttame_core.errors import UserError
 
 
 class Coco(Boxes):
-    """A COCO file with the boxes of all pictures, which are matched by file name."""
+    """COCO files with the boxes and masks of all pictures or of a split, matched by file name.
+
+    A crowd is no object. A picture has a mask where all its objects have a segmentation.
+    """
 
     name = "coco"
+    version = 2
 
     @override
     def listed(self) -> Iterator[Listed]:
-        for _, fs, path in locate(self.settings.path, "COCO file"):
+        for split, fs, path in locate(self.settings.path, "COCO file"):
             try:
                 with fs.open(path, "rb") as stream:
                     content = json.load(stream)
-                names = {c["id"]: _text(c["name"]) for c in content["categories"]}
-                files = {image["id"]: _text(image["file_name"]) for image in content["images"]}
-                boxes: dict[int, list[Box]] = {number: [] for number in files}
-                for annotation in content["annotations"]:
-                    x, y, width, height = map(float, annotation["bbox"])
-                    corners = {"x0": x, "y0": y, "x1": x + width, "y1": y + height}
-                    name = names[annotation["category_id"]]
-                    boxes[annotation["image_id"]].append({"name": name, **corners})
+                named = [(c["id"], _text(c["name"])) for c in content["categories"]]
+                images, annotations = list(content["images"]), list(content["annotations"])
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
-            changed = stamp(fs.info(path))
-            for number, name in files.items():
-                bare = re.sub(r"\.[^./]*\Z", "", name)
-                yield Listed(name, bare, "", boxes[number], changed)
+            names = _by_id(named, f"categories of {path}")
+            yield from _listed(images, annotations, names, (split, path, stamp(fs.info(path))))
 
     @override
-    def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
-        return listed.boxes or [], None
+    def annotate(
+        self, listed: Listed, picture: Picture, label: str
+    ) -> tuple[list[Box], np.ndarray | None]:
+        boxes: list[Box] = []
+        regions: list[np.ndarray | None] = []
+        for record in json.loads(listed.content):
+            place = placement(record["size"] and tuple(record["size"]), picture)
+            for thing in record["objects"]:
+                if not self.counts(thing, label):
+                    continue
+                own = thing.pop("segmentation")
+                pixels = None if own is None else _pixels(own, place.drawn_on)
+                if thing["x0"] is None and pixels is not None:
+                    thing = next(iter(mask_boxes(pixels, thing["name"])), None)
+                if thing is not None:
+                    boxes.append(place.box(thing))
+                    regions.append(None if pixels is None else place.mask(pixels))
+        if not boxes or len(boxes) > MOST_OBJECTS:
+            return boxes, None
+        mask = np.zeros((picture.size[1], picture.size[0]), dtype=np.uint8)
+        for number, pixels in enumerate(regions, 1):
+            if pixels is None:
+                return boxes, None
+            mask[pixels > 0] = number
+        return boxes, mask
+
+
+def _listed(
+    images: list[Any],
+    annotations: list[Any],
+    names: dict[Any, str],
+    about: tuple[spec.Split | None, str, str],
+) -> Iterator[Listed]:
+    """Yield a row for each picture, and one for each thing of the file that cannot be used."""
+    split, path, changed = about
+    prefix = f"{split}/" if split else ""
+
+    def broken(what: str, number: int, given: Any, error: Exception) -> Listed:
+        number = given.get("id", number) if isinstance(given, dict) else number
+        reason = f"the {what} cannot be used: {error!r}"
+        return Listed(f"{prefix}{what} {number}", "", "", "", changed, split, reason)
+
+    records: list[tuple[Any, tuple[str, dict[str, Any]]]] = []
+    for number, image in enumerate(images):
+        try:
+            sides = image.get("width"), image.get("height")
+            size = None if not all(sides) else [_whole(side) for side in sides]
+            hash(image["id"])
+            file_name = _text(image["file_name"]).replace("\\", "/")
+            records.append((image["id"], (file_name, {"size": size, "objects": []})))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield broken("image", number, image, error)
+    by_id = _by_id(records, f"images of {path}")
+    for number, annotation in enumerate(annotations):
+        try:
+            if annotation.get("iscrowd"):
+                continue
+            if annotation["image_id"] not in by_id:
+                raise ValueError(f"there is no image {annotation['image_id']!r}")
+            _, record = by_id[annotation["image_id"]]
+            record["objects"].append(_object(annotation, names))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            yield broken("annotation", number, annotation, error)
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for file_name, record in by_id.values():
+        by_file.setdefault(file_name, []).append(record)
+    for file_name, of_file in by_file.items():
+        bare = re.sub(r"\.[^./]*\Z", "", file_name)
+        yield Listed(prefix + file_name, bare, "", json.dumps(of_file), changed, split)
+
+
+def _object(annotation: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]:
+    """Return name, corners and segmentation of an object; corners None where it has no box."""
+    name = names[annotation["category_id"]]
+    segmentation, box = annotation.get("segmentation") or None, annotation.get("bbox")
+    corners: dict[str, float | None] = dict.fromkeys(("x0", "y0", "x1", "y1"))
+    if box or segmentation is None:
+        x, y, width, height = map(float, annotation["bbox"])
+        if not all(map(math.isfinite, (x, y, width, height))):
+            raise ValueError(f"{box} is no box")
+        corners = {"x0": x, "y0": y, "x1": x + width, "y1": y + height}
+    return {"name": name, **corners, "segmentation": segmentation}
+
+
+def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    try:
+        return region(segmentation, size).astype(np.uint8)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BrokenAnnotation(f"a segmentation cannot be read: {error}") from error
+
+
+def _by_id(pairs: list[tuple[Any, Any]], what: str) -> dict[Any, Any]:
+    """Return the second of each pair by the first, an id. Raises UserError for one given twice."""
+    by_id: dict[Any, Any] = {}
+    for number, value in pairs:
+        if number in by_id:
+            raise UserError(
+                f"two {what} have the id {number!r}: whose annotations they are is not known; "
+                "give each an id of its own"
+            )
+        by_id[number] = value
+    return by_id
+
+
+def _whole(value: Any) -> int:
+    """Return a number of pixels. Raises ValueError where it is none."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{value!r} is no number of pixels")
+    return int(value)
 
 
 def _text(value: Any) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
+import cv2
 import numpy as np
 from PIL import Image
+from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.annotations.base import (
+    MOST_OBJECTS,
     Annotations,
     Box,
     BrokenAnnotation,
@@ -20,6 +24,7 @@ from ttame_core.data.annotations.base import (
     files_with_suffix,
     mask_boxes,
 )
+from ttame_core.data.annotations.placement import placement
 from ttame_core.data.files import read
 
 
@@ -27,53 +32,86 @@ class MasksSettings(spec.Section):
     """The keys of a spec for masks."""
 
     path: spec.Location
+    void: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="values of pixels that are no object, beside 0; [] for none"
+    )
+
+
+# JPEG blurs values into others, and BMP has no palette that says which are meant.
+REFUSED = dict.fromkeys(
+    (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"), "masks are PNG files"
+)
+BORDER = 255  # of PASCAL VOC's palette masks
 
 
 class Masks(Annotations):
-    """PNG masks at the relative paths of their pictures; 0 is background, other values objects."""
+    """PNG masks at the relative paths of their pictures; 0 is background, other values objects.
+
+    A mask with one value does not tell objects apart: each connected part of it is one.
+    """
 
     name = "masks"
+    version = 2
     settings: MasksSettings
     Settings = MasksSettings
 
     @override
     def listed(self) -> Iterator[Listed]:
-        return files_with_suffix(self.settings.path, ".png")
+        return files_with_suffix(self.settings.path, ".png", REFUSED)
 
     @override
     def annotate(
         self, listed: Listed, picture: Picture, label: str
     ) -> tuple[list[Box], np.ndarray]:
-        mask = read_mask(read(listed.location), picture)
+        mask = read_mask(read(listed.location), picture, self.settings.void)
         return mask_boxes(mask, label), mask
 
 
-def read_mask(data: bytes, picture: Picture) -> np.ndarray:
+def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) -> np.ndarray:
     """Read a mask as object numbers.
 
     Args:
         data: content of the PNG file.
-        picture: the picture, whose size as displayed the mask must have.
+        picture: the picture; a mask of its size before the EXIF orientation is turned with it.
+        void: values that are no objects, beside 0; None where the spec does not say.
 
     Returns:
-        (H, W) uint8: 0 for background; 1, 2, … for the other values or colours, in order.
+        (H, W) uint8: 0 for background; 1, 2, … for the other values or colours, in order, or for
+        the connected parts of a single value.
 
     Raises:
-        BrokenAnnotation: the file is no PNG, or has another size.
+        BrokenAnnotation: the file is no PNG, has another size, or does not tell its objects.
     """
     try:
         image = Image.open(io.BytesIO(data))
-        if image.size == picture.size:  # otherwise no pixels are decoded, however many there are
-            array = np.asarray(image)
+        if image.format != "PNG":
+            raise BrokenAnnotation(f"the mask is a {image.format} file: masks are PNG files")
+        if image.size not in (picture.size, picture.stored_size):  # however many it claims
+            raise BrokenAnnotation(
+                "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
+            )
+        array = np.asarray(image)
     except (OSError, ValueError, SyntaxError, struct.error) as error:
         raise BrokenAnnotation(f"not a PNG mask: {error}") from error
-    if image.size != picture.size:
-        raise BrokenAnnotation(
-            "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
-        )
     if array.ndim == 3:
         colours = array[..., : min(3, len(image.mode.removesuffix("A")))].astype(np.uint32)
         array = colours @ np.array([65536, 256, 1], dtype=np.uint32)[-colours.shape[2] :]
-    values = np.unique(array)
-    numbers = np.searchsorted(values[values != 0], array) + 1
-    return np.where(array == 0, 0, np.minimum(numbers, 255)).astype(np.uint8)
+    return placement(image.size, picture).mask(_numbered(array, image.mode == "P", void))
+
+
+def _numbered(array: np.ndarray, palette: bool, void: Sequence[int] | None) -> np.ndarray:
+    """Number the objects of a mask (H, W) of values or colours, in the order of their values."""
+    values = np.unique(array[~np.isin(array, [0, *(void or ())])])
+    if void is None and palette and len(values) > 1 and BORDER in values:
+        raise BrokenAnnotation(
+            f"the value {BORDER} may be an object or a border: say `void: [{BORDER}]` or `void: []`"
+        )
+    if len(values) == 1:
+        number, parts = cv2.connectedComponents((array == values[0]).astype(np.uint8))
+        count = number - 1  # the background is one
+    else:
+        parts = np.where(np.isin(array, values), np.searchsorted(values, array) + 1, 0)
+        count = len(values)
+    if count > MOST_OBJECTS:
+        raise BrokenAnnotation(f"the mask has {count} objects, more than {MOST_OBJECTS}")
+    return parts.astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from ttame_core.data.annotations.base import (
     Picture,
     files_with_suffix,
 )
+from ttame_core.data.annotations.placement import placement
 from ttame_core.data.files import read
 
 
@@ -22,6 +24,7 @@ class Voc(Boxes):
     """A VOC file of boxes for each picture, matched by class folder and stem."""
 
     name = "voc"
+    version = 2
 
     @override
     def listed(self) -> Iterator[Listed]:
@@ -35,8 +38,8 @@ class Voc(Boxes):
 def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
     """Read the boxes of a PASCAL VOC file, whose corners count from 1 and are inclusive.
 
-    Where the file gives the picture's size before its EXIF orientation, the boxes are turned with
-    the picture. The path and the file name in the file are ignored.
+    The boxes are turned and scaled from the size that the file gives to the picture. The path and
+    the file name in the file are ignored.
 
     Args:
         data: content of the XML file.
@@ -46,7 +49,7 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
         Boxes that count from 0, x1 and y1 exclusive.
 
     Raises:
-        BrokenAnnotation: the file is no such XML.
+        BrokenAnnotation: the file is no such XML, or of a picture of another size.
     """
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise BrokenAnnotation("the XML declares a document type, which is not read")
@@ -65,9 +68,9 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
         size = _number(root, "width", "size"), _number(root, "height", "size")
     except ElementTree.ParseError as error:
         raise BrokenAnnotation(f"not XML: {error}") from error
-    if picture.size != picture.stored_size and size == picture.stored_size:
-        boxes = [_turned(box, picture) for box in boxes]
-    return boxes
+    drawn_on = (int(size[0]), int(size[1])) if min(size) >= 1 else None
+    place = placement(drawn_on, picture) if boxes else None
+    return [place.box(box) for box in boxes] if place else []
 
 
 def _number(node: ElementTree.Element, name: str, parent: str = "bndbox") -> float:
@@ -75,17 +78,9 @@ def _number(node: ElementTree.Element, name: str, parent: str = "bndbox") -> flo
     if text is None and parent == "size":
         return 0.0
     try:
-        return float(text or "")
+        number = float(text or "")
+        if math.isfinite(number):
+            return number
+        raise ValueError
     except ValueError as error:
         raise BrokenAnnotation(f"{parent}/{name} is {text!r}, not a number") from error
-
-
-def _turned(box: Box, picture: Picture) -> Box:
-    """Turn a box of the stored picture into the displayed one, where that swaps the axes."""
-    width, height = picture.stored_size
-    xs, ys = (box["x0"], box["x1"]), (box["y0"], box["y1"])
-    if picture.orientation in (6, 7):
-        ys = height - ys[1], height - ys[0]
-    if picture.orientation in (7, 8):
-        xs = width - xs[1], width - xs[0]
-    return {"name": box["name"], "x0": ys[0], "y0": xs[0], "x1": ys[1], "y1": xs[1]}
