@@ -24,6 +24,7 @@ from ttame_core.data.annotations.base import (
 from ttame_core.data.annotations.placement import placement
 from ttame_core.data.annotations.segmentation import region
 from ttame_core.data.files import locate, stamp
+from ttame_core.data.images import MAX_PIXELS
 from ttame_core.errors import UserError
 
 
@@ -135,6 +136,9 @@ def _object(annotation: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return the mask (H, W) uint8 of a segmentation on a picture of `size`, width and height."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise BrokenAnnotation(f"its {size[0]}×{size[1]} pixels are more than {MAX_PIXELS}")
     try:
         return region(segmentation, size).astype(np.uint8)
     except (KeyError, TypeError, ValueError) as error:
