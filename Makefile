@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test bench faults docs zoo lint
+.PHONY: install demo test test-lowest bench faults docs zoo lint
 
 install: $(BIN)/.installed
 
@@ -18,6 +18,14 @@ demo: install ## audit the embedded data set with the classifiers in examples/zo
 
 test: install
 	$(BIN)/python -m pytest
+
+# An environment of its own, which needs uv's resolver: pip takes the newest versions alone.
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python \
+	  --resolution lowest-direct --requirements pyproject.toml --all-extras --group dev --editable .
+	build/lowest/bin/python -m pytest -m "not slow"
 
 bench: install ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks

@@ -255,6 +255,13 @@ def test_relative_positions_and_layer_scales_are_covered() -> None:
     assert maps.shape == (2, 2, 8, 8)
 
 
+def test_a_linear_layer_may_name_its_arguments() -> None:
+    x, weight, bias = torch.randn(2, 5, 4), torch.randn(3, 4), torch.randn(3)
+    with Relevance():
+        named = F.linear(input=x, weight=weight, bias=bias)
+    assert torch.equal(named, F.linear(x, weight, bias))
+
+
 def test_which_tokens_are_read() -> None:
     small = TINY_VIT | {"depth": 2}
     two = plain_transformer(tiny_backbone("deit_tiny_distilled_patch16_224", **small))

@@ -90,7 +90,7 @@ class Relevance(Explicit):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.linear:
-            return _Linear.apply(*args, **kwargs)
+            return _linear(*args, **kwargs)
         if func in SUMS and _alike(*args[:2]):
             self.residual = self.residual or args[:2]
             return _Sum.apply(*args[:2])
@@ -126,6 +126,11 @@ def _alike(a: Any, b: Any) -> bool:
 def _share(relevance: Tensor, total: Tensor) -> Tensor:
     """Divide relevance by a total; the result is 0 where the total is 0."""
     return torch.where(total == 0, 0, relevance / (total + TINY * total.sign()))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute F.linear; models may name its arguments, which `apply` takes by position alone."""
+    return _Linear.apply(input, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
