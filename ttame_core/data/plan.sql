@@ -1,9 +1,9 @@
--- Which shard each input goes to.
+-- The plan of a data set: the shard that each input goes to.
 --
--- In: listed (a row per input, as the source gives them), annotated (what the annotations hold, by
--- the path of the image without its suffix), the variable per_shard.
--- Out: plan (a row per input; those that are not taken have an empty shard and a reason), labels,
--- shard_digests and rejected_lines (what fingerprints them).
+-- In: listed (a row per input of the source), annotated (a row per annotation, with the path of its
+-- image without suffix), and the variable per_shard, the number of samples in a shard.
+-- Out: plan (a row per input; rejected ones have an empty shard and a reason), labels, and for
+-- fingerprints shard_digests and rejected_lines.
 
 CREATE TABLE once AS
 SELECT * EXCLUDE (nth), CASE WHEN nth > 1 THEN 'listed more than once' ELSE reason END AS why
@@ -62,8 +62,8 @@ CREATE TABLE matched AS
 SELECT path, annotated.name, annotated.location, annotated.content, annotated.stamp
 FROM pairs JOIN annotated ON annotation = annotated.name;
 
--- The number of shards of a split is a power of two, so that it changes seldom; a shard is the
--- first bits of the samples' rank.
+-- The number of a split's shards is a power of two, so that it seldom changes. The first bits of a
+-- sample's rank are the number of its shard.
 CREATE TABLE shard_counts AS
 SELECT split, greatest(0, ceil(log2(count(*) / getvariable('per_shard'))))::INT AS bits
 FROM once WHERE why = '' GROUP BY split;
@@ -93,7 +93,7 @@ SELECT shard, md5(string_agg(
     ORDER BY rank, path)) AS digest
 FROM plan WHERE shard <> '' GROUP BY shard;
 
--- What is not taken, which may be more than a digest of one group can hold.
+-- A line for each rejected input; they may be too many to be hashed as one group.
 CREATE TABLE rejected_lines AS
 SELECT concat_ws('|', path, kind, reason) AS line FROM plan WHERE shard = ''
 ORDER BY path, kind, reason;

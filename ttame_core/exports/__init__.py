@@ -1,1 +1,1 @@
-"""An audit for other tools: MLflow and Hugging Face datasets."""
+"""Exports of an audit to other tools: MLflow and Hugging Face datasets."""

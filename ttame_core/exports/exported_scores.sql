@@ -1,5 +1,5 @@
 -- All scores of an audit's maps, shard after shard (ttame_core/exports/huggingface.py).
--- In: the data set, the split, the backbones and the explainers.
+-- Parameters: the data set, the split, the backbones and the explainers.
 
 SELECT shard, (key, backbone, explainer) AS place, metric, value
 FROM metric_values JOIN samples USING (dataset, key)

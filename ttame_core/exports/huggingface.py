@@ -1,7 +1,8 @@
-"""An audit as a folder that Hugging Face `datasets` loads: images, labels, maps and scores.
+"""Export of an audit as a folder for Hugging Face `datasets`: images, labels, maps and scores.
 
-A row is an image as it was stored, with what each classifier and explainer say of it. Shards are
-read one after another, and scores are sorted by shard within the memory of `connect`.
+A row is an image as it was stored, with the predictions, maps and scores of each classifier and
+explainer. Shards are read one after another, and scores are sorted by shard within the memory limit
+of `connect`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.stages.explain import read_maps
 from ttame_core.stages.provenance import Provenance
 
-FORMAT = 1  # raised when the same audit gives other rows
-SPLITS = {"val": "validation"}  # as `datasets` calls them
+FORMAT = 1  # increase it when the code makes other rows from the same audit
+SPLITS = {"val": "validation"}  # names of splits in `datasets` that differ from ttame's
 ROWS_AT_ONCE = 2**14
 MapName = tuple[str, str, str]  # key, backbone, explainer
 
@@ -39,11 +40,19 @@ MapName = tuple[str, str, str]  # key, backbone, explainer
 def export_dataset(
     provenance: Provenance, folder: str | Path, wrote: Callable[[str], None] | None = None
 ) -> None:
-    """Write the images that an audit has maps of, a Parquet file for each shard.
+    """Write the images that an audit has maps of, with a Parquet file for each shard.
 
-    The folder appears when it is whole; an export that was cut short goes on where it was, in
-    `.<folder>.unfinished` beside it. wrote: told the name of each file. Raises UserError where
-    `datasets` is not installed, the audit is not done, or the folder holds something else.
+    The folder appears when it is whole. An export that was cut short is continued in
+    `.<folder>.unfinished` beside it.
+
+    Args:
+        provenance: the audit and its lake.
+        folder: folder to write.
+        wrote: called with the name of each file that was written.
+
+    Raises:
+        UserError: `datasets` is not installed, the audit is not done, or the folder holds something
+            else.
     """
     audit, lake = provenance.audit, provenance.lake
     place = Path(folder)
@@ -93,7 +102,7 @@ def export_dataset(
 
 
 def _identity(provenance: Provenance) -> str:
-    """All that the rows depend on."""
+    """Return a hash of all on which the rows depend."""
     audit = provenance.audit
     shards = [shard for shard, _ in provenance.shards(audit.maps.split)]
     return fingerprint(
@@ -116,7 +125,7 @@ def _names(provenance: Provenance) -> list[str]:
 
 
 def _is_there(place: Path, made_from: Any) -> bool:
-    """Whether the folder is this very export. Raises UserError where it is anything else."""
+    """Say whether a folder holds this export; raises UserError where it holds anything else."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     export = Lake(place)
@@ -127,7 +136,7 @@ def _is_there(place: Path, made_from: Any) -> bool:
 
 
 def _distinct(classes: list[str]) -> list[str]:
-    """The classes' names, those of several (ImageNet has two cranes) with their indices."""
+    """Make the classes' names distinct by their indices (ImageNet has two cranes)."""
     several = {name for name, count in Counter(classes).items() if count > 1}
     return [f"{name} ({i})" if name in several else name for i, name in enumerate(classes)]
 
@@ -164,7 +173,10 @@ def _features(classes: list[str], metrics: list[str]) -> Any:
 
 
 def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[MapName, dict[str, float]]]:
-    """Scores by place and metric of one shard after another; of those in between none are kept."""
+    """Return a function that reads the scores of the next shard, by map and metric.
+
+    Shards must be asked for in the order of the reader; scores of skipped shards are dropped.
+    """
 
     def walk() -> Iterator[tuple[str, MapName, str, float]]:
         for batch in reader:
@@ -193,7 +205,7 @@ def _by_shard(reader: pa.RecordBatchReader) -> Callable[[str], dict[MapName, dic
 
 @dataclass
 class _Maps:
-    """The maps of one backbone and explainer, in step with the samples of their shard."""
+    """A reader of one backbone's and explainer's maps that goes forward with a shard's samples."""
 
     backbone: str
     explainer: str
@@ -211,7 +223,7 @@ class _Maps:
 
 
 def _open_maps(provenance: Provenance, shard: str) -> Iterator[_Maps]:
-    """Of all that are not refused."""
+    """Yield a reader for each maps file of a shard, without explainers that do not apply."""
     lake = provenance.lake
     for backbone in provenance.audit.backbones:
         for name in _names(provenance):
@@ -268,7 +280,7 @@ def _explanation(
 
 
 def _png(heat: Tensor) -> dict[str, Any] | None:
-    """A map in [0, 1] as a grey picture of 8 bits; None for one that is none."""
+    """Return a map in [0, 1] as a grey picture of 8 bits; None for a map of NaN."""
     if heat.isnan().any():
         return None
     stream = io.BytesIO()

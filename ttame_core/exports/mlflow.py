@@ -1,4 +1,4 @@
-"""An audit's record in MLflow: its leaderboard as metrics, its settings, its report."""
+"""Export of an audit's record to MLflow: the leaderboard as metrics, the settings, the report."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from ttame_core.lake.schemas import BACKBONE
 FILES = ("report.html", "pictures/*", "contact-sheet.png", "*.yaml", "leaderboard.parquet",
          "changes.parquet")  # fmt: skip
 RECORD = "ttame.record"  # tag of a run: the audit's name and time
-AT_ONCE = 100  # parameters that MLflow takes in one request; of metrics it takes more
-LONGEST = 6000  # characters of a parameter that MLflow takes
+AT_ONCE = 100  # parameters that MLflow takes in one request; it takes more metrics
+LONGEST = 6000  # characters that MLflow takes in a parameter
 
 
 def find_record(lake: Lake, audit: str) -> tuple[str, str]:
-    """Name and time of the record that NAME (its latest), NAME@previous or NAME/TIME means.
+    """Return name and time of a record.
 
-    Raises UserError where there is none.
+    Args:
+        lake: the workspace.
+        audit: NAME for the latest record of the name, NAME@previous, or NAME/TIME.
+
+    Raises:
+        UserError: there is no such record.
     """
     whole = [(folder.split("/")[1], folder.split("/")[2]) for folder in records(lake)]
     name, _, which = audit.partition("@")
@@ -43,15 +48,24 @@ def find_record(lake: Lake, audit: str) -> tuple[str, str]:
 
 
 def export_record(lake: Lake, audit: str, to: str | None = None) -> str:
-    """Write an audit's record to MLflow, once, and say in a sentence what was done.
+    """Write an audit's record to MLflow, unless it is there already.
 
-    audit: as of `find_record`. to: MLflow's tracking URI, by default what MLflow itself takes
-    (MLFLOW_TRACKING_URI). The experiment is called as the audit. One run is the audit, with the
-    report; below it is a run of each backbone and explainer, with its metrics. Raises UserError
-    where MLflow is not installed or does not answer.
+    The experiment has the audit's name. A run stands for the audit and has the report; below it, a
+    run for each backbone and explainer has the metrics.
+
+    Args:
+        lake: the workspace.
+        audit: NAME, NAME@previous or NAME/TIME, as in `find_record`.
+        to: MLflow's tracking URI; None for MLflow's own choice (MLFLOW_TRACKING_URI).
+
+    Returns:
+        A sentence on what was done.
+
+    Raises:
+        UserError: there is no such record, or MLflow is not installed or does not answer.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # else minutes, if it is away
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default takes minutes
     try:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -80,7 +94,7 @@ class _Export:
         if any(run.info.status == "FINISHED" and "mlflow.parentRunId" not in run.data.tags
                for run in there):  # fmt: skip
             return f"{self.record} is in MLflow already, in the experiment {self.name}"
-        for run in there:  # of an export that was cut short
+        for run in there:  # runs of an export that was cut short
             self.client.delete_run(run.info.run_id)
         about = check_record(self.lake, self.folder)
         with self.lake.open(f"{self.folder}/spec.yaml") as stream:
@@ -144,12 +158,12 @@ class _Export:
 
 
 def allowed(name: str) -> str:
-    """A metric's name as MLflow takes it: AD@15 is AD_at_15."""
+    """Return a metric's name in the form that MLflow takes, such as AD_at_15 for AD@15."""
     return re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))
 
 
 def _flat(given: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of nested mappings, with dots; what has no value is left out."""
+    """Yield keys, joined by dots, and values of nested mappings, without empty values."""
     for key, value in given.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

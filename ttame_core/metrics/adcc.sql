@@ -1,6 +1,6 @@
 /*
 order: 80
-columns:  # of a row per map
+columns:  # a row per map
   coherency: FLOAT
   complexity: FLOAT
   drop: FLOAT

@@ -1,10 +1,10 @@
 /*
 order: 30
-columns:  # of a row per map, kept percentage and fill
+columns:  # a row per map, kept percentage and fill
   keep: FLOAT
   fill: VARCHAR
   p: FLOAT  # softmax of the target on the whole image
-  p_masked: FLOAT  # and on the masked image
+  p_masked: FLOAT  # softmax of the target on the masked image
 metrics:
   AD@*:
     {better: lower, unit: "%", description: "average drop: confidence lost on the masked image"}

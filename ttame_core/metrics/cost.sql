@@ -1,6 +1,6 @@
 /*
 order: 110
-columns:  # of a row per map: its share of the batch, the shared forward pass included
+columns:  # a row per map: its share of the batch's cost, with the shared forward pass
   seconds: FLOAT
   forward_passes: FLOAT  # through the classifier
   backward_passes: FLOAT
@@ -12,6 +12,6 @@ metrics:
     {better: lower, unit: passes, principal: false,
      description: "through the classifier, per map"}
 */
--- Seconds and passes through the classifier that each map took, its share of the shared pass included.
+-- The seconds and the passes through the classifier of each map, with its share of the shared pass.
 SELECT dataset, backbone, explainer, key, seconds, forward_passes, backward_passes
 FROM cost WHERE target = predicted

@@ -7,8 +7,8 @@ metrics:
     {better: higher, unit: "%", principal: false,
      description: AD@15 of random maps less that of annotated objects}
 */
--- How far apart random maps and the annotated objects are in AD@15: where it is little, the
--- classifier cannot read masked images, and AD and IC rank nothing.
+-- The distance of random maps and annotated objects in AD@15. Where it is small, the classifier cannot
+-- read masked images, and AD and IC rank nothing.
 SELECT dataset, backbone, '-' AS explainer, key,
        avg(confidence_drop(p, p_masked)) FILTER (method = 'random')
        - avg(confidence_drop(p, p_masked)) FILTER (method = 'oracle') AS discrimination

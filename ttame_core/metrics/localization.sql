@@ -1,15 +1,15 @@
 /*
 order: 60
-columns:  # of a row per map of an annotated image
-  object_share: FLOAT  # of the view, under its objects
+columns:  # a row per map of an annotated image
+  object_share: FLOAT  # share of the view that its objects cover
   pointing_game: BOOLEAN
   energy_in_box: FLOAT
   weighting_game: FLOAT  # null without a mask
   average_precision: FLOAT  # null without a mask
-  pixel_iou: FLOAT[]  # at each of ttame_core.metrics.localization.THRESHOLDS, like the next
-  box_iou: FLOAT[]  # of the contour with the largest area
-  # Levels from 0 to 255 from which on the IoU of that contour's box is at least 30, 50 and 70 %, and
-  # levels from which on it is not, in turn; then of the contour that fits best.
+  pixel_iou: FLOAT[]  # at each of ttame_core.metrics.localization.THRESHOLDS
+  box_iou: FLOAT[]  # of the contour with the largest area, at each of the same thresholds
+  # In turn, a level from 0 to 255 from which on the IoU of that contour's box is at least 30, 50 or
+  # 70 %, and a level from which on it is not; then the same for the contour that fits best.
   largest_found_30: INTEGER[]
   largest_found_50: INTEGER[]
   largest_found_70: INTEGER[]
@@ -29,12 +29,12 @@ metrics:
   average_precision*:
     {better: higher, unit: "%", principal: false, description: of the pixels of the object}
 */
--- Agreement with the annotated objects of each image, in percent; the higher the better.
--- The boxes and masks of a map depend on a threshold, which is one for a whole dataset, backbone and
--- explainer: for box_iou and pixel_iou (means of the IoU) the one that serves it best, or 0.2 and
--- 0.5; for max_box_acc@δ (images whose box reaches an IoU of δ; the box of the contour with the
--- largest area) and max_box_acc_v2 (of the contour that fits best; the mean over δ of 0.3, 0.5 and
--- 0.7) the level that serves it best for each δ.
+-- The agreement of maps with the annotated objects of each image, in percent; higher is better.
+-- The boxes and masks of a map depend on a threshold, which is the same for all maps of a dataset,
+-- backbone and explainer. For box_iou and pixel_iou (means of the IoU) it is the one with the best
+-- mean, or 0.2 and 0.5. max_box_acc@δ counts images whose box, that of the contour with the largest
+-- area, reaches an IoU of δ. max_box_acc_v2 does so with the contour that fits best, and is the mean
+-- over δ of 0.3, 0.5 and 0.7. Both take the best level for each δ.
 WITH located AS NOT MATERIALIZED (FROM localization WHERE target = predicted),
 thresholds AS (
     SELECT dataset, backbone, explainer, place, avg(box) AS box, avg(pixel) AS pixel
@@ -45,14 +45,14 @@ thresholds AS (
     )
     GROUP BY ALL
 ),
--- The places of the best thresholds; among equals the lowest.
+-- The positions of the best thresholds; among equals the lowest.
 best AS (
     SELECT dataset, backbone, explainer,
            first_best(list(box ORDER BY place)) AS box,
            first_best(list(pixel ORDER BY place)) AS pixel
     FROM thresholds GROUP BY ALL
 ),
--- How many images more are found from a level on than just below it.
+-- The change at a level: how many more boxes are found from it on than just below it.
 steps AS (
     SELECT dataset, backbone, explainer, test, level, sum(step) AS step
     FROM (
@@ -65,7 +65,7 @@ steps AS (
     )
     GROUP BY ALL
 ),
--- The best level of each test by its name; among equals the lowest.
+-- The best level for each column of levels; among equals the lowest.
 best_levels AS (
     SELECT dataset, backbone, explainer, map_from_entries(list((test, level))) AS best_level
     FROM (

@@ -2,8 +2,8 @@
 from: shape
 metrics: {sanity_labels: sanity_*}
 */
--- The random-label check of trained heads: how alike each map is, as a correlation, to that of the
--- same explainer trained on permuted labels, its control; the lower the better.
+-- The random-label check of trained heads: the correlation of each map with that of the explainer's
+-- control, which was trained on permuted labels; lower is better.
 SELECT a.dataset, a.backbone, a.explainer, a.key,
        avg(list_inner_product(a.thumbnail, b.thumbnail)) AS sanity_labels
 FROM explainers AS control

@@ -1,6 +1,6 @@
 /*
 order: 40
-columns:  # of a row per map, order and percentage of removed pixels
+columns:  # a row per map, order and percentage of removed pixels
   order: VARCHAR
   removed: FLOAT
   p: FLOAT  # softmax of the target
@@ -14,9 +14,9 @@ metrics:
     {better: higher, unit: "%", principal: false,
      description: after the least relevant pixels are removed}
 */
--- ROAD of each image over all percentages of removed pixels, in percent: MoRF and LeRF are the
--- target's mean probability (for MoRF lower is better), and ROAD is half their difference. Their
--- /accuracy is how often the target is still predicted.
+-- ROAD of each image, over all percentages of removed pixels, in percent. MoRF and LeRF are the
+-- target's mean probability (for MoRF lower is better), and ROAD is half their difference. With
+-- /accuracy, they are the share of percentages at which the target is still predicted.
 SELECT
     dataset, backbone, explainer, key,
     1e2 * morf AS MoRF, 1e2 * lerf AS LeRF, 5e1 * (lerf - morf) AS ROAD,

@@ -1,9 +1,9 @@
 /*
 order: 90
-columns: {max_sensitivity: FLOAT}  # of a row per map
+columns: {max_sensitivity: FLOAT}  # a row per map
 metrics:
   max_sensitivity*: {better: lower, description: how far little noise moves the map}
 */
--- By what share of its norm each map changes at most while its image hardly does; the lower the better.
+-- The largest change of each map, as a share of its norm, when its image hardly changes; lower is better.
 SELECT dataset, backbone, explainer, key, max_sensitivity
 FROM robustness WHERE target = predicted

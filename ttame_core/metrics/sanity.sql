@@ -1,16 +1,16 @@
 /*
 order: 100
-columns:  # of a row per map and step
+columns:  # a row per map and step
   randomised: VARCHAR  # classifier or head
-  depth: FLOAT  # of the classifier's layers, from 0, the last alone, to 1, all
+  depth: FLOAT  # from 0, the last layer alone, to 1, all layers of the classifier
   rank_correlation: FLOAT
   ssim: FLOAT
 metrics:
   sanity_*: {better: lower, description: similarity of the maps once weights are destroyed}
 */
--- How alike each map is to the map after weights were randomised, from -1 to 1; the lower the better.
--- sanity_correlation@D (ranks) and sanity_ssim@D (structure): D percent of the classifier's layers
--- were, from the logits down, 0 being the last alone; …/head: the explainer's trained head was.
+-- The similarity of each map to the map after weights were randomised, from -1 to 1; lower is better.
+-- For sanity_correlation@D (ranks) and sanity_ssim@D (structure), D percent of the classifier's layers
+-- were randomised, from the logits down (0: only the last layer); for …/head, the explainer's head was.
 SELECT
     dataset, backbone, explainer, key,
     CASE WHEN randomised <> 'head' THEN round(100 * depth) END AS level,

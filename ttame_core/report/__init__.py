@@ -1,1 +1,1 @@
-"""What people read of an audit: tables, pictures, pages and the verdict."""
+"""Reports for people: tables, pictures, the page of an audit and its verdict."""

@@ -1,6 +1,6 @@
-"""The pictures of a report: what each image's classifier sees, where it looks, and what is left.
+"""The pictures of a report: the classifier's view of an image, the maps, and the masked images.
 
-A few lie in the page itself; many lie beside it, in a folder `pictures`.
+Few pictures are in the page itself; many are files beside it, in a folder `pictures`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,22 @@ from ttame_core.report.findings import Findings
 from ttame_core.report.pictures import Sample, each_sample, heat_of, masked_view, overlay
 from ttame_core.report.plots import looks
 
-EXPLAINERS = 6  # at most, whose maps of an image are shown
-SIDE = 192  # pixels, the most that a picture has
-INSIDE = 900  # pictures at most that lie in the page: some 6 MB of photographs
-QUALITY = 80  # of WebP
+EXPLAINERS = 6  # explainers whose maps of an image are shown, at most
+SIDE = 192  # side of a picture in pixels, at most
+INSIDE = 900  # pictures in the page itself, at most: some 6 MB of photographs
+QUALITY = 80  # of WebP, up to 100
 
 
 @dataclass(frozen=True)
 class MapPicture:
-    """src: of the map over the view; masked: of what the metrics showed, empty if not shown.
+    """The pictures of an explainer's map of an image, and its scores.
 
-    left: probability of the masked image, and energy: percent of the map in the boxes, where known.
+    Attributes:
+        explainer: name of the explainer.
+        src: address of the picture of the map over the view.
+        masked: address of the picture of the masked image; empty where it is not shown.
+        left: probability of the class on the masked image; None where it is not known.
+        energy: percentage of the map that lies in the boxes; None where it is not known.
     """
 
     explainer: str
@@ -43,7 +48,7 @@ class MapPicture:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """An image as one backbone sees it. src: of the view; boxes: in percent of its sides."""
+    """An image as one backbone sees it; `src` is the view's address, `boxes` are percentages."""
 
     backbone: str
     key: str
@@ -56,20 +61,20 @@ class Exhibit:
     src: str
     boxes: Sequence[tuple[float, float, float, float]]
     maps: Sequence[MapPicture]
-    finding: Mapping[str, Any] = field(default_factory=dict)  # the row that it is shown for
+    finding: Mapping[str, Any] = field(default_factory=dict)  # row with the reason to show it
 
 
 def exhibits(
     lake: Lake, db: duckdb.DuckDBPyConnection, dataset: str, findings: Findings, folder: str
 ) -> dict[str, list[Exhibit]]:
-    """Return the images of all findings that have maps, by kind, in their order.
+    """Return the images that a report shows, by kind, in the order of the findings.
 
     Args:
-        lake: The workspace.
-        db: A connection to it.
-        dataset: The name of the data set.
-        findings: Which images are worth seeing, and why.
-        folder: The folder of the record, for pictures that lie beside its page.
+        lake: the workspace.
+        db: connection to the workspace.
+        dataset: name of the data set.
+        findings: findings, which tell the images and the reasons to show them.
+        folder: folder of the record, for pictures beside its page.
     """
     shown = [*looks(findings.order, {})]
     pairs = {(row["backbone"], row["key"]): row for row in findings.exhibits}

@@ -1,4 +1,4 @@
-"""What a report is made of: answers of SQL over the lake, every one bounded in rows."""
+"""The findings of a report: answers of SQL over the lake, each with a bounded number of rows."""
 
 from __future__ import annotations
 
@@ -23,20 +23,26 @@ from ttame_core.stages.roles import rivals
 
 Rows = list[dict[str, Any]]
 
-KEPT = 15.0  # percent of the pixels, in the masked images that are shown, where that was measured
+KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks")
 EXHIBITS = ("gallery", "disputed", "outside", "wrong")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Of one audit.
+    """The findings about one audit.
 
-    series: rows of each of SERIES. exhibits: images worth seeing, a row per image and reason (kind,
-    backbone, key, place, value, …). scores: of those images' maps, by backbone, key and explainer.
-    classes: names by label. order: the rivals, the best mean rank first. leads: by backbone, the
-    rival that keeps most confidence. keep: percent of the pixels in masked images; None where there
-    are none. images: of the split. sql: each query as `ttame query` takes it.
+    Attributes:
+        series: rows of each of SERIES, by its name.
+        exhibits: images to show, a row for each image and reason (kind, backbone, key, place,
+            value, …).
+        scores: scores of the maps of these images, by backbone, key and explainer.
+        classes: names of the classes, by label.
+        order: names of the rivals, the best mean rank first.
+        leads: for each backbone, the rival that keeps most confidence.
+        keep: percentage of kept pixels in masked images; None where there are none.
+        images: number of images of the split.
+        sql: queries by name, as `ttame query` takes them.
     """
 
     series: Mapping[str, Rows]
@@ -50,20 +56,20 @@ class Findings:
     sql: Mapping[str, str]
 
     def of(self, kind: str) -> Rows:
-        """The exhibits of one kind: best, typical, worst, disputed, outside or wrong."""
+        """Return the exhibits of one kind: best, typical, worst, disputed, outside or wrong."""
         return [row for row in self.exhibits if row["kind"] == kind]
 
 
 def gather(
     db: duckdb.DuckDBPyConnection, audit: spec.AuditSpec, board: pa.Table, now: str
 ) -> Findings:
-    """Return all that a report is made of but the leaderboard.
+    """Return all findings of a report, which do not include the leaderboard.
 
     Args:
-        db: A connection of `connect_audit`. In it `leaderboard` is `board` from now on.
-        audit: The audit.
-        board: Its leaderboard.
-        now: The audit's time, as its folder is called.
+        db: connection of `connect_audit`, in which `leaderboard` becomes `board`.
+        audit: the spec.
+        board: leaderboard of the audit.
+        now: time of the audit, as it names the record's folder.
     """
     rows = wide(board)[1]
     keep, leads = _leads(board)
@@ -79,7 +85,7 @@ def gather(
         "keep": keep or KEPT,
     }
     set_variables(db, known)
-    db.register("leaderboard", board)  # in the stead of the view: it is worked out once
+    db.register("leaderboard", board)  # replaces the view, which would be computed again
     series = {name: _rows(db, name) for name in SERIES}
     exhibits = [row for name in EXHIBITS for row in _rows(db, name)]
     pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
@@ -120,7 +126,7 @@ def _sql(name: str) -> str:
 
 
 def _runnable(sql: str, known: Mapping[str, Any]) -> str:
-    """A query with its variables filled in: one statement, for whoever wants to ask again."""
+    """Fill variables into a query, so that it is one statement that people can run themselves."""
     sql = sql.replace("(FROM recorded)", f"(SELECT key {SPLIT}{FIRST}{RECORDED})")
     for name, value in known.items():
         sql = sql.replace(f"getvariable('{name}')", literal(value))
@@ -128,7 +134,7 @@ def _runnable(sql: str, known: Mapping[str, Any]) -> str:
 
 
 def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
-    """The kept percentage of masked images, and by backbone the rival that loses least there."""
+    """Return the kept percentage of shown images, and each backbone's rival that loses least."""
     drops: dict[float, Rows] = {}
     for row in board.to_pylist():
         name, _, level = row["metric"].partition("@")
@@ -145,15 +151,15 @@ def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
 
 
 def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str, dict[str, Best]]:
-    """Return by metric and backbone the best rival, `apart` where it is so beyond chance.
+    """Return the best rival by metric and backbone, `apart` where that is beyond chance.
 
-    It and the runner-up are paired image by image, as `ttame compare` does: Wilcoxon's p, corrected
-    for all such contests of the audit (Holm), is under SIGNIFICANT, and the 95 % bootstrap interval
-    of the difference is clear of 0.
+    The best rival and the next one are compared image by image, as by `ttame compare`. The best one
+    is apart where Wilcoxon's p, corrected for all such contests of the audit (Holm), is under
+    SIGNIFICANT, and the 95 % bootstrap interval of the difference does not contain 0.
 
     Args:
-        db: A connection that sees the single values of the audit's record (`own_values`).
-        board: The audit's leaderboard.
+        db: connection that sees the single values of the audit's record (`own_values`).
+        board: leaderboard of the audit.
     """
     winners, contests = _contests(board)
     differences: list[tuple[str, str, dict[str, float]]] = []
@@ -179,7 +185,7 @@ def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str,
 
 
 def _contests(board: pa.Table) -> tuple[dict[str, dict[str, Best]], dict[str, Rows]]:
-    """Winners by metric and backbone, none certain yet; by backbone, whom each has beaten."""
+    """Return the best rivals, none `apart` yet, and each backbone's best and second ones."""
     winners: dict[str, dict[str, Best]] = {}
     contests: dict[str, Rows] = {}
     contenders: dict[tuple[str, str], Rows] = {}

@@ -1,4 +1,4 @@
-"""Listings of the terminal: explainers, metrics, architectures, and the trials of a sweep."""
+"""Listings for the terminal: explainers, metrics, architectures, and the trials of a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttame_core.training.coverage import Coverage
 
 
 def coverage_line(coverage: Coverage) -> str:
-    """An architecture, its taps (stride, channels, how they lie), its maps and its head."""
+    """Write an architecture as a line: its taps (stride, channels, layout), its maps, its head."""
     taps = " · ".join(
         f"{tap.name} /{coverage.input_size[0] / tap.height:.3g} {tap.channels} {tap.layout}"
         for tap in coverage.taps
@@ -35,7 +35,13 @@ def coverage_line(coverage: Coverage) -> str:
 def sweep_table(
     title: str, trials: Sequence[Mapping[str, float]], shortfall: Mapping[str, float]
 ) -> Table:
-    """Trials of a sweep, best first, and how far the spec's own settings are from the best."""
+    """Make the table of a sweep's trials, best first, with the distance of the spec's settings.
+
+    Args:
+        title: title of the table.
+        trials: swept settings and objectives of each trial, the spec's own settings first.
+        shortfall: distance of the spec's settings from the best value of each objective.
+    """
     names = [*trials[0]]
     behind = " and ".join(f"{points:.1f} points of {name}" for name, points in shortfall.items())
     table = Table(
@@ -55,7 +61,7 @@ def sweep_table(
 
 
 def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
-    """What each explainer costs, needs, applies to and can be set to, and the paper it is from."""
+    """Make the table of explainers: costs, needs, applicability, settings and paper of each."""
     table = _listing("explainer", "forward", "backward", "needs", "applies to", "settings")
     for explainer in sorted(explainers.values(), key=lambda e: (e.role != RIVAL, e.name)):
         cells = (
@@ -72,9 +78,10 @@ def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
 
 
 def metrics_table(families: Mapping[str, type[Family]]) -> Table:
-    """What each family of metrics is and can be set to, and its metrics: ↑ where higher is better.
+    """Make the table of families of metrics, with their settings and metrics.
 
-    A name that ends in * goes on with what it is at, as AD@* does in AD@15.
+    A metric has ↑ where higher is better, and ↓ where lower is. In a name such as AD@*, the *
+    stands for a number, as in AD@15.
     """
     table = _listing("family", "metrics", "settings")
     for name, family in families.items():
@@ -109,7 +116,7 @@ def _needs(explainer: type[Explainer]) -> str:
 
 
 def _settings(section: type[Section]) -> str:
-    """Names and defaults: `samples: 20`; a name alone where there is none, or it is a section."""
+    """Write a section's keys with their defaults; without them where they are missing or long."""
 
     def text(name: str, field: FieldInfo) -> str:
         default = None if field.is_required() else field.get_default(call_default_factory=True)

@@ -1,4 +1,4 @@
-"""The report of an audit as one HTML page that needs nothing else."""
+"""The report of an audit as one HTML page, which needs no other files but pictures."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def render_page(
     """Return the page of a record as HTML.
 
     Args:
-        recorded: What the record says.
-        findings: Answers of SQL beside its leaderboard.
-        winners: By metric and backbone (`findings.certain_winners`).
-        exhibits: Images to show, by kind.
+        recorded: content of the record.
+        findings: findings about the audit, beside its leaderboard.
+        winners: best rivals by metric and backbone (`findings.certain_winners`).
+        exhibits: images to show, by kind.
     """
     audit, changes, versions = recorded.audit, recorded.changes, recorded.versions
     metrics, rows = wide(recorded.board)
@@ -120,7 +120,7 @@ def _asset(name: str) -> str:
 
 
 def _backbones(rows: Rows) -> list[dict[str, Any]]:
-    """Accuracy and discrimination of each."""
+    """Return accuracy and discrimination of each backbone."""
     first = {row["backbone"]: row for row in reversed(rows)}
     return [
         {"name": name, **{m: first[name][m] for m in ("accuracy", "discrimination")}}
@@ -129,7 +129,7 @@ def _backbones(rows: Rows) -> list[dict[str, Any]]:
 
 
 def headline(metrics: Sequence[str]) -> list[str]:
-    """One metric of each kind of the principal ones: at 15 %, or without a level, or the first."""
+    """Return one principal metric of each kind: at 15 %, else without a level, else the first."""
     kinds: dict[int, list[str]] = {}
     for metric in principal(metrics):
         kinds.setdefault(direction(metric).place, []).append(metric)
@@ -141,7 +141,7 @@ def headline(metrics: Sequence[str]) -> list[str]:
 def _without_void(
     winners: Mapping[str, Mapping[str, Best]], blind: set[str]
 ) -> dict[str, Mapping[str, Best]]:
-    """Where AD and IC rank nothing, nobody wins at them."""
+    """Leave out winners at AD and IC on blind backbones, where these metrics rank nothing."""
     return {
         metric: {name: best for name, best in by_backbone.items() if name not in blind}
         if direction(metric).family == "confidence"
@@ -153,7 +153,7 @@ def _without_void(
 def _bests(
     metrics: Sequence[str], rows: Rows, winners: Mapping[str, Mapping[str, Best]]
 ) -> dict[str, Any]:
-    """Who is best at what on each backbone."""
+    """Return the table of the best rivals by metric and backbone."""
     chosen = [m for m in headline(metrics) if m in winners]
     table = []
     for backbone in sorted({row["backbone"] for row in rows}):
@@ -194,7 +194,7 @@ def _boards(
     rows: Rows,
     winners: Mapping[str, Mapping[str, Best]],
 ) -> list[dict[str, Any]]:
-    """The table of the headline metrics, and one of each family of all."""
+    """Return a table of the headline metrics, and one of each family with all its metrics."""
     parts = {"Main metrics": headline(metrics), **families(metrics)}
     return [
         {
@@ -218,7 +218,7 @@ def _boards(
 
 
 def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
-    """A value and its interval as text, exact for a table's CSV, and their places on 0–100."""
+    """Return a value and its interval as text, exact for CSV, and as positions from 0 to 100."""
     measured = row[metric]
     if measured is None:
         return None
@@ -237,7 +237,7 @@ def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict
 
 
 def _classes(findings: Findings) -> list[dict[str, Any]]:
-    """Of each backbone: a row per class, a column per explainer."""
+    """Return a table for each backbone, with a row for each class and a column per explainer."""
     rows = findings.series["classes"]
     tables = []
     for backbone in sorted({row["backbone"] for row in rows})[:BACKBONES]:
@@ -278,7 +278,7 @@ def _plots(
     """Draw the plots of the page.
 
     Returns:
-        `scale` and `ranks`, each a plot or None, and `rows`, sections with figures.
+        The plots `scale` and `ranks`, or None for each, and `rows`, the sections with figures.
     """
     series = findings.series
 
@@ -365,7 +365,7 @@ KINDS = {
 def _gallery(
     exhibits: Mapping[str, Sequence[Exhibit]], leads: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Of each backbone, its images of every kind."""
+    """Return the images of every kind, for each backbone."""
     names = sorted({e.backbone for kind in KINDS for e in exhibits.get(kind, ())})
     return [
         {

@@ -1,4 +1,4 @@
-"""Maps as pictures: of the report, `ttame show`, and the contact sheet of an audit."""
+"""Pictures of maps, for the report, `ttame show` and the contact sheet of an audit."""
 
 from __future__ import annotations
 
@@ -22,32 +22,36 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
 from ttame_core.perturbation.masking import keep_most_relevant, min_max, resize
 
-TILE = 192  # pixels, side of one picture of a grid
+TILE = 192  # side of a picture in a grid, in pixels
 MARGIN = 8
-LINE = 18  # pixels, height of a line of text
+LINE = 18  # height of a line of text, in pixels
 INK, PAPER, BOX_COLOUR = "#1c1c1c", "#ffffff", "#ff3b30"
 ORDER = ("ttame", "gradcam", "oracle", "random")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its annotation and its maps of the class that each backbone predicts.
+    """An image with its annotation and its maps of the class that each backbone predicts.
 
-    maps: by backbone and explainer, a row of the view `maps` each. views: what each backbone sees.
+    Attributes:
+        maps: rows of the view `maps`, by backbone and explainer.
+        views: preprocessing of each backbone, by its name.
     """
 
     key: str
     label: str
     image: Image.Image
-    boxes: np.ndarray  # (N, 4) pixels of the image
+    boxes: np.ndarray  # (N, 4), in pixels of the image
     maps: dict[tuple[str, str], dict[str, Any]]
     views: dict[str, Preprocessing]
 
 
 def overlay(view: Image.Image, heat: np.ndarray) -> Image.Image:
-    """The view in dim grey under the map in viridis, the more opaque the higher the map.
+    """Draw a map in viridis over a dim grey view, the more opaque the higher the map is.
 
-    heat: (h, w) in [0, 1], upsampled bilinearly.
+    Args:
+        view: the classifier's view.
+        heat: map (h, w) in [0, 1], which is upsampled bilinearly.
     """
     heat = _upsample(heat, view.size)[..., None]
     grey = 0.8 * np.asarray(view.convert("L"), dtype=np.float32)[..., None]
@@ -56,7 +60,7 @@ def overlay(view: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def heatmap(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The map alone in viridis, upsampled bilinearly to `size` (width, height)."""
+    """Draw a map (h, w) in [0, 1] in viridis, upsampled bilinearly to `size` (width, height)."""
     return Image.fromarray(_viridis(_upsample(heat, size)[..., None]).astype(np.uint8))
 
 
@@ -78,18 +82,18 @@ def find_samples(
     backbones: Sequence[str] | None = None,
     explainers: Sequence[str] | None = None,
 ) -> list[Sample]:
-    """Return samples by key, with the maps there are.
+    """Return samples by key, with their maps.
 
     Args:
-        lake: The workspace.
-        db: A connection to it.
-        keys: The samples' keys.
-        dataset: The name of their data set; None for the one that has them.
-        backbones: The names of the backbones to show; None for all with maps.
-        explainers: The names of the explainers to show; None for all with maps.
+        lake: the workspace.
+        db: connection to the workspace.
+        keys: keys of the samples.
+        dataset: name of the data set; None for the one that has the keys.
+        backbones: names of the backbones to show; None for all with maps.
+        explainers: names of the explainers to show; None for all with maps.
 
     Raises:
-        UserError: A key has no sample, or its sample no such maps.
+        UserError: no sample has a key, or a sample has no such maps.
     """
     listed = db.sql(
         "FROM samples WHERE list_contains(?, key) AND ? IN (dataset, '')",
@@ -121,10 +125,17 @@ def each_sample(
     backbones: Sequence[str],
     explainers: Sequence[str],
 ) -> Iterator[Sample]:
-    """Yield those of a data set's samples that have such maps, in the order of the shards.
+    """Yield the samples of `find_samples` in the order of the shards, without those without maps.
 
-    Memory holds one image, and the maps of one shard's samples. The arguments are those of
-    `find_samples`.
+    Memory holds one image, and the maps of one shard's samples.
+
+    Args:
+        lake: the workspace.
+        db: connection to the workspace.
+        keys: keys of the samples.
+        dataset: name of the data set.
+        backbones: names of the backbones to show.
+        explainers: names of the explainers to show.
     """
     rows = db.sql(
         "FROM samples WHERE list_contains(?, key) AND dataset = ?", params=[list(keys), dataset]
@@ -139,7 +150,7 @@ def _each_sample(
     backbones: Sequence[str] | None,
     explainers: Sequence[str] | None,
 ) -> Iterator[Sample]:
-    """rows: of the view `samples`. Every shard is read once."""
+    """Yield the samples of rows of the view `samples`; every shard is read once."""
     view_of = cache(partial(_view_of, lake))
     shards: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows:
@@ -183,16 +194,19 @@ def _each_sample(
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
-    """What a backbone sees, as the files of its maps say."""
+    """Return a backbone's preprocessing, which the files of its maps tell."""
     files = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")
-    said = (lake.metadata(file).get("preprocessing") for file in files)  # refusals say nothing
+    said = (lake.metadata(file).get("preprocessing") for file in files)  # refusals have none
     return Preprocessing.from_config(json.loads(next(text for text in said if text)))
 
 
 def masked_view(view: Image.Image, heat: np.ndarray, keep: float) -> Image.Image:
-    """What the metrics show the classifier: the view under the map's `keep` % most relevant pixels.
+    """Return the masked view that metrics show the classifier.
 
-    heat: (h, w) in [0, 1], upsampled bilinearly.
+    Args:
+        view: the classifier's view.
+        heat: map (h, w) in [0, 1], which is upsampled bilinearly.
+        keep: percentage of the most relevant pixels that are kept.
     """
     size = (view.height, view.width)
     large = resize(min_max(torch.from_numpy(heat))[None, None], size)[0]
@@ -201,7 +215,7 @@ def masked_view(view: Image.Image, heat: np.ndarray, keep: float) -> Image.Image
 
 
 def show_samples(samples: Sequence[Sample]) -> Image.Image:
-    """A row per sample and backbone: the view and its boxes, then overlay and map per explainer."""
+    """Draw a row per sample and backbone: the view with boxes, then overlays and maps."""
     rows = []
     for sample in samples:
         for backbone in sorted({name for name, _ in sample.maps}):
@@ -220,7 +234,7 @@ def show_samples(samples: Sequence[Sample]) -> Image.Image:
 
 
 def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
-    """A row per sample: the image with its boxes, then each backbone's overlays side by side."""
+    """Draw a row per sample: the image with its boxes, then the overlays of each backbone."""
     pairs = sorted({pair for sample in samples for pair in sample.maps}, key=_pair_order)
     rows: list[list[tuple[Image.Image | None, str]]] = []
     for sample in samples:
@@ -250,7 +264,7 @@ def heat_of(row: dict[str, Any]) -> np.ndarray:
 
 
 def _boxed(sample: Sample, backbone: str) -> tuple[Image.Image, Image.Image]:
-    """What the classifier sees, and the same with boxes drawn on it."""
+    """Return the classifier's view without and with boxes."""
     preprocessing = sample.views[backbone]
     view = preprocessing.view(sample.image)
     boxed = _fit(view).copy()
@@ -263,16 +277,18 @@ def _boxed(sample: Sample, backbone: str) -> tuple[Image.Image, Image.Image]:
 
 
 def _fit(picture: Image.Image, tile: int = TILE) -> Image.Image:
-    """Scaled so that its longer side is a tile's."""
+    """Scale a picture so that its longer side is a tile's."""
     scale = tile / max(picture.size)
     size = round(picture.width * scale), round(picture.height * scale)
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
 def grid(rows: Sequence[Sequence[tuple[Image.Image | None, str]]], tile: int = TILE) -> Image.Image:
-    """Captioned pictures in rows and columns; a row without captions has no room for them.
+    """Draw captioned pictures in rows and columns; rows without captions leave no room for them.
 
-    tile: pixels, side of one picture.
+    Args:
+        rows: pictures (None for an empty place) with their captions.
+        tile: side of a picture, in pixels.
     """
     font = ImageFont.load_default(13)
     columns = max(len(row) for row in rows)

@@ -1,7 +1,7 @@
-"""Plots of a report: SVG by matplotlib, in the page's own colours, one small panel per backbone.
+"""Plots of a report: SVG by matplotlib, in the page's colours, with a panel for each backbone.
 
-A series' colour is a custom property of the page (--s1 … --s6), so that it differs in the dark.
-What has no colour of its own is grey, and says its name where it is pointed at.
+The colour of a series is a custom property of the page (--s1 … --s6), so that the dark theme can
+change it. A series without a colour of its own is grey, and shows its name under the pointer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-COLOURS = 6  # explainers that have one
-BACKBONES = 12  # at most, that have panels
+COLOURS = 6  # number of explainers with a colour of their own
+BACKBONES = 12  # number of backbones with panels, at most
 MARKERS = "os^DvP"
 GLYPHS = "●■▲◆▼✚"
-# Stand-ins for the page's colours, in the SVG that matplotlib writes.
+# Colours in matplotlib's SVG that are replaced by the page's.
 INK, SOFT, LINE = "#a000f0", "#a000f1", "#a000f2"
 SERIES = [f"#a0000{i}" for i in range(1, COLOURS + 1)]
 STYLE: dict[Any, Any] = {
@@ -59,21 +59,21 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
 }
-PANEL = (3.7, 2.7)  # inches
+PANEL = (3.7, 2.7)  # width and height in inches
 WIDE = (7.4, 2.4)
 SQUARE = (4.6, 3.6)
-ENDS = ("oracle", "random")  # methods of yardsticks between which rivals are drawn
+ENDS = ("oracle", "random")  # methods of the yardsticks at the ends of the scale
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one explainer is drawn everywhere in a report.
+    """The colour, line and marker of an explainer in all plots of a report.
 
     Attributes:
-        name: The explainer.
-        place: Its place among those that have a colour, from 0; None for the others.
+        name: name of the explainer.
+        place: position among the explainers with a colour, from 0; None for others.
         role: RIVAL, YARDSTICK or CONTROL.
-        method: Its method; "" for rivals, whose method changes nothing.
+        method: method of the explainer; "" for rivals, for which it does not matter.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Look:
 
 
 def looks(order: Sequence[str], roles: Mapping[str, Role]) -> dict[str, Look]:
-    """Return how explainers are drawn: T-TAME in the first colour, the best of others in the next.
+    """Return the looks of explainers: T-TAME has the first colour, the best others the next ones.
 
     Args:
-        order: The rivals, the best one first.
-        roles: The role of each explainer that is drawn, by name; rivals may be missing.
+        order: names of the rivals, the best one first.
+        roles: roles of the explainers that are drawn, by name; rivals may be missing.
     """
     first = [name for name in order if name == "ttame"]
     ranked = [*first, *(name for name in order if name != "ttame")]
@@ -119,14 +119,23 @@ def looks(order: Sequence[str], roles: Mapping[str, Role]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Plot:
-    """title: of the figure, for the eye. svg: safe to put into a page as it is."""
+    """A plot.
+
+    Attributes:
+        title: visible title of the figure.
+        svg: SVG that can be put into a page as it is.
+    """
 
     title: str
     svg: str
 
 
 class Plots:
-    """Draws a report's plots; no two of them share an id."""
+    """A drawer of a report's plots, which gives each plot its own id.
+
+    Args:
+        looks: looks of the explainers, by name; others are not drawn.
+    """
 
     def __init__(self, looks: Mapping[str, Look]) -> None:
         self._looks = looks
@@ -135,7 +144,7 @@ class Plots:
     # ---- over a percentage -----------------------------------------------------------------
 
     def kept(self, board: Rows, metric: str) -> list[Plot]:
-        """AD or IC over the kept percentage, with the leaderboard's intervals. board: its rows."""
+        """Draw AD or IC over the kept percentage, with intervals, from the leaderboard's rows."""
         rows = [
             {**row, "x": float(row["metric"].partition("@")[2])}
             for row in board
@@ -152,7 +161,7 @@ class Plots:
         )
 
     def removal(self, rows: Rows, order: str) -> list[Plot]:
-        """ROAD in one order, MoRF or LeRF."""
+        """Draw ROAD in one order, MoRF or LeRF, over the percentage of removed pixels."""
         which, better = {
             "MoRF": ("most", "lower"),
             "LeRF": ("least", "higher"),
@@ -166,7 +175,7 @@ class Plots:
         )
 
     def steps(self, rows: Rows, curve: str) -> list[Plot]:
-        """Insertion or deletion."""
+        """Draw insertion or deletion over the percentage of changed pixels."""
         done = {"insertion": "inserted", "deletion": "deleted"}[curve]
         better = {"insertion": "higher", "deletion": "lower"}[curve]
         return self._lines(
@@ -179,7 +188,7 @@ class Plots:
         )
 
     def training(self, rows: Rows, metric: str) -> list[Plot]:
-        """The loss, AD@15 or IC@15 of heads over the steps of their training."""
+        """Draw the loss, AD@15 or IC@15 of heads over the steps of their training."""
         label = "loss (log)" if metric == "loss" else "%, of the validation split"
         return self._lines(
             [{**r, "x": r["step"]} for r in rows if r["metric"] == metric],
@@ -204,7 +213,7 @@ class Plots:
         markevery: int = 1,
         share: bool = True,
     ) -> list[Plot]:
-        """A panel per backbone, a line per explainer; all panels have one scale if shared."""
+        """Draw a panel per backbone with a line per explainer, and with one scale if shared."""
         drawn = [r for r in rows if r["value"] is not None and r["explainer"] in self._looks]
         if len({row["x"] for row in drawn}) < 2:
             return []
@@ -238,7 +247,7 @@ class Plots:
     # ---- others ----------------------------------------------------------------------------
 
     def scale(self, board: Rows, metric: str) -> Plot | None:
-        """Where explainers stand between random maps and the annotated objects, backbone by row."""
+        """Draw each backbone's explainers on a scale from random maps to annotated objects."""
         rows = [r for r in board if r["metric"] == metric and r["explainer"] in self._looks]
         backbones = _backbones(rows)
         if not rows:
@@ -279,7 +288,7 @@ class Plots:
         axes.plot([row["value"]], [place], marker, color=look.colour, markersize=7, **own)
 
     def cost(self, board: Rows, metric: str) -> list[Plot]:
-        """Seconds of a map against faithfulness: what is best is cheap and low."""
+        """Draw a metric of faithfulness over the seconds of a map; lower left is best."""
         values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in board}
         rows = [
             {**r, "x": values[r["backbone"], r["explainer"], "seconds"]}
@@ -331,7 +340,7 @@ class Plots:
         return panels
 
     def sizes(self, rows: Rows, metric: str) -> list[Plot]:
-        """Localisation of small, medium and large objects."""
+        """Draw a metric of localisation for small, medium and large objects."""
         sizes = [s for s in ("small", "medium", "large") if any(r["size"] == s for r in rows)]
         objects = {look.name for look in self._looks.values() if look.method == "oracle"}
         placed = [
@@ -365,7 +374,7 @@ class Plots:
         return panels
 
     def ranks(self, rows: Rows) -> Plot | None:
-        """The mean rank of each explainer in every audit of the name."""
+        """Draw the mean rank of each explainer over all audits of the name."""
         times = sorted({row["timestamp"] for row in rows})
         if len(times) < 2:
             return None
@@ -396,7 +405,7 @@ class Plots:
     # ---- drawing ---------------------------------------------------------------------------
 
     def _series(self, rows: Rows, backbone: str) -> list[tuple[Look, list[Mapping[str, Any]]]]:
-        """The rows of each explainer of a backbone, those with a colour last, so on top."""
+        """Return a backbone's rows by explainer; coloured ones come last and are drawn on top."""
         by_explainer: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             if row["backbone"] == backbone:
@@ -412,14 +421,14 @@ class Plots:
         words: str,
         size: tuple[float, float] = PANEL,
     ) -> Plot:
-        import matplotlib  # half a second, which processes that draw nothing do without
+        import matplotlib  # takes half a second, which only processes that draw spend
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
         self._drawn += 1
         buffer = io.StringIO()
         with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=size, dpi=72)  # an SVG's, so that names lie where they are put
+            figure = Figure(figsize=size, dpi=72)  # the dpi of SVG, for the positions of names
             FigureCanvasSVG(figure)
             draw(figure.add_subplot())
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -437,7 +446,7 @@ def _band(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _plain(axis: Axis, steps: tuple[int, ...]) -> None:
-    """Numbers without powers on a logarithmic axis, at these steps of every decade."""
+    """Write plain numbers on a logarithmic axis, at these steps of every decade."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=steps))
@@ -450,13 +459,13 @@ def _gid(look: Look) -> str:
 
 
 def _date(timestamp: str) -> str:
-    """20260131T101500Z in two lines."""
+    """Write a record's time, such as 20260131T101500Z, in two lines."""
     parts = re.fullmatch(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)\d\dZ", timestamp)
     return "{}-{}-{}\n{}:{}".format(*parts.groups()) if parts else timestamp
 
 
 def _ends(series: Sequence[tuple[Look, list[Mapping[str, Any]]]], x_label: str) -> str:
-    """First and last value of every line, for those who do not see it."""
+    """Describe every line by its first and last value, for people who cannot see the plot."""
     texts = []
     for look, own in series:
         first, *_, last = [*(sorted(own, key=lambda r: r["x"]) * 2)]
@@ -468,16 +477,16 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
-    """Names beside points, each where it meets no other name: right, left, above or below.
+    """Write names beside points, to the right, left, above or below, where they meet no other.
 
-    One that finds no room is left out; the point's own title says who it is.
+    A name without room is left out; the point's own title has it.
     """
-    axes.figure.canvas.draw()  # lays the axes out
+    axes.figure.canvas.draw()  # computes the layout of the axes
     extent = axes.get_window_extent()
     frame = (extent.x0, extent.y0, extent.x1, extent.y1)
     spots = [axes.transData.transform((x, y)) for x, y, _ in points]
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in spots]
-    # Those with a colour first: they get the best places.
+    # Names of coloured points come first and get the best places.
     order = sorted(range(len(points)), key=lambda i: points[i][2].place is None)
     for i in order:
         look, others = points[i][2], taken[:i] + taken[i + 1 :]
@@ -498,7 +507,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
 
 
 def _places(x: float, y: float, width: float, height: float = 10) -> Iterable[Box]:
-    """Where a name of that size may stand beside a point, the best place first."""
+    """Yield places for a name of that size beside a point, the best place first."""
     right, left, middle = 7, -7 - width, -width / 2
     steps = [(right, 0), (left, 0)]
     steps += [(middle, up) for up in (10, -10, 14, -14, 24, -24)]
@@ -516,7 +525,7 @@ def _meet(a: Box, b: Box) -> bool:
 
 
 def _inline(svg: str, name: str, title: str, words: str) -> str:
-    """An SVG that can stand in a page: own ids, the page's colours, a title and a description."""
+    """Prepare an SVG for a page: with its own ids, the page's colours, title and description."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)

@@ -1,4 +1,4 @@
-"""What people see of a record: its page, the pictures in it, and contact sheets."""
+"""Rendering of a record: its page, the page's pictures, and contact sheets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ttame_core.report.pictures import contact_sheet, find_samples
 from ttame_core.stages.roles import rivals
 
 PICTURED = 8  # samples on the contact sheet
-COMPARED = 5  # backbones, and explainers of each, on the small ones
+COMPARED = 5  # backbones with small contact sheets, and explainers on each, at most
 
 
 def render(recorded: Recorded) -> None:
@@ -44,9 +44,9 @@ def contact_sheets(
     """Draw a small contact sheet of each of the first few backbones, with the rivals' maps.
 
     Args:
-        lake: The workspace.
-        audit: The audit.
-        backbones: The names of its backbones that did not fail.
+        lake: the workspace.
+        audit: the spec.
+        backbones: names of the backbones that did not fail.
 
     Yields:
         The backbone's name and the picture; nothing for a backbone without maps.

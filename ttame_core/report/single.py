@@ -1,4 +1,4 @@
-"""Single pictures explained, without a lake: `ttame explain-image`."""
+"""Explanations of single pictures, without a lake, for `ttame explain-image`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from ttame_core.explainers import Explainer, forward_pass
 from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import grid, overlay
 
-TILE = 320  # pixels, side of one picture
+TILE = 320  # side of a picture, in pixels
 IMAGENET = "imagenet-1k"
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One picture with maps of one class. view: what the classifier sees of it.
+    """A picture with maps of one class.
 
-    probability: of the predicted class; of_target: of the class explained. maps: (h, w) in [0, 1]
-    by explainer.
+    Attributes:
+        name: name of the picture.
+        view: the classifier's view of the picture.
+        predicted: name of the predicted class.
+        probability: softmax of the predicted class.
+        target: name of the explained class.
+        of_target: softmax of the explained class.
+        maps: maps (h, w) in [0, 1], by explainer.
     """
 
     name: str
@@ -42,7 +48,7 @@ class Explained:
 
     @property
     def sentence(self) -> str:
-        """What the classifier says of the picture, and which class is explained, in a line."""
+        """A line with the predicted class, and with the explained one where it is another."""
         said = f"{self.name}: {self.predicted} {self.probability:.3f}"
         if self.target == self.predicted:
             return said
@@ -50,7 +56,11 @@ class Explained:
 
 
 def read_picture(path: str) -> Image.Image:
-    """The picture in a file. Raises UserError where there is none."""
+    """Read the picture in a file.
+
+    Raises:
+        UserError: there is no such file, or it holds no picture.
+    """
     try:
         with open(path, "rb") as stream:
             data = stream.read()
@@ -66,10 +76,17 @@ def explain_picture(
     classes: Sequence[str],
     target: int | None = None,
 ) -> Explained:
-    """Explain one class of a picture, by default the predicted one, with explainers by name.
+    """Explain one class of a picture.
 
-    Those are of one backbone, whose class names are `classes`. Raises UserError for an explainer
-    that has no map of the picture.
+    Args:
+        name: name of the picture.
+        picture: the picture.
+        explainers: explainers of one backbone, by name.
+        classes: the backbone's names of its classes.
+        target: number of the class to explain; None for the predicted one.
+
+    Raises:
+        UserError: an explainer has no map of the picture.
     """
     backbone = next(iter(explainers.values())).backbone
     pixels = backbone.preprocessing.pixels(picture)[None]
@@ -97,7 +114,7 @@ def explain_picture(
 
 
 def draw(pictures: Sequence[Explained]) -> Image.Image:
-    """A row per picture: what the classifier sees and says, and the overlay of each map."""
+    """Draw a row per picture: the view with its predicted class, and the overlay of each map."""
     rows = []
     for one in pictures:
         tiles = [(one.view, f"{one.predicted} {one.probability:.2f}")]
@@ -111,7 +128,7 @@ def draw(pictures: Sequence[Explained]) -> Image.Image:
 
 
 def class_names(settings: spec.Backbone, backbone: Backbone) -> list[str]:
-    """What a classifier's own library calls its classes; their numbers where it does not say."""
+    """Return a classifier's names of its classes; numbers where its library has no names."""
     count = backbone.num_classes
     labels = getattr(getattr(backbone.model, "config", None), "id2label", None)
     if settings.library == "huggingface" and labels:
@@ -130,7 +147,15 @@ def class_names(settings: spec.Backbone, backbone: Backbone) -> list[str]:
 
 
 def find_class(wanted: str, classes: Sequence[str]) -> int:
-    """The number of a class by its number or name; of `tabby, tabby cat` any part will do."""
+    """Return the number of a class.
+
+    Args:
+        wanted: number of the class, its name, or a part of a name such as `tabby, tabby cat`.
+        classes: names of the classes.
+
+    Raises:
+        UserError: there is no such class.
+    """
     by_name: dict[str, int] = {}
     for number, name in enumerate(classes):
         for part in (name, *re.split(r",\s*", name)):

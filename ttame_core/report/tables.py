@@ -1,4 +1,4 @@
-"""The leaderboard for people: wide, in its units, and with the warnings that belong to it."""
+"""Tables of the leaderboard for people: wide, in the metrics' units, and with warnings."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import BACKBONE, RIVAL
 
-LEVELS = 3  # settings of one metric that are shown where there is no room for all
-WIDTH = 160  # characters of a terminal that is none
+LEVELS = 3  # levels of a metric that are shown where there is no room for all
+WIDTH = 160  # characters in a line where the output is no terminal
 
 GAP = 3  # characters between columns
 _NAMES = ("backbone", "explainer")
@@ -28,10 +28,13 @@ Rows = list[dict[str, Any]]
 
 
 def wide(board: pa.Table) -> tuple[list[str], Rows]:
-    """Metric names in reading order, and a row per backbone and explainer.
+    """Return names of metrics in reading order, and a row per backbone and explainer.
 
-    A row has backbone, explainer, method, role, accuracy, discrimination, and under each metric's
-    name its row of the leaderboard; None where there is none. Rivals come first.
+    A row has backbone, explainer, method, role, accuracy, discrimination, and for each metric,
+    under its name, the leaderboard's row, or None. Rivals come first.
+
+    Args:
+        board: the leaderboard.
     """
     rows = board.to_pylist()
     metrics = sorted({r["metric"] for r in rows if r["explainer"] != BACKBONE}, key=_order)
@@ -59,7 +62,7 @@ def _order(metric: str) -> tuple[int, str, float, str]:
 
 
 def principal(metrics: Sequence[str]) -> list[str]:
-    """The metrics that stand for all where there is no room: some of each family, one fill."""
+    """Return the principal metrics, with only LEVELS levels and one fill of each."""
     chosen: list[str] = []
     for metric in metrics:
         about = direction(metric)
@@ -70,7 +73,7 @@ def principal(metrics: Sequence[str]) -> list[str]:
 
 
 def families(metrics: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics by family, both in reading order; those that are not listed are `other`."""
+    """Group metrics by family, both in reading order; unknown ones are in the family `other`."""
     by_family: dict[str, list[str]] = {}
     for metric in metrics:
         by_family.setdefault(direction(metric).family or "other", []).append(metric)
@@ -78,7 +81,7 @@ def families(metrics: Sequence[str]) -> dict[str, list[str]]:
 
 
 def arrow(metric: str) -> str:
-    """Where better is: ↓, ↑, or nothing where that is not known."""
+    """Return ↓ where lower is better, ↑ where higher is, and nothing where neither is."""
     return {True: "↓", False: "↑", None: ""}[direction(metric).lower_is_better]
 
 
@@ -86,8 +89,11 @@ def arrow(metric: str) -> str:
 class Best:
     """The best value of a metric among the rivals of one backbone.
 
-    value: as it is shown; equals share it. apart: it is one explainer's, and its interval does not
-    meet that of the next: a difference beyond chance, on the safe side (`ttame compare` pairs).
+    Attributes:
+        value: the value as it is shown; several explainers may have it.
+        apart: whether a single explainer has the value, and its interval does not meet that of the
+            next one: then the difference is beyond chance, and perhaps also otherwise, because
+            pairs (`ttame compare`) tell more.
     """
 
     value: str
@@ -95,7 +101,12 @@ class Best:
 
 
 def best(rows: Rows, metric: str) -> dict[str, Best]:
-    """By backbone; none where a metric has no direction, or no rivals to be better than."""
+    """Return the best value of a metric for each backbone that has at least two rivals.
+
+    Args:
+        rows: rows of `wide`.
+        metric: name of the metric; one without a direction has no best values.
+    """
     lower = direction(metric).lower_is_better
     rivals: dict[str, Rows] = {}
     for row in rows:
@@ -114,7 +125,7 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
 
 
 def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best | None:
-    """The best value of the row's backbone where it is this row's too."""
+    """Return the best value of a row's backbone if the row has it; else None."""
     winner = winners.get(row["backbone"])
     if winner is None or row[metric] is None or row["role"] != RIVAL:
         return None
@@ -122,9 +133,14 @@ def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best 
 
 
 def leaderboard_tables(board: pa.Table, width: int = WIDTH) -> list[Table]:
-    """The principal metrics on a terminal, in as many tables as it takes, split between families.
+    """Make tables of the principal metrics for a terminal, as many as needed.
 
-    The best rival of each backbone is green, and bold where it is apart from the next.
+    Families of metrics are not split between tables. The best rival of each backbone is green, and
+    bold where it is apart from the next.
+
+    Args:
+        board: the leaderboard.
+        width: number of characters in a line.
     """
     metrics, rows = wide(board)
     chosen = principal(metrics)
@@ -172,7 +188,7 @@ def _leaderboard_part(metrics: Sequence[str], rows: Rows) -> Table:
 
 
 def backbones_table(board: pa.Table) -> Table:
-    """What is a backbone's own: accuracy, and whether AD and IC rank anything on it."""
+    """Make the table of backbones: accuracy, and discrimination, without which AD says nothing."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("backbone", no_wrap=True)
     table.add_column("accuracy", justify="right")
@@ -188,7 +204,7 @@ def _one_each(rows: Rows) -> Iterable[dict[str, Any]]:
 
 
 def short(metric: str) -> str:
-    """A header that leaves room for the others: pointing_game → pointing."""
+    """Shorten a metric's name for a header, such as pointing_game to pointing."""
     return re.sub("_game|_in_box|_passes", "", metric)
 
 
@@ -204,12 +220,12 @@ def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Text
 
 
 def refusals(rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """A sentence for each explainer that does not apply to a backbone: rows of `refusals`."""
+    """Return a sentence for each explainer that does not apply, from rows of `refusals`."""
     return [f"{r['explainer']} does not apply to {r['backbone']}: {r['reason']}" for r in rows]
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A paired comparison on a terminal, the better one named where that is beyond chance."""
+    """Make the table of a comparison; it names the better one where that is beyond chance."""
     table = Table(
         box=box.SIMPLE_HEAD,
         header_style="bold",
@@ -249,7 +265,13 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
-    """A sentence for each backbone on which AD and IC rank nothing, or might not."""
+    """Return a sentence for each backbone on which AD and IC rank nothing, or perhaps nothing.
+
+    Args:
+        board: the leaderboard.
+        minimum_discrimination: points of AD@15 between random and oracle, under which AD and IC
+            rank nothing.
+    """
     sentences = []
     rows = wide(board)[1]
     oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["method"] == "oracle"}
@@ -277,7 +299,7 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
 
 
 def records(board: pa.Table) -> Rows:
-    """The leaderboard as plain rows of text, for a Prefect table artifact."""
+    """Return the leaderboard as rows of text, for a table artifact of Prefect."""
     metrics, rows = wide(board)
 
     def text(measured: dict[str, Any] | None) -> str:

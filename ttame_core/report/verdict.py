@@ -1,4 +1,4 @@
-"""The top of a report in words: what was audited, what to think of it, what to look at."""
+"""The sentences at the top of a report: what was audited, how to read it, what needs a look."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Tone = Literal["good", "care", "bad", "plain"]
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence, and the part of the page (an id) that it speaks of."""
+    """A sentence, and the id of the part of the page that it is about."""
 
     words: str
     link: str = ""
@@ -27,7 +27,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Answer:
-    """short: in a few words. tone: what its colour is, which says nothing that words do not."""
+    """An answer to a question about an audit.
+
+    Attributes:
+        question: the question.
+        tone: colour of the answer, which only repeats the words.
+        short: the answer in a few words.
+        lines: sentences that explain the answer.
+    """
 
     question: str
     tone: Tone
@@ -36,7 +43,7 @@ class Answer:
 
 
 def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
-    """What was audited, in one sentence."""
+    """Return one sentence on what was audited."""
     backbones = sorted({row["backbone"] for row in rows})
     explainers = {row["explainer"]: row["role"] for row in rows}
     rivals = [name for name, role in explainers.items() if role == RIVAL]
@@ -57,10 +64,14 @@ def trust(
     failures: Mapping[str, str],
     changes: Sequence[Mapping[str, Any]],
 ) -> Answer:
-    """Whether the figures can be trusted: gates, failures, and what masked images tell.
+    """Answer whether the figures can be trusted, from gates, failures and masked images.
 
-    metric: the average drop that stands for faithfulness, None where there is none. minimum: points
-    of discrimination under which AD and IC rank nothing.
+    Args:
+        rows: rows of `tables.wide`.
+        metric: the average drop that stands for faithfulness; None where there is none.
+        minimum: points of discrimination under which AD and IC rank nothing.
+        failures: the error of each backbone that failed, by its name.
+        changes: rows of AUDIT_CHANGES.
     """
     lines = []
     gates = [row for row in changes if row["gate"]]
@@ -111,7 +122,7 @@ _TRUST = "Can the explanations be trusted?"
 
 
 def _no_better_than_random(rows: Rows, metric: str | None) -> list[str]:
-    """Backbones on which no rival's interval is clear of that of random maps."""
+    """Return the backbones on which every rival's interval meets that of random maps."""
     unclear: list[str] = []
     if metric is None:
         return unclear
@@ -131,9 +142,14 @@ def best_where(
     findings: Findings,
     blind: Collection[str],
 ) -> Answer:
-    """Which explainer keeps most confidence on which backbone, and whether that is certain.
+    """Answer which explainer keeps most confidence on which backbone, and whether it is certain.
 
-    blind: backbones on which AD and IC rank nothing.
+    Args:
+        rows: rows of `tables.wide`.
+        metric: the average drop that stands for faithfulness; None where there is none.
+        winners: best rivals by metric and backbone.
+        findings: findings about the audit.
+        blind: names of the backbones on which AD and IC rank nothing.
     """
     question = "Which explainer is best?"
     rivals = {row["explainer"] for row in rows if row["role"] == RIVAL}
@@ -182,7 +198,7 @@ def best_where(
 
 
 def _best_on(backbone: str, names: Sequence[str], sure: bool, rows: Rows, metric: str) -> Line:
-    """Say who is best on a backbone, and who is next. names: of those that share the best value."""
+    """Say who is best on a backbone, and who is next; `names` are those with the best value."""
     own = [r for r in rows if r["backbone"] == backbone and r[metric] and r["role"] == RIVAL]
     own.sort(key=lambda r: r[metric]["value"])
     value = f"{shown(own[0][metric]['value'], metric)} %"
@@ -201,7 +217,7 @@ def _best_on(backbone: str, names: Sequence[str], sure: bool, rows: Rows, metric
 def attention(
     findings: Findings, refusals: Sequence[str], changes: Sequence[Mapping[str, Any]]
 ) -> Answer:
-    """What somebody should look at, with where it stands."""
+    """Answer what needs a look, with the parts of the page that show it."""
     lines = []
     outside = _totals(findings.of("outside"), "images")
     wrong = _totals(findings.of("wrong"), "images")
@@ -245,7 +261,7 @@ def attention(
 
 
 def changed(changes: Sequence[Mapping[str, Any]] | None, previous: str | None) -> Answer:
-    """What changed since the last audit of the name. previous: its time, None for no such."""
+    """Answer what changed since the last audit of the name, whose time is `previous`."""
     question = "What changed?"
     if previous is None and not changes:
         return Answer(question, "plain", "This is the first audit of this name")
@@ -260,7 +276,7 @@ def changed(changes: Sequence[Mapping[str, Any]] | None, previous: str | None) -
 
 
 def _totals(rows: Iterable[Mapping[str, Any]], column: str) -> int:
-    """The sum over backbones of a count that each of a backbone's rows carries."""
+    """Add up a count over backbones, which is the same in all rows of a backbone."""
     return sum({row["backbone"]: row[column] for row in rows}.values())
 
 
@@ -269,14 +285,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:
-    """a, b and c; beyond `most`, how many more."""
+    """Write names as `a, b and c`; beyond `most` names, the number of the others."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _time(timestamp: str) -> str:
-    """20260131T101500Z as 2026-01-31 10:15."""
+    """Write a record's time, such as 20260131T101500Z, as 2026-01-31 10:15."""
     return datetime.strptime(timestamp, AUDIT_TIME).strftime("%Y-%m-%d %H:%M")
 
 

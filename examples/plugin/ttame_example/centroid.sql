@@ -1,5 +1,5 @@
 /*
-columns: {x: FLOAT, y: FLOAT, distance: FLOAT}  # of a row per map, shares of the image's sides
+columns: {x: FLOAT, y: FLOAT, distance: FLOAT}  # a row per map; shares of the image's sides
 metrics:
   centroid_distance:
     better: lower

@@ -1,5 +1,5 @@
--- Average drop by class and explainer, of each backbone the classes that lose most; accuracy in percent.
--- classes: how many there are.
+-- The average drop by class and explainer, for the classes of each backbone that lose most, and their
+-- accuracy in percent. classes: number of classes of the backbone.
 WITH names AS (
     SELECT label, any_value(class) AS class FROM samples
     WHERE dataset = getvariable('dataset') GROUP BY label

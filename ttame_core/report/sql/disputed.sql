@@ -1,5 +1,5 @@
--- Three images of each backbone whose explainers agree least: the mean correlation of their maps, two
--- by two. Of the recorded images.
+-- The three recorded images of each backbone on which explainers agree least, by the mean correlation
+-- of pairs of their maps.
 SELECT backbone, 'disputed' AS kind, place, key, value
 FROM (
     SELECT backbone, key, avg(correlation) AS value,

@@ -1,5 +1,5 @@
--- Three images of each kind and backbone, by what the leading explainer's map keeps of the confidence:
--- the best, the typical (nearest to the median) and the worst. Of the recorded images.
+-- Three recorded images of each kind and backbone: the best, the typical (nearest to the median) and
+-- the worst, by the share of the confidence that the leading explainer's map keeps.
 WITH kept AS (
     SELECT backbone, explainer, key, p_masked / greatest(p, 1e-9) AS share
     FROM confidence

@@ -1,7 +1,7 @@
--- Images on which three in four explainers' maps have their maximum outside every box: what else does the
--- classifier look at? First those on which most agree, then those with the least of the maps in the
--- boxes. value: the mean share of the maps that lies in the boxes, percent. images: how many there are
--- of that backbone.
+-- Images on which at least three in four explainers' maps have their maximum outside every box: the
+-- classifier may look at something else. Images on which more explainers agree come first, then images
+-- with a smaller share of the maps in the boxes. value: mean share of the maps in the boxes, in percent.
+-- images: number of such images of the backbone.
 WITH looked AS (
     SELECT backbone, key, count(*) FILTER (NOT pointing_game) AS outside, count(*) AS explainers,
            1e2 * avg(energy_in_box) AS value

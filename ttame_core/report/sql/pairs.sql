@@ -1,4 +1,4 @@
--- The best explainer and the runner-up of a backbone on the same images, a row per image and metric.
+-- Values of a backbone's best explainer (a) and of the next one (b), a row per image and metric.
 -- In: contests (metric, best, second), own_values (the record's values.parquet).
 SELECT metric, (hash(key) % 256)::INT AS bucket, one.value::DOUBLE AS a, two.value::DOUBLE AS b
 FROM contests

@@ -1,5 +1,5 @@
--- The mean rank of each explainer in the latest 24 audits of this name, over all metrics but the cost:
--- 1 is best, equals share. The last one is what the lake holds now.
+-- The mean rank of each explainer in the latest 24 audits of this name, over all metrics but the cost.
+-- Rank 1 is best, and equals share a rank. The last audit is the one that the lake holds now.
 WITH boards AS (
     SELECT timestamp, backbone, explainer, role, metric, value FROM audits
     WHERE name = getvariable('audit') AND dataset = getvariable('dataset')

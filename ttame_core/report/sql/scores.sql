@@ -1,4 +1,4 @@
--- What the pictured images' maps score: the probability left of the masked image, and the share of the
+-- The scores of the pictured images' maps: the probability on the masked image, and the share of the
 -- map in the boxes. In: pictured (a row per backbone and key).
 SELECT backbone, key, explainer,
        any_value(p_masked) AS p_masked, any_value(energy) AS energy, any_value(inside) AS inside

@@ -1,5 +1,5 @@
--- How well maps find small, medium and large objects: of these two metrics what `by_object_size` says
--- (ttame_core/lake/query/sql/object_sizes.sql), from a single reading.
+-- Localisation of small, medium and large objects: two metrics as in the view `by_object_size`
+-- (ttame_core/lake/query/sql/object_sizes.sql), from a single reading of the scores.
 WITH found AS (
     SELECT backbone, explainer, object_size(object_share) AS size,
            avg(1e2 * pointing_game::INT) AS pointing_game, count(pointing_game) AS pointed,

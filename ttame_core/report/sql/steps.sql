@@ -1,5 +1,5 @@
--- Insertion and deletion step by step: the target's mean probability, in percent, once so many percent
--- of the pixels are put into a blurred image, or blackened. half: of the 95 % interval of the mean
+-- Insertion and deletion step by step: the target's mean probability, in percent, after `moved` percent
+-- of the pixels were inserted into a blurred image, or blackened. half: half of the mean's 95 % interval
 -- (1.96 standard errors).
 WITH single AS (
     SELECT backbone, explainer, curve, unnest(probabilities) AS p,

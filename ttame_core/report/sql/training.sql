@@ -1,4 +1,4 @@
--- How heads were trained: the loss in at most a hundred means, and what was validated.
+-- The training of heads: at most a hundred means of the loss, and the metrics of validations.
 WITH own AS (
     SELECT backbone, explainer, step, loss, metric, value,
            max(step) OVER (PARTITION BY backbone, explainer) AS steps

@@ -1,5 +1,5 @@
--- Wrong predictions, the most confident first. value: the probability, percent; images: how many wrong
--- ones that backbone has; sure: those of at least 90 %.
+-- Wrong predictions, the most confident first. value: probability in percent; images: number of wrong
+-- predictions of the backbone; sure: number of those with at least 90 %.
 WITH placed AS (
     SELECT backbone, count(*) AS images, count(*) FILTER (probability >= 0.9) AS sure,
            arg_min({'key': key, 'value': 1e2 * probability}, row(-probability, md5(key)), 8) AS first

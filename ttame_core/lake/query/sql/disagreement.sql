@@ -1,4 +1,4 @@
--- Where explainers disagree: the correlation of their maps of each image, lowest first if ordered.
+-- The disagreement of explainers: the correlation of two explainers' maps of each image.
 -- In: shape.thumbnail, each map at 14×14, centred and of unit norm.
 CREATE VIEW disagreement AS
 SELECT a.dataset, a.backbone, a.key, a.explainer AS explainer_a, b.explainer AS explainer_b,

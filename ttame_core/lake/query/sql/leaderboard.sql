@@ -1,13 +1,14 @@
 -- Every metric of every dataset, backbone and explainer, with its 95 % bootstrap interval and the
--- number of images behind it. Only maps of the model truth count (target = predicted). What is a
--- backbone's own (accuracy, discrimination) has the explainer '-', and no method and role.
+-- number of its images. Only maps of the predicted class count (target = predicted). Metrics of a
+-- backbone itself (accuracy, discrimination) have the explainer '-', and no method and role.
 -- In: metric_sums (a row per metric and group of images; ttame_core/lake/query/metric_values.py),
 -- recorded_boards (leaderboards of records that still hold; ttame_core/lake/query/boards.py) and the
 -- variable of that name, their data sets.
 
--- Images fall into 256 groups by their keys' hash, and a replicate counts each group a Poisson(1)
--- number of times: one pass over the images, then sums of 256 numbers, whatever the data's size.
--- A view: nobody who does not ask for it waits for it.
+-- The weights of the bootstrap. Images fall into 256 groups by the hash of their keys, and each
+-- replicate counts each group a Poisson(1) number of times. So one pass over the images is enough, and
+-- then sums of 256 numbers, whatever the size of the data is. This is a view, so that queries without
+-- intervals do not compute it.
 CREATE VIEW bootstrap AS
 SELECT
     replicate,
@@ -27,7 +28,7 @@ WITH sums AS MATERIALIZED (
            total, n
     FROM metric_sums WHERE NOT list_contains(coalesce(getvariable('recorded_boards'), []), dataset)
 ),
--- Groups without images count as well: with nothing.
+-- Groups without images are added with a total of 0.
 complete AS (
     SELECT dataset, backbone, explainer, metric, bucket, sum(total) AS total, sum(n)::DOUBLE AS n
     FROM (

@@ -1,7 +1,7 @@
 -- Metrics over any slice of `confidence`, in percent (ttame_core/metrics/confidence.py):
 --   SELECT label, AD(p, p_masked) FROM confidence WHERE keep = 15 GROUP BY label
 
--- What one image loses, whether it rises, and what it gains. Doubles: sums of decimals are slow.
+-- The drop, the rise and the gain of one image. They are doubles, because sums of decimals are slow.
 CREATE MACRO confidence_drop(p, p_masked) AS
     CASE WHEN p > p_masked THEN 1e2 * (p::DOUBLE - p_masked) / p ELSE 0e0 END;
 CREATE MACRO confidence_rise(p, p_masked) AS CASE WHEN p_masked > p THEN 1e2 ELSE 0e0 END;
@@ -18,11 +18,11 @@ CREATE MACRO ADCC(coherency, complexity, lost) AS
     CASE WHEN coherency > 0 AND complexity < 1 AND lost < 1
     THEN 3 / (1 / coherency::DOUBLE + 1 / (1 - complexity::DOUBLE) + 1 / (1 - lost::DOUBLE)) ELSE 0 END;
 
--- Objects by the share of the view that they cover (object_share of `localization`).
+-- The size of objects, by the share of the view that they cover (object_share of `localization`).
 CREATE MACRO object_size(share) AS
     CASE WHEN share < 0.1 THEN 'small' WHEN share < 0.3 THEN 'medium' ELSE 'large' END;
 
--- The first place, from 1, of a list's highest value.
+-- The first position, from 1, of a list's highest value.
 CREATE MACRO first_best(list) AS list_position(list, list_max(list));
 
 -- Whether the level lies in a run, 1 or 0: levels at which a run begins and ends, in turn. A level
@@ -30,13 +30,14 @@ CREATE MACRO first_best(list) AS list_position(list, list_max(list));
 CREATE MACRO found_at(levels, level) AS
     len(list_filter(levels, lambda l: l <= coalesce(level, -1))) % 2;
 
--- A metric's name: of its column or as the data says, with what completes it (AD@15, AD@15/blur).
+-- A metric's name: that of its column, or the text in the column `metric`, completed by level and fill
+-- (AD@15, AD@15/blur).
 CREATE MACRO metric_name(measure, metric, level, fill) AS
     coalesce(metric, measure) || coalesce('@' || printf('%g', level), '')
     || coalesce('/' || fill, '');
 
--- What an explainer is where no file says so: in workspaces and records from before there were such
--- files, its name told. NULL for '-', which is no explainer.
+-- Method and role of an explainer by its name, for workspaces and records that were written before
+-- there were files of roles. NULL for '-', which is no explainer.
 CREATE MACRO named_role(explainer) AS {
     'method': CASE WHEN explainer <> '-' THEN regexp_replace(explainer, '-permuted$', '') END,
     'role': CASE

@@ -1,5 +1,5 @@
--- How alike an audit's maps are to another's, image by image: their correlation at 14×14, 1 where both
--- are the same (or both flat). An image that is given another class now is explained for that one.
+-- The correlation of two audits' maps of each image at 14×14; 1 where both maps are the same, or both
+-- flat. The maps explain the class that each audit predicted, which may differ.
 --   FROM map_changes('zoo/20260102T020000Z', 'zoo/20260101T020000Z') ORDER BY correlation LIMIT 9
 -- In: audit_thumbnails.
 CREATE MACRO map_changes(audit, earlier) AS TABLE

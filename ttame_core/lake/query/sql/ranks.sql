@@ -1,5 +1,6 @@
--- The mean rank of each explainer: of every family of metrics, and over all of them but the cost.
--- 1 is best, equals share; a cell is a metric of one backbone, ranked among its `rivals`.
+-- The mean rank of each explainer, for every family of metrics, and over all families but the cost.
+-- Rank 1 is best, and equals share a rank. A cell is a metric of one backbone, and explainers are ranked
+-- among the `rivals` in it.
 CREATE VIEW ranks AS
 WITH cells AS (
     SELECT dataset, backbone, explainer, metric, family, lower_is_better,

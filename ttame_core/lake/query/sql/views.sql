@@ -1,9 +1,9 @@
--- What `ttame query` sees. In: a table files_… for each kind of file of the lake, with `filename`
--- and the Hive partitions as columns.
+-- The views that `ttame query` reads. In: a table files_… for each kind of file of the lake, with
+-- `filename` and the Hive partitions as columns.
 
 CREATE MACRO dataset_of(filename) AS regexp_extract(filename, 'datasets/([^/]+)/[^/]+$', 1);
 
--- The name (1) and the time (2) of the audit that a file is of.
+-- The name (part 1) or the time (part 2) of the audit that a file belongs to.
 CREATE MACRO audit_of(filename, part) AS
     regexp_extract(filename, 'audits/([^/]+)/([^/]+)/[^/]+$', part);
 
@@ -39,23 +39,23 @@ SELECT DISTINCT
     decode(value) AS reason
 FROM files_metadata WHERE decode(key) = 'ttame.not_applicable';
 
--- What each explainer of the lake is: its method, its role (rival, yardstick or control) and, of a
--- control, the explainer that it is held against. In: partitions, all that have maps or scores.
+-- The method and the role (rival, yardstick or control) of each explainer, and for a control, the
+-- explainer that it is compared with. In: partitions, all explainers with maps or scores.
 CREATE VIEW explainers AS
 SELECT dataset, backbone, explainer, method, role, control_of FROM files_explainers
 UNION ALL
 SELECT dataset, backbone, explainer, unnest(named_role(explainer))
 FROM partitions ANTI JOIN files_explainers USING (dataset, backbone, explainer);
 
--- What each classifier says of each image.
+-- The prediction of each classifier for each image.
 CREATE VIEW predictions AS
 SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) AS predicted,
        max(probability) FILTER (target = predicted) AS probability
 FROM maps GROUP BY ALL;
 
--- How each head was trained: a row per step recorded, and one per validation and metric. `confidence`
--- is the term of `training.objective`, whichever that is. Files hold a row per term, whose name has
--- an @ where it is a metric; earlier ones are as the view is.
+-- The training of each head: a row per recorded step, and one per validation and metric. `confidence`
+-- is the term of `training.objective`, whatever its name is. Files hold a row per term, and the names of
+-- metrics have an @; earlier files have the columns of the view.
 CREATE VIEW heads AS
 SELECT dataset, backbone, explainer, epoch, step, loss, variation, area, confidence, metric, value
 FROM files_heads WHERE term IS NULL
@@ -69,13 +69,13 @@ UNION ALL
 SELECT dataset, backbone, explainer, epoch, step, NULL, NULL, NULL, NULL, term, value
 FROM files_heads WHERE term GLOB '*@*';
 
--- What `ttame sweep` tried: a row per trial and metric of the validation split.
+-- The trials of `ttame sweep`: a row per trial and metric of the validation split.
 CREATE VIEW sweeps AS
 SELECT dataset, backbone, explainer, regexp_extract(filename, '([^/]+)\.parquet$', 1) AS trial,
        * EXCLUDE (dataset, backbone, explainer, filename)
 FROM files_sweeps;
 
--- The leaderboards that audits left.
+-- The leaderboards in audits' records.
 CREATE VIEW audits AS
 SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename) REPLACE (
@@ -84,19 +84,19 @@ SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        )
 FROM files_audits;
 
--- The values of single images behind them, for comparisons: of the same images in every audit.
+-- The recorded values of single images, which are the same images in every audit, for comparisons.
 CREATE VIEW audit_values AS
 SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_values;
 
--- Each of these images' maps at 14×14, centred and of unit norm.
+-- The maps of these images at 14×14, centred and of unit norm.
 CREATE VIEW audit_thumbnails AS
 SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
 FROM files_audit_thumbnails;
 
--- What changed since the last audit of the name, and whether its gates hold.
+-- The changes since the last audit of the name, and whether the gates hold.
 CREATE VIEW audit_changes AS
 SELECT audit_of(filename, 1) AS name, audit_of(filename, 2) AS timestamp,
        * EXCLUDE (filename)
