@@ -21,7 +21,14 @@ class StoreAway(UserError):
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Raise UserError with the reason where a file cannot be written in this context."""
+    """Turn errors of writing a file in this context into a UserError with the reason.
+
+    Args:
+        path: path of the file, for the message.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: the file's ending is unknown to Pillow

@@ -142,7 +142,7 @@ FROM plan WHERE shard BETWEEN ? AND ? ORDER BY shard, rank, path"""
 def _execute(
     db: duckdb.DuckDBPyConnection, sql: str | duckdb.Statement, parameters: Sequence[str] = ()
 ) -> duckdb.DuckDBPyConnection:
-    """Execute a statement `in_enough_memory`."""
+    """Execute a statement of SQL, with more memory where it needs more (`in_enough_memory`)."""
     return in_enough_memory(db, lambda: db.execute(sql, list(parameters)))
 
 

@@ -78,7 +78,7 @@ class IntegratedGradients(Attribution):
     forwards, backwards = "steps", "steps"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         steps: int = Field(50, ge=1, description="number of points of the path")
 
@@ -105,7 +105,7 @@ class GradientShap(Attribution):
     forwards, backwards = "samples", "samples"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         samples: int = Field(20, ge=1, description="random points")
         noise: float = Field(0.1, ge=0, description="standard deviation, in normalised images")
@@ -138,7 +138,7 @@ class Occlusion(Attribution):
     forwards = "about (1 + (1 - window) / stride)² + 1"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         window: float = Field(0.15, gt=0, le=1, description="side of a square, as a share")
         stride: float = Field(0.07, gt=0, le=1, description="share of the image's sides")

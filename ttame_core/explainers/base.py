@@ -128,7 +128,7 @@ class Explainer(ABC):
     applies_to: ClassVar[str] = "every backbone"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
     def __init__(
         self,

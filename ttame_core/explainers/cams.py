@@ -131,8 +131,9 @@ class ScoreCam(Explainer):
     """Score-CAM (Wang et al. 2020, arXiv 1910.01279, section 3).
 
     Each channel of the deepest spatial tap, upsampled and min–max normalised, masks the normalised
-    image; the channel's weight is the softmax over channels of the target's logit. The passes serve
-    all targets. Maps equal those of the grad-cam library, which holds all masked images in memory.
+    image; the channel's weight is the softmax over channels of the target's logit. The same passes
+    serve all targets. Maps equal those of the grad-cam library, which holds all masked images of an
+    image in memory at once.
     """
 
     name = "scorecam"

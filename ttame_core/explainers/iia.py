@@ -46,7 +46,7 @@ class Iia(Explainer):
     applies_to = "plain vision transformers, and taps whose spatial features have a gradient"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         steps: int | None = Field(
             None, ge=1, description="steps of each integral; default: 10; 5 for plain transformers"

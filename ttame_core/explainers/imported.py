@@ -51,7 +51,7 @@ class Imported(Explainer):
     explains_again = False
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         path: str
 

@@ -31,7 +31,7 @@ class OptiCam(Explainer):
     applies_to = "backbones with a tap of more than one place"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         iterations: int = Field(100, ge=1)
         learning_rate: float = Field(0.1, gt=0)

@@ -53,7 +53,7 @@ class PTame(Trained):
     applies_to = "every backbone with a gradient with respect to its input"
 
     class Settings(Trained.Settings):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         auxiliary: spec.Backbone = RESNET18
 

@@ -35,7 +35,7 @@ class Rise(Explainer):
     forwards = "masks"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         masks: int = Field(4000, ge=1, description="number of masks; papers take 8000 for ViTs")
         grid: int = Field(7, ge=1, description="cells of a mask along each side")

@@ -58,7 +58,7 @@ class Trained(Explainer):
     applies_to = "backbones with taps"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         training: dict[str, Any] = Field(
             default_factory=dict,

@@ -153,7 +153,7 @@ class Family(ABC):
     reexplains: ClassVar[bool] = False
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         self.settings: Any = self.Settings.model_validate(settings or {})

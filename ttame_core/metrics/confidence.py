@@ -89,7 +89,7 @@ class Confidence(Family):
     name = "confidence"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         keep: list[float] = Field(
             default_factory=lambda: [100.0, 50.0, 15.0], description="percentages of kept pixels"

@@ -65,7 +65,7 @@ class Curves(Family):
     name = "curves"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         steps: int = Field(32, ge=1, description="number of steps of a curve")
         insertion: list[Fill] = Field(

@@ -148,7 +148,7 @@ class Localization(Family):
     version = 3
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         tolerance: float = Field(
             15.0,

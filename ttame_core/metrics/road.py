@@ -80,7 +80,7 @@ class Road(Family):
     name = "road"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         removed: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
             default_factory=lambda: [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0],

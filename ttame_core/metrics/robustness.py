@@ -51,7 +51,7 @@ class Robustness(Family):
     reexplains = True
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         samples: int = Field(10, ge=1, description="number of changed images for each image")
         radius: float = Field(0.02, gt=0, le=1, description="largest change of a pixel's value")

@@ -131,7 +131,7 @@ class Sanity(Family):
     reexplains = True
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The family's keys in a spec."""
 
         depths: int = Field(4, ge=2, description="number of steps, from the last layer to all")
         seed: spec.Seed = 0

@@ -507,7 +507,7 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
 
 
 def _places(x: float, y: float, width: float, height: float = 10) -> Iterable[Box]:
-    """Yield places for a name of that size beside a point, the best place first."""
+    """Yield places for a name of the given size beside the point (x, y), the best place first."""
     right, left, middle = 7, -7 - width, -width / 2
     steps = [(right, 0), (left, 0)]
     steps += [(middle, up) for up in (10, -10, 14, -14, 24, -24)]

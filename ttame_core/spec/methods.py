@@ -44,7 +44,9 @@ class Maps(Section):
 
 
 class Explainer(Section):
-    """One explainer of an audit: its name, or `- rise: {masks: 8000, images: 200}`.
+    """An explainer of an audit.
+
+    A spec gives only its method, or also settings: `- rise: {masks: 8000, images: 200}`.
 
     All keys but `name` and `images` are the method's own (`ttame explainers` lists them). The
     default name of an explainer is its method, with `-permuted` where its head is trained on
@@ -84,7 +86,10 @@ class Explainer(Section):
 
 
 class Metric(Section):
-    """One family of metrics: its name, or `- confidence: {keep: [50, 15], images: 200}`."""
+    """A family of metrics of an audit.
+
+    A spec gives only its name, or also settings: `- confidence: {keep: [50, 15], images: 200}`.
+    """
 
     family: str
     images: int | None = Field(

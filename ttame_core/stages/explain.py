@@ -190,7 +190,7 @@ def choose_targets(
 
 
 def _check_logits(forward: ForwardPass, backbone: str) -> None:
-    """Raise UserError where a classifier does not give numbers."""
+    """Check that the logits of a classifier are finite numbers, or raise UserError."""
     finite = forward.logits.isfinite().all(dim=1)
     if not finite.all():
         key = forward.batch.keys[int((~finite).nonzero()[0])]
@@ -201,7 +201,16 @@ def _check_logits(forward: ForwardPass, backbone: str) -> None:
 
 
 def check_labels(largest: int, classes: int, backbone: str) -> None:
-    """Raise UserError where the data set has labels that the classifier does not know."""
+    """Check that a classifier knows all labels of the data set.
+
+    Args:
+        largest: largest label of the data set.
+        classes: number of the classifier's classes.
+        backbone: name of the classifier, for the error.
+
+    Raises:
+        UserError: the classifier does not know the largest label.
+    """
     if largest >= classes:
         raise UserError(
             f"the data set has the label {largest}, but backbone {backbone} has the classes 0 to "
