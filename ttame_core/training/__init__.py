@@ -1,1 +1,1 @@
-"""Training: losses, the loop that heads and classifiers share, sweeps."""
+"""Training of heads and classifiers: losses, the loop that both share, sweeps."""

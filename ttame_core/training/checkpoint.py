@@ -1,4 +1,4 @@
-"""The state of a training under way, from which an interrupted one goes on to the same end."""
+"""Checkpoints: the state of a training, from which an interrupted one goes on to the same end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.training.orders import TrainingOutput
 
-FORMAT = 3  # of what is saved: an earlier one is as none
+FORMAT = 3  # format of checkpoints; those of another format are ignored
 
 
 def checkpoint_file(folder: str) -> str:
-    """In the folder of what is trained; it goes when the training has ended."""
+    """Return the path of the checkpoint in a training's folder, removed when the training ends."""
     return f"{folder}/checkpoint.pt"
 
 
@@ -24,17 +24,17 @@ def _identity(made_from: Any) -> str:
 
 
 def save_checkpoint(output: TrainingOutput, state: dict[str, Any]) -> None:
-    """Write the state of a training, marked with what the training is made from."""
+    """Write the state of a training, with the fingerprint of what it is made from."""
     path = checkpoint_file(output.folder)
     with output.lake.create(path) as temporary, temporary.open("wb") as stream:
         torch.save({"fingerprint": _identity(output.made_from), **state}, stream)
 
 
 def load_checkpoint(output: TrainingOutput) -> dict[str, Any] | None:
-    """Load, on the CPU, the state that was saved of this very training.
+    """Load the saved state of this very training, on the CPU.
 
     Returns:
-        None where there is none, or where it is broken or of another training.
+        The state; None where there is none, or where it is broken or of another training.
     """
     path = checkpoint_file(output.folder)
     if not output.lake.exists(path):
@@ -49,5 +49,5 @@ def load_checkpoint(output: TrainingOutput) -> dict[str, Any] | None:
 
 
 def remove_checkpoint(lake: Lake, folder: str) -> None:
-    """Remove the state of a training that has ended."""
+    """Remove the checkpoint of a training that has ended."""
     lake.remove(checkpoint_file(folder))

@@ -1,4 +1,4 @@
-"""Which of timm's architectures can be explained, and with which taps."""
+"""The architectures of timm that can be explained, and their taps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.training.head import training_losses
 
-MIXED = 1.05  # a change within this ratio of the mean is everywhere
+MIXED = 1.05  # with a smaller ratio of the largest change to the mean, all of a map has changed
 QUARTERS = ("upper left", "upper right", "lower left", "lower right")
 UPPER_RIGHT = 1
-CLASSES = 1000  # given to encoders that come without a classifier
+CLASSES = 1000  # number of classes for encoders without a classifier
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What an architecture's defaults lead to.
+    """Taps, maps and head of an architecture by its defaults.
 
-    input_size, map_size: (height, width), pixels of the image and of the maps. parameters,
-    head_parameters: numbers of the classifier and of its head.
+    Attributes:
+        model: name of the architecture.
+        input_size: (height, width) of the image, in pixels.
+        taps: taps of the head.
+        map_size: (height, width) of the maps, in pixels.
+        parameters: number of the classifier's parameters.
+        head_parameters: number of the head's parameters.
     """
 
     model: str
@@ -48,7 +53,7 @@ def find_architectures(pattern: str = "*") -> list[str]:
     """List architectures of timm by name or wildcard.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such architecture.
     """
     architectures = timm.list_models(pattern)
     if not architectures:
@@ -59,9 +64,10 @@ def find_architectures(pattern: str = "*") -> list[str]:
 
 
 def describe(model: str) -> Coverage:
-    """Taps, maps and head of an architecture, from its shapes alone: nothing is computed.
+    """Return taps, maps and head of an architecture, from shapes alone, without computing.
 
-    Raises UserError where it cannot be explained.
+    Raises:
+        UserError: the architecture cannot be explained.
     """
     with torch.device("meta"), _ShapesAlone():
         network = _network(model).eval()
@@ -73,7 +79,7 @@ def describe(model: str) -> Coverage:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Leaves out what changes values and no shape: most of the time that `meta` tensors take."""
+    """A context that skips functions that change no shape, on which `meta` tensors spend time."""
 
     LEFT_OUT = frozenset(
         {
@@ -104,7 +110,7 @@ class _ShapesAlone(TorchFunctionMode):
             return args[0].new_empty(*args[0].shape[:-1], len(args[1]))
         if function is functional.scaled_dot_product_attention:
             return args[0].new_empty(*args[0].shape[:-1], args[2].shape[-1])
-        if function is torch.lstm:  # step by step there
+        if function is torch.lstm:  # `meta` tensors would run it step by step
             inputs, states, directions = args[0], args[1], 1 + args[7]
             width = states[0].shape[-1] * directions
             return (inputs.new_empty(*inputs.shape[:-1], width), *states)
@@ -112,7 +118,7 @@ class _ShapesAlone(TorchFunctionMode):
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether the sum and the product of these have the shape and the type of the first."""
+    """Say whether the sum and the product of two operands have shape and type of the first."""
     if not isinstance(one, Tensor) or not one.is_meta or not one.is_floating_point():
         return False
     if isinstance(other, Tensor):
@@ -123,7 +129,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _network(model: str, **arguments: Any) -> nn.Module:
-    """With the architecture's own classes, or CLASSES where it comes without a classifier."""
+    """Create a network with its own number of classes, or CLASSES for encoders without any."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network: Any = timm.create_model(model, **arguments)
@@ -139,9 +145,14 @@ def _count(module: nn.Module) -> int:
 
 
 def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Backbone:
-    """The architecture with random weights, on the CPU, at its own input size or another.
+    """Create a backbone with random weights, on the CPU.
 
-    Raises UserError where it cannot take images of `input_size`.
+    Args:
+        model: name of the architecture.
+        input_size: (height, width) of the images; None for the architecture's own.
+
+    Raises:
+        UserError: the architecture cannot take images of this size.
     """
     torch.manual_seed(0)
     network = _network(model)
@@ -151,7 +162,7 @@ def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Ba
     preprocessing = Preprocessing.from_config({**config, "input_size": (3, *input_size)})
     try:
         return Backbone(network, model, preprocessing)
-    except UserError:  # made for one size, which may be chosen
+    except UserError:  # networks for a fixed size take it as an argument
         try:
             network = _network(model, img_size=input_size)
         except (TypeError, AssertionError, RuntimeError, ValueError) as error:
@@ -162,9 +173,11 @@ def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Ba
 
 
 def check(backbone: Backbone) -> None:
-    """Run a training step and an explanation, and see that feature maps lie as the image does.
+    """Run a training step and an explanation, and check that feature maps are maps of the image.
 
-    Raises UserError that says what is wrong with them.
+    Raises:
+        UserError: a part of the head gets no gradient, maps are not finite, or a feature map is no
+            map of the image.
     """
     head = AttentionHead(
         [tap.channels for tap in backbone.taps], backbone.num_classes, backbone.map_size
@@ -189,7 +202,7 @@ def check(backbone: Backbone) -> None:
 
 
 class _Remembering(TTame):
-    """Keeps the features that a training step has read: large networks take seconds for them."""
+    """T-TAME that stores the features of a training step, for which large networks take seconds."""
 
     features: list[Tensor]
 
@@ -199,7 +212,7 @@ class _Remembering(TTame):
 
 
 def _with_a_changed_corner(image: Tensor) -> Tensor:
-    """The image (1, 3, H, W) with its upper right corner inverted."""
+    """Return an image (1, 3, H, W) with its upper right corner inverted."""
     height, width = (side // 4 for side in image.shape[-2:])
     changed = image.clone()
     changed[..., :height, -width:] = 1 - changed[..., :height, -width:]
@@ -207,10 +220,13 @@ def _with_a_changed_corner(image: Tensor) -> Tensor:
 
 
 def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor) -> None:
-    """What changes in the image's upper right corner must change the shallowest tap there most.
+    """Check that a change of the image's upper right corner changes the shallowest tap most there.
 
-    Of a map that is turned, transposed, mirrored or upside down that is another corner. Where
-    random weights have mixed all places by then, the network's first stage must show it.
+    In a map that is turned, transposed or mirrored, another corner changes most. Where random
+    weights have mixed all positions before the tap, the network's first stage is checked.
+
+    Raises:
+        UserError: another corner changes most.
     """
     for tap, moves in _differences(backbone, image, changed, difference):
         name = tap.name
@@ -230,7 +246,7 @@ def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference
 def _differences(
     backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor
 ) -> Iterator[tuple[Tap, Tensor]]:
-    """Of the shallowest tap, as given, (1, C, h, w); when asked for more, of the first stage."""
+    """Yield the given difference (1, C, h, w) of the shallowest tap, then the first stage's."""
     yield backbone.taps[0], difference
     size = backbone.preprocessing.input_size
     (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])

@@ -1,9 +1,9 @@
-"""Training of a classifier on the data set, for those who have data and no classifier yet.
+"""Training of a classifier on the data set, for users who have data and no classifier yet.
 
-AD and IC ask a classifier about images whose surroundings are black. One that never saw such
-images answers at random, and the metrics then rank nothing. So a part of the training images is
-occluded: with smooth random masks, and by blacking out all but the surroundings of the object
-where the data set says where it is. The first images show the objects alone: without that, small
+AD and IC show a classifier images with black surroundings. A classifier that never saw such images
+answers at random, and the metrics then rank nothing. So a part of the training images is occluded:
+by smooth random masks, and in annotated images by blacking out all but the object and some
+surroundings. At the beginning, annotated images show only their objects; otherwise small
 transformers take several times as long to begin to learn.
 """
 
@@ -43,7 +43,7 @@ BLUR_SHARES = (0.03, 0.05, 0.1, 0.14)  # of the image's side: margins around an 
 
 
 def objects_of(batch: Batch, size: tuple[int, int]) -> Tensor:
-    """(B, 1, H, W) float32: 1 on annotated objects; all 0 for an image without annotations."""
+    """Return (B, 1, H, W) float32: 1 on annotated objects, 0 elsewhere and without annotations."""
     boxed = inside_boxes(batch.boxes, size)
     masks = [
         box if mask is None else mask > 0 for box, mask in zip(boxed, batch.masks, strict=True)
@@ -58,12 +58,18 @@ def occlude(
     generator: torch.Generator,
     objects_only: bool = False,
 ) -> Tensor:
-    """Black out parts of a `share` of the images, as AD and IC will.
+    """Black out parts of some images, as AD and IC do.
 
-    images: (B, 3, H, W) in [0, 1]. objects: (B, 1, H, W) in {0, 1}. An occluded image keeps 10–95 %
-    of its pixels under a smooth random mask, or, where it is annotated and in OBJECT_SHARE of the
-    cases, the 8–38 % in and around its objects; half of the masks are soft. objects_only: all
-    annotated images show their objects alone.
+    An occluded image keeps 10–95 % of its pixels under a smooth random mask. Annotated images keep,
+    in OBJECT_SHARE of the cases, the 8–38 % in and around their objects instead. Half of the masks
+    are soft.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        objects: (B, 1, H, W) in {0, 1}.
+        share: share of the images that are occluded, in [0, 1].
+        generator: generator of the random masks.
+        objects_only: whether all annotated images show only their objects.
     """
     count, side = len(images), images.shape[-1]
 
@@ -97,9 +103,16 @@ def _blur(x: Tensor, kernel: int) -> Tensor:
 def augment(
     images: Tensor, objects: Tensor, settings: spec.Fit, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random crop (of at least `crop_scale` of the area), flips, brightness and contrast.
+    """Crop, flip and change brightness and contrast of images at random.
 
-    images: (B, 3, H, W) in [0, 1]; objects: (B, 1, H, W), moved with them.
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        objects: (B, 1, H, W), which are cropped and flipped with the images.
+        settings: settings, such as `crop_scale`, the least share of the area in a crop.
+        generator: generator of random numbers.
+
+    Returns:
+        The images and the objects.
     """
     count = len(images)
 
@@ -135,13 +148,13 @@ def fit_backbone(
     shards. An interrupted training goes on after its last whole epoch, to the same result.
 
     Args:
-        shards: to learn from and to validate on.
-        output: where the weights are written.
-        settings: the classifier, and in `fit` how it is trained. Training starts from scratch, or
-            from the pretrained weights or the checkpoint that `settings` names.
-        num_classes: of the data set.
-        device: that computes.
-        progress: is told the step, the number of steps, and the loss in words.
+        shards: shards to learn from and to validate on.
+        output: folder for the weights.
+        settings: the backbone's section of a spec, with `fit`. Training starts from scratch, or
+            from the pretrained weights or the checkpoint that the section names.
+        num_classes: number of the data set's classes.
+        device: device that computes.
+        progress: called with the step, the number of steps, and the loss in words.
 
     Raises:
         UserError: there is too little data, or the loss is no longer finite.

@@ -1,4 +1,4 @@
-"""Training of heads on a frozen backbone (T-TAME, section III-C and III-D, and its kin)."""
+"""Training of heads on a frozen backbone, as in T-TAME (sections III-C and III-D) and similar."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from ttame_core.explainers.trained import Trained
 
-VALIDATIONS = 8  # at most, spread over the epochs, and one at the end
+VALIDATIONS = 8  # validations of a training, at most; the last one is at the end
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
 
-NOISE_CELLS = 4  # a side: blobs as large as objects
+NOISE_CELLS = 4  # cells of the noise along each side, so that blobs are as large as objects
 NOISY = 0.25  # share of the steps in which the noise on class maps fades out
 
 PAPER_STEPS = 320_000  # 8 epochs of ImageNet in batches of 32
@@ -42,9 +42,13 @@ FEW_STEPS = 20_000
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: the weighted sum that is minimised, and its terms before weighting.
+    """The losses of a step, which are scalars.
 
-    confidence: what `training.objective` says.
+    Attributes:
+        loss: weighted sum of the terms, which is minimised.
+        variation: variation of the attention maps, before weighting.
+        area: area of the attention maps, before weighting.
+        confidence: term of `training.objective`, before weighting.
     """
 
     loss: Tensor
@@ -54,7 +58,7 @@ class Losses:
 
 
 def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str | None:
-    """A warning where the published recipe has too few steps to work; None where all is well."""
+    """Return a warning if the published recipe has too few steps to work; else None."""
     settings, batches = with_enough_epochs(settings, train)
     steps = settings.epochs * batches
     if settings.recipe != "paper" or steps >= FEW_STEPS:
@@ -68,13 +72,18 @@ def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str 
 def with_enough_epochs(
     settings: spec.Training, train: Sequence[tuple[str, int]]
 ) -> tuple[spec.Training, int]:
-    """The settings with the epochs that `min_steps` makes of them, and the batches of an epoch."""
+    """Return the settings with as many epochs as `min_steps` needs, and the batches of an epoch.
+
+    Args:
+        settings: section `training` of a spec.
+        train: names and sample counts of the training shards.
+    """
     batches = sum(samples for _, samples in train) // settings.batch_size
     return settings_for(settings, batches), batches
 
 
 def settings_for(settings: spec.Training, batches: int) -> spec.Training:
-    """The settings with the epochs that `min_steps` makes of them, `batches` in each."""
+    """Return the settings with as many epochs of `batches` batches as `min_steps` needs."""
     enough = max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
     return settings.model_copy(update={"epochs": enough, "min_steps": 0})
 
@@ -92,13 +101,22 @@ def smooth_noise(
     size: tuple[int, int],
     part: tuple[int, int] = (0, 1),
 ) -> Tensor | None:
-    """What is added to the class maps of a batch at a step, from 0: (B, 1, h, w); None for nothing.
+    """Return the noise that is added to the class maps of a batch.
 
-    Where attention is near 0 or 1 its gradient vanishes: a class whose map settled beside its
-    evidence would stay there. Under noise every place is seen now and then. The noise fades out
-    linearly over the first NOISY of the steps. It follows from the seed and the step alone.
+    Where attention is near 0 or 1, its gradient vanishes, and a class whose map has settled beside
+    its evidence would stay there. With noise, every position is visible now and then. The noise
+    fades out linearly over the first NOISY of the steps, and follows from the seed and the step.
 
-    images: B. part: (i, n) where they are the i-th of n equal shares of the batch (`load_batches`).
+    Args:
+        settings: section `training` of a spec.
+        images: B, number of images.
+        step: number of the step, from 0.
+        total: number of steps.
+        size: (h, w) of the class maps.
+        part: (i, n) where the images are the i-th of n equal shares of the batch (`load_batches`).
+
+    Returns:
+        (B, 1, h, w); None where there is no noise any more.
     """
     amount = settings.noise * (1 - step / (NOISY * total))
     if amount <= 0:
@@ -117,12 +135,19 @@ def training_losses(
     noise: Tensor | None = None,
     accelerator: Accelerator | None = None,
 ) -> Losses:
-    """One forward without gradient for model truth and features, one with, of the masked images.
+    """Compute the losses of a head on images.
 
-    explainer: says what its head reads and what is masked. images: (B, 3, H, W) in [0, 1]. noise:
-    (B, 1, h, w), added to the class maps. accelerator: where images are this process's share of a
-    batch. Gradients reach the head alone; through the backbone they pass with respect to its input,
-    or to the features that are masked, only.
+    A pass without gradients gives predictions and features, and a second pass, with gradients, the
+    logits of masked images. Gradients pass through the backbone to its input, or to the features
+    that are masked, and reach only the head's weights.
+
+    Args:
+        explainer: explainer that defines what the head reads and what is masked.
+        head: the head.
+        images: (B, 3, H, W) in [0, 1].
+        settings: section `training` of a spec.
+        noise: (B, 1, h, w), which is added to the class maps; None for none.
+        accelerator: accelerator of the processes that share the batch; None for a single process.
     """
     backbone = explainer.backbone
     with torch.no_grad():
@@ -153,15 +178,15 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
     """Return for each image the class of another image of the batch, which is in random order.
 
     Args:
-        classes: (B,) of the images, or of this process's share of them, as `load_batches` divides
-            a batch.
-        accelerator: of the processes that share the batch.
+        classes: (B,), classes of the images, or of this process's share of them, as `load_batches`
+            divides a batch.
+        accelerator: accelerator of the processes that share the batch; None for a single process.
 
     Returns:
-        (B,), each from the image before in the whole batch.
+        (B,), the class of the image before in the whole batch.
 
     Raises:
-        UserError: there is one image in the whole batch.
+        UserError: the whole batch has one image.
     """
     place, shares = part_of(accelerator)
     if accelerator is not None:
@@ -175,7 +200,7 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
 
 
 def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
-    """Weight decay on weights, none on biases."""
+    """Make the optimiser of a head, with weight decay on weights and none on biases."""
     named = list(head.named_parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in named if not n.endswith("bias")]},
@@ -203,12 +228,12 @@ def train_head(
     on from there, with the batch that would have come next, to the same result.
 
     Args:
-        shards: to learn from and to validate on.
-        output: where the head is written.
-        explainer: whose head it is.
-        settings: of the training.
-        progress: is told the step, the number of steps, and the losses in words.
-        accelerator: in each of several processes that train together, each with its share of every
+        shards: shards to learn from and to validate on.
+        output: folder for the head.
+        explainer: explainer that the head belongs to.
+        settings: section `training` of a spec.
+        progress: called with the step, the number of steps, and the losses in words.
+        accelerator: accelerator of the processes that train together, each with its share of every
             batch; the first of them writes. The head's batch norm sees whole batches on GPUs, and
             each process's share on the CPU.
 
@@ -241,14 +266,18 @@ def train_head(
 
 
 def _is_validated(epoch: int, epochs: int) -> bool:
-    """Whether the validation split is looked at after this epoch, counted from 1."""
+    """Say whether there is a validation after this epoch, counted from 1."""
     return epoch == epochs or epoch % -(-epochs // VALIDATIONS) == 0
 
 
 class HeadRun(Loop[Tensor]):
-    """One training of a head, on batches of images (B, 3, H, W) in [0, 1] on its backbone's device.
+    """A training of a head, on batches of images (B, 3, H, W) in [0, 1] on its backbone's device.
 
-    batches: of an epoch; `settings.epochs` is how many of those there are.
+    Args:
+        explainer: explainer that the head belongs to.
+        settings: section `training` of a spec, with the number of epochs.
+        batches: number of batches in an epoch.
+        accelerator: accelerator of the processes that train together; None for a single process.
     """
 
     section = "training"
@@ -278,7 +307,7 @@ class HeadRun(Loop[Tensor]):
         self.record_steps, self.checkpoint_steps = self.report_steps, settings.checkpoint_steps
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the terms of `training_losses`, the confidence under its objective's name."""
+        """Return the terms of `training_losses`; the objective's term has the objective's name."""
         size = self.head.map_size
         noise = smooth_noise(self.settings, len(batch), self.step, self.total, size, self.part)
         with self.backbone.autocast():
@@ -294,7 +323,13 @@ class HeadRun(Loop[Tensor]):
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Tensor], epoch: int, batch_size: int) -> None:
-        """Add AD and IC on up to `validation_samples` of the images; batches: as `losses` takes."""
+        """Add AD and IC on up to `validation_samples` images to the history.
+
+        Args:
+            batches: batches of images, as in `losses`.
+            epoch: number of the epoch, from 0.
+            batch_size: number of images in a forward pass.
+        """
         left = self.settings.validation_samples
         folded = self.head.fold()
         drops, increases = [], []

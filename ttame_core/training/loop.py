@@ -1,4 +1,4 @@
-"""The loop that trainings share: steps, finite losses, their history, checkpoints to go on from."""
+"""The loop of all trainings: steps, checks of losses, the history, and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ttame_core.training.orders import TrainingOutput
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
 
-REPORTS = 500  # times that a training tells its losses, whatever its length
-STATEFUL = ("network", "optimizer", "schedule", "scaler")  # in a checkpoint, with these
+REPORTS = 500  # number of times that a training reports its losses, whatever its length
+STATEFUL = ("network", "optimizer", "schedule", "scaler")  # a checkpoint has their state dicts
 COUNTED = ("step", "history", "sums", "summed")
 
 Progress = Callable[[int, int, str], None]
@@ -28,14 +28,23 @@ Samples = TypeVar("Samples")
 
 
 class Loop(ABC, Generic[Samples]):
-    """One training under way, wherever its batches come from.
+    """A training, wherever its batches come from; a subclass defines the losses of a step.
 
-    A subclass says what the losses of a step are. The loop holds what changes: the weights of
-    `network`, the optimiser and its `schedule` over all steps, the `step`, and the `history` (rows
-    of `ttame_core.lake.schemas.HISTORY`, every `record_steps`). There is a checkpoint every
-    `checkpoint_steps` and after each epoch of so many `batches`. Where several processes train
-    together, each has `part` (i, n) of every batch, and the first writes. `name` says what is
-    trained, and `section` where a spec sets it, in messages.
+    There is a checkpoint every `checkpoint_steps` steps and after each epoch. Where several
+    processes train together, the first one writes.
+
+    Attributes:
+        section: section of a spec with the settings, for messages.
+        step: number of steps that were taken.
+        history: rows of `ttame_core.lake.schemas.HISTORY`, one for each term every `record_steps`.
+        part: (i, n), the share that this process has of every batch.
+
+    Args:
+        name: words for what is trained, for messages.
+        network: network whose weights are trained.
+        schedule: schedule of the learning rate over all steps, with the optimiser.
+        batches: number of batches in an epoch.
+        accelerator: accelerator of the processes that train together; None for a single process.
     """
 
     section: ClassVar[str]
@@ -56,12 +65,12 @@ class Loop(ABC, Generic[Samples]):
         self.checkpoint_steps = self.record_steps = batches
         self.step = self.saved = 0  # the last step, and that of the last checkpoint
         self.history: list[dict[str, Any]] = []
-        self.sums: dict[str, Tensor] = {}  # of each term since the last record
+        self.sums: dict[str, Tensor] = {}  # sum of each term since the last record
         self.summed = 0
 
     @abstractmethod
     def losses(self, batch: Samples) -> dict[str, Tensor]:
-        """Return the scalars of a step by the name of their term; `loss` is minimised."""
+        """Return the losses of a batch, scalars by name of their term; `loss` is minimised."""
 
     def train(
         self,
@@ -74,11 +83,12 @@ class Loop(ABC, Generic[Samples]):
         """Take all the steps that are left.
 
         Args:
-            read: gives the batches of an epoch, from 0, after its first so many.
-            short: what UserError says where they are too few.
-            progress: is told the step, the number of steps, and the losses in words.
-            output: where checkpoints are, to go on from and to write; without it there are none.
-            after_epoch: is called in the first process with the epoch, before its checkpoint.
+            read: function of an epoch, from 0, and a number n that returns the epoch's batches
+                without its first n.
+            short: message of the error for an epoch with too few batches.
+            progress: called with the step, the number of steps, and the losses in words.
+            output: folder with the checkpoint to go on from and to write; None for no checkpoints.
+            after_epoch: called in the first process with the epoch, before its checkpoint.
 
         Raises:
             UserError: an epoch has too few batches, or the loss is no longer finite.
@@ -106,7 +116,7 @@ class Loop(ABC, Generic[Samples]):
         self.history.append({"epoch": epoch, "step": self.step, "term": term, "value": value})
 
     def _advance(self, batch: Samples, epoch: int) -> dict[str, float]:
-        """Take one step; return the mean terms since the last record, where they are looked at."""
+        """Take one step; return the mean terms since the last record if the step is reported."""
         losses = self.losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["loss"]).backward()
@@ -130,7 +140,11 @@ class Loop(ABC, Generic[Samples]):
         return means
 
     def _check(self, loss: float) -> None:
-        """Raise UserError where a loss since the last check, or a weight, is not finite."""
+        """Check that losses and weights are finite, or raise UserError.
+
+        Args:
+            loss: sum or mean of the losses since the last record.
+        """
         weights = self.network.state_dict().values()
         if isfinite(loss) and all(bool(value.isfinite().all()) for value in weights):
             return
@@ -140,7 +154,7 @@ class Loop(ABC, Generic[Samples]):
         raise UserError(f"the loss of {self.name} is no longer finite at step {self.step}: {mend}.")
 
     def _save(self, output: TrainingOutput | None) -> None:
-        """Save the state, from which an interrupted training goes on; the first process does."""
+        """Write a checkpoint in the first process."""
         if output is None or self.part[0] != 0:
             return
         self._check(float(sum(self.sums.values())))
@@ -150,7 +164,7 @@ class Loop(ABC, Generic[Samples]):
         self.saved = self.step
 
     def _resume(self, output: TrainingOutput) -> None:
-        """Go on from the checkpoint of this very training, if there is one."""
+        """Load the checkpoint of this very training, if there is one."""
         state = load_checkpoint(output)
         if state is None:
             return

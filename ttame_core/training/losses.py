@@ -1,4 +1,4 @@
-"""The terms of T-TAME's loss that look at attention alone (T-TAME, section III-C)."""
+"""The terms of T-TAME's loss that depend on attention alone (T-TAME, section III-C)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ BORDER_WEIGHT = 0.3
 
 
 def area_loss(attention: Tensor, exponent: float = 0.3) -> Tensor:
-    """mean((A + 0.0005)^λ4) of attention maps A (B, h, w) in [0, 1]; a scalar."""
+    """Return mean((A + 0.0005)^λ4) of attention maps A, a scalar.
+
+    Args:
+        attention: A, (B, h, w) in [0, 1].
+        exponent: λ4.
+    """
     return (attention + AREA_OFFSET).pow(exponent).mean()
 
 
 def variation_loss(attention: Tensor) -> Tensor:
-    """Σ squared neighbour differences, plus 0.3 · Σ A² over the four borders, by 2B; a scalar.
+    """Return the variation of attention maps A, a scalar.
 
-    attention: (B, h, w) in [0, 1].
+    This is the sum of squared differences of neighbours, plus 0.3 · Σ A² over the four borders, all
+    divided by 2B.
+
+    Args:
+        attention: A, (B, h, w) in [0, 1].
     """
     vertical = (attention[:, 1:] - attention[:, :-1]).square().sum()
     horizontal = (attention[:, :, 1:] - attention[:, :, :-1]).square().sum()

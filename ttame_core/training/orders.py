@@ -1,4 +1,4 @@
-"""What a training reads, and where it writes: the same for heads and for classifiers."""
+"""The input and the output of a training, the same for heads and for classifiers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TrainingShards:
     """The shards of a data set that a training reads.
 
     Attributes:
-        lake: that holds them.
+        lake: the workspace.
         dataset: name of the data set.
         train: names and sample counts of the shards to learn from.
         val: names and sample counts of the shards to validate on.
-        compute: threads that decode, and images per pass of a validation.
+        compute: number of threads that decode, and of images in a validation's forward pass.
     """
 
     lake: Lake
@@ -42,11 +42,11 @@ class TrainingShards:
         """Yield the whole batches of an epoch.
 
         Args:
-            view: what the classifier sees of a picture.
-            size: samples of a batch.
+            view: preprocessing of the classifier.
+            size: number of samples in a batch.
             order: seed and epoch, which the order of the samples follows from.
-            skip: batches to pass over.
-            part: (i, n) for the i-th of n equal shares of every batch.
+            skip: number of batches at the start that are left out.
+            part: (i, n) for the i-th of n equal shares of every batch, i from 0.
         """
         return load_batches(
             self.lake,
@@ -62,24 +62,27 @@ class TrainingShards:
         )
 
     def validation_batches(self, view: Preprocessing, size: int) -> Iterator[Batch]:
-        """Yield the samples to validate on, in their order, so many at a time."""
+        """Yield batches of `size` samples to validate on, in stored order."""
         names = [name for name, _ in self.val]
         return load_batches(self.lake, self.dataset, names, view, size, self.compute.workers)
 
     @property
     def too_few(self) -> str:
-        """The sentence of an error where an epoch ends before its last batch."""
+        """The message of the error for an epoch that ends before its last batch."""
         return (
             f"the training shards of data set {self.dataset} hold fewer samples than its index "
             "says: run `ttame shard` again"
         )
 
     def check_one_batch(self, size: int, option: str) -> None:
-        """Raise UserError where the samples make less than one batch.
+        """Check that the samples fill at least one batch.
 
         Args:
-            size: of a batch.
-            option: name of the setting to lower, for the sentence.
+            size: number of samples in a batch.
+            option: name of the setting to lower, for the message.
+
+        Raises:
+            UserError: they do not.
         """
         samples = sum(count for _, count in self.train)
         if samples < size:

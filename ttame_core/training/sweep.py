@@ -1,7 +1,7 @@
-"""Search for better training settings than the spec's: Optuna proposes, the lake remembers.
+"""Search for better training settings than the spec's, by Optuna, with trials in the lake.
 
-A proposal follows from the trials before it and the seed alone. So a sweep that was cut off, or is
-asked for more trials, goes on where it was.
+A proposal follows from the trials before it and the seed alone. So a sweep that was cut short, or
+is asked for more trials, goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from ttame_core.lake.schemas import SWEEPS
 from ttame_core.seeding import seed_of_step
 
 OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {"AD@15": "minimize", "IC@15": "maximize"}
-AT_RANDOM = 8  # trials before the sampler learns from them
+AT_RANDOM = 8  # number of random trials, before the sampler learns from them
 
-Trial = dict[str, float]  # what was swept, by name, and each objective
+Trial = dict[str, float]  # swept settings and objectives, by name
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def space(settings: spec.Training) -> dict[str, BaseDistribution]:
-    """What is swept, around the spec's own: learning rate, λ1 to λ3 (log-uniform), and epochs."""
+    """Return the ranges of the swept settings, around the spec's own values.
+
+    They are the learning rate and λ1 to λ3, all log-uniform, and the number of epochs.
+    """
     own = settings.model_dump()
     factors = {"learning_rate": 10.0} | dict.fromkeys(
         ("lambda_variation", "lambda_area", "lambda_confidence"), 4.0
@@ -34,13 +37,13 @@ def space(settings: spec.Training) -> dict[str, BaseDistribution]:
     around: dict[str, BaseDistribution] = {
         name: FloatDistribution(own[name] / factor, own[name] * factor, log=True)
         for name, factor in factors.items()
-        if own[name] > 0  # what is switched off stays off
+        if own[name] > 0  # a term that is switched off stays off
     }
     return around | {"epochs": IntDistribution(1, 2 * settings.epochs)}
 
 
 def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
-    """Settings of the next trial. The first are the spec's own."""
+    """Return the settings of the next trial; the first trial has the spec's own."""
     if not trials:
         return settings
     around = space(settings)
@@ -66,7 +69,7 @@ def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
 def write_trial(
     lake: Lake, path: str, settings: spec.Training, history: list[dict[str, Any]], made_from: Any
 ) -> None:
-    """A row per metric of the last validation in a head's history."""
+    """Write a trial: a row for each metric of the last validation in its head's history."""
     swept = {name: getattr(settings, name) for name in SWEEPS.names if hasattr(settings, name)}
     values = {row["term"]: row["value"] for row in history if "@" in row["term"]}
     rows = [{**swept, "metric": metric, "value": value} for metric, value in values.items()]
@@ -74,20 +77,20 @@ def write_trial(
 
 
 def read_trial(lake: Lake, path: str) -> Trial:
-    """Read one trial: what was swept, and each objective, by name."""
+    """Read a trial: the swept settings and the objectives, by name."""
     rows = lake.read_table(path).to_pylist()
     swept = {name: rows[0][name] for name in SWEEPS.names[:-2]}
     return swept | {row["metric"]: row["value"] for row in rows}
 
 
 def read_trials(lake: Lake, dataset: str, backbone: str, explainer: str) -> list[Trial]:
-    """The trials that are in the lake, in order, the spec's own settings first."""
+    """Return the trials in the lake, in order; the first has the spec's own settings."""
     paths = lake.glob(trial_file(dataset, backbone, explainer, None))
     return [read_trial(lake, path) for path in paths]
 
 
 def shortfall(trials: Sequence[Trial]) -> dict[str, float]:
-    """How far, in points, the first trial is from the best value found of each objective."""
+    """Return the distance, in points, of the first trial from the best value of each objective."""
     return {
         name: max(sign * (trial[name] - trials[0][name]) for trial in trials)
         for name, sign in (("AD@15", -1), ("IC@15", 1))

@@ -4,7 +4,7 @@ That code (github.com/clovaai/wsolevaluation; Choe et al. 2020, arXiv 2001.07437
 arXiv 2007.04178) scales a map to the whole numbers from 0 to 255, and at each level t from 0 to 254
 asks OpenCV for the contours of the pixels above t: one around each 8-connected component, and one
 around each 4-connected hole in a component, which runs through the pixels that enclose the hole.
-Asking 255 times takes seconds for a map of fine grain. Here pixels join their components from the
+Asking OpenCV 255 times takes seconds for a detailed map. Here pixels join their components from the
 highest value down, once for all levels, and a box is compared when its component changes.
 """
 
@@ -24,11 +24,12 @@ ROUNDING = 1e-4  # pixels that a corner in single precision may lie below a whol
 
 
 def contour_ious(maps: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Compare the boxes of a map's contours with the annotated ones, at all levels.
+    """Compare the boxes around the contours of maps with annotated boxes, at all levels.
 
-    All boxes are whole pixels, annotated ones rounded down, and the IoU counts both ends of a side.
-    What counts is the annotated box that is overlapped most. A map of one value has the box of the
-    pixel in the upper left corner, as in the authors' code.
+    All boxes have whole pixels as corners (annotated ones are rounded down), and the IoU counts the
+    pixels at both ends of a side. A contour's box is compared with the annotated box that it
+    overlaps most. As in the authors' code, a map with a single value has the box of the pixel in
+    the upper left corner.
 
     Args:
         maps: (B, H, W) float of any range; each is min–max normalised.

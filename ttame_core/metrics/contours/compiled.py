@@ -1,8 +1,8 @@
 """Components of all levels of a map and their boxes, in loops that Numba compiles.
 
-Pixels have numbers, row by row, of a map with a frame of one pixel, which belongs to no component:
-so all of the map's pixels have all neighbours. Components are trees of pixels, `parents`: a root is
-its own parent, and a pixel that has not joined a component has -1.
+Pixels are numbered row by row, in a map with a frame of one pixel, so that all pixels of the map
+have all neighbours; the frame belongs to no component. A component is a tree of pixels in
+`parents`: the root is its own parent, and a pixel that has not joined a component has -1.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ def _note(
 def _largest(grey: Grey, annotated: Boxes, found: Overlaps) -> None:
     """Set `found` (255,) to the IoU of the contour with the largest area above each level.
 
-    The area is that of the polygon through the centres of a contour's pixels, as OpenCV has it: of
-    each square of four neighbouring centres all where the four belong to it, half where three do.
-    Among equals the contour counts whose first pixel, row by row, is the last, as in the order in
-    which OpenCV returns them.
+    As in OpenCV, the area is that of the polygon through the centres of a contour's pixels. A
+    square of four neighbouring centres adds its whole area where all four pixels belong to the
+    component, and half of it where three do. Of contours with equal areas, the one counts whose
+    first pixel, row by row, comes last, which is the order of OpenCV.
 
-    grey: (H, W) without holes: a hole's contour is never larger than the one around it.
+    grey: (H, W) without holes, as the contour of a hole is never larger than the one around it.
     """
     values, order, parents, boxes = _none_joined(grey)
     neighbours = _neighbours(grey)

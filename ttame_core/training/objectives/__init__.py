@@ -1,7 +1,7 @@
-"""Objectives: what a training asks of the logits of masked images (`training.objective`).
+"""Objectives: terms of a training's loss on the logits of masked images (`training.objective`).
 
-To add one, put a module with a subclass of Objective into this package. Another package adds its
-own by entry points of the group `ttame.objectives`.
+To add an objective, put a module with a subclass of Objective into this package. Other packages add
+objectives by entry points of the group `ttame.objectives`.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ REGISTRY: Mapping[str, type[Objective]] = registry_of(
 
 
 def objective_of(name: str) -> Objective:
-    """Make the objective of a name.
+    """Make the objective with this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such objective.
     """
     if name not in REGISTRY:
         allowed = ", ".join(sorted(REGISTRY))

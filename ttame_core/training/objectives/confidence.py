@@ -1,4 +1,4 @@
-"""A smooth AD and IC."""
+"""An objective that is a smooth form of AD and IC."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ttame_core.training.objectives.base import Objective
 class Confidence(Objective):
     """The mean of softplus(log-odds of the target on the whole image − on the masked one).
 
-    It falls until the masked image is the one that convinces more, where the published
-    cross-entropy is content with a masked image that is classified rightly. There must be at least
-    two classes.
+    The term falls until the masked image convinces the classifier more than the whole one; for the
+    published cross-entropy, a correct classification of the masked image is enough. There must be
+    at least two classes.
     """
 
     name = "confidence"

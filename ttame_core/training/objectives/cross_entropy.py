@@ -1,4 +1,4 @@
-"""The published objective."""
+"""The objective of the published T-TAME."""
 
 from __future__ import annotations
 
