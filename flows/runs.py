@@ -31,7 +31,7 @@ Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explain
 
 @dataclass
 class Runs:
-    """What a server knows of the runs over a workspace.
+    """The runs over a workspace that a Prefect server knows.
 
     Attributes:
         source: a sentence on where the numbers come from.

@@ -44,7 +44,7 @@ def draft(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
 
     Args:
         name: name of the audit.
-        survey: of the pictures.
+        survey: survey of the pictures.
         models: classifiers, as a spec names them; none for a small one that the audit trains.
         file: path that the spec will have, for the commands in its comments.
 

@@ -26,13 +26,13 @@ TINY = 1e-6
 class AttnLrp(Explainer):
     """AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, section 3).
 
-    Layer-wise relevance propagation through attention, to the pixels. The softmax hands on what its
-    Taylor expansion at its input gives, both operands of a matrix product have half of the
-    relevance each, and layer norms and activations hand theirs on; residual connections and the
-    linear layers of attention follow the ε-rule, the patches' convolution and all other linear
-    layers the γ-rule, which keeps the noise of vision transformers down. As in the authors' package
-    lxt, relevance is an input times its gradient, with rules in place of some derivatives. What
-    speaks against the target counts as nothing.
+    The map is the result of layer-wise relevance propagation through attention, down to the pixels.
+    The softmax passes on the relevance of its Taylor expansion at its input, each operand of a
+    matrix product gets half of the relevance, and layer norms and activations pass theirs on.
+    Residual connections and the linear layers of attention follow the ε-rule. The patches'
+    convolution and all other linear layers follow the γ-rule, which reduces the noise of vision
+    transformers. As in the authors' package lxt, relevance is an input times its gradient, with
+    rules in place of some derivatives. Negative sums count as 0.
     """
 
     name = "attnlrp"
@@ -40,10 +40,10 @@ class AttnLrp(Explainer):
     applies_to = "transformers made of plain self-attention, linear layers, activations and norms"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
-        gamma: float = Field(0.05, ge=0, description="of linear layers; 0: the ε-rule")
-        patch_gamma: float = Field(0.25, ge=0, description="of convolutions")
+        gamma: float = Field(0.05, ge=0, description="γ of linear layers; 0: the ε-rule")
+        patch_gamma: float = Field(0.25, ge=0, description="γ of convolutions")
 
     @override
     def prepare(self) -> None:
@@ -65,8 +65,9 @@ class AttnLrp(Explainer):
 class AttentionRelevance(LocallyLinear):
     """A context in which an input times its gradient is its relevance by the rules of AttnLRP.
 
-    gammas: γ of F.linear and of F.conv2d. of_attention: weights that follow the ε-rule, by their
-    id.
+    Args:
+        gammas: γ of F.linear and of F.conv2d.
+        of_attention: ids of the weights that follow the ε-rule.
     """
 
     def __init__(self, gammas: dict[Any, float], of_attention: set[int]) -> None:
@@ -102,11 +103,11 @@ class AttentionRelevance(LocallyLinear):
 
 
 class _Gamma(torch.autograd.Function):
-    """A linear layer of which x times its gradient is the relevance of x by the γ-rule.
+    """A linear layer for which x times its gradient is the relevance of x by the γ-rule.
 
-    The generalised rule, for inputs of both signs (Andéol et al. 2021), as in zennit: where the
-    output is positive, contributions that are so count (1 + γ)-fold, and likewise for negative
-    ones.
+    As in zennit, this is the generalised rule for inputs of both signs (Andéol et al. 2021): where
+    the output is positive, positive contributions count (1 + γ)-fold, and where it is negative,
+    negative ones do.
     """
 
     @staticmethod
@@ -158,7 +159,7 @@ def _stable(x: Tensor) -> Tensor:
 
 
 def _weights_of_attention(backbone: Backbone) -> set[int]:
-    """Return the ids of the parameters of the modules that attention is computed in."""
+    """Return the ids of the parameters of modules that compute attention."""
     running: list[nn.Module] = []
     context = _Located(running)
     with ExitStack() as stack:
@@ -178,7 +179,7 @@ def _drop(running: list[nn.Module]) -> None:
 
 
 class _Located(Explicit):
-    """A context that notes in which module attention is computed: `running` ends with it."""
+    """A context that notes the modules that compute attention, each the last of `running`."""
 
     def __init__(self, running: list[nn.Module]) -> None:
         super().__init__()

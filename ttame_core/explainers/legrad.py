@@ -24,10 +24,11 @@ from ttame_core.explainers.self_attention import (
 class LeGrad(Explainer):
     """LeGrad (Bousselham et al. 2025, arXiv 2404.03214, section 3).
 
-    How sensitive each block's own score is to its attention: the tokens that a block hands on are
-    averaged, and what follows the last block (a norm, the classifier) makes logits of the mean.
-    The positive part of the gradient of the target's logit with respect to the block's attention
-    matrix is averaged over heads and over the tokens that attend, and these maps over all blocks.
+    The map tells how sensitive each block's own score is to its attention. The tokens that a block
+    returns are averaged, and the layers after the last block (a norm, the classifier) make logits
+    from the mean. The positive part of the gradient of the target's logit with respect to the
+    block's attention matrix is averaged over heads and over the tokens that attend; the map is the
+    mean over all blocks.
     """
 
     name = "legrad"

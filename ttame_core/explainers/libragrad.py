@@ -20,11 +20,11 @@ from ttame_core.explainers.self_attention import (
 class LibraGrad(Explainer):
     """Libra FullGrad+ (Mehri, Baghshah, Pilehvar 2025, arXiv 2411.16760, section 3.5).
 
-    Gradients in balance: those of a network in which weights of attention, standard deviations of
-    layer norms and gates of activations are constant, and gated branches have half of the gradient
-    each. FullGrad+ adds up tokens times their gradient over channels and blocks: here over the
-    tokens that each block hands on, without terms of biases, as in the authors' evaluation on
-    FunnyBirds. What speaks against the target counts as nothing.
+    Its gradients are those of a network in which weights of attention, standard deviations of layer
+    norms and gates of activations are constant, and each of two gated branches has half of the
+    gradient. FullGrad+ adds up tokens times their gradient over channels and blocks; here over the
+    tokens that each block returns, without terms of biases, as in the authors' evaluation on
+    FunnyBirds. Negative sums count as 0.
     """
 
     name = "libragrad"

@@ -1,9 +1,10 @@
-"""Vision transformers whose gradients are those of the linear network that they are at an image.
+"""Gradients of vision transformers that are treated as linear networks at an image.
 
-Attention, layer norms and activations multiply their input by what depends on it: by weights of
-attention, by the reciprocal of a standard deviation, by a gate. With such a factor held constant,
-the input times its gradient, with each bias times its own added up, is the logit: LibraGrad calls
-that FullGrad-complete, and layer-wise relevance propagation the identity rule.
+Attention, layer norms and activations multiply their input by factors that depend on it: weights of
+attention, the reciprocal of a standard deviation, a gate. With these factors held constant, the
+logit is the sum of the input times its gradient and of each bias times its gradient. LibraGrad
+calls such gradients FullGrad-complete, and layer-wise relevance propagation calls this the identity
+rule.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.explainers.base import NotApplicable
 from ttame_core.explainers.self_attention import Explicit, eager, noise
 
-LOST = 1e-5  # of the sizes of all contributions, by rounding
+LOST = 1e-5  # share of the sum of all contributions' sizes that rounding may lose
 ACTIVATIONS = {F.gelu, F.silu, F.mish, F.elu, F.hardswish, torch.relu, torch.tanh}
 ACTIVATIONS |= {F.relu, F.relu6, F.leaky_relu}
 GATES = {torch.sigmoid, torch.Tensor.sigmoid, F.sigmoid, F.hardsigmoid}
@@ -34,10 +35,10 @@ class LocallyLinear(Explicit):
     """A context whose forward pass is the same, and whose backward pass is locally linear.
 
     Standard deviations of norms are constant, and so are gates and an activation's ratio to its
-    input. A product of two branches gives each half of the gradient. Attention is a subclass's
-    matter.
+    input. A product of two branches gives each half of the gradient. Subclasses define attention.
 
-    factors: parameters that something is multiplied by; all others are added to something.
+    Attributes:
+        factors: parameters that multiply something; all others are added to something.
     """
 
     def __init__(self) -> None:
@@ -74,10 +75,10 @@ class Constant(LocallyLinear):
 
 
 def check_linear(backbone: Backbone) -> None:
-    """Check that the logit of noise is what pixels and added parameters contribute to it.
+    """Check on noise that the contributions of pixels and added parameters add up to the logit.
 
     Raises:
-        NotApplicable: it has no or other attention, or something for which there is no rule.
+        NotApplicable: the backbone has no plain self-attention, or a layer without a rule.
     """
     inputs = noise(backbone).requires_grad_()
     parameters = [p for p in backbone.model.parameters() if p.is_floating_point()]
@@ -102,7 +103,7 @@ def check_linear(backbone: Backbone) -> None:
 
 @contextmanager
 def _gradients_of(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let parameters have gradients in this context, frozen or not."""
+    """Let parameters have gradients in this context, even frozen ones."""
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -153,7 +154,7 @@ def _last(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class _Gated(torch.autograd.Function):
-    """Return y = f(x), of which y / x is constant in the backward pass."""
+    """A function y = f(x) whose ratio y / x is constant in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class _Gated(torch.autograd.Function):
 
 
 class _Halved(torch.autograd.Function):
-    """Return x, whose gradient is halved on its way back."""
+    """The identity with a backward pass that halves the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def thumbnails(maps: Tensor) -> Tensor:
 
 
 class Shape(Family):
-    """How much of the image a map marks, how unevenly, and its thumbnail: a row per map."""
+    """Complexity and sparseness of a map, and its thumbnail: a row per map."""
 
     name = "shape"
 

@@ -56,7 +56,11 @@ class Findings:
     sql: Mapping[str, str]
 
     def of(self, kind: str) -> Rows:
-        """Return the exhibits of one kind: best, typical, worst, disputed, outside or wrong."""
+        """Return the images to show of one kind.
+
+        Args:
+            kind: best, typical, worst, disputed, outside or wrong.
+        """
         return [row for row in self.exhibits if row["kind"] == kind]
 
 

@@ -1,4 +1,4 @@
-"""What all sections of a spec share: names, places, splits."""
+"""The base class and the types of all sections of a spec: names, places, splits."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def problem_of(error: ValidationError, allowed: Iterable[str], owner: str = "") 
     """Write the first error of a section as one sentence.
 
     Args:
-        error: of the section.
-        allowed: names of its keys.
-        owner: name of what the section belongs to, if any.
+        error: the error that validating the section raised.
+        allowed: names of the section's keys.
+        owner: name of the method or family that the section belongs to; "" for none.
     """
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])

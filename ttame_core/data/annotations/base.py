@@ -21,7 +21,7 @@ from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
 
 Box = dict[str, Any]  # name, x0, y0, x1, y1
-MOST_OBJECTS = 255  # whose numbers a mask of uint8 can hold
+MOST_OBJECTS = 255  # number of objects that a mask of uint8 can hold
 
 
 class BrokenAnnotation(Exception):
@@ -152,8 +152,8 @@ def files_with_suffix(
 
     Args:
         location: a folder, or one for each split.
-        suffix: of the files, in lower case.
-        refused: why files with other suffixes are not used.
+        suffix: suffix of the files, in lower case.
+        refused: for other suffixes, the reason why such files are not used.
     """
     for split, fs, root in locate(location, "annotation folder"):
         for path, place, changed in walk(fs, root):

@@ -84,7 +84,7 @@ def _listed(
     names: dict[Any, str],
     about: tuple[spec.Split | None, str, str],
 ) -> Iterator[Listed]:
-    """Yield a row for each picture, and one for each thing of the file that cannot be used."""
+    """Yield the annotation of each picture, and one with a reason for each unusable entry."""
     split, path, changed = about
     prefix = f"{split}/" if split else ""
 
@@ -146,7 +146,7 @@ def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _by_id(pairs: list[tuple[Any, Any]], what: str) -> dict[Any, Any]:
-    """Return the second of each pair by the first, an id. Raises UserError for one given twice."""
+    """Return a mapping of pairs of an id and a value; raises UserError if an id is given twice."""
     by_id: dict[Any, Any] = {}
     for number, value in pairs:
         if number in by_id:
@@ -159,7 +159,7 @@ def _by_id(pairs: list[tuple[Any, Any]], what: str) -> dict[Any, Any]:
 
 
 def _whole(value: Any) -> int:
-    """Return a number of pixels. Raises ValueError where it is none."""
+    """Return a number of pixels as an integer; raises ValueError where it is none."""
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise ValueError(f"{value!r} is no number of pixels")
     return int(value)

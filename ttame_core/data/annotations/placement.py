@@ -1,4 +1,4 @@
-"""From the picture that annotations were drawn on to the picture as displayed."""
+"""Moving of annotations from the picture they were drawn on to the picture as displayed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ TURNS = {
     6: Transpose.ROTATE_270,
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
-}  # what brings a stored picture upright, by its EXIF orientation
+}  # operations that turn a stored picture upright, by its EXIF orientation
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How annotations are turned and scaled to lie on the picture as displayed.
+    """A turn and a scale that move annotations onto the picture as displayed.
 
     Attributes:
-        drawn_on: (width, height) of the picture that they were drawn on, pixels.
-        orientation: of EXIF, by which they are turned; 1 where they are not.
-        size: (width, height) of the picture as displayed, pixels.
+        drawn_on: (width, height) of the picture that annotations were drawn on, in pixels.
+        orientation: EXIF orientation by which annotations are turned; 1 where they are not.
+        size: (width, height) of the picture as displayed, in pixels.
     """
 
     drawn_on: tuple[int, int]
@@ -36,7 +36,7 @@ class Placement:
     size: tuple[int, int]
 
     def box(self, box: Box) -> Box:
-        """Return a box of the picture as displayed."""
+        """Return a box moved onto the picture as displayed."""
         width, height = self.drawn_on
         xs, ys = (box["x0"], box["x1"]), (box["y0"], box["y1"])
         if self.orientation in (2, 3, 7, 8):
@@ -50,7 +50,7 @@ class Placement:
         return {"name": box["name"], "x0": x0, "y0": y0, "x1": x1, "y1": y1}
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """Return a mask (H, W) uint8 of the picture as displayed."""
+        """Return a mask moved onto the picture as displayed, (H, W) uint8."""
         image = Image.fromarray(mask)
         if self.orientation in TURNS:
             image = image.transpose(TURNS[self.orientation])
@@ -58,11 +58,11 @@ class Placement:
 
 
 def placement(drawn_on: tuple[int, int] | None, picture: Picture) -> Placement:
-    """Find how annotations lie on a picture, from the size that they give it.
+    """Find the placement of annotations on a picture, from the size that they give for it.
 
     Args:
-        drawn_on: (width, height) in pixels; None where the annotations do not say.
-        picture: what they belong to.
+        drawn_on: (width, height) that the annotations give, in pixels; None where they give none.
+        picture: the picture's sizes and orientation.
 
     Raises:
         BrokenAnnotation: the size is that of another picture, or could be that of the picture

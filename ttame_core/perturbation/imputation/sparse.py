@@ -243,9 +243,15 @@ def _shares(device: torch.device) -> Tensor:
 def _inside(
     taps: tuple[float, ...], size: tuple[int, int], stride: int, device: torch.device
 ) -> Tensor:
-    """Return how much of a kernel lies inside (h, w), where it starts one cell before a position.
+    """Return the sum of a kernel's weights that lie inside an image, for each place of the kernel.
 
-    The positions are every stride-th row and column.
+    The kernel starts one cell before every stride-th row and column of the image.
+
+    Args:
+        taps: weights of the kernel along one side.
+        size: (h, w) of the image.
+        stride: distance of the kernel's places.
+        device: device of the result.
     """
     kernel = torch.tensor(taps, device=device)[None, None]
     one, other = (
