@@ -151,7 +151,7 @@ def _write(folder: Path, samples: int) -> None:
     """Some of the shards that were planned just before, by another process."""
     lake, dataset = Lake(folder), _dataset("planned", train=0, val=0, test=samples)
     names = [_name(number) for number in range(WORKED_ON)]
-    plan = ShardPlan("planned", CLASSES, dict.fromkeys(names, ""), {})
+    plan = ShardPlan("planned", CLASSES, tuple(range(len(CLASSES))), dict.fromkeys(names, ""), {})
     for name in names:
         write_shard(dataset, lake, plan, name)
 
@@ -159,7 +159,11 @@ def _write(folder: Path, samples: int) -> None:
 def _index(folder: Path, samples: int) -> None:
     lake = Lake(folder)
     names = [name for name, _ in Provenance(SMALL, lake).shards("test")]
-    finish_dataset(SMALL.dataset, lake, ShardPlan("drawn", CLASSES, dict.fromkeys(names, ""), {}))
+    finish_dataset(
+        SMALL.dataset,
+        lake,
+        ShardPlan("drawn", CLASSES, tuple(range(len(CLASSES))), dict.fromkeys(names, ""), {}),
+    )
 
 
 def _train(folder: Path, samples: int) -> None:

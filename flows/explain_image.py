@@ -15,6 +15,7 @@ from ttame_core import spec
 from ttame_core.api import load_backbone
 from ttame_core.audits.specification import complete_explainer
 from ttame_core.backbones import Backbone
+from ttame_core.backbones.classes import ClassList
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError, nearest, writing
 from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
@@ -24,16 +25,15 @@ from ttame_core.heads.published import published_taps
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.report.single import (
     Explained,
-    class_names,
     draw,
     explain_picture,
-    find_class,
     read_picture,
 )
+from ttame_core.stages.matched import match_of
 from ttame_core.stages.provenance import Provenance, given_head
 
 DEFAULT = "ttame"
-Opened = tuple[dict[str, Explainer], list[str]]  # explainers by name, names of classes
+Opened = tuple[dict[str, Explainer], ClassList]  # explainers by name, names of classes
 
 
 def open_named(
@@ -75,7 +75,7 @@ def open_named(
             )
     backbone = load_backbone(settings)
     made = {e.name: _explainer(backbone, e, head) for e in chosen}
-    return made, class_names(settings, backbone)
+    return made, backbone.classes.for_readers(backbone.num_classes)
 
 
 def open_of_spec(
@@ -117,16 +117,15 @@ def open_of_spec(
         file = head or given_head(settings, chosen)
         trained = partial(current_head, provenance, settings, chosen)
         made[wanted] = _explainer(backbone, chosen, file, trained)
-    sharded = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
-    if sharded and len(provenance.classes) == backbone.num_classes:
-        return made, provenance.classes
-    return made, class_names(settings, backbone)
+    if provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet")):
+        return made, match_of(provenance, settings, backbone).theirs
+    return made, backbone.classes.for_readers(backbone.num_classes)
 
 
 def write_pictures(
     images: Sequence[str],
     explainers: dict[str, Explainer],
-    classes: Sequence[str],
+    classes: ClassList,
     target: str | None,
     output: str,
 ) -> list[str]:
@@ -145,7 +144,7 @@ def write_pictures(
     Raises:
         UserError: the target is no class of the classifier, or two pictures would have one name.
     """
-    number = None if target is None else find_class(target, classes)
+    number = None if target is None else classes.number_of(target)
     in_one_file = output.lower().endswith(".png")
     stems = [Path(path).stem for path in images]
     if not in_one_file and (twice := {stem for stem in stems if stems.count(stem) > 1}):
@@ -155,7 +154,9 @@ def write_pictures(
     explained, failed = [], []
     for path in images:
         try:
-            one = explain_picture(Path(path).name, read_picture(path), explainers, classes, number)
+            one = explain_picture(
+                Path(path).name, read_picture(path), explainers, classes.names, number
+            )
         except UserError as error:
             failed.append(str(error))
             continue

@@ -16,6 +16,7 @@ from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import Explainer
 from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.stages.evaluate import WantedScores, evaluate_shard
+from ttame_core.stages.matched import match_of
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.shard import StoredShard
 
@@ -42,7 +43,8 @@ def _evaluate(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bo
     if not missing:
         return False
     loaded = backbone_of(provenance, backbone)
-    stored = StoredShard(provenance.lake, provenance.dataset, shard)
+    match = match_of(provenance, backbone, loaded)
+    stored = StoredShard(provenance.lake, provenance.dataset, shard, match)
     wanted = [
         WantedScores(
             e.name,

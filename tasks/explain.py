@@ -14,7 +14,8 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import NotApplicable
 from ttame_core.lake import Lake
-from ttame_core.stages.explain import WantedMaps, explain_shard, write_refusal
+from ttame_core.stages.explain import WantedMaps, explain_shard, target_classes, write_refusal
+from ttame_core.stages.matched import match_of, write_match
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.roles import write_roles
 from ttame_core.stages.shard import StoredShard
@@ -38,10 +39,12 @@ def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> boo
     if not missing:
         return False
     model = backbone_of(provenance, backbone)
-    stored = StoredShard(provenance.lake, provenance.dataset, shard)
+    match = match_of(provenance, backbone, model)
+    write_match(provenance, backbone.name, match)
+    stored = StoredShard(provenance.lake, provenance.dataset, shard, match)
     wanted = _wanted(provenance, model, backbone, missing, stored)
     if wanted:
-        targets = provenance.audit.maps.targets
+        targets = target_classes(provenance.audit.maps.targets, match.theirs)
         with on_shard("explain", shard, backbone.name, provenance.samples(shard)) as done:
 
             def run(compute: spec.Compute) -> None:

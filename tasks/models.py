@@ -16,7 +16,7 @@ from ttame_core.heads.files import load_head
 from ttame_core.lake import dataset_file, fingerprint, head_folder
 from ttame_core.metrics import REGISTRY as REGISTRY_OF_METRICS
 from ttame_core.metrics import Family
-from ttame_core.stages.explain import check_labels
+from ttame_core.stages.matched import match_of
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.orders import TrainingShards
 
@@ -90,7 +90,7 @@ def backbone_of(provenance: Provenance, settings: spec.Backbone) -> Backbone:
             _loaded["backbone"] = place(load(provenance, settings), compute)
             _loaded["identity"] = (identity, compute)
         backbone: Backbone = _loaded["backbone"]
-    check_labels(len(provenance.classes) - 1, backbone.num_classes, backbone.name)
+    match_of(provenance, settings, backbone)
     return backbone
 
 

@@ -20,6 +20,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.report.rendering import render
 from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.explain import WantedMaps, explain_shard
+from ttame_core.stages.matched import match_of, write_match
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.shard import StoredShard
 
@@ -58,6 +59,8 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
     provenance = Provenance(audit, lake)
     (section,) = audit.backbones
     backbone = load_backbone(section)
+    match = match_of(provenance, section, backbone)
+    write_match(provenance, section.name, match)
     made = {e.name: REGISTRY[e.method](backbone, e.settings) for e in audit.explainers}
     makers = {name: lambda model, name=name: made[name] for name in made}
     for shard, _ in provenance.shards("test"):
@@ -65,7 +68,8 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
             WantedMaps(e.name, made[e.name], provenance.maps(section, e, shard))
             for e in audit.explainers
         ]
-        explain_shard(StoredShard(lake, "drawn", shard), backbone, maps, "predicted", audit.compute)
+        stored = StoredShard(lake, "drawn", shard, match)
+        explain_shard(stored, backbone, maps, "predicted", audit.compute)
         scores = [
             WantedScores(
                 e.name,
@@ -76,6 +80,6 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
             for e in audit.explainers
             for metric in audit.evaluation.metrics
         ]
-        evaluate_shard(StoredShard(lake, "drawn", shard), backbone, scores, makers, audit.compute)
+        evaluate_shard(stored, backbone, scores, makers, audit.compute)
     write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)
     return folder

@@ -36,7 +36,7 @@ from ttame_core.lake.query.connection import run_query, values_of
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
 from ttame_core.perturbation.masking import min_max
-from ttame_core.stages.explain import choose_targets
+from ttame_core.stages.explain import choose_targets, target_classes
 from ttame_core.training.head import HeadRun, settings_for
 from ttame_core.training.loop import Progress
 
@@ -421,7 +421,10 @@ def _targets(targets: Targets, logits: Tensor, places: list[int], backbone: Back
         section = _checked(spec.Maps, {"targets": targets})
         if section.targets == "label":
             raise UserError("labels are not known here: give them as a tensor, targets=labels")
-        return choose_targets(logits, torch.zeros(0), section.targets, backbone.name)
+        chosen_classes = target_classes(
+            section.targets, backbone.classes.for_readers(backbone.num_classes)
+        )
+        return choose_targets(logits, torch.zeros(0), chosen_classes, backbone.name)
     chosen = targets[places].to(logits.device, torch.int64)
     if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < logits.shape[1]:
         raise UserError(

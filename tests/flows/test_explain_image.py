@@ -13,6 +13,7 @@ from tiny import jpeg, small_resnet
 
 import ttame_core as tt
 from flows.explain_image import open_named, write_pictures
+from ttame_core.backbones.classes import ClassList
 from ttame_core.errors import UserError
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -82,7 +83,7 @@ def test_mistakes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "classes 0 to 9" in said(None, "gradcam", target="12")
     assert not (own / "out.png").exists()
     with pytest.raises(UserError, match="two of the pictures are called one"):
-        write_pictures(["a/one.jpg", "b/one.jpg"], {}, [], None, "folder")
+        write_pictures(["a/one.jpg", "b/one.jpg"], {}, ClassList(), None, "folder")
 
 
 def test_with_a_spec_and_the_heads_of_its_workspace(

@@ -64,7 +64,7 @@ def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **c
     with connect_audit(lake, audit) as db:
         findings = gather(db, audit, board, "20260301T000000Z")
         now = datetime(2026, 3, 1, tzinfo=UTC)
-        recorded = Recorded(lake, db, audit, "", "", now, board, {}, [], [], {"ttame": "0"})
+        recorded = Recorded(lake, db, audit, "", "", now, board, {}, [], [], {"ttame": "0"}, {})
         return render_page(replace(recorded, **changes), findings, winners or {}, {})
 
 

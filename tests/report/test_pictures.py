@@ -32,6 +32,7 @@ def _map(heat: np.ndarray) -> dict:
         "width": width,
         "label": 1,
         "predicted": 1,
+        "predicted_class": "disc",
         "probability": 0.9,
     }
 

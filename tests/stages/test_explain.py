@@ -14,6 +14,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
 from ttame_core.data.index import load_shards
+from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, forward_pass
@@ -228,8 +229,8 @@ def test_a_refusal_is_a_file_without_rows_and_with_the_reason(drawn: tuple[Lake,
 
 
 def test_wrong_classes() -> None:
-    logits, labels = torch.randn(2, 10), torch.tensor([1, 12])
-    with pytest.raises(UserError, match=r"label 12.*0 to 9"):
+    logits, labels = torch.randn(2, 10), torch.tensor([1, UNKNOWN])
+    with pytest.raises(UserError, match="a label that net knows"):
         choose_targets(logits, labels, "label", "net")
     with pytest.raises(UserError, match=r"class 10.*0 to 9"):
         choose_targets(logits, labels, [1, 10], "net")

@@ -35,6 +35,7 @@ from ttame_core.lake.schemas import (
     LEADERBOARD,
 )
 from ttame_core.lake.selection import Selection
+from ttame_core.stages.matched import read_sentences
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.roles import rivals, write_roles
 
@@ -74,6 +75,7 @@ class Recorded:
         refusals: rows of the view `refusals`: backbone, explainer, reason.
         changes: rows of the view `audit_changes`.
         versions: versions of packages, by name.
+        matched: sentence by backbone on how classes of the data set were matched with its own.
     """
 
     lake: Lake
@@ -87,6 +89,7 @@ class Recorded:
     refusals: Sequence[Mapping[str, str]]
     changes: Sequence[Mapping[str, Any]]
     versions: Mapping[str, str]
+    matched: Mapping[str, str]
 
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
@@ -142,6 +145,7 @@ def write_record(
     versions["python"] = platform.python_version()
     provenance = Provenance(audit, lake)
     asked = provenance.explainers()
+    matched = read_sentences(provenance)
     made_from: dict[str, Any] = {
         "audit": audit.name,
         "versions": versions,
@@ -150,6 +154,7 @@ def write_record(
         "explainers": [e.name for e in audit.explainers],
         "weights": {b.name: provenance.weights(b) for b in whole},
         "failures": dict(outcome.failures),
+        "classes": matched,
     }
     with connect_audit(lake, shown) as db:
         board = read_leaderboard(db, audit.dataset.name)
@@ -178,6 +183,7 @@ def write_record(
                     refusals,
                     changes,
                     versions,
+                    matched,
                 )
             )
     lake.write_json(

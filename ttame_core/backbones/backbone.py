@@ -9,6 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ttame_core import spec
+from ttame_core.backbones.classes import ClassList, class_list
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
 from ttame_core.backbones.preprocessing import Preprocessing
@@ -38,6 +39,7 @@ class Backbone(nn.Module):
         num_classes: K, the number of logits.
         map_size: (height, width) of attention maps over the taps.
         precision: number format of forward passes.
+        classes: names of the classes, where they are known.
         weights: hash of the weights where the backbone was loaded from a spec, else ''.
     """
 
@@ -59,6 +61,7 @@ class Backbone(nn.Module):
         sizes = [(tap.height, tap.width) for tap in self.taps]
         self.map_size = map_size(sizes or [preprocessing.input_size])
         self.precision = torch.float32
+        self.classes = ClassList()
         self.weights = ""
         self._capture = capture
 
@@ -149,6 +152,7 @@ def load_backbone(
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     backbone = Backbone(model, settings.name, preprocessing_of(settings, model), settings.taps)
+    backbone.classes = class_list(settings, model, backbone.num_classes)
     backbone.weights = weights_hash(model)
     return backbone.fold()
 

@@ -61,7 +61,8 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
         _remove_outdated(lake, dataset.name, shards)
         _gather(lake, plan, made_from)
         rows = map(vars, shards)
-        lake.write_parquet(path, rows, SHARDS, made_from, classes=json.dumps(plan.classes))
+        told = {"classes": json.dumps(plan.classes), "present": json.dumps(plan.present)}
+        lake.write_parquet(path, rows, SHARDS, made_from, **told)
     _remove_stale(lake, plan)
 
 
@@ -169,6 +170,12 @@ def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:
 def load_classes(lake: Lake, name: str) -> list[str]:
     """Return the names of a data set's classes, in label order."""
     return json.loads(lake.metadata(_shards_file(lake, name))["classes"])
+
+
+def load_present(lake: Lake, name: str) -> list[int]:
+    """Labels that images of a data set have, sorted; all where an older file does not say."""
+    metadata = lake.metadata(_shards_file(lake, name))
+    return json.loads(metadata.get("present", "null")) or [*range(len(load_classes(lake, name)))]
 
 
 def _shards_file(lake: Lake, name: str) -> str:

@@ -69,12 +69,14 @@ class ShardPlan:
     Attributes:
         dataset: name of the data set.
         classes: names of the classes, in label order.
+        present: labels that inputs have, sorted; not all classes need have images.
         digests: a hash of the inputs of each shard, by the shard's name.
         settings: settings on which the content of shards depends.
     """
 
     dataset: str
     classes: tuple[str, ...]
+    present: tuple[int, ...]
     digests: dict[str, str]
     settings: dict[str, Any]
 
@@ -115,14 +117,19 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
         db.execute("SET VARIABLE per_shard = ?", [dataset.samples_per_shard])
         for statement in duckdb.extract_statements(_sql("plan")):
             _execute(db, statement)
-        classes = _classes(db, dataset, source)
+        labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
+        classes = source.classes() or _classes(db, dataset, labels)
+        numbers = {class_of(label, classes) for label in labels}
+        present = tuple(sorted(number for number in numbers if number is not None))
         parts = _parts(db)
         digests: dict[str, str] = {}
         for part in parts:
             digests |= _execute(
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
-        plan = ShardPlan(dataset.name, classes, digests, _settings(dataset, source, annotations))
+        plan = ShardPlan(
+            dataset.name, classes, present, digests, _settings(dataset, source, annotations)
+        )
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):
@@ -210,12 +217,9 @@ def _sql(name: str) -> str:
 
 
 def _classes(
-    db: duckdb.DuckDBPyConnection, dataset: spec.Dataset, source: Source
+    db: duckdb.DuckDBPyConnection, dataset: spec.Dataset, labels: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the names of the classes in label order: the source's, the spec's, or the labels'."""
-    if own := source.classes():
-        return own
-    labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
+    """Return the names of the classes in label order: the spec's, or the labels'."""
     if dataset.classes is None:
         return classes_of(labels)
     classes = tuple(dataset.classes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
@@ -29,9 +29,10 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.lake.query.connection import connect
 from ttame_core.stages.explain import read_maps
+from ttame_core.stages.matched import read_names
 from ttame_core.stages.provenance import Provenance
 
-FORMAT = 1  # increase it when the code makes other rows from the same audit
+FORMAT = 2  # increase it when the code makes other rows from the same audit
 SPLITS = {"val": "validation"}  # names of splits in `datasets` that differ from ttame's
 ROWS_AT_ONCE = 2**14
 MapName = tuple[str, str, str]  # key, backbone, explainer
@@ -162,6 +163,8 @@ def _features(classes: list[str], metrics: list[str]) -> Any:
                     "explainer": Value("string"),
                     "predicted": Value("int32"),
                     "target": Value("int32"),
+                    "predicted_class": Value("string"),
+                    "target_class": Value("string"),
                     "probability": Value("float32"),
                     "view": corners,
                     "map": Picture(),
@@ -210,6 +213,7 @@ class _Maps:
     backbone: str
     explainer: str
     preprocessing: Preprocessing
+    names: Mapping[int, str]
     groups: Iterator[tuple[str, Iterator[tuple[dict[str, Any], Tensor]]]]
     ahead: tuple[str, list[tuple[dict[str, Any], Tensor]]] | None = None
 
@@ -226,13 +230,14 @@ def _open_maps(provenance: Provenance, shard: str) -> Iterator[_Maps]:
     """Yield a reader for each maps file of a shard, without explainers that do not apply."""
     lake = provenance.lake
     for backbone in provenance.audit.backbones:
+        classes = read_names(provenance, backbone.name)
         for name in _names(provenance):
             path = maps_file(provenance.dataset, backbone.name, name, shard)
             said = lake.metadata(path).get("preprocessing")
             if said:
                 view = Preprocessing.from_config(json.loads(said))
                 groups = groupby(read_maps(lake, path), key=lambda row: row[0]["key"])
-                yield _Maps(backbone.name, name, view, groups)
+                yield _Maps(backbone.name, name, view, classes, groups)
 
 
 def _rows(
@@ -273,6 +278,10 @@ def _explanation(
         "backbone": maps.backbone,
         "explainer": maps.explainer,
         **{name: row[name] for name in ("predicted", "target", "probability")},
+        **{
+            f"{name}_class": maps.names.get(row[name], f"class {row[name]}")
+            for name in ("predicted", "target")
+        },
         "view": dict(zip(("x0", "y0", "x1", "y1"), maps.preprocessing.region(size), strict=True)),
         "map": _png(heat),
         "scores": {metric: own.get(metric) for metric in metrics},
@@ -298,7 +307,8 @@ Images of the data set {dataset}, and the explanation maps and scores that an au
     - `map`: 8 bits of grey, 255 at its highest place, at the explainer's own resolution.
     - `view`: the part of the image that the map covers, which is what the classifier saw; pixels of
       the image.
-    - `predicted`, `target`: class numbers, as `label`; `probability`: softmax of the target.
+    - `predicted`, `target`: numbers of the backbone's own classes, and their names in
+      `predicted_class`, `target_class`; `probability`: softmax of the target.
     - `scores`: of each metric; nothing where the target is not the predicted class.
 
 Backbones: {backbones}. Explainers: {explainers}.

@@ -104,6 +104,22 @@ EXPLAINERS = pa.schema(
     [("method", pa.string()), ("role", pa.string()), ("control_of", pa.string())]
 )
 
+# Classes of a classifier: a row for each, and one for each class of the data set that is not among
+# them. number: of the output of the classifier, null in the latter. name: for readers. wnid,
+# definition: of WordNet, null where there are none. classes, labels: the data set's, by name and by
+# number. rule: how they were matched (ttame_core/data/matching.py), null where nothing was.
+CLASSES = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("name", pa.string()),
+        ("wnid", pa.string()),
+        ("definition", pa.string()),
+        ("classes", pa.list_(pa.string())),
+        ("labels", pa.list_(pa.int32())),
+        ("rule", pa.string()),
+    ]
+)
+
 # The history of a training. A recorded step has a row for each term of the loss and one for their
 # sum, `loss`; a validation has a row for each metric (AD@15, accuracy).
 HISTORY = pa.schema(

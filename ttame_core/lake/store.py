@@ -509,6 +509,11 @@ def explainer_file(dataset: str, backbone: str, explainer: str) -> str:
     return f"explainers/dataset={dataset}/backbone={backbone}/explainer={explainer}/role.parquet"
 
 
+def classes_file(dataset: str, backbone: str) -> str:
+    """Return the path of the file that names a classifier's classes: rows of CLASSES."""
+    return f"classes/dataset={dataset}/backbone={backbone}/classes.parquet"
+
+
 def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
     """Return the path of a family's scores of an explainer's maps of a shard."""
     return (

@@ -7,5 +7,5 @@ metrics:
 -- The accuracy of each classifier on each image whose class is known: 100 where it is right, else 0.
 SELECT dataset, backbone, '-' AS explainer, key,
        CASE WHEN label = predicted THEN 100.0 ELSE 0.0 END AS accuracy
-FROM predictions
+FROM predicted_numbers
 WHERE label IS NOT NULL

@@ -131,9 +131,9 @@ def _exhibit(
     return Exhibit(
         backbone,
         sample.key,
-        sample.label,
-        findings.classes.get(any_row["predicted"], f"class {any_row['predicted']}"),
-        any_row["predicted"] == any_row["label"],
+        sample.label or any_row["predicted_class"],
+        any_row["predicted_class"],
+        not sample.label or any_row["predicted"] == any_row["label"],
         any_row["probability"],
         *view.size,
         place(view.copy()),

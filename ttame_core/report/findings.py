@@ -37,7 +37,7 @@ class Findings:
         exhibits: images to show, a row for each image and reason (kind, backbone, key, place,
             value, …).
         scores: scores of the maps of these images, by backbone, key and explainer.
-        classes: names of the classes, by label.
+        classes: number of classes of the data set.
         order: names of the rivals, the best mean rank first.
         leads: for each backbone, the rival that keeps most confidence.
         keep: percentage of kept pixels in masked images; None where there are none.
@@ -48,7 +48,7 @@ class Findings:
     series: Mapping[str, Rows]
     exhibits: Rows
     scores: Mapping[tuple[str, str, str], dict[str, Any]]
-    classes: Mapping[int, str]
+    classes: int
     order: Sequence[str]
     leads: Mapping[str, str]
     keep: float | None
@@ -95,12 +95,11 @@ def gather(
     pictured = [{"backbone": e["backbone"], "key": e["key"]} for e in exhibits]
     db.register("pictured", pa.Table.from_pylist(pictured, _PICTURED))
     scores = {(r["backbone"], r["key"], r["explainer"]): r for r in _rows(db, "scores")}
-    names = db.execute(
-        "SELECT label, any_value(class) FROM samples WHERE dataset = ? GROUP BY label",
-        [audit.dataset.name],
+    ((classes,),) = db.execute(
+        "SELECT count(DISTINCT class) FROM samples WHERE dataset = ?", [audit.dataset.name]
     ).fetchall()
     ((images,),) = db.execute(
-        "SELECT count(DISTINCT key) FROM predictions WHERE dataset = ? "
+        "SELECT count(DISTINCT key) FROM predicted_numbers WHERE dataset = ? "
         "AND list_contains(?, backbone)",
         [audit.dataset.name, known["backbones"]],
     ).fetchall()
@@ -108,7 +107,7 @@ def gather(
     order = [*ranked, *(name for name in rivals(audit) if name not in ranked)]
     sql = {name: _runnable(_sql(name), known) for name in (*SERIES, *EXHIBITS)}
     sql["leaderboard"] = _runnable(_LEADERBOARD, known)
-    return Findings(series, exhibits, scores, dict(names), order, leads, keep, images, sql)
+    return Findings(series, exhibits, scores, classes, order, leads, keep, images, sql)
 
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])

@@ -100,6 +100,7 @@ def render_page(
             failures=recorded.failures,
             warnings=warnings(recorded.board, minimum),
             refusals=refused,
+            matched=recorded.matched,
             spec=recorded.frozen,
             versions="\n".join(f"{name} {version}" for name, version in versions.items()),
         )

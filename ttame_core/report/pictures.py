@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ttame_core.backbones.classes import is_wnid, names_of
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.images import decode_image
+from ttame_core.data.labels import number_of
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
@@ -34,7 +36,9 @@ class Sample:
     """An image with its annotation and its maps of the class that each backbone predicts.
 
     Attributes:
-        maps: rows of the view `maps`, by backbone and explainer.
+        label: name of the image's class; empty where it is not known.
+        maps: rows of the view `maps`, by backbone and explainer, with names of classes
+            (predicted_class, class).
         views: preprocessing of each backbone, by its name.
     """
 
@@ -157,8 +161,14 @@ def _each_sample(
         shards.setdefault((row["dataset"], row["shard"]), {})[row["key"]] = row
     for (dataset, shard), wanted in sorted(shards.items()):
         maps = db.sql(
-            "FROM maps WHERE dataset = ? AND shard = ? AND list_contains(?, key) "
-            "AND target = predicted AND (? OR list_contains(?, backbone)) "
+            "SELECT maps.*, class_name(predicted, its.name) AS predicted_class, "
+            "own.name AS class FROM maps "
+            "LEFT JOIN classes AS its ON its.dataset = maps.dataset "
+            "AND its.backbone = maps.backbone AND its.number = predicted "
+            "LEFT JOIN classes AS own ON own.dataset = maps.dataset "
+            "AND own.backbone = maps.backbone AND own.number = label "
+            "WHERE maps.dataset = ? AND shard = ? AND list_contains(?, key) "
+            "AND target = predicted AND (? OR list_contains(?, maps.backbone)) "
             "AND (? OR list_contains(?, explainer))",
             params=[
                 dataset,
@@ -185,12 +195,36 @@ def _each_sample(
             corners = boxes.filter(pc.equal(boxes["key"], key)).drop_columns("key").to_pylist()
             yield Sample(
                 key,
-                wanted[key]["class"],
+                _label(wanted[key]["class"], next((row["class"] for row in own), None)),
                 decode_image(image_bytes(raw), key),
                 np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
                 {(row["backbone"], row["explainer"]): row for row in own},
                 {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},
             )
+
+
+def _label(own: str | None, matched: str | None) -> str:
+    """Return what an image's class is called, for readers; empty where it is not known.
+
+    Args:
+        own: the name that the data set has for it, which may be a number or a wnid.
+        matched: the name that a classifier has for it.
+    """
+    if own is None:
+        return ""
+    if is_wnid(own):
+        return matched or names_of([own]).names[0]
+    return own if number_of(own) is None else matched or f"class {own}"
+
+
+def _said(sample: Sample, backbone: str, row: dict[str, Any]) -> str:
+    """Say what a backbone takes an image for, and whether that is right where it is known."""
+    probability = f"{row['probability']:.2f}"
+    if not sample.label:
+        return f"{backbone}: {row['predicted_class']} {probability}"
+    right = row["label"] == row["predicted"]
+    verdict = "right" if right else f"takes it for {row['predicted_class']}"
+    return f"{sample.label} · {backbone} {verdict} {probability}"
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
@@ -221,10 +255,7 @@ def show_samples(samples: Sequence[Sample]) -> Image.Image:
         for backbone in sorted({name for name, _ in sample.maps}):
             view, boxed = _boxed(sample, backbone)
             first = next(row for (name, _), row in sample.maps.items() if name == backbone)
-            verdict = "right" if first["label"] == first["predicted"] else "wrong"
-            probability = first["probability"]
-            title = f"{sample.label} · {backbone} {verdict} {probability:.2f}"
-            tiles = [(boxed, title)]
+            tiles = [(boxed, _said(sample, backbone, first))]
             for explainer in _explainers(sample, backbone):
                 heat = heat_of(sample.maps[backbone, explainer])
                 tiles.append((overlay(view, heat), explainer))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import timm.data
 import torch
 from PIL import Image
 
-from ttame_core import spec
-from ttame_core.backbones import Backbone
 from ttame_core.data.images import decode_image
 from ttame_core.data.loader import Batch
-from ttame_core.errors import UserError, nearest
+from ttame_core.errors import UserError
 from ttame_core.explainers import Explainer, forward_pass
 from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import grid, overlay
 
 TILE = 320  # side of a picture, in pixels
-IMAGENET = "imagenet-1k"
 
 
 @dataclass(frozen=True)
@@ -122,50 +117,3 @@ def draw(pictures: Sequence[Explained]) -> Image.Image:
         tiles += [(overlay(one.view, heat), f"{name}{of}") for name, heat in one.maps.items()]
         rows.append(tiles)
     return grid(rows, TILE)
-
-
-# ---- names of classes ------------------------------------------------------------------------
-
-
-def class_names(settings: spec.Backbone, backbone: Backbone) -> list[str]:
-    """Return a classifier's names of its classes; numbers where its library has no names."""
-    count = backbone.num_classes
-    labels = getattr(getattr(backbone.model, "config", None), "id2label", None)
-    if settings.library == "huggingface" and labels:
-        return [str(labels[i]) for i in range(count)]
-    names: list[str] = []
-    if settings.pretrained and settings.library == "torchvision":
-        from torchvision import models
-
-        name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
-        names = models.get_model_weights(name)[tag or "DEFAULT"].meta["categories"]
-    elif settings.pretrained and settings.library == "timm":
-        info = timm.data.ImageNetInfo(timm.data.infer_imagenet_subset(backbone.model) or IMAGENET)
-        if info.num_classes() == count:
-            names = [info.index_to_description(i) for i in range(count)]
-    return list(names) if len(names) == count else [str(i) for i in range(count)]
-
-
-def find_class(wanted: str, classes: Sequence[str]) -> int:
-    """Return the number of a class.
-
-    Args:
-        wanted: number of the class, its name, or a part of a name such as `tabby, tabby cat`.
-        classes: names of the classes.
-
-    Raises:
-        UserError: there is no such class.
-    """
-    by_name: dict[str, int] = {}
-    for number, name in enumerate(classes):
-        for part in (name, *re.split(r",\s*", name)):
-            by_name.setdefault(part.casefold(), number)
-    if wanted.casefold() in by_name:
-        return by_name[wanted.casefold()]
-    if wanted.isdigit() and int(wanted) < len(classes):
-        return int(wanted)
-    raise UserError(
-        f"there is no class {wanted}: the classifier has the classes 0 to {len(classes) - 1}"
-        + (f", such as {', '.join(classes[:3])}." if not classes[0].isdigit() else ".")
-        + nearest(wanted.casefold(), by_name)
-    )

@@ -49,7 +49,7 @@ def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
     rivals = [name for name, role in explainers.items() if role == RIVAL]
     ends = [name for name, role in explainers.items() if role != RIVAL]
     beside = f", measured against {_list(ends)}" if ends else ""
-    classes = f" in {len(findings.classes)} classes" if findings.classes else ""
+    classes = f" in {_count(findings.classes, 'class', 'classes')}" if findings.classes else ""
     return (
         f"{_count(len(backbones), 'classifier')} ({_list(backbones, 8)}) on "
         f"{_count(findings.images, 'image')}{classes} of {audit.dataset.name} "
@@ -280,8 +280,8 @@ def _totals(rows: Iterable[Mapping[str, Any]], column: str) -> int:
     return sum({row["backbone"]: row[column] for row in rows}.values())
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def _count(number: int, noun: str, several: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else several or f'{noun}s'}"
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ttame_core.spec.base import Name, Section, Seed
+from ttame_core.spec.base import Labels, Name, Section, Seed
 
 
 class Preprocessing(Section):
@@ -54,6 +54,16 @@ class Backbone(Section):
     checkpoint: str | None = None
     fit: Fit | None = None
     num_classes: int | None = Field(None, ge=2)
+    class_names: list[str] | str | None = Field(
+        None,
+        description="names of its classes in the order of its outputs: a list, a file (a name a "
+        "line, or JSON), or a list of timm such as imagenet-1k; default: as the model says",
+    )
+    labels: Labels = Field(
+        default_factory=dict,
+        description="class of the classifier (name, wnid or number) by class of the data set: "
+        "{kangaroo: wallaby}; it goes before `dataset.labels`",
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model")
     trust_remote_code: bool = Field(
         False, description="run the Python files that come with a Hugging Face folder"

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ttame_core.errors import nearest
 from ttame_core.storage import without_credentials
+
+
+def _texts(mapping: Any) -> Any:
+    """Return a mapping with its numbers as texts."""
+    if not isinstance(mapping, dict):
+        return mapping
+    return {
+        str(key) if type(key) is int else key: str(value) if type(value) is int else value
+        for key, value in mapping.items()
+    }
+
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Names become folder names of the lake, on every file system and object store.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+Labels = Annotated[dict[str, str], BeforeValidator(_texts)]  # YAML reads 7 as a number
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator of random numbers takes
 Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
 Location = Place | dict[Split, Place]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from ttame_core.spec.base import Name, Section, Seed, Split
+from ttame_core.spec.base import Labels, Name, Section, Seed, Split
 from ttame_core.storage import without_credentials
 
 
@@ -69,6 +69,11 @@ class Dataset(Section):
     )
     classes: list[str] | None = Field(
         None, description="names of the classes in the classifiers' order; default: sorted"
+    )
+    labels: Labels = Field(
+        default_factory=dict,
+        description="class of the classifiers (name, wnid or number) by class of the data set, "
+        "where names do not say it: {kangaroo: wallaby}",
     )
     samples_per_shard: int = Field(1000, ge=1, description="images in a shard, roughly at most")
     max_size: int | None = Field(

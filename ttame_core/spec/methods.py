@@ -25,8 +25,8 @@ class Maps(Section):
         description="explain only the first so many images of the split, whose order is random; "
         "default: all",
     )
-    targets: str | list[int] = Field(
-        "predicted", description="predicted, label, top-K, or a list of class indices"
+    targets: str | list[int | str] = Field(
+        "predicted", description="predicted, label, top-K, or a list of classes: names or numbers"
     )
     dtype: Literal["float16", "uint8"] = Field(
         "float16",
@@ -36,10 +36,14 @@ class Maps(Section):
     @field_validator("targets", mode="before")
     @classmethod
     def _targets(cls, targets: Any) -> Any:
-        indices = isinstance(targets, list) and all(type(t) is int and t >= 0 for t in targets)
+        classes = isinstance(targets, list) and all(
+            (type(t) is int and t >= 0) or (isinstance(t, str) and t) for t in targets
+        )
         words = isinstance(targets, str) and re.fullmatch(r"predicted|label|top-[1-9]\d*", targets)
-        if not words and not (indices and targets):
-            raise ValueError("allowed: predicted, label, top-K, or a list of class indices")
+        if not words and not (classes and targets):
+            raise ValueError(
+                "allowed: predicted, label, top-K, or a list of classes by name or number"
+            )
         return targets
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
+from ttame_core.backbones.classes import ClassList
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
@@ -148,6 +149,21 @@ def _remove_other_scores(shard: StoredShard, backbone: str, explainer: str, made
             shard.lake.remove(path)
 
 
+def target_classes(targets: str | list[int | str], classes: ClassList) -> str | list[int]:
+    """Return targets in which the names of classes are numbers.
+
+    Args:
+        targets: as a spec's `maps.targets`.
+        classes: what the classifier calls its classes.
+
+    Raises:
+        UserError: no class, or more than one, has such a name.
+    """
+    if isinstance(targets, str):
+        return targets
+    return [t if isinstance(t, int) else classes.number_of(t) for t in targets]
+
+
 def choose_targets(
     logits: Tensor, labels: Tensor, targets: str | list[int], backbone: str
 ) -> Tensor:
@@ -171,9 +187,9 @@ def choose_targets(
     if targets == "label":
         if (labels == UNKNOWN).any():
             raise UserError(
-                "maps.targets is label, but not all images have one: say `targets: predicted`"
+                f"maps.targets is label, but not all images have a label that {backbone} knows: "
+                "say `targets: predicted`"
             )
-        check_labels(int(labels.max()), classes, backbone)
         return labels[:, None].to(logits.device)
     if isinstance(targets, str):
         count = int(targets.removeprefix("top-"))
@@ -197,24 +213,6 @@ def _check_logits(forward: ForwardPass, backbone: str) -> None:
         raise UserError(
             f"backbone {backbone} gives logits that are not finite, first for the image {key}: "
             "check its weights, or say compute: {precision: float32}"
-        )
-
-
-def check_labels(largest: int, classes: int, backbone: str) -> None:
-    """Check that a classifier knows all labels of the data set.
-
-    Args:
-        largest: largest label of the data set.
-        classes: number of the classifier's classes.
-        backbone: name of the classifier, for the error.
-
-    Raises:
-        UserError: the classifier does not know the largest label.
-    """
-    if largest >= classes:
-        raise UserError(
-            f"the data set has the label {largest}, but backbone {backbone} has the classes 0 to "
-            f"{classes - 1}: give `dataset.classes` in the classifier's order, or another backbone"
         )
 
 

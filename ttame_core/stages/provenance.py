@@ -10,12 +10,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any
 
 from ttame_core import spec
 from ttame_core.backbones import file_hash, own_weights
 from ttame_core.backbones.devices import device_of, precision_of
-from ttame_core.data.index import Shard, load_classes, load_shards
+from ttame_core.data.index import Shard, load_classes, load_present, load_shards
+from ttame_core.data.matching import DataClasses
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, training_of
 from ttame_core.heads.files import is_whole_head
@@ -78,6 +80,12 @@ class Provenance:
     def classes(self) -> list[str]:
         """The names of the data set's classes, in label order."""
         return load_classes(self.lake, self.dataset)
+
+    @cached_property
+    def data_classes(self) -> DataClasses:
+        """The classes of the data set, to be matched with those of classifiers."""
+        present = load_present(self.lake, self.dataset)
+        return DataClasses(self.classes, present, self.audit.dataset.classes is not None)
 
     def check(self) -> None:
         """Check that the data set is in the lake.
@@ -269,11 +277,23 @@ class Provenance:
             "shard": self._content[shard],
             "images": self.explained(shard, explainer),
         }
+        targets = self.audit.maps.targets
+        named = isinstance(targets, list) and any(isinstance(target, str) for target in targets)
+        if (self.data_classes.present or named) and not backbone.fit:
+            made_from["labels"] = self._labels(backbone)
         if self.precision != "float32":
             made_from["probability"] = "float32"  # in earlier maps it had the lower precision
         if self.audit.maps.dtype != "float16":  # earlier maps, without this key, are float16
             made_from["dtype"] = self.audit.maps.dtype
         return made_from
+
+    def _labels(self, backbone: spec.Backbone) -> list[Any]:
+        """Return what decides which class of a classifier each label is."""
+        data, named = self.data_classes, backbone.class_names
+        if isinstance(named, str) and Path(named).expanduser().is_file():
+            named = file_hash(str(Path(named).expanduser()))
+        labels = {**self.audit.dataset.labels, **backbone.labels}
+        return [data.names, data.present, data.ordered, named, labels]
 
     def scores(
         self, backbone: spec.Backbone, explainer: spec.Explainer, metric: spec.Metric, shard: str

@@ -1,11 +1,10 @@
 -- The average drop by class and explainer, for the classes of each backbone that lose most, and their
 -- accuracy in percent. classes: number of classes of the backbone.
 WITH names AS (
-    SELECT label, any_value(class) AS class FROM samples
-    WHERE dataset = getvariable('dataset') GROUP BY label
+    SELECT backbone, number AS label, name FROM classes WHERE dataset = getvariable('dataset')
 ),
 accuracies AS (
-    SELECT backbone, label, 1e2 * avg((label = predicted)::INT) AS accuracy FROM predictions
+    SELECT backbone, label, 1e2 * avg((label = predicted)::INT) AS accuracy FROM predicted_numbers
     WHERE dataset = getvariable('dataset') GROUP BY ALL
 ),
 drops AS (
@@ -14,7 +13,7 @@ drops AS (
     WHERE dataset = getvariable('dataset') AND target = predicted
     AND keep = getvariable('keep') AND fill = 'zero'
     AND list_contains(getvariable('backbones'), backbone)
-    AND list_contains(getvariable('rivals'), explainer)
+    AND list_contains(getvariable('rivals'), explainer) AND label IS NOT NULL
     GROUP BY ALL
 ),
 ranked AS (
@@ -22,9 +21,9 @@ ranked AS (
            row_number() OVER (PARTITION BY backbone ORDER BY avg(value) DESC, label) AS place
     FROM drops GROUP BY backbone, label
 )
-SELECT backbone, place, classes, coalesce(class, label::VARCHAR) AS class, accuracy, explainer, value,
+SELECT backbone, place, classes, class_name(label, name) AS class, accuracy, explainer, value,
        images
 FROM ranked JOIN drops USING (backbone, label) JOIN accuracies USING (backbone, label)
-LEFT JOIN names USING (label)
+LEFT JOIN names USING (backbone, label)
 WHERE place <= 30
 ORDER BY backbone, place, explainer

@@ -3,7 +3,7 @@
 WITH placed AS (
     SELECT backbone, count(*) AS images, count(*) FILTER (probability >= 0.9) AS sure,
            arg_min({'key': key, 'value': 1e2 * probability}, row(-probability, md5(key)), 8) AS first
-    FROM predictions
+    FROM predicted_numbers
     WHERE dataset = getvariable('dataset') AND label <> predicted
     AND list_contains(getvariable('backbones'), backbone)
     GROUP BY backbone

@@ -47,11 +47,31 @@ UNION ALL
 SELECT dataset, backbone, explainer, unnest(named_role(explainer))
 FROM partitions ANTI JOIN files_explainers USING (dataset, backbone, explainer);
 
--- The prediction of each classifier for each image.
-CREATE VIEW predictions AS
+-- What each classifier calls its classes: a row per class, with the classes of the data set that it
+-- is. A row without a number is of classes of the data set that the classifier does not have.
+CREATE VIEW classes AS
+SELECT dataset, backbone, number, name, wnid, definition, classes, labels, rule FROM files_classes;
+
+-- The name of a classifier's class for readers.
+CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number);
+
+-- What each classifier says of each image, in numbers of its own classes. label: null where the image
+-- has none, or none that the classifier knows.
+CREATE VIEW predicted_numbers AS
 SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) AS predicted,
        max(probability) FILTER (target = predicted) AS probability
 FROM maps GROUP BY ALL;
+
+-- The same with names: class is the image's own, predicted_class what the classifier takes it for.
+CREATE VIEW predictions AS
+SELECT p.dataset, p.backbone, key, label, predicted, probability,
+       CASE WHEN label IS NOT NULL THEN class_name(label, own.name) END AS class,
+       class_name(predicted, its.name) AS predicted_class
+FROM predicted_numbers AS p
+LEFT JOIN classes AS own
+    ON own.dataset = p.dataset AND own.backbone = p.backbone AND own.number = p.label
+LEFT JOIN classes AS its
+    ON its.dataset = p.dataset AND its.backbone = p.backbone AND its.number = p.predicted;
 
 -- The training of each head: a row per recorded step, and one per validation and metric. `confidence`
 -- is the term of `training.objective`, whatever its name is. Files hold a row per term, and the names of

@@ -1,0 +1,323 @@
+"""The names of a classifier's classes: from the spec, the model, or the lists of ImageNet in timm.
+
+A class of ImageNet has a WordNet identifier (wnid, such as n01877812), synonyms (`wallaby, brush
+kangaroo`) and a definition.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from ttame_core import spec
+from ttame_core.errors import UserError, nearest
+
+IMAGENET = "imagenet-1k"
+ALIKE = 0.9  # the share of ImageNet's names in their places by which a list of names is ImageNet's
+_WNID = re.compile(r"(n[0-9]{8})(?![0-9])[\s:,_-]*(.*)", re.DOTALL)
+_PLACEHOLDER = re.compile(r"(label|class)?[\s_]*[0-9]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ClassName:
+    """The name of one class.
+
+    Attributes:
+        name: for readers; no other class of the classifier has the same.
+        full: all that the class is called, synonyms divided by commas.
+        wnid: its WordNet identifier; empty where there is none.
+        definition: a few words; empty where there are none.
+    """
+
+    name: str
+    full: str
+    wnid: str = ""
+    definition: str = ""
+
+    @property
+    def synonyms(self) -> list[str]:
+        """All that the class may be called, in a form that can be compared."""
+        return [plain(part) for part in (self.name, self.full, *self.full.split(","))]
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The names of all classes of a classifier, in the order of its logits.
+
+    Attributes:
+        entries: a name each; empty where they are not known.
+        given: False where only the number of classes speaks for these names: they hold where a
+            data set has the same ones.
+    """
+
+    entries: tuple[ClassName, ...] = ()
+    given: bool = True
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each class, for readers."""
+        return [entry.name for entry in self.entries]
+
+    @cached_property
+    def _numbers(self) -> tuple[dict[str, list[int]], ...]:
+        """Numbers by wnid, by whole name and by synonym; the first that has a name tells."""
+        by_wnid: dict[str, list[int]] = {}
+        by_name: dict[str, list[int]] = {}
+        by_synonym: dict[str, list[int]] = {}
+        for number, entry in enumerate(self.entries):
+            if entry.wnid:
+                by_wnid.setdefault(entry.wnid, []).append(number)
+            for name in {plain(entry.name), plain(entry.full)}:
+                by_name.setdefault(name, []).append(number)
+            for name in set(entry.synonyms):
+                by_synonym.setdefault(name, []).append(number)
+        return by_wnid, by_name, by_synonym
+
+    def of_wnid(self, text: str) -> list[int]:
+        """Return the numbers of the classes with the WordNet identifier that a text begins with."""
+        found = _WNID.fullmatch(text)
+        return self._numbers[0].get(found[1], []) if found else []
+
+    def of_name(self, text: str) -> list[int]:
+        """Return the numbers of the classes that have a name: several where it does not say which.
+
+        Case, and what divides words, do not matter.
+        """
+        _, by_name, by_synonym = self._numbers
+        return by_name.get(plain(text)) or by_synonym.get(plain(text)) or []
+
+    def find(self, text: str) -> list[int]:
+        """Return the numbers of the classes that a wnid or a name may mean."""
+        return self.of_wnid(text) or self.of_name(text)
+
+    def nearest(self, text: str) -> str:
+        """Return the question whether the nearest name was meant; empty where none is near."""
+        return nearest(plain(text), self._numbers[2])
+
+    def number_of(self, wanted: str) -> int:
+        """Return the number of the class that somebody asks for.
+
+        Args:
+            wanted: its name, a synonym, its wnid or its number.
+
+        Raises:
+            UserError: no class, or more than one, is called so.
+        """
+        found = self.find(wanted)
+        if not found and wanted.isascii() and wanted.isdigit() and int(wanted) < len(self.entries):
+            return int(wanted)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            which = ", ".join(f"{self.names[number]} ({number})" for number in found)
+            raise UserError(f"{wanted} is the name of several classes: {which}; say its number")
+        examples = [name for name in self.names[:3] if not _PLACEHOLDER.fullmatch(name)]
+        such = f", such as {', '.join(examples)}" if examples else ""
+        raise UserError(
+            f"there is no class {wanted}: the classifier has the classes 0 to "
+            f"{len(self.entries) - 1}{such}." + self.nearest(wanted)
+        )
+
+    def for_readers(self, count: int) -> ClassList:
+        """Return a list that has a name for each of `count` classes, be it `class 7`."""
+        if self.entries and self.given:
+            return self
+        return ClassList(tuple(ClassName(f"class {i}", f"class {i}") for i in range(count)))
+
+
+def plain(name: str) -> str:
+    """Return a name without what does not tell classes apart: case, `_`, `-` and spaces."""
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+
+
+def class_list(settings: spec.Backbone, model: nn.Module, count: int) -> ClassList:
+    """Return the class names of a classifier; none where nothing tells them.
+
+    Args:
+        settings: the section of a spec.
+        model: the network, as it was created.
+        count: the number of its logits.
+
+    Raises:
+        UserError: `class_names` cannot be read, or names another number of classes.
+    """
+    if settings.class_names is not None:
+        return ClassList(_given(settings, count))
+    own = _own_names(settings, model)
+    if len(own) == count:
+        return ClassList(_entries(own))
+    subset = infer_imagenet_subset({"num_classes": count})
+    if subset is None:
+        return ClassList()
+    from_library = settings.pretrained and settings.library in ("timm", "torchvision")
+    return ClassList(_imagenet(subset), given=from_library and settings.fit is None)
+
+
+def names_of(texts: Sequence[str]) -> ClassList:
+    """Return a list of classes that are called as texts say; wnids are looked up."""
+    return ClassList(_entries(texts))
+
+
+def synonyms_of_wnid(text: str) -> list[str]:
+    """Return the names of the WordNet identifier that a text begins with; none without one."""
+    found = _WNID.fullmatch(text)
+    return [found[2], *_lemma(found[1]).split(",")] if found else []
+
+
+def is_wnid(text: str) -> bool:
+    """Say whether a text is a WordNet identifier, or begins with one."""
+    return _WNID.fullmatch(text) is not None
+
+
+# ---- where names come from -------------------------------------------------------------------
+
+
+def _given(settings: spec.Backbone, count: int) -> tuple[ClassName, ...]:
+    """Return the names that the spec gives: a list, a file, or a list of timm's."""
+    given = settings.class_names
+    if isinstance(given, str):
+        subset = _subset(given)
+        entries = _imagenet(subset) if subset else _entries(_read(given, settings.name))
+    else:
+        entries = _entries(given or ())
+    if len(entries) != count:
+        raise UserError(
+            f"backbone {settings.name} has {count} classes, but `class_names` names {len(entries)}"
+        )
+    return entries
+
+
+def _subset(name: str) -> str | None:
+    try:
+        ImageNetInfo(name)
+    except AssertionError:
+        return None
+    return name
+
+
+def _read(path: str, backbone: str) -> list[str]:
+    """Read class names from a file: a line each, or JSON: a list, or names by number."""
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        if not path.lower().endswith(".json"):
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        content = json.loads(text)
+        if isinstance(content, dict):
+            if not all(str(key).isdigit() for key in content):
+                content = {number: name for name, number in content.items()}
+            content = [content[key] for key in sorted(content, key=int)]
+        return [" ".join(entry) if isinstance(entry, list) else str(entry) for entry in content]
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"backbone {backbone}: the class names in {path} cannot be read ({error}): give a text "
+            f"file of a name a line, a JSON list, or the name of a list of timm such as {IMAGENET}"
+        ) from error
+
+
+def _own_names(settings: spec.Backbone, model: Any) -> list[str]:
+    """Return what a model itself says of its classes."""
+    labels = getattr(getattr(model, "config", None), "id2label", None) or {}
+    named = {int(number): str(name) for number, name in dict(labels).items()}
+    if named and not all(_PLACEHOLDER.fullmatch(name) for name in named.values()):
+        return [named[number] for number in sorted(named)]
+    if not settings.pretrained or settings.fit is not None:
+        return []
+    if settings.library == "torchvision":
+        from torchvision import models
+
+        name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
+        return list(models.get_model_weights(name)[tag or "DEFAULT"].meta["categories"])
+    config = getattr(model, "pretrained_cfg", None) or {}
+    names = list(config.get("label_names") or ())
+    described = config.get("label_descriptions") or {}
+    if isinstance(described, dict):
+        return [" ".join(dict.fromkeys([name, described.get(name, name)])) for name in names]
+    return names
+
+
+def _entries(texts: Sequence[str]) -> tuple[ClassName, ...]:
+    """Return the entries of texts that are names, wnids, or wnids followed by names."""
+    entries = []
+    for text in texts:
+        if found := _WNID.fullmatch(text.strip()):
+            full = found[2].strip() or _lemma(found[1]) or text
+            entries.append(ClassName(full, full, found[1], _definition(found[1])))
+        else:
+            entries.append(ClassName(text.strip(), text.strip()))
+    return _distinct(_with_wnids(entries))
+
+
+def _with_wnids(entries: list[ClassName]) -> list[ClassName]:
+    """Add wnids to names that are ImageNet's in ImageNet's order."""
+    subset = infer_imagenet_subset({"num_classes": len(entries)})
+    if subset is None or any(entry.wnid for entry in entries):
+        return entries
+    known = _imagenet(subset)
+    pairs = list(zip(entries, known, strict=True))
+    alike = sum(not set(ours.synonyms).isdisjoint(theirs.synonyms) for ours, theirs in pairs)
+    if alike < ALIKE * len(entries):
+        return entries
+    return [
+        replace(
+            ours, full=f"{ours.full}, {theirs.full}", wnid=theirs.wnid, definition=theirs.definition
+        )
+        for ours, theirs in pairs
+    ]
+
+
+@lru_cache(maxsize=4)
+def _imagenet(subset: str) -> tuple[ClassName, ...]:
+    """Return the entries of one of timm's lists of ImageNet's classes."""
+    wnids = ImageNetInfo(subset).label_names()
+    lemmas = [_lemma(wnid) or wnid for wnid in wnids]
+    return _distinct(
+        [
+            ClassName(lemma, lemma, wnid, _definition(wnid))
+            for wnid, lemma in zip(wnids, lemmas, strict=True)
+        ]
+    )
+
+
+def _distinct(entries: Sequence[ClassName]) -> tuple[ClassName, ...]:
+    """Shorten ImageNet's names to the first of their synonyms, and tell equal names apart."""
+    short = [entry.name.split(",")[0] if entry.wnid else entry.name for entry in entries]
+    for longer in (
+        lambda number, entry: entry.name,
+        lambda number, entry: f"{entry.name} ({entry.wnid or number})",
+    ):
+        several = Counter(short)
+        short = [
+            name if several[name] == 1 else longer(number, entry)
+            for number, (name, entry) in enumerate(zip(short, entries, strict=True))
+        ]
+    return tuple(replace(entry, name=name) for name, entry in zip(short, entries, strict=True))
+
+
+def _lemma(wnid: str) -> str:
+    try:
+        return _wordnet().label_name_to_description(wnid)
+    except KeyError:
+        return ""
+
+
+def _definition(wnid: str) -> str:
+    try:
+        both = _wordnet().label_name_to_description(wnid, detailed=True)
+    except KeyError:
+        return ""
+    return both.removeprefix(f"{_lemma(wnid)}: ")
+
+
+@lru_cache(maxsize=1)
+def _wordnet() -> ImageNetInfo:
+    return ImageNetInfo(IMAGENET)
