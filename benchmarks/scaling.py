@@ -136,6 +136,7 @@ def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
                 "backbones": [
                     {
                         "model": "benchmarks.scaling:sleeper",
+                        "trust": True,
                         "name": "sleeper",
                         "args": {"seconds": seconds},
                         "taps": [],

@@ -8,6 +8,8 @@ import sys
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A file in the working folder is no module of the processes that are started, such as the server.
+os.environ.setdefault("PYTHONSAFEPATH", "1")
 # How long a command waits for the temporary server it starts: a busy machine needs more than 20 s.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 # A request to a server that does not answer is repeated 8 times, each after twice the pause of the

@@ -65,7 +65,7 @@ def _lines(audit: AuditSpec, lake: Lake, plan: ShardPlan) -> Iterator[Line]:
         yield from _everything(audit, shards)
         return
     counts: dict[tuple[str, str, str], Counter[bool]] = {}
-    for work in Provenance(audit, lake).work():
+    for work in Provenance(audit, lake, imports=False).work():
         counts.setdefault((work.stage, work.backbone, work.explainer), Counter())[work.done] += 1
     for names, count in counts.items():
         yield *names, count[False], count[True]

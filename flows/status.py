@@ -123,7 +123,7 @@ def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
     if not lake.exists(dataset_file(dataset, "shards.parquet")):
         return {}
     counts: dict[Names, Counter[bool]] = {}
-    for work in Provenance(audit, lake).work():
+    for work in Provenance(audit, lake, imports=False).work():
         names = work.stage, dataset, work.backbone, work.explainer
         counts.setdefault(names, Counter())[work.done] += 1
     return {names: (count[True], count.total()) for names, count in counts.items()}

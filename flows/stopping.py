@@ -5,23 +5,81 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from threading import Thread
+from threading import Event, Thread
 from types import FrameType
 
 from tasks import logs
-from ttame_core.stopping import Stopped, give_up
+from ttame_core.stopping import ask, give_up
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 8.0  # seconds in which a command ends by itself once a signal has come
+said = Event()  # set when the command has said that it was stopped
 WORDS = "stopped: what is whole stays, and the same command goes on from there"
 
 
 def stop_on_signals() -> None:
-    """Let signals raise Stopped in the process of the command line, and end its workers."""
+    """Let signals raise Stopped in the process of the command line, and end its workers.
+
+    Where the main thread does not hear of it, or what it waits for does not end, a thread ends the
+    process after PATIENCE.
+    """
     for number in SIGNALS:
         signal.signal(number, _stop)
+    Thread(target=_end_in_time, args=(_hearing(),), daemon=True).start()
+
+
+def _hearing() -> int:
+    """Return the reading end of a pipe that gets the number of each signal that is handled."""
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
+    return heard
+
+
+def _end_in_time(heard: int) -> None:
+    while (number := os.read(heard, 1)[0]) not in SIGNALS:
+        pass
+    time.sleep(PATIENCE)
+    if not said.is_set():
+        logs.say(WORDS, "error")
+    _end(number)
+
+
+def _end(number: int) -> None:
+    """End this process and those that it has started, at once; half-written files go."""
+    give_up()
+    for child in active_children():
+        child.kill()
+    for server in _servers():
+        server.kill()
+    os._exit(128 + number)
+
+
+def _servers() -> list[subprocess.Popen[bytes]]:
+    """Return the temporary Prefect servers that this process has started."""
+    module = sys.modules.get("prefect.server.api.server")
+    started = module.SubprocessASGIServer._instances.values() if module else ()
+    return [server.server_process for server in started if server.server_process]
+
+
+def end_servers_with_this_process() -> None:
+    """Let temporary Prefect servers end when this process does, also where it is killed.
+
+    For each a shell waits for the end of a pipe that this process holds open.
+    """
+    for server in _servers():
+        waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 3; kill -9 "$1"', "sh", str(server.pid)]
+        null = subprocess.DEVNULL
+        guard = subprocess.Popen(
+            waits, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
+        )
+        atexit.register(guard.kill)  # runs before Prefect ends the server itself
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -32,24 +90,21 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for child in active_children():
         with suppress(ProcessLookupError):
             os.kill(child.pid or 0, signal.SIGINT)
-    raise Stopped(WORDS, number)
+    raise ask(WORDS, number)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    give_up()
-    atexit._run_exitfuncs()  # a temporary Prefect server ends with this process
-    os._exit(128 + number)
+    _end(number)
 
 
 def end_on_signals() -> None:
-    """Let Ctrl-C end a worker's process at once, silently, with nothing half written.
+    """Let signals end a worker's process at once, silently, with nothing half written.
 
     A thread waits for the signal, because the main thread may spend minutes within a library.
     """
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    heard = _hearing()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
     Thread(target=_end_when_heard, args=(heard,), daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 

@@ -14,13 +14,16 @@ from prefect.states import Completed
 import tasks.messages  # noqa: F401
 from ttame_core.errors import StoreAway, UserError
 from ttame_core.explainers import NotApplicable
+from ttame_core.stopping import asked
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Say whether another try could help: it never does after a user's mistake."""
+    """Say whether another try could help: never after a user's mistake or a signal to stop."""
+    if asked():
+        return False
     return isinstance(error, StoreAway) or not isinstance(error, UserError | NotApplicable)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from ttame_core.audits.specification import open_spec
 from ttame_core.errors import UserError
 from ttame_core.spec import RECIPES, AuditSpec, Dataset, Explainer, Training
+from ttame_core.spec.load import load_spec
 
 GOOD = """\
 name: a
@@ -244,3 +246,49 @@ def test_a_spec_is_read_without_any_method() -> None:
     )
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "more than 100000 values"),
+        ("a: &a [*a]", "nested more than 100 deep"),
+        ("a: &a\n  b: *a", "nested more than 100 deep"),
+        ("a: " + "[" * 5000 + "]" * 5000, "is not valid YAML"),
+        ("a: " + "[" * 200 + "]" * 200, "nested more than 100 deep"),
+        ("a: " + "9" * 5000, "is not valid YAML"),
+        ("a: 2026-99-99", "is not valid YAML"),
+    ],
+)
+def test_yaml_that_would_take_for_ever(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(UserError, match=words):
+        load_spec(tmp_path / "spec.yaml")
+    assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "abc"),
+        ("AWS_SECRET_ACCESS_KEY", "abc"),
+        ("MY_PASSWORD", "abc"),
+        ("DATABASE", "postgres://me:abc@host/db"),
+    ],
+)
+def test_secrets_of_the_environment_fill_no_spec(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    (tmp_path / "spec.yaml").write_text(f"name: ${{{name}}}\n")
+    with pytest.raises(UserError, match=rf"uses \$\{{{name}\}}") as refused:
+        load_spec(tmp_path / "spec.yaml")
+    assert "abc" not in str(refused.value)
+    with pytest.raises(UserError, match="required"):  # what the user gives by name is none
+        load_spec(tmp_path / "spec.yaml", {name: "plain"})

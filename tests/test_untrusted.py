@@ -236,7 +236,7 @@ def test_code_in_a_model_is_refused(own_code: tuple[Path, Path], tmp_path: Path)
         spec.Backbone(model=str(folder), fit={}),
         spec.Backbone(model=str(folder), checkpoint=str(tmp_path / "weights.safetensors")),
     ):
-        with pytest.raises(UserError, match=r"has code of its own.*trust_remote_code: true"):
+        with pytest.raises(UserError, match=r"has code of its own.*`trust: true`"):
             load_backbone(settings)
     for hidden in ("trust_remote_code", "code_revision"):
         with pytest.raises(UserError, match=rf"cannot hold {hidden}"):
@@ -246,12 +246,35 @@ def test_code_in_a_model_is_refused(own_code: tuple[Path, Path], tmp_path: Path)
 
 def test_code_in_a_model_runs_where_the_spec_says_so(own_code: tuple[Path, Path]) -> None:
     folder, mark = own_code
-    trusted = spec.Backbone(model=str(folder), trust_remote_code=True, taps=[])
+    trusted = spec.Backbone(model=str(folder), trust=True, taps=[])
     assert load_backbone(trusted).num_classes == 3
     assert mark.exists()
     before = own_weights(trusted)
     (folder / "own.py").write_text((folder / "own.py").read_text() + "\n# changed\n")
     assert own_weights(trusted) != before
+
+
+def test_a_function_is_called_only_where_the_spec_or_the_user_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "from pathlib import Path\nPath('ran').touch()\nfrom torch.nn import Identity as net\n"
+    for name in ("strange", "familiar"):
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("TTAME_TRUST", "familiar")
+    for settings in (
+        spec.Backbone(model="strange:net"),
+        spec.Backbone(model="os:system", args={"command": "touch ran"}),
+    ):
+        for load in (own_weights, load_backbone):
+            with pytest.raises(UserError, match="is not called: read it, and say `trust: true`"):
+                load(settings)
+    assert not (tmp_path / "ran").exists()
+    own_weights(spec.Backbone(model="familiar:net"))
+    assert (tmp_path / "ran").exists()
+    (tmp_path / "ran").unlink()
+    own_weights(spec.Backbone(model="strange:net", trust=True))
+    assert (tmp_path / "ran").exists()
 
 
 # ---- names that lead elsewhere ---------------------------------------------------------------

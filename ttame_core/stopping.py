@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _half_written: set[Path] = set()
+_asked: list[Stopped] = []
 
 
 class Stopped(BaseException):
@@ -19,6 +20,20 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def ask(words: str, signal: int) -> Stopped:
+    """Remember that a signal asks this process to end, and return what is to be raised."""
+    _asked.append(Stopped(words, signal))
+    return _asked[-1]
+
+
+def asked() -> Stopped | None:
+    """Return the Stopped that was raised in this process; None where no signal has come.
+
+    A library that is interrupted may turn it into an error of its own, or into none.
+    """
+    return _asked[-1] if _asked else None
 
 
 @contextmanager

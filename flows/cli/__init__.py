@@ -18,10 +18,10 @@ from flows.cli.maps import import_maps
 from flows.cli.results import audits, compare, query, show
 from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
 from flows.cli.start import audit, doctor, init, status
-from flows.stopping import stop_on_signals
+from flows.stopping import said, stop_on_signals
 from tasks import logs
 from ttame_core.errors import UserError
-from ttame_core.stopping import Stopped
+from ttame_core.stopping import asked
 
 CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init, doctor, audit, status),
@@ -101,8 +101,13 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        logs.say(str(error), "error")
-        sys.exit(2)
-    except Stopped as stopped:
+        if asked() is None:
+            logs.say(str(error), "error")
+            sys.exit(2)
+    except BaseException:
+        if asked() is None:
+            raise
+    if stopped := asked():  # whatever came of it in the libraries that were interrupted
+        said.set()
         logs.say(str(stopped), "error")
         sys.exit(128 + stopped.signal)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.cli.options import out
-from flows.stopping import deaf_children
+from flows.stopping import deaf_children, end_servers_with_this_process
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -57,7 +57,7 @@ def run(
     audit = load(path, variables)
     try:
         with deaf_children(), get_client(sync_client=True):
-            pass  # this starts a temporary server where there is no other
+            end_servers_with_this_process()  # a temporary one was started if there is no other
         flow(audit, place)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed

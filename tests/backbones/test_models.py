@@ -19,7 +19,7 @@ from ttame_core.training.coverage import check
 
 
 def backbone(model: str, **settings: object) -> spec.Backbone:
-    return spec.Backbone.model_validate({"model": model, **settings})
+    return spec.Backbone.model_validate({"model": model, "trust": ":" in model, **settings})
 
 
 def test_torchvision_by_name(tmp_path: Path) -> None:

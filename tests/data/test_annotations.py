@@ -62,9 +62,11 @@ def test_boxes_of_the_displayed_size_are_left_alone() -> None:
     [
         (b"no xml <", "not XML"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "document type"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'.encode("utf-16"), "document type"),
+        (b"<annotation>\0</annotation>", "not XML"),
         (_voc(1, 1, 2, 2).replace(b"<xmin>1", b"<xmin>one"), "xmin"),
     ],
-    ids=["xml", "doctype", "number"],
+    ids=["xml", "doctype", "utf-16", "zero", "number"],
 )
 def test_broken_voc(data: bytes, reason: str) -> None:
     with pytest.raises(BrokenAnnotation, match=reason):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -112,6 +113,56 @@ def test_what_cannot_be_decoded_has_a_reason(data: Callable[[], bytes], reason: 
     assert reason in caught.value.reason
     assert caught.value.reason
     assert "picture.jpg" in str(caught.value)
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG of one colour, some hundred bytes whatever its size."""
+    return _encoded(Image.new("1", (width, height)), "PNG")
+
+
+def _flipped(kind: str) -> Iterator[bytes]:
+    """A picture with each of its bits flipped in turn."""
+    whole = _encoded(Image.new("RGB", (9, 7), "red"), kind)
+    for place in range(len(whole)):
+        for bit in range(8):
+            yield whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "DDS", "BLP", "SPIDER", "EPS", "PPM", "JPEG2000"])
+def test_other_formats_are_not_opened_whatever_their_name(kind: str) -> None:
+    image = Image.new("P" if kind == "BLP" else "RGB", (16, 16))
+    image = image.convert("F") if kind == "SPIDER" else image
+    with pytest.raises(BrokenImage, match="not an image of a known format"):
+        decode_image(_encoded(image, kind), "picture.jpg")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_no_flipped_bit_raises_anything_else(kind: str) -> None:
+    for number, data in enumerate(_flipped(kind)):
+        if number % 5 == 0:
+            for read in (decode_image, stored):
+                with suppress(BrokenImage):
+                    read(data, "a")
+
+
+@pytest.mark.parametrize("size", [(2, 60_000), (60_000, 2), (1, 31_000_000)])
+def test_strips_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(BrokenImage, match="one side is more than 50 times the other"):
+        decode_image(_png(*size), "strip.png")
+    assert decode_image(_png(50, 1), "strip.png").size == (50, 1)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), TypeError("x"), RuntimeError("x")])
+def test_whatever_a_decoder_raises_is_a_broken_image(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    for read in (decode_image, stored):
+        with pytest.raises(BrokenImage, match=type(error).__name__):
+            read(jpeg(), "a")
 
 
 def test_which_files_are_images() -> None:

@@ -197,6 +197,16 @@ def test_maps_and_scores_of_other_pixels_go(tmp_path: Path) -> None:
         assert {Path(path).stem for path in lake.glob(pattern)} == left
 
 
+def test_what_is_no_plain_file_is_rejected(tmp_path: Path) -> None:
+    root = _many(tmp_path / "images", 6)
+    os.mkfifo(root / "class0/pipe.jpg")
+    (root / "class0/zeros.jpg").symlink_to("/dev/zero")
+    lake = Lake(tmp_path / "lake")
+    shard_all(_dataset(root), lake)
+    rejected = {row["path"]: row["reason"] for row in _table(lake, "rejected")}
+    assert rejected == dict.fromkeys(("class0/pipe.jpg", "class0/zeros.jpg"), "it is no plain file")
+
+
 def test_no_file_is_removed_that_ttame_did_not_make(tmp_path: Path) -> None:
     root = _many(tmp_path / "images", 40)
     lake = Lake(tmp_path / "lake")

@@ -207,3 +207,25 @@ def test_maps_that_cannot_be_made_again_have_no_such_scores(
     images, maps = batch.images, torch.rand(4, 8, 8)
     found = tt.evaluate(tiny, images, maps, families, explainer=explainer, keys=batch.keys)
     assert found.keys() == {"complexity", "sparseness"}
+
+
+def test_files_that_claim_more_than_they_hold(tiny: Backbone, tmp_path: Path) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
+    with (tmp_path / "a.npy").open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+    with pytest.raises(UserError, match=r"the map .*a\.npy cannot be read"):
+        IMPORTED(tiny, {"path": str(tmp_path)})
+    values = pa.array([0.0]).take(pa.array(np.zeros(2**22 + 1, np.int64)))
+    maps = pa.ListArray.from_arrays([0, len(values)], values)
+    table = pa.table({"key": ["a"], "height": [1], "width": [len(values)], "map": maps})
+    pq.write_table(table, tmp_path / "maps.parquet")
+    assert (tmp_path / "maps.parquet").stat().st_size < 10_000
+    with pytest.raises(UserError, match="4194304 at most are read"):
+        IMPORTED(tiny, {"path": str(tmp_path / "maps.parquet")})
+
+
+def test_a_pipe_is_no_map(tiny: Backbone, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2, 2), np.float32))
+    os.mkfifo(tmp_path / "b.npy")
+    explainer = IMPORTED(tiny, {"path": str(tmp_path)})
+    assert list(explainer.source.read(["b"])) == []

@@ -18,8 +18,16 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "examples" / "paper_table.yaml"
 # The paper's three classifiers, small and with random weights.
 SMALL = {
-    "vgg16": {"model": "tiny:small_vgg", "taps": ["features.8", "features.11", "features.14"]},
-    "resnet50": {"model": "tiny:small_resnet", "taps": ["layer2", "layer3", "layer4"]},
+    "vgg16": {
+        "model": "tiny:small_vgg",
+        "trust": True,
+        "taps": ["features.8", "features.11", "features.14"],
+    },
+    "resnet50": {
+        "model": "tiny:small_resnet",
+        "trust": True,
+        "taps": ["layer2", "layer3", "layer4"],
+    },
     "vit_b_16": {"model": "tiny:small_vit"},
 }
 
@@ -64,7 +72,8 @@ def test_it_runs_at_reduced_size(
     spec = yaml.safe_load(TABLE.read_text())
     view = {"input_size": [64, 64]}
     spec["backbones"] = [
-        {"name": name, **small, "preprocessing": view} for name, small in SMALL.items()
+        {"name": name, **small, "trust": True, "preprocessing": view}
+        for name, small in SMALL.items()
     ]
     for explainer in (e for e in spec["explainers"] if isinstance(e, dict)):
         for settings in explainer.values():

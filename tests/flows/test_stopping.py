@@ -76,6 +76,82 @@ def test_a_worker_ends_at_once_and_takes_its_file_along(tmp_path: Path) -> None:
     assert list((tmp_path / "folder").iterdir()) == []
 
 
+# A query that takes minutes, and a retry after its error: as a task of Prefect would.
+QUERY = """
+import sys
+from flows import cli
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+def app():
+    for attempt in range(3):
+        try:
+            with connect(Lake(sys.argv[1])) as db:
+                print("asking", flush=True)
+                million = "(FROM range(1000000))"
+                db.sql(f"SELECT max(hash(a.range, b.range)) FROM {million} a, {million} b").show()
+        except Exception as error:
+            print("swallowed", type(error).__name__, flush=True)
+cli.app = app
+cli.main()
+"""
+# The main thread hears of nothing.
+DEAF = """
+import time
+from flows import cli
+def app():
+    print("asking", flush=True)
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+cli.app = app
+cli.main()
+"""
+# As a command that has started a temporary server, and is killed.
+SERVES = """
+import subprocess, sys, types
+process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+module = types.ModuleType("prefect.server.api.server")
+module.SubprocessASGIServer = types.SimpleNamespace(
+    _instances={0: types.SimpleNamespace(server_process=process)}
+)
+from flows.stopping import end_servers_with_this_process
+sys.modules["prefect.server.api.server"] = module
+end_servers_with_this_process()
+print(process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [QUERY, DEAF], ids=["query", "deaf"])
+def test_whatever_swallows_a_signal_the_command_ends(
+    code: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "asking\n"
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, words = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + number
+    assert words.count("the same command goes on from there") == 1
+    assert "asking" not in out
+    assert "swallowed" not in out
+
+
+def test_a_temporary_server_ends_with_a_command_that_is_killed() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    server = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs([server], timeout=PATIENCE)
+    assert alive == []
+
+
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     """In a session of its own, as a terminal's."""
     command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]

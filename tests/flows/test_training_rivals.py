@@ -48,6 +48,7 @@ def _with_all_trained(folder: Path) -> Callable[[dict], None]:
             },
             {
                 "model": "blackbox:box",
+                "trust": True,
                 "name": "box",
                 "args": {"path": str(folder / "box.pt")},
                 "taps": [],

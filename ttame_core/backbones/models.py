@@ -33,6 +33,7 @@ WEIGHTS_AND_CODE = {
 }
 # What a Hugging Face folder says of its model and of the pictures that it takes.
 CONFIGURATIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
+TRUSTED = "TTAME_TRUST"  # modules, with commas between them, whose functions may be called
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
 
@@ -62,8 +63,7 @@ def create_model(
     if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
         raise UserError(
             f"backbone {settings.name}: `args` cannot hold {hidden[0]}; give weights as "
-            "`checkpoint`, and allow a folder's own code by `trust_remote_code: true`, both beside "
-            "`model`"
+            "`checkpoint`, and allow a folder's own code by `trust: true`, both beside `model`"
         )
     model = make(settings, state, num_classes or settings.num_classes)
     if state is not None:
@@ -75,11 +75,11 @@ def own_weights(settings: spec.Backbone) -> str:
     """Return a text that identifies the weights that a folder or a function brings along."""
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
-        code = sorted(folder.glob("*.py")) if settings.trust_remote_code else []
+        code = sorted(folder.glob("*.py")) if settings.trust else []
         says = [file for file in map(folder.joinpath, CONFIGURATIONS) if file.is_file()]
         files = [folder / "model.safetensors", *says, *code]
         return "sha256:" + "+".join(file_hash(str(file)) for file in files)
-    return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
+    return _factory_weights(settings.model_dump_json(include={"model", "name", "args", "trust"}))
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -238,7 +238,7 @@ def _huggingface(
             "`transformers` is needed: pip install 'ttame[huggingface]'"
         ) from error
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
-    trust = settings.trust_remote_code  # without a value, transformers would ask at the terminal
+    trust = settings.trust  # without a value, transformers would ask at the terminal
     try:
         if state is not None or not (folder / "model.safetensors").is_file():
             if state is None and settings.fit is None:
@@ -272,7 +272,7 @@ def _huggingface(
         if not trust and "trust_remote_code" in str(error):
             raise UserError(
                 f"backbone {settings.name}: {folder} has code of its own, which is not run: read "
-                "it, and say `trust_remote_code: true` beside `model` if you trust it"
+                "it, and say `trust: true` beside `model` if you trust it"
             ) from error
         raise UserError(
             f"backbone {settings.name}: {folder} holds no image classifier that transformers can "
@@ -293,8 +293,19 @@ def _missing(loaded: Mapping[str, Any]) -> list[str]:
 def _factory(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """Call `package.module:factory` with `args`, and with num_classes where the spec has it."""
+    """Call `package.module:factory` with `args`, and with num_classes where the spec has it.
+
+    Raises:
+        UserError: the spec does not trust it, it cannot be imported, or it makes no network.
+    """
     module_name, _, attribute = settings.model.partition(":")
+    trusted = os.environ.get(TRUSTED, "").split(",")
+    if not settings.trust and module_name not in trusted:
+        raise UserError(
+            f"backbone {settings.name} is made by the function {settings.model}, which is not "
+            "called: read it, and say `trust: true` beside `model`, or name its module in the "
+            f"environment variable {TRUSTED}, if you trust it"
+        )
     if (here := os.getcwd()) not in sys.path:  # where users keep such functions
         sys.path.append(here)
     try:

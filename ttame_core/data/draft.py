@@ -124,7 +124,9 @@ def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any
         checked = spec.Backbone.model_validate(model)
     except ValidationError as error:
         raise UserError(f"{model} cannot be a model: {error.errors()[0]['msg']}") from error
-    if checked.library in ("factory", "huggingface"):  # the number of their classes is not known
+    if checked.library == "factory":  # users trust what they name themselves
+        return {"section": {"model": model, "trust": True}, "comment": ""}
+    if checked.library == "huggingface":  # the number of its classes is not known
         return {"section": {"model": model}, "comment": ""}
     known = _classes_of(checked)
     if classes in (0, known):

@@ -28,6 +28,8 @@ SYSTEM_FOLDERS = frozenset(
     }
 )
 
+LARGEST = 2**30  # bytes of a picture
+
 
 def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, Any, str]]:
     """Find the files or folders of a source or of annotations.
@@ -132,13 +134,19 @@ def stamp(info: dict[str, Any]) -> str:
     return f"{info.get('size')}/{when}"
 
 
-def read(location: str) -> bytes:
-    """Return the bytes of a file.
+def read(location: str, most: int = LARGEST) -> bytes:
+    """Return the bytes of a file, `most` at most.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is no plain file, or holds more.
         StoreAway: the store does not answer.
     """
     fs, path = file_system(location)
+    if isinstance(fs, LocalFileSystem) and not os.path.isfile(path):  # a pipe has no end
+        os.stat(path)
+        raise OSError("it is no plain file")
     with reaching(location, fs), fs.open(path, "rb") as stream:
-        return stream.read()
+        content: bytes = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it is larger than {most // 2**20} MiB")
+    return content

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -15,9 +16,12 @@ from ttame_core.errors import UserError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"}
 )
+# Pillow opens some forty formats whatever a file is called, and for some starts other programs.
+DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 EXIF_ORIENTATION = 0x0112
 ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
+MAX_RATIO = 50  # of the sides: a strip is scaled to a classifier's view by its shorter one
 Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
 
@@ -55,15 +59,10 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         BrokenImage: the image cannot be decoded to its end.
     """
-    image = _open(data, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, struct.error, IndexError, EOFError) as error:
-        reason = "truncated" if "truncated" in str(error).lower() else str(error) or "damaged"
-        raise BrokenImage(name, reason) from error
+    with _decoding(name):
+        image = _open(data, name)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
@@ -72,29 +71,48 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     Raises:
         BrokenImage: the header cannot be read.
     """
-    image = _open(data, name)
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    return image.size, orientation if orientation in ORIENTATIONS else 1
+    with _decoding(name):
+        image = _open(data, name)
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        return image.size, orientation if orientation in ORIENTATIONS else 1
 
 
 def format_of(data: bytes) -> str:
     """Return the suffix, without its dot, that a picture's content asks for, such as `png`."""
-    name = (_open(data, "").format or "image").lower()
+    with _decoding(""):
+        name = (_open(data, "").format or "image").lower()
     return "jpg" if name in ("jpeg", "mpo") else name
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into BrokenImage: a damaged file leads it anywhere."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BrokenImage:
+        raise
+    except UnidentifiedImageError as error:
+        reason = f"the file is not an image of a known format: {', '.join(DECODERS)}"
+        raise BrokenImage(name, reason) from error
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        reason = "truncated" if "truncated" in words.lower() else words or "damaged"
+        if not isinstance(error, OSError | ValueError | SyntaxError):
+            reason = f"damaged ({type(error).__name__}: {words})"
+        raise BrokenImage(name, reason) from error
 
 
 def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise BrokenImage(name, "the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise BrokenImage(name, "the file is not an image of a known format") from error
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError) as error:
-        raise BrokenImage(name, str(error) or "damaged") from error
+    image = Image.open(io.BytesIO(data), formats=DECODERS)
     width, height = image.size
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise BrokenImage(
+            name, f"of {width}×{height} pixels one side is more than {MAX_RATIO} times the other"
+        )
     if width * height > MAX_PIXELS:
         raise BrokenImage(
             name, f"{width}×{height} pixels are more than {MAX_PIXELS} (a decompression bomb?)"

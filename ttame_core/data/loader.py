@@ -163,10 +163,11 @@ def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
 
 def _mask(sample: dict[str, Any]) -> Image.Image:
     try:
-        Image.open(io.BytesIO(sample["mask.png"])).verify()  # checks the checksums in a PNG
-        mask = Image.open(io.BytesIO(sample["mask.png"]))
+        png = {"formats": ["PNG"]}
+        Image.open(io.BytesIO(sample["mask.png"]), **png).verify()  # checks the checksums in a PNG
+        mask = Image.open(io.BytesIO(sample["mask.png"]), **png)
         mask.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a damaged file leads the decoder to
         raise _damaged(sample, f"its mask cannot be read: {error}") from error
     return mask
 

@@ -27,6 +27,7 @@ from ttame_core.explainers.base import Explainer, ForwardPass, bounded
 from ttame_core.lake.map_values import column_of, restore
 
 ABOUT = ("key", "height", "width")  # columns beside that of the maps
+LARGEST = 2**22  # values of a map
 Size = tuple[int, int]  # height, width
 Found = dict[tuple[str, int | None], np.ndarray]  # maps by key and target, None for any target
 
@@ -139,6 +140,7 @@ class _Unpacked:
         try:
             with pq.ParquetFile(path, pre_buffer=False) as file, target.open("wb") as stream:
                 column = column_of(file.schema_arrow)
+                _check_counts(file, column, path)
                 for batch in file.iter_batches(batch_size=64, columns=[*ABOUT, column]):
                     if not rows and batch.num_rows:
                         self.size = batch["height"][0].as_py() or 0, batch["width"][0].as_py() or 0
@@ -157,6 +159,22 @@ class _Unpacked:
     def of(path: str, size: int, mtime: int) -> _Unpacked:
         """Unpack a file, or return what was unpacked from the same size and time of change."""
         return _Unpacked(path)
+
+
+def _check_counts(file: pq.ParquetFile, column: str, path: str) -> None:
+    """Raise UserError where maps hold more values than any: a few bytes can stand for billions."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        for place in range(group.num_columns):
+            chunk = group.column(place)
+            if (
+                chunk.path_in_schema.split(".")[0] == column
+                and chunk.num_values > LARGEST * group.num_rows
+            ):
+                raise UserError(
+                    f"the maps of {path} have {chunk.num_values // max(1, group.num_rows)} values "
+                    f"each, and {LARGEST} at most are read: make them smaller"
+                )
 
 
 def _check_sizes(batch: pa.RecordBatch, column: str, size: Size, path: str) -> None:
@@ -189,7 +207,7 @@ class _Folder:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         with os.scandir(path) as entries:
-            first = next((e.name for e in entries if e.name.endswith(".npy")), None)
+            first = next((e.name for e in entries if e.name.endswith(".npy") and e.is_file()), None)
         if first is None:
             raise UserError(f"the folder {path} holds no maps: they are called <key>.npy")
         height, width = self._load(first).shape
@@ -199,7 +217,7 @@ class _Folder:
         maps: Found = {}
         for key in keys:
             # The key must be a file's name, so that it cannot lead out of the folder.
-            if "/" not in key and (self.path / f"{key}.npy").exists():
+            if "/" not in key and (self.path / f"{key}.npy").is_file():
                 values = self._load(f"{key}.npy")
                 _check_size(key, values.shape, self.size, str(self.path))
                 maps[key, None] = values.astype(np.float32)
@@ -208,9 +226,9 @@ class _Folder:
     def _load(self, name: str) -> np.ndarray:
         path = self.path / name
         try:
-            with path.open("rb") as stream:
-                values = np.lib.format.read_array(stream, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            # Mapped: a header that claims more than the file holds is found out before it is read.
+            values = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
             raise UserError(f"the map {path} cannot be read: {error}") from error
         if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biuf":
             about = f"{_text(values.shape)} of {values.dtype}"

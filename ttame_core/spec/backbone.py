@@ -65,8 +65,10 @@ class Backbone(Section):
         "{kangaroo: wallaby}; it goes before `dataset.labels`",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model")
-    trust_remote_code: bool = Field(
-        False, description="run the Python files that come with a Hugging Face folder"
+    trust: bool = Field(
+        False,
+        description="run its code: the function that `model` names, or the Python files that come "
+        "with a Hugging Face folder (docs/security.md)",
     )
     taps: list[int | str] | None = Field(
         None,

@@ -18,6 +18,10 @@ from pydantic import BaseModel, ValidationError
 from ttame_core.errors import UserError, nearest
 from ttame_core.spec.audit import AuditSpec
 
+MOST_NODES = 100_000  # values of a spec, each alias counted as what it stands for
+DEEPEST = 100
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|(^|_)(KEY|PWD|AUTH)(_|$)", re.I)
+
 
 class SpecProblem(UserError):
     """Something wrong with a part of a spec.
@@ -71,8 +75,9 @@ def load_spec(
         raise UserError(f"cannot read the spec {path}: {error}") from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(node)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if twice := _key_given_twice(node):
         line, key = twice.start_mark.line + 1, twice.value
@@ -80,7 +85,7 @@ def load_spec(
     if node is None or not isinstance(data, dict):
         raise UserError(f"{path} is not an audit spec: it must be a mapping with a key `name:`")
     here = str(Path(path).resolve().parent)
-    data = _fill(data, {**os.environ, "here": here, **(variables or {})}, str(path))
+    data = _fill(data, {"here": here, **(variables or {})}, str(path))
     try:
         return complete(AuditSpec.model_validate(data))
     except ValidationError as error:
@@ -120,6 +125,25 @@ def _like_pydantic(problem: SpecProblem) -> dict[str, Any]:
     return {"loc": problem.location, "type": "told", "msg": problem.words, "input": {}}
 
 
+def _check_size(node: yaml.Node | None) -> None:
+    """Raise ValueError for YAML whose aliases lead back to themselves or expand without end."""
+    sizes: dict[int, int] = {}
+
+    def size(part: yaml.Node, depth: int) -> int:
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
+        if id(part) not in sizes:
+            parts = part.value if isinstance(part, yaml.CollectionNode) else []
+            below = [one for pair in parts for one in (pair if isinstance(pair, tuple) else [pair])]
+            sizes[id(part)] = 1 + sum(size(one, depth + 1) for one in below)
+        if sizes[id(part)] > MOST_NODES:
+            raise ValueError(f"with its aliases it has more than {MOST_NODES} values")
+        return sizes[id(part)]
+
+    if node is not None:
+        size(node, 0)
+
+
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
     """Find the second of two equal keys of a mapping, of which YAML would take the last."""
     if isinstance(node, yaml.MappingNode):
@@ -134,22 +158,35 @@ def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
     return next(filter(None, map(_key_given_twice, parts)), None)
 
 
-def _fill(value: Any, variables: Mapping[str, str], path: str) -> Any:
+def _fill(value: Any, given: Mapping[str, str], path: str) -> Any:
+    """Fill `${NAME}` in a value, from what is given and else from the environment."""
     if isinstance(value, dict):
-        return {k: _fill(v, variables, path) for k, v in value.items()}
+        return {k: _fill(v, given, path) for k, v in value.items()}
     if isinstance(value, list):
-        return [_fill(v, variables, path) for v in value]
+        return [_fill(v, given, path) for v in value]
     if not isinstance(value, str):
         return value
 
     def look_up(match: re.Match[str]) -> str:
         name = match[1]
-        if name not in variables:
+        if name in given:
+            return given[name]
+        if name not in os.environ:
             raise UserError(
                 f"{path} uses ${{{name}}}, which is not set: "
                 f"add --var {name}=VALUE or set the environment variable {name}"
             )
-        return variables[name]
+        if SECRET.search(name):
+            raise UserError(
+                f"{path} uses ${{{name}}}, which has the name of a secret, and specs stand in "
+                f"records and reports: if it is none, give it with --var {name}=VALUE"
+            )
+        if re.search(r"://[^/\s]*@", os.environ[name]):
+            raise UserError(
+                f"{path} uses ${{{name}}}, an address with a user name or a password in it, and "
+                "specs stand in records and reports: leave them out of the address"
+            )
+        return os.environ[name]
 
     return re.sub(r"\$\{(\w+)\}", look_up, value)
 

@@ -7,6 +7,7 @@ weights, and nothing else: after a change, only the files that depend on it are 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from ttame_core.lake import (
     scores_file,
 )
 from ttame_core.lake.schemas import WEIGHTS
+from ttame_core.lake.store import MADE_FROM
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import ALL
 
@@ -66,10 +68,13 @@ class Provenance:
     Attributes:
         audit: the spec.
         lake: the workspace.
+        imports: whether functions that make classifiers may be called to identify their weights;
+            otherwise the identity is that of the last run.
     """
 
     audit: spec.AuditSpec
     lake: Lake
+    imports: bool = True
 
     @property
     def dataset(self) -> str:
@@ -214,8 +219,10 @@ class Provenance:
 
     def backbone(self, backbone: spec.Backbone) -> dict[str, Any]:
         """Describe a classifier, by its architecture and the identity of its weights."""
-        if backbone.fit is None:
-            weights: str | None = _given_weights(backbone)
+        if backbone.fit is None and backbone.library == "factory" and not self.imports:
+            weights: str | None = self._last_weights(backbone)
+        elif backbone.fit is None:
+            weights = _given_weights(backbone)
         else:
             weights = self._fitted.get(backbone.name)
             if weights is None:
@@ -223,6 +230,13 @@ class Provenance:
                 if weights != "not yet":
                     self._fitted[backbone.name] = weights
         return {**_architecture(backbone), "weights": weights}
+
+    def _last_weights(self, backbone: spec.Backbone) -> str | None:
+        """Return the identity of the weights that the maps in the lake were made with."""
+        for path in self.lake.glob(maps_file(self.dataset, backbone.name, "*", "*"))[:1]:
+            made_from = json.loads(self.lake.metadata(path).get(MADE_FROM.decode(), "{}"))
+            return made_from.get("backbone", {}).get("weights")
+        return None
 
     def weights(self, backbone: spec.Backbone) -> dict[str, Any]:
         """Return the hashes of the weights that maps were made with, and of explainers' heads."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -83,15 +82,15 @@ def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) 
         BrokenAnnotation: the file is no PNG, has another size, or does not tell its objects.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.format != "PNG":
-            raise BrokenAnnotation(f"the mask is a {image.format} file: masks are PNG files")
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
         if image.size not in (picture.size, picture.stored_size):  # however many it claims
             raise BrokenAnnotation(
                 "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
             )
         array = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
+    except BrokenAnnotation:
+        raise
+    except Exception as error:  # a damaged file can lead the decoder to any error
         raise BrokenAnnotation(f"not a PNG mask: {error}") from error
     if array.ndim == 3:
         colours = array[..., : min(3, len(image.mode.removesuffix("A")))].astype(np.uint32)

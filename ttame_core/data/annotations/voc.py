@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from typing_extensions import override
 
@@ -19,6 +20,8 @@ from ttame_core.data.annotations.base import (
 from ttame_core.data.annotations.placement import placement
 from ttame_core.data.files import read
 
+LARGEST = 2**24  # bytes of a file
+
 
 class Voc(Boxes):
     """A VOC file of boxes for each picture, matched by class folder and stem."""
@@ -32,7 +35,7 @@ class Voc(Boxes):
 
     @override
     def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
-        return voc_boxes(read(listed.location), picture), None
+        return voc_boxes(read(listed.location, LARGEST), picture), None
 
 
 def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
@@ -51,9 +54,10 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
     Raises:
         BrokenAnnotation: the file is no such XML, or of a picture of another size.
     """
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise BrokenAnnotation("the XML declares a document type, which is not read")
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse_doctype  # in whatever encoding it stands
     try:
+        parser.Parse(data, True)
         root = ElementTree.fromstring(data)
         boxes = [
             {
@@ -66,11 +70,15 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
             for thing in root.iter("object")
         ]
         size = _number(root, "width", "size"), _number(root, "height", "size")
-    except ElementTree.ParseError as error:
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise BrokenAnnotation(f"not XML: {error}") from error
     drawn_on = (int(size[0]), int(size[1])) if min(size) >= 1 else None
     place = placement(drawn_on, picture) if boxes else None
     return [place.box(box) for box in boxes] if place else []
+
+
+def _refuse_doctype(*declared: object) -> None:
+    raise BrokenAnnotation("the XML declares a document type, which is not read")
 
 
 def _number(node: ElementTree.Element, name: str, parent: str = "bndbox") -> float:

@@ -20,6 +20,9 @@ from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
 
+LONGEST = 4096  # characters of a cell
+ROWS_AT_ONCE = 1024  # of a Parquet file: a few bytes of one can stand for a long text in each row
+
 
 class ManifestSettings(spec.Section):
     """The keys of a spec for manifests; the column of splits is used where the file has it."""
@@ -110,7 +113,8 @@ def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterato
         file = pq.ParquetFile(stream)
         names = file.schema_arrow.names
         others = dict.fromkeys(names)  # values are not needed, only the names
-        for batch in file.iter_batches(columns=[name for name in names if name in chosen]):
+        read = [name for name in names if name in chosen]
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=read):
             for row in batch.to_pylist():
                 yield others | row
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -128,6 +132,8 @@ def _text(value: Any, what: str, where: str) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, str):
+        if len(value) > LONGEST:
+            raise UserError(f"{where}: the {what} has {len(value)} characters, which no path has")
         if shown(value) != value:
             raise UserError(f"{where}: the {what} {shown(value)!r} is not UTF-8 text")
         return value if what == "image" else value.strip()

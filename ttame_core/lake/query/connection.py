@@ -20,6 +20,7 @@ from ttame_core.lake.query.views import PARTITIONS, kinds, read_files, script, v
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake
+from ttame_core.stopping import asked
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 MEMORY = "190MB"
@@ -63,7 +64,11 @@ def connect(
             if confined:
                 _confine(db)
             yield db
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError) as error:
+            if stopped := asked():  # a query that a signal interrupts makes an error of its own
+                raise stopped from error
+            if not isinstance(error, duckdb.Error):
+                raise
             if read_only.failed:  # DuckDB's error has only the text of the store's
                 raise read_only.failed from error
             damaged = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
