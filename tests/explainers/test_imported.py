@@ -161,7 +161,7 @@ BAD = {
     "empty folder": (lambda folder, keys: str(folder), "holds no maps: they are called <key>"),
     "three axes": (_array(_0=np.zeros((2, 2, 3))), "2×2×3 of float64: it must be h×w"),
     "two sizes": (_array(_0=np.zeros((2, 2)), _1=np.zeros((2, 3))), "bring all to one size"),
-    "pickled": (_array(_0=np.array([[{}]], dtype=object)), "cannot be read.*allow_pickle"),
+    "pickled": (_array(_0=np.array([[{}]], dtype=object)), "cannot be read.*Python objects"),
     "words in an array": (_array(_0=np.array([["a"]])), "it must be h×w numbers"),
     "cut off": (_cut, "cannot be read"),
 }

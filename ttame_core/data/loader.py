@@ -163,9 +163,9 @@ def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
 
 def _mask(sample: dict[str, Any]) -> Image.Image:
     try:
-        png = {"formats": ["PNG"]}
-        Image.open(io.BytesIO(sample["mask.png"]), **png).verify()  # checks the checksums in a PNG
-        mask = Image.open(io.BytesIO(sample["mask.png"]), **png)
+        png = sample["mask.png"]
+        Image.open(io.BytesIO(png), formats=["PNG"]).verify()  # checks the checksums in a PNG
+        mask = Image.open(io.BytesIO(png), formats=["PNG"])
         mask.load()
     except Exception as error:  # whatever a damaged file leads the decoder to
         raise _damaged(sample, f"its mask cannot be read: {error}") from error

@@ -25,6 +25,7 @@ from ttame_core.data.annotations.base import (
 )
 from ttame_core.data.annotations.placement import placement
 from ttame_core.data.files import read
+from ttame_core.data.images import DECODERS
 
 
 class MasksSettings(spec.Section):
@@ -82,7 +83,9 @@ def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) 
         BrokenAnnotation: the file is no PNG, has another size, or does not tell its objects.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image = Image.open(io.BytesIO(data), formats=DECODERS)
+        if image.format != "PNG":
+            raise BrokenAnnotation(f"the mask is a {image.format} file: masks are PNG files")
         if image.size not in (picture.size, picture.stored_size):  # however many it claims
             raise BrokenAnnotation(
                 "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
