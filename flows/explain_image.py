@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -18,8 +19,8 @@ from ttame_core.backbones import Backbone
 from ttame_core.backbones.classes import ClassList
 from ttame_core.backbones.devices import place
 from ttame_core.errors import UserError, nearest, writing
-from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained
-from ttame_core.heads.attention import Head
+from ttame_core.explainers import REGISTRY, Explainer, NotApplicable, Trained, training_of
+from ttame_core.heads.attention import Head, SharedHead
 from ttame_core.heads.files import read_head
 from ttame_core.heads.published import published_taps
 from ttame_core.lake import Lake, dataset_file
@@ -31,6 +32,7 @@ from ttame_core.report.single import (
 )
 from ttame_core.stages.matched import match_of
 from ttame_core.stages.provenance import Provenance, given_head
+from ttame_core.training.start import START_IMAGES, start_from_gradients
 
 DEFAULT = "ttame"
 Opened = tuple[dict[str, Explainer], ClassList]  # explainers by name, names of classes
@@ -42,18 +44,21 @@ def open_named(
     head: str | None,
     taps: Sequence[str] | None,
     explainers: Sequence[str],
+    images: Sequence[str],
 ) -> Opened:
     """Make the explainers of a classifier that is given by name.
 
     Args:
         model: the classifier, as a spec names it.
         checkpoint: file of its weights; None for pretrained ones.
-        head: file of a trained head, for the explainers that need one.
+        head: file of a trained head, for the explainers that need one. Without one, the head of
+            ttame is what the gradients of the pictures make it.
         taps: modules that the head reads; None for the head's own.
         explainers: names of explainers; none for the default.
+        images: files of the pictures that are to be explained.
 
     Raises:
-        UserError: a name is unknown, or an explainer needs a head and none is given.
+        UserError: a name is unknown, or an explainer needs a trained head and none is given.
     """
     reads: list[int | str] | None = list(taps) if taps else None
     if head and not reads and not _is_ours(head):
@@ -68,7 +73,7 @@ def open_named(
     except ValidationError as error:
         raise UserError(spec.words_of(error)) from error
     for explainer in chosen:
-        if REGISTRY[explainer.method].needs_head and not head:
+        if REGISTRY[explainer.method].needs_head and not head and not _has_start(explainer):
             raise UserError(
                 f"{explainer.name} needs a trained head: give --head FILE, a --spec whose "
                 "workspace has one, or an explainer that needs none, such as --explainer gradcam"
@@ -197,6 +202,34 @@ def _explainer(
         return explainer.use(read_head(head, explainer, "give the head and --tap that go together"))
     assert trained is not None
     return explainer.use(trained(explainer))
+
+
+def _has_start(explainer: spec.Explainer) -> bool:
+    """Say whether the explainer's head explains something before it is trained."""
+    return training_of(spec.Training(), explainer).fusion == "shared"
+
+
+def _started_head(images: Sequence[str], explainer: Trained) -> Head:
+    """Make a head that is not trained, from the gradients of the pictures in these files.
+
+    Raises:
+        UserError: none of the pictures can be read.
+    """
+    backbone = explainer.backbone
+    pixels, failed = [], []
+    for path in images[:START_IMAGES]:
+        try:
+            pixels.append(backbone.preprocessing.pixels(read_picture(path)))
+        except UserError as error:
+            failed.append(error)
+    if not pixels:
+        raise failed[0]
+    batches = (torch.stack(pixels).to(backbone.device).float() / 255).split(8)
+    head = explainer.new_head(fusion="shared")
+    assert isinstance(head, SharedHead)
+    start_from_gradients(head, backbone, lambda: batches)
+    say(f"{explainer.name} is not trained: its maps follow from gradients of these pictures alone")
+    return head
 
 
 def _is_ours(head: str) -> bool:

@@ -31,6 +31,11 @@ def try_settings(
     of = (audit.dataset.name, backbone.name, explainer.name)
     provenance = Provenance(audit, lake)
     own, _ = with_enough_epochs(training_of(audit.training, explainer), provenance.shards("train"))
+    if not own.epochs:
+        raise UserError(
+            "training.epochs and training.min_steps are 0, so a head is its start and there is "
+            "nothing to sweep: give one of them"
+        )
     settings = propose(own, read_trials(lake, *of)[:number])
     tried = {**explainer.settings, "training": settings.model_dump()}
     explainer = explainer.model_copy(update={"settings": tried})

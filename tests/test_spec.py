@@ -89,8 +89,19 @@ def test_a_recipe_fills_what_the_user_leaves_out() -> None:
     for key, value in RECIPES["paper"].items():
         if key != "epochs":
             assert getattr(paper, key) == value
-            assert getattr(Training(), key) != value
     assert Training() == Training(recipe="tuned")
+
+
+def test_a_recipe_is_left_to_the_classifier_where_none_of_its_keys_is_given() -> None:
+    assert Training(min_steps=9, learning_rate=1e-4).recipe == "tuned"
+    assert Training(noise=0.0).recipe == "whole"
+    undecided = Training(min_steps=9)
+    assert Training.model_validate(undecided.model_dump()) == undecided
+    occluded = undecided.decided(reads_occluded=True)
+    assert occluded == Training(recipe="occluded", min_steps=9)
+    assert undecided.decided(reads_occluded=False) == Training(recipe="whole", min_steps=9)
+    for decided in (Training(recipe="paper"), Training(noise=1.0), occluded):
+        assert decided.decided(reads_occluded=False) == decided
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def explain_image(
             raise UserError(f"{wrong} cannot be given with --spec: the spec says it already")
         opened = open_of_spec(load(spec, var), workspace, backbone, head, explainer or [])
     elif backbone:
-        opened = open_named(backbone, checkpoint, head, tap, explainer or [])
+        opened = open_named(backbone, checkpoint, head, tap, explainer or [], images)
     else:
         raise UserError("say which classifier to explain: --backbone MODEL, or --spec SPEC")
     failed = write_pictures(images, *opened, target, output)

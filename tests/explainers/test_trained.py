@@ -421,7 +421,7 @@ def test_whose_training_setting_counts() -> None:
     ("explainer", "words"),
     [
         ({"lcam_img": {"training": {"epoch": 3}}}, "no setting epoch.*Did you mean epochs"),
-        ({"lcam_img": {"training": {"epochs": 0}}}, "epochs: Input should be greater"),
+        ({"lcam_img": {"training": {"epochs": -1}}}, "epochs: Input should be greater"),
         ({"ttame": {"train": {}}}, "ttame has no setting train.*Did you mean training"),
         ({"gradcam": {"training": {}}}, "gradcam has no setting training"),
         ({"ptame": {"auxiliary": {"model": "resnet18"}}}, "no weights"),

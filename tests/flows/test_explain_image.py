@@ -64,18 +64,31 @@ def test_without_a_head_and_into_a_folder(ttame: Run, own: Path) -> None:
     assert {p.name for p in (own / "maps").iterdir()} == {"one.png", "two.png"}
 
 
+def test_a_head_that_is_not_trained(ttame: Run, own: Path) -> None:
+    """Without a head, ttame's maps follow from gradients of the pictures alone, and it says so."""
+    result = ttame("explain-image", "one.jpg", "none.jpg", "--backbone", NET)
+    assert result.returncode == 2
+    assert "image none.jpg cannot be read" in result.stderr
+    assert "ttame is not trained: its maps follow from gradients of these pictures" in result.stderr
+    assert Image.open(own / "explained.png").width == 8 + 2 * (320 + 8)
+    assert (
+        "image none.jpg cannot be read"
+        in ttame("explain-image", "none.jpg", "--backbone", NET).stderr
+    )
+
+
 def test_mistakes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(own)
 
     def said(head: str | None, *explainers: str, target: str | None = None) -> str:
         try:
-            opened = open_named(NET, None, head, None, explainers)
+            opened = open_named(NET, None, head, None, explainers, ["one.jpg"])
             write_pictures(["one.jpg"], *opened, target, "out.png")
         except UserError as mistake:
             return str(mistake)
         raise AssertionError("no mistake was seen")
 
-    assert "ttame needs a trained head: give --head FILE" in said(None)
+    assert "tame needs a trained head: give --head FILE" in said(None, "tame")
     assert "cannot read the head nothing" in said("nothing")
     assert "give the head and --tap that go together" in said("one.jpg")
     assert "oracle explains the images of a data set" in said(None, "oracle")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttame_core.backbones.class_vectors import ClassVectors
 from ttame_core.backbones.taps import map_size
-from ttame_core.heads.attention import AttentionHead
+from ttame_core.heads.attention import AttentionHead, SharedHead
 
 cases = st.fixed_dictionaries(
     {
@@ -127,3 +128,38 @@ def test_nothing_of_unused_classes_is_computed(folded: bool) -> None:
     with torch.no_grad(), Watch():
         module(features, torch.tensor([3, 400]))
     assert 0 < largest < classes * 16 * 16
+
+
+def _shared(case: dict) -> tuple[SharedHead, list[Tensor], Tensor]:
+    own, features, targets = _case(case)
+    vectors = ClassVectors(torch.randn(case["classes"], 5))
+    head = SharedHead([c for c, _, _ in case["taps"]], vectors, own.map_size)
+    for name in ("convs", "bns"):
+        getattr(head, name).load_state_dict(getattr(own, name).state_dict())
+    for norm in head.norms:
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.3, 3)
+    nn.init.normal_(head.matrix)
+    nn.init.normal_(head.bias)
+    return head, features, targets
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases)
+def test_a_shared_head_multiplied_out_is_a_textbook_head(case: dict) -> None:
+    head, features, targets = _shared(case)
+    head.eval()
+    rows = head.multiplied_out()
+    with torch.no_grad():
+        expected = _textbook(rows, features, head.map_size)
+        for module in (head, head.fold(), rows):
+            _assert_near(module(features), expected)
+            _assert_near(module(features, targets), _select(expected, targets))
+
+
+def test_the_state_of_a_shared_head_has_no_size_of_all_classes() -> None:
+    head = SharedHead([6, 6], ClassVectors(torch.randn(5000, 9)), (16, 16))
+    for module in (head, head.fold()):
+        assert max(value.numel() for value in module.state_dict().values()) == 10 * 12
+    weight = head.vectors.weight
+    assert head.fold().fusion.vectors.weight.data_ptr() == weight.data_ptr()

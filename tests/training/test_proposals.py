@@ -9,7 +9,7 @@ import pytest
 from ttame_core import spec
 from ttame_core.training.sweep import Trial, propose, shortfall, space
 
-OWN = spec.Training()
+OWN = spec.Training(epochs=4)
 
 
 def _score(settings: spec.Training) -> Trial:

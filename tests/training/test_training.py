@@ -19,7 +19,7 @@ from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
-from ttame_core.heads.attention import AttentionHead
+from ttame_core.heads.attention import AttentionHead, SharedHead
 from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
 from ttame_core.training.fit import augment, fit_backbone, occlude
@@ -140,7 +140,7 @@ def test_noise_is_added_to_the_class_maps() -> None:
     images = torch.rand(4, 3, 64, 64)
     explainer = TTame(backbone)
     head = explainer.new_head().eval()
-    settings = spec.Training()
+    settings = spec.Training(noise=4.0)
     noise = smooth_noise(settings, 4, 0, 100, backbone.map_size)
     found = training_losses(explainer, head, images, settings, noise)
     logits, features = backbone.features(backbone.normalise(images))
@@ -333,6 +333,37 @@ def test_small_data_sets_get_more_epochs() -> None:
         assert with_enough_epochs(scaled, [("train-000000", samples)]) == (scaled, batches)
     paper, _ = with_enough_epochs(spec.Training(recipe="paper"), [("train-000000", 32)])
     assert paper.epochs == 8
+
+
+def test_a_head_without_a_step_is_its_start(drawn: tuple[Lake, str]) -> None:
+    settings = spec.Training(recipe="whole", min_steps=0, batch_size=8)
+    _train(drawn, "start", settings)
+    lake, _ = drawn
+    history = lake.read_table("start/history.parquet").to_pylist()
+    assert {row["term"].split("@")[0] for row in history} == {"AD", "IC"}
+    assert {row["step"] for row in history} == {0}
+    explainer = TTame(tiny_backbone())
+    head = load_head(lake, "start", explainer)
+    assert isinstance(head, SharedHead)
+    assert head.matrix.abs().max() > 0
+    _train(drawn, "trained", settings.model_copy(update={"epochs": 2}))
+    assert not torch.equal(load_head(lake, "trained", explainer).matrix, head.matrix)
+
+
+def test_shared_heads_interrupted_end_the_same(drawn: tuple[Lake, str]) -> None:
+    settings = spec.Training(
+        recipe="whole", epochs=2, min_steps=0, batch_size=8, checkpoint_steps=2
+    )
+    _train(drawn, "whole", settings)
+    with pytest.raises(_Killed):
+        _train(drawn, "cut", settings, _die_at(3))
+    _train(drawn, "cut", settings)
+    assert _content(drawn[0], "cut") == _content(drawn[0], "whole")
+
+
+def test_rows_have_no_start() -> None:
+    with pytest.raises(ValueError, match="fusion: rows has none: give it epochs or min_steps"):
+        spec.Training(fusion="rows", min_steps=0)
 
 
 FIT = spec.Backbone(

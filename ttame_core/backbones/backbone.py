@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from timm.data import resolve_model_data_config
@@ -81,6 +82,13 @@ class Backbone(nn.Module):
 
         fold_batch_norms(self.model, example, outputs, keep={tap.module for tap in self.taps})
         return self
+
+    @cached_property
+    def class_vectors(self) -> ClassVectors:
+        """The vectors by which the classifier tells its classes apart, on its device."""
+        size = self.preprocessing.input_size
+        blank = torch.zeros(1, 3, *size, device=self.device)
+        return class_vectors(self.model, self.normalise(blank), self.num_classes).to(self.device)
 
     def compile_passes(self) -> Backbone:
         """Compile forward passes with torch.compile; the first of each kind takes a minute."""

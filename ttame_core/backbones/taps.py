@@ -99,13 +99,21 @@ def map_size(feature_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 def capture(model: nn.Module, taps: Sequence[Tap], inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Run one forward pass, and return its logits (B, K) and the feature map of each tap."""
+    logits, outputs = tap_outputs(model, taps, inputs)
+    return logits, [tap.feature_map(output) for tap, output in zip(taps, outputs, strict=True)]
+
+
+def tap_outputs(
+    model: nn.Module, taps: Sequence[Tap], inputs: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Run one forward pass, and return its logits (B, K) and each tap's tensor as it is."""
     outputs: dict[str, Any] = {}
     with ExitStack() as hooks:
         for name in {tap.module for tap in taps}:
             hook = model.get_submodule(name).register_forward_hook(_keep(outputs, name))
             hooks.callback(hook.remove)
         logits = logits_of(model(inputs))
-    return logits, [tap.feature_map(tap.output(outputs[tap.module])) for tap in taps]
+    return logits, [tap.output(outputs[tap.module]) for tap in taps]
 
 
 def continue_masked(model: nn.Module, tap: Tap, attention: Tensor, inputs: Tensor) -> Tensor:

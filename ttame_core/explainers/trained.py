@@ -14,7 +14,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.backbones.taps import map_size
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
-from ttame_core.heads.attention import AttentionHead, Head
+from ttame_core.heads.attention import AttentionHead, Head, LinearHead, SharedHead
 from ttame_core.perturbation.masking import masked, masked_both_ways
 
 # The loss of TAME, L-CAM and P-TAME, which the spec cannot change.
@@ -27,6 +27,7 @@ PUBLISHED_LOSS = {
     "lambda_confidence": 1.5,
     "area_exponent": 0.3,
     "noise": 0.0,
+    "fusion": "rows",
 }
 
 
@@ -51,7 +52,7 @@ class Trained(Explainer):
     """
 
     needs_head = True
-    mechanism: ClassVar[type[Head]] = AttentionHead
+    mechanism: ClassVar[type[AttentionHead | LinearHead]] = AttentionHead
     fixed: ClassVar[dict[str, Any]] = {}
     published: ClassVar[dict[str, Any]] = {}
     takes_given: ClassVar[bool] = False
@@ -101,7 +102,10 @@ class Trained(Explainer):
         recipe = spec.recipe_keys(own["recipe"]) if "recipe" in own else {}
         paper = cls.published if own.get("recipe") == "paper" else {}
         layers = section.model_dump(), recipe, cls.fixed, paper, own
-        return spec.Training.model_validate({k: v for layer in layers for k, v in layer.items()})
+        keys = {k: v for layer in layers for k, v in layer.items()}
+        if keys["recipe"] == "tuned":  # not left to the classifier where the method says it
+            keys["recipe"] = spec.recipe_of({**cls.fixed, **own})
+        return spec.Training.model_validate(keys)
 
     def find_taps(self) -> Sequence[Tap]:
         """Return the taps that the head reads.
@@ -116,10 +120,18 @@ class Trained(Explainer):
             )
         return self.backbone.taps
 
-    def new_head(self, shown: str = "class") -> Head:
-        """Make an untrained head on the backbone's device."""
+    def new_head(self, shown: str = "class", fusion: str = "rows") -> Head:
+        """Make an untrained head on the backbone's device.
+
+        Args:
+            shown: the maps that it gives, `class` or `attention`.
+            fusion: `rows` for a row of the fusion module per class, `shared` for one matrix.
+        """
         channels = [tap.channels for tap in self.taps]
         size = map_size([(tap.height, tap.width) for tap in self.taps])
+        if fusion == "shared" and self.mechanism is AttentionHead:
+            vectors = self.backbone.class_vectors
+            return SharedHead(channels, vectors, size, shown).to(self.backbone.device)
         head = self.mechanism(channels, self.backbone.num_classes, size, shown)
         return head.to(self.backbone.device)
 

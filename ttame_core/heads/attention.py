@@ -8,6 +8,10 @@ A 1×1 convolution commutes with bilinear interpolation, and only the target's m
 branch's output is multiplied by the target's row of the fusion weight at the tap's own resolution,
 and only maps of one channel are upsampled and added. The numbers are the same, and the work is a
 small fraction, in training as in inference.
+
+The row w_k of the fusion weight is what tells class k from others. `AttentionHead` learns a row for
+each class, as published. `SharedHead` learns one matrix P for all classes, w_k = P c_k, where c_k
+is the vector by which the classifier itself tells class k from others.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttame_core.backbones.class_vectors import ClassVectors
 from ttame_core.perturbation.masking import resize
 
 
@@ -63,24 +68,81 @@ class AttentionHead(nn.Module):
         Returns:
             (B, T, H, W) with (H, W) = `map_size`: T is 1 for targets (B,), and K for None.
         """
-        return _fuse(self.branches(features), *_weight_and_bias(self.fuser), targets, self.map_size)
+        return _fuse(self.branches(features), *self.rows(targets), self.map_size)
+
+    def rows(self, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return rows (B, T, ΣC) and biases (B, T) of the fusion module for targets (B,) or (B, T).
+
+        For None: those of all classes, (K, ΣC) and (K,).
+        """
+        return _rows_of(self.fuser.weight.flatten(1), self.fuser.bias, targets)
 
     @torch.no_grad()
     def fold(self) -> FoldedHead:
-        """Return the head for inference, with batch norms and skip connections folded.
+        """The same head for inference: batch norm and skip connection folded into the branches."""
+        fusion = _ClassRows(self.fuser.weight.flatten(1), self.fuser.bias)
+        return FoldedHead(_folded_branches(self.convs, self.bns), fusion, self.map_size, self.shown)
 
-        Both are linear in evaluation mode, so each branch becomes one convolution and a ReLU.
-        """
-        weights, biases = [], []
-        conv: Any
-        bn: Any
-        for conv, bn in zip(self.convs, self.bns, strict=True):
-            scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-            skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
-            weights.append(conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None])
-            biases.append((conv.bias - bn.running_mean) * scale + bn.bias)
-        fuser: Any = self.fuser
-        return FoldedHead(weights, biases, fuser.weight, fuser.bias, self.map_size, self.shown)
+
+class SharedHead(nn.Module):
+    """A head whose fusion module has one matrix P for all classes: w_k = P c_k.
+
+    Pictures of any class teach all classes, and the memory is that of P, however many classes there
+    are. A batch norm without parameters stands before the fusion, so that channels of every tap
+    have the same scale. Multiplied out, with the norms folded into P, it is an AttentionHead.
+
+    channels, map_size, shown: as for AttentionHead. vectors: give the c_k (D) of classes; they are
+    the classifier's, and no part of the head's state.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        vectors: ClassVectors,
+        map_size: tuple[int, int],
+        shown: str = "class",
+    ) -> None:
+        super().__init__()
+        self.map_size, self.shown = map_size, shown
+        self.convs = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in channels)
+        self.matrix = nn.Parameter(torch.zeros(vectors.size, sum(channels)))
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.vectors = vectors
+
+    def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
+        """Return class maps of features, one (B, C, h, w) per tap; sizes as of AttentionHead."""
+        branches = [
+            norm(F.relu(bn(conv(x)) + x))
+            for conv, bn, norm, x in zip(self.convs, self.bns, self.norms, features, strict=True)
+        ]
+        rows = self.vectors(_each(targets)) @ self.matrix
+        return _fuse(branches, rows, self.bias.expand(rows.shape[:-1]), self.map_size)
+
+    @torch.no_grad()
+    def fold(self) -> FoldedHead:
+        """Return the same head for inference, with norms and skip connections folded in."""
+        norms: Any = list(self.norms)
+        scale = torch.cat([norm.running_var.add(norm.eps).rsqrt() for norm in norms])
+        matrix = self.matrix * scale
+        offset = matrix @ torch.cat([norm.running_mean for norm in norms])
+        fusion = _SharedRows(matrix, self.bias, offset, self.vectors)
+        return FoldedHead(_folded_branches(self.convs, self.bns), fusion, self.map_size, self.shown)
+
+    @torch.no_grad()
+    def multiplied_out(self) -> AttentionHead:
+        """Return an AttentionHead with the same maps, which has a row for every class."""
+        convs: Any = self.convs
+        channels = [conv.in_channels for conv in convs]
+        weight, bias = self.fold().fusion(None)
+        head = AttentionHead(channels, len(weight), self.map_size, self.shown)
+        for name in ("convs", "bns"):
+            getattr(head, name).load_state_dict(getattr(self, name).state_dict())
+        head.fuser.weight.copy_(weight[:, :, None, None])
+        assert head.fuser.bias is not None
+        head.fuser.bias.copy_(bias)
+        return head.to(self.matrix.device).train(self.training)
 
 
 class LinearHead(nn.Module):
@@ -107,7 +169,8 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
         """Return class maps; arguments and result are those of `AttentionHead.forward`."""
-        return _fuse(features, *_weight_and_bias(self.fuser), targets, self.map_size)
+        rows = _rows_of(self.fuser.weight.flatten(1), self.fuser.bias, targets)
+        return _fuse(features, *rows, self.map_size)
 
     def fold(self) -> nn.Module:
         """Return the head for inference, which returns the maps that `shown` names."""
@@ -125,36 +188,27 @@ class _Shown(nn.Module):
 
 
 class FoldedHead(nn.Module):
-    """The inference form of AttentionHead, made by `AttentionHead.fold`.
+    """The inference form of a head: one convolution for each branch.
 
     Args:
-        weights: weight (C, C, 1, 1) of each branch's convolution.
-        biases: bias (C,) of each branch's convolution.
-        fusion_weight: weight (K, ΣC, 1, 1) of the fusion module.
-        fusion_bias: bias (K,) of the fusion module.
+        branches: weight (C, C, 1, 1) and bias (C,) of each branch's convolution.
+        fusion: returns the rows and biases of targets, as `AttentionHead.rows` does.
         map_size: (height, width) of the maps.
         shown: maps that the head returns, `class` or `attention`.
     """
 
-    fusion_weight: Tensor
-    fusion_bias: Tensor
-
     def __init__(
         self,
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-        fusion_weight: Tensor,
-        fusion_bias: Tensor,
+        branches: Sequence[tuple[Tensor, Tensor]],
+        fusion: nn.Module,
         map_size: tuple[int, int],
         shown: str,
     ) -> None:
         super().__init__()
-        self.map_size, self.shown = map_size, shown
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        self.map_size, self.shown, self.fusion = map_size, shown, fusion
+        for i, (weight, bias) in enumerate(branches):
             self.register_buffer(f"weight{i}", weight.clone())
             self.register_buffer(f"bias{i}", bias.clone())
-        self.register_buffer("fusion_weight", fusion_weight.clone())
-        self.register_buffer("fusion_bias", fusion_bias.clone())
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
         """Return the maps that `shown` names; arguments are those of `AttentionHead.forward`."""
@@ -162,46 +216,89 @@ class FoldedHead(nn.Module):
             F.relu(F.conv2d(x, getattr(self, f"weight{i}"), getattr(self, f"bias{i}")))
             for i, x in enumerate(features)
         ]
-        maps = _fuse(branches, self.fusion_weight, self.fusion_bias, targets, self.map_size)
+        weight, bias = self.fusion(targets)
+        maps = _fuse(branches, weight, bias, self.map_size)
         return torch.sigmoid(maps) if self.shown == "attention" else maps
 
 
-Head = AttentionHead | LinearHead  # heads that can be trained
+class _ClassRows(nn.Module):
+    """A fusion module with a row (ΣC) and a bias for each of K classes."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Any) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.clone())
+        self.register_buffer("bias", bias.clone())
+
+    def forward(self, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _rows_of(self.weight, self.bias, targets)
 
 
-def _weight_and_bias(convolution: Any) -> tuple[Tensor, Tensor]:
-    return convolution.weight, convolution.bias
+class _SharedRows(nn.Module):
+    """A fusion module whose row of class k is c_k (D) times a matrix (D, ΣC).
+
+    Its bias is `bias` less the product of c_k and `offset` (D).
+    """
+
+    matrix: Tensor
+    bias: Tensor
+    offset: Tensor
+
+    def __init__(self, matrix: Tensor, bias: Tensor, offset: Tensor, vectors: ClassVectors) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix.clone())
+        self.register_buffer("bias", bias.clone())
+        self.register_buffer("offset", offset.clone())
+        self.vectors = vectors
+
+    def forward(self, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        vectors = self.vectors(_each(targets))
+        return vectors @ self.matrix, self.bias - vectors @ self.offset
+
+
+Head = AttentionHead | SharedHead | LinearHead  # each kind that can be trained
+
+
+def _folded_branches(convs: Any, bns: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return weight and bias of each branch, with batch norm and skip connection folded in."""
+    folded = []
+    for conv, bn in zip(convs, bns, strict=True):
+        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+        skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
+        weight = conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None]
+        folded.append((weight, (conv.bias - bn.running_mean) * scale + bn.bias))
+    return folded
+
+
+def _each(targets: Tensor | None) -> Tensor | None:
+    """Return targets (B,) or (B, T) as (B, T)."""
+    if targets is None:
+        return None
+    return targets.view(targets.shape[0], -1)  # len() would fix the batch in exports
+
+
+def _rows_of(weight: Tensor, bias: Any, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    each = _each(targets)
+    return (weight, bias) if each is None else (weight[each], bias[each])
 
 
 def _fuse(
-    branches: Sequence[Tensor],
-    weight: Tensor,
-    bias: Tensor,
-    targets: Tensor | None,
-    map_size: tuple[int, int],
+    branches: Sequence[Tensor], weight: Tensor, bias: Tensor, map_size: tuple[int, int]
 ) -> Tensor:
     """Apply the fusion module to branches at their own resolutions, then upsample and add.
 
     Args:
         branches: outputs (B, C, h, w) of the feature branches.
-        weight: (K, ΣC, 1, 1).
-        bias: (K,).
-        targets: indices of classes, (B,) or (B, T); None for all classes.
+        weight: (B, T, ΣC), or (K, ΣC) for all images alike.
+        bias: (B, T), or (K,).
         map_size: (H, W) of the result (B, T, H, W).
     """
     channels = [x.shape[1] for x in branches]
-    if targets is None:
-        parts = [
-            F.conv2d(x, w) for x, w in zip(branches, weight.split(channels, dim=1), strict=True)
-        ]
-        offset = bias.view(1, -1, 1, 1)
-    else:
-        targets = targets.view(targets.shape[0], -1)  # len() would fix the batch size in exports
-        rows = weight.flatten(1)[targets].split(channels, dim=2)  # (B, T, C) per tap
-        parts = [
-            torch.bmm(row.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
-            for x, row in zip(branches, rows, strict=True)
-        ]
-        offset = bias[targets][..., None, None]
+    parts = [
+        torch.matmul(row.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
+        for x, row in zip(branches, weight.split(channels, dim=-1), strict=True)
+    ]
     maps = [resize(part, map_size) for part in parts]
-    return torch.stack(maps).sum(dim=0) + offset
+    return torch.stack(maps).sum(dim=0) + bias[..., None, None]

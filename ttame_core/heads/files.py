@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.errors import UserError
-from ttame_core.heads.attention import Head
+from ttame_core.heads.attention import Head, SharedHead
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HEAD, HISTORY, REFUSED
 
@@ -24,7 +24,7 @@ class TakesHead(Protocol):
     backbone: Backbone
     taps: Sequence[Tap]
 
-    def new_head(self, shown: str = ...) -> Head:
+    def new_head(self, shown: str = ..., fusion: str = ...) -> Head:
         """Make an untrained head of the right shape, on the backbone's device."""
         ...
 
@@ -140,8 +140,9 @@ def head_bytes(head: Head, **about: str) -> bytes:
         **about: texts that are stored beside the weights.
     """
     state = {k: v.contiguous().cpu() for k, v in head.state_dict().items()}
+    fusion = "shared" if isinstance(head, SharedHead) else "rows"
     # A single entry, because the order of several would change from file to file.
-    return save(state, {"ttame": json.dumps({**about, "shown": head.shown})})
+    return save(state, {"ttame": json.dumps({**about, "shown": head.shown, "fusion": fusion})})
 
 
 def _digest(content: bytes) -> str:
@@ -153,7 +154,8 @@ def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head
     backbone = explainer.backbone
     try:
         state = load(content)
-        head = explainer.new_head(_about(content).get("shown", "class"))  # absent in imported heads
+        about = _about(content)  # empty in imported heads, and without `fusion` in earlier ones
+        head = explainer.new_head(about.get("shown", "class"), about.get("fusion", "rows"))
         head.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(

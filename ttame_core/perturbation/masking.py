@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MEASURED_SHARES = (0.1, 0.5)  # range of the shares of pixels that are kept in training
+MEASURED_SHARES = (0.1, 1.0)  # range of the shares of pixels that are kept in training
 FADE = 0.05  # range of map values, under the threshold, within which pixels fade out
 BLUR_SIGMA = 5 / 224  # σ as a share of the image's side: RISE's code has 5 of 224 pixels
 

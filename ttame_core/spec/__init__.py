@@ -26,7 +26,7 @@ from ttame_core.spec.dataset import (
 from ttame_core.spec.gates import CHANGED_MAPS, Gate
 from ttame_core.spec.load import SpecProblem, SpecProblems, load_spec
 from ttame_core.spec.methods import Evaluation, Explainer, Maps, Metric
-from ttame_core.spec.training import RECIPES, Training, recipe_keys, training_keys
+from ttame_core.spec.training import RECIPES, Training, recipe_keys, recipe_of, training_keys
 
 __all__ = [
     "CHANGED_MAPS",
@@ -58,6 +58,7 @@ __all__ = [
     "load_spec",
     "problem_of",
     "recipe_keys",
+    "recipe_of",
     "training_keys",
     "words_of",
 ]

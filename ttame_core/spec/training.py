@@ -8,11 +8,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from ttame_core.spec.base import Section, Seed, problem_of
 
-# The recipe `tuned`, whose values are the defaults below, was found by measurement: see
-# docs/training.md. The published recipe, `paper`, is for some 320,000 steps: a few hundred steps of
-# its size hardly change a head.
+# Found by measurement (docs/training.md): the defaults below are for classifiers that were trained
+# on whole pictures; `occluded` is for those that were trained on partly black ones as well. The
+# published recipe, `paper`, is for some 320,000 steps: a few hundred steps of its size hardly
+# change a head.
 RECIPES: dict[str, dict[str, Any]] = {
     "tuned": {},
+    "whole": {},
+    "occluded": {
+        "lambda_area": 4.0,
+        "lambda_confidence": 2.0,
+        "map": "attention",
+        "noise": 4.0,
+        "fusion": "rows",
+    },
     "paper": {
         "epochs": 8,
         "min_steps": 0,
@@ -24,6 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "map": "class",
         "masking": "auto",
         "noise": 0.0,
+        "fusion": "rows",
     },
 }
 
@@ -31,10 +41,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 class Training(Section):
     """The section of a spec about the training of attention heads (docs/training.md)."""
 
-    recipe: Literal["tuned", "paper"] = "tuned"
-    epochs: int = Field(4, ge=1)
+    recipe: Literal["tuned", "whole", "occluded", "paper"] = Field(
+        "tuned",
+        description="whole: for classifiers trained on whole pictures; occluded: for those trained "
+        "on partly black ones as well; tuned: one of the two, by how a classifier takes to masked "
+        "training pictures, and whole where any of their keys is given; paper: as published",
+    )
+    epochs: int = Field(0, ge=0, description="least number of epochs")
     min_steps: int = Field(
-        800, ge=0, description="least number of steps; small data sets get more epochs for it"
+        800,
+        ge=0,
+        description="least number of steps, in whole epochs; with 0 steps and 0 epochs a head is "
+        "what its start from gradients makes it",
     )
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -42,8 +60,8 @@ class Training(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, description="of weights; biases have none")
     lambda_variation: float = Field(0.01, ge=0, description="λ1, weight of the map's variation")
-    lambda_area: float = Field(4.0, ge=0, description="λ2, weight of the map's area")
-    lambda_confidence: float = Field(2.0, ge=0, description="λ3, weight of the objective")
+    lambda_area: float = Field(2.0, ge=0, description="λ2, weight of the map's area")
+    lambda_confidence: float = Field(1.5, ge=0, description="λ3, weight of the objective")
     area_exponent: float = Field(0.3, gt=0, description="λ4, exponent of the map in the area")
     objective: str = Field(
         "confidence",
@@ -51,7 +69,7 @@ class Training(Section):
         "the confidence that the masked image lost",
     )
     map: Literal["attention", "class"] = Field(
-        "attention", description="maps that a head shows: class maps, as published, or attention"
+        "class", description="maps that a head shows: class maps, as published, or attention"
     )
     masking: Literal["both", "auto", "raw", "normalised"] = Field(
         "both",
@@ -60,10 +78,15 @@ class Training(Section):
         "masked by attention, half as metrics mask",
     )
     noise: float = Field(
-        4.0,
+        0.0,
         ge=0,
         description="standard deviation of smooth noise on class maps, which fades out over the "
         "first quarter of the steps; published: 0",
+    )
+    fusion: Literal["shared", "rows"] = Field(
+        "shared",
+        description="shared: one matrix for all classes, times each class's row of the "
+        "classifier's last layer, which starts from gradients; published: rows, a row a class",
     )
     labels: Literal["predicted", "permuted"] = Field(
         "predicted",
@@ -75,13 +98,45 @@ class Training(Section):
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _begins(self) -> Training:
+        if self.fusion == "rows" and not self.epochs and not self.min_steps:
+            raise ValueError(
+                "with 0 epochs and 0 min_steps a head is its start, and fusion: rows has none: "
+                "give it epochs or min_steps"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _recipe(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            recipe = value.get("recipe", "tuned")
-            return {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **value}
+            recipe = value.get("recipe", recipe_of(value))
+            own = RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}
+            return {**own, "recipe": recipe, **value}
         return value
+
+    def decided(self, reads_occluded: bool) -> Training:
+        """Return these settings with the recipe `tuned` replaced by that for a classifier.
+
+        A head that is not trained has the recipe `whole`, since only shared heads have a start.
+
+        Args:
+            reads_occluded: whether the classifier knows a picture of which most is black.
+        """
+        if self.recipe != "tuned":
+            return self
+        is_trained = self.epochs or self.min_steps
+        recipe = "occluded" if reads_occluded and is_trained else "whole"
+        fields = type(self).model_fields
+        keys = RECIPES[recipe].items()
+        untouched = {key: own for key, own in keys if getattr(self, key) == fields[key].default}
+        return self.model_copy(update={**untouched, "recipe": recipe})
+
+
+def recipe_of(given: dict[str, Any]) -> str:
+    """Return the recipe that is meant where none is named beside the keys of a section."""
+    return "whole" if given.keys() & RECIPES["occluded"].keys() else "tuned"
 
 
 def recipe_keys(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.errors import UserError
+from ttame_core.heads.attention import Head
 from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.metrics.probe import Probe
@@ -24,6 +25,7 @@ from ttame_core.training.loop import Loop, Progress, part_of
 from ttame_core.training.losses import area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
 from ttame_core.training.orders import TrainingOutput, TrainingShards
+from ttame_core.training.start import begin
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # slow to import
@@ -243,12 +245,15 @@ def train_head(
     shards.check_one_batch(settings.batch_size, "training.batch_size")
     settings, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
-    run = HeadRun(explainer, settings, batches, accelerator)
+    part = part_of(accelerator)
 
-    def read(epoch: int, skip: int) -> Iterator[Tensor]:
+    def read(epoch: int, skip: int, part: tuple[int, int] = part) -> Iterator[Tensor]:
         order = settings.seed, epoch
-        for batch in shards.training_batches(view, settings.batch_size, order, skip, run.part):
+        for batch in shards.training_batches(view, settings.batch_size, order, skip, part):
             yield batch.float_images(device)
+
+    settings, start = begin(explainer, settings, lambda: read(0, 0, (0, 1)))
+    run = HeadRun(explainer, settings, batches, accelerator, start)
 
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
@@ -261,6 +266,8 @@ def train_head(
     with in_whole_batches(run.name, "training.batch_size"):
         run.train(read, shards.too_few, progress, output, after_epoch)
     if run.part[0] == 0:
+        if not run.total:
+            after_epoch(-1)
         write_head(output.lake, output.folder, run.head, run.history, output.made_from)
         remove_checkpoint(output.lake, output.folder)
 
@@ -288,20 +295,22 @@ class HeadRun(Loop[Tensor]):
         settings: spec.Training,
         batches: int,
         accelerator: Accelerator | None = None,
+        start: Head | None = None,
     ) -> None:
         self.explainer, self.settings = explainer, settings
         self.backbone = backbone = explainer.backbone
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
             torch.random.default_generator.manual_seed(settings.seed)
-            self.head = explainer.new_head(settings.map).train()
+            self.head = (start or explainer.new_head(settings.map, settings.fusion)).train()
         self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
         if accelerator is not None:
             if backbone.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.head)
             self.learner = accelerator.prepare_model(self.head)
         steps, rate = settings.epochs * batches, settings.learning_rate
-        schedule = OneCycleLR(optimiser(self.head, settings), rate, total_steps=steps)
+        schedule = OneCycleLR(optimiser(self.head, settings), rate, total_steps=max(steps, 1))
         super().__init__(f"the head for {backbone.name}", self.head, schedule, batches, accelerator)
+        self.total = steps
         scaled = backbone.precision is torch.float16
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
         self.record_steps, self.checkpoint_steps = self.report_steps, settings.checkpoint_steps

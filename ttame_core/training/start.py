@@ -1,0 +1,184 @@
+"""The start of a training: what gradients make of a head, and what suits the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ttame_core import spec
+from ttame_core.backbones import Backbone
+from ttame_core.backbones.taps import tap_outputs
+from ttame_core.explainers import Trained
+from ttame_core.heads.attention import Head, SharedHead
+from ttame_core.metrics import drop, masked_probabilities
+from ttame_core.metrics.probe import Probe
+from ttame_core.perturbation.masking import min_max
+
+START_IMAGES = 384
+LIKELIEST = 4  # classes of each image whose gradients are looked at
+RIDGE = 0.1  # of the mean square length of the class vectors
+# Standard deviations of a channel: branches start near the identity, and ReLU cuts nothing.
+BRANCH_SCALE, BRANCH_SHIFT = 0.1, 3.0
+PROBES = 64  # images on which a classifier is tried
+PROBE_KEEP = 15.0  # percent of the pixels
+READS_OCCLUDED = 50.0  # percent: a classifier that loses less of its confidence reads such images
+MAP_DEVIATION = 2.0  # of class maps at the start: their sigmoid is between 0.02 and 0.98
+
+
+def begin(
+    explainer: Trained, settings: spec.Training, images: Callable[[], Iterable[Tensor]]
+) -> tuple[spec.Training, Head | None]:
+    """Decide how a head is trained, and make what it starts from.
+
+    Args:
+        explainer: whose head it is.
+        settings: with the recipe `tuned`, the classifier decides between `whole` and `occluded`.
+        images: gives the batches (B, 3, H, W) in [0, 1] of an epoch, the same at each call.
+
+    Returns:
+        The settings, and the head that gradients make; None where it starts at random.
+    """
+    if settings.recipe != "tuned" and settings.fusion == "rows":
+        return settings, None
+    with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
+        torch.random.default_generator.manual_seed(settings.seed)
+        head = explainer.new_head(settings.map, "shared")
+    if not isinstance(head, SharedHead):
+        return settings.decided(reads_occluded=True), None
+    backbone = explainer.backbone
+    start_from_gradients(head, backbone, images)
+    if settings.recipe == "tuned":
+        settings = settings.decided(_average_drop(head, backbone, images) < READS_OCCLUDED)
+    if settings.fusion == "rows":
+        return settings, None
+    if settings.labels == "permuted":
+        start_from_gradients(head, backbone, images, permuted=True)
+    head.shown = settings.map
+    return settings, head
+
+
+@torch.no_grad()
+def _average_drop(
+    head: SharedHead, backbone: Backbone, images: Callable[[], Iterable[Tensor]]
+) -> float:
+    """Return AD at PROBE_KEEP of a head's maps of the predicted classes of PROBES images."""
+    folded = head.eval().fold()
+    drops: list[Tensor] = []
+    for batch in _first(PROBES, images()):
+        logits, features = backbone.features(backbone.normalise(batch))
+        p, truth = logits.float().softmax(dim=1).max(dim=1)
+        probe = Probe(backbone, batch, truth, len(batch))
+        p_masked = masked_probabilities(probe, min_max(folded(features, truth)[:, 0]), [PROBE_KEEP])
+        drops.append(drop(p, p_masked[:, 0]))
+    return float(torch.cat(drops).mean())
+
+
+def start_from_gradients(
+    head: SharedHead,
+    backbone: Backbone,
+    images: Callable[[], Iterable[Tensor]],
+    permuted: bool = False,
+) -> None:
+    """Set a head to what the gradients of some images' likeliest classes say.
+
+    The weight of class k on a tap's channels is, as in Grad-CAM, the mean over places of the
+    gradient of its logit. Ridge regression of these means on the class vectors gives P, for the
+    classes of the images as for all others. Branches start near the identity, and class maps have
+    the standard deviation MAP_DEVIATION and the mean 0.
+
+    Args:
+        head: to set, on the backbone's device.
+        backbone: whose features it reads.
+        images: gives the batches (B, 3, H, W) in [0, 1], the same at each call; the first
+            START_IMAGES are looked at. There must be two images or more.
+        permuted: pair each image's gradients with the classes of the image before, as a head does
+            that is trained on permuted labels.
+    """
+    classes, gradients, deviations = _mean_gradients(backbone, _first(START_IMAGES, images()))
+    vectors = head.vectors(classes.roll(1, dims=0).flatten() if permuted else classes.flatten())
+    matrix = _ridge(vectors, gradients.flatten(0, 1))
+    bn: Any
+    with torch.no_grad():
+        for bn, deviation in zip(head.bns, deviations, strict=True):
+            bn.weight.copy_(BRANCH_SCALE * deviation)
+            bn.bias.copy_(BRANCH_SHIFT * deviation)
+        norms: list[Any] = [*head.bns, *head.norms]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all batches
+        head.train()
+        for batch in _first(START_IMAGES, images()):
+            logits, features = backbone.features(backbone.normalise(batch))
+            head(features, logits.argmax(dim=1))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        scale = torch.cat(
+            [norm.running_var.add(norm.eps).sqrt() for norm in norms[len(head.bns) :]]
+        )
+        head.matrix.copy_(matrix * scale)
+        maps = head(features, logits.argmax(dim=1)).float()
+        factor = MAP_DEVIATION / maps.std().clamp(min=torch.finfo(maps.dtype).tiny)
+        head.matrix.mul_(factor)
+        head.bias.sub_(maps.mean() * factor)
+
+
+def _first(count: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the first images of batches (B, 3, H, W), so many in all."""
+    for batch in batches:
+        yield batch[:count]
+        count -= len(batch)
+        if count <= 0:
+            return
+
+
+def _mean_gradients(
+    backbone: Backbone, batches: Iterable[Tensor]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Look at the gradients of the likeliest classes of N images.
+
+    Returns:
+        Classes (N, T) int64; gradients (N, T, ΣC) of their logits with respect to the taps'
+        channels, means over places; and the standard deviation (C) of each tap's channels.
+    """
+    classes, gradients, moments = [], [], []
+    for batch in batches:
+        inputs = backbone.normalise(batch).requires_grad_()
+        with torch.enable_grad():
+            logits, outputs = tap_outputs(backbone.model, backbone.taps, inputs)
+        features = [t.feature_map(x.detach()) for t, x in zip(backbone.taps, outputs, strict=True)]
+        likeliest = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1).indices
+        means = []
+        for column in likeliest.T:
+            chosen = logits.gather(1, column[:, None]).sum()
+            slopes = torch.autograd.grad(
+                chosen, outputs, retain_graph=True, materialize_grads=True, allow_unused=True
+            )
+            by_tap = zip(backbone.taps, slopes, strict=True)
+            maps = [tap.feature_map(slope).float() for tap, slope in by_tap]
+            means.append(torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1))
+        classes.append(likeliest)
+        gradients.append(torch.stack(means, dim=1))
+        flat = [x.float().transpose(0, 1).flatten(1) for x in features]
+        moments.append([torch.stack([x.mean(dim=1), x.square().mean(dim=1)]) for x in flat])
+    deviations = []
+    for tap in zip(*moments, strict=True):
+        mean, square = torch.stack(tap).mean(dim=0)
+        deviations.append((square - mean.square()).clamp(min=0).sqrt())
+    return torch.cat(classes), torch.cat(gradients), deviations
+
+
+def _ridge(vectors: Tensor, gradients: Tensor) -> Tensor:
+    """Regress gradients (N, C) on class vectors (N, D), whose last number is the same: (D, C).
+
+    That last number takes the mean of the gradients, unpenalised.
+    """
+    mean = gradients.mean(dim=0)
+    own = vectors[:, :-1]
+    kernel = own @ own.T
+    penalty = RIDGE * kernel.diagonal().mean() * torch.eye(len(own), device=own.device)
+    weights: Any = own.T @ torch.linalg.solve(kernel + penalty, gradients - mean)
+    return torch.cat([weights, mean[None] / vectors[0, -1]])
