@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from forked import PATIENCE
 from safetensors.torch import load_file
 from tiny import shard_all
+from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from tasks.models import load
@@ -29,6 +31,7 @@ from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.head import optimiser, smooth_noise, training_losses
+from ttame_core.training.start import begin
 
 TTAME = spec.Explainer(method="ttame")
 ALONE = """
@@ -47,7 +50,7 @@ if __name__ == "__main__":
 
 def _two(spec_file: Path, **training: object) -> Provenance:
     audit = open_spec(spec_file)
-    settings = audit.training.model_copy(update=training)
+    settings = audit.training.decided(reads_occluded=True).model_copy(update=training)
     compute = audit.compute.model_copy(update={"device": "cpu", "devices": 2})
     audit = audit.model_copy(update={"training": settings, "compute": compute})
     lake = Lake(spec_file.parent / "workspace")
@@ -58,6 +61,26 @@ def _two(spec_file: Path, **training: object) -> Provenance:
 def _head_file(provenance: Provenance) -> Path:
     (path,) = Path(provenance.lake.url).rglob("head.safetensors")
     return path
+
+
+def test_a_shared_head_starts_from_the_same_gradients_in_all_processes(spec_file: Path) -> None:
+    whole = spec.Training(recipe="whole", epochs=1, min_steps=0, batch_size=16).model_dump()
+    provenance = _two(spec_file, **whole)
+    train_one(provenance, provenance.audit.backbones[0], TTAME, "head", lambda *progress: None)
+    together = load_file(_head_file(provenance))
+    net = load(provenance, provenance.audit.backbones[0])
+
+    def images() -> Iterator[Tensor]:
+        names = [name for name, _ in provenance.shards("train")]
+        order = provenance.audit.training.seed, 0
+        view = net.preprocessing
+        for batch in load_batches(provenance.lake, "drawn", names, view, 16, 2, shuffle=order):
+            yield batch.float_images(net.device)
+
+    _, head = begin(TTame(net), provenance.audit.training, images)
+    assert head is not None
+    moved = (together["matrix"] - head.matrix).abs().mean() / head.matrix.abs().mean()
+    assert 0 < moved < 0.5  # two steps from the start that one process makes
 
 
 def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None:
