@@ -10,6 +10,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ttame_core import spec
+from ttame_core.backbones.class_vectors import ClassVectors, class_vectors
 from ttame_core.backbones.classes import ClassList, class_list
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
