@@ -79,7 +79,8 @@ def open_named(
                 "workspace has one, or an explainer that needs none, such as --explainer gradcam"
             )
     backbone = load_backbone(settings)
-    made = {e.name: _explainer(backbone, e, head) for e in chosen}
+    started = partial(_started_head, images)
+    made = {e.name: _explainer(backbone, e, head, started) for e in chosen}
     return made, backbone.classes.for_readers(backbone.num_classes)
 
 
