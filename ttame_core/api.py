@@ -24,6 +24,7 @@ from ttame_core import backbones, spec
 from ttame_core.audits.specification import complete_explainer, complete_metric
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
+from ttame_core.backbones.wrapping import unwrapped
 from ttame_core.data.annotations.base import mask_boxes
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError, writing
@@ -76,7 +77,8 @@ def load_backbone(
         about = {"model": "given:module", "name": name, **settings}
         section = _checked(spec.Backbone, about)
         view = backbones.preprocessing_of(section, model)
-        loaded = Backbone(copy.deepcopy(model), section.name, view, section.taps).fold()
+        copied = copy.deepcopy(unwrapped(model))
+        loaded = Backbone(copied, section.name, view, section.taps, section.outputs).fold()
     else:
         section = (
             model
@@ -454,7 +456,7 @@ def _mapped(
     if classes.shape[1] != 1:
         raise UserError("maps are of one target each: give targets as a tensor (B,)")
     there = torch.nonzero(~maps.isnan().flatten(1).any(dim=1))[:, 0]
-    probabilities = forward.logits.softmax(dim=1).gather(1, classes)[:, 0].tolist()
+    probabilities = backbone.probabilities(forward.logits).gather(1, classes)[:, 0].tolist()
     rows = []
     for i in there.tolist():
         target = int(classes[i, 0])

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import PLAIN, shard_all, tiny_backbone
 
 from ttame_core import spec
-from ttame_core.backbones import Backbone
+from ttame_core.backbones import Backbone, Outputs
 from ttame_core.backbones.devices import place
 from ttame_core.data.index import load_shards
 from ttame_core.data.labels import UNKNOWN
@@ -107,6 +107,29 @@ def test_a_row_per_image_and_target(drawn: tuple[Lake, str], targets: object, co
             assert (heat - expected[image, place]).abs().max() < 2e-3  # float16, batch order
     if targets == "top-3":
         assert wanted[:, 0].tolist() == probabilities.argmax(dim=1).tolist()
+
+
+def test_classes_that_do_not_exclude_each_other(drawn: tuple[Lake, str]) -> None:
+    """Each class above one half has a map of its own and counts as predicted."""
+    lake, dataset = drawn
+    backbone = tiny_backbone()
+    with torch.no_grad():
+        backbone.model.fc.bias[:2] += 20  # two classes that all images have
+        backbone.model.fc.bias[2:] -= 20
+    backbone.outputs = Outputs("sigmoid")
+    backbone.name = "many"
+    explainers = {"gradcam": REGISTRY["gradcam"](backbone)}
+    shard = StoredShard(*drawn, SHARD)
+    explain_shard(shard, backbone, _maps(explainers), "predicted", COMPUTE, None)
+    batch = next(load_batches(*drawn, [SHARD], PLAIN, 12, 2))
+    p = forward_pass(backbone, batch).logits.sigmoid()
+    rows = [row for row, _ in read_maps(lake, maps_file(dataset, "many", "gradcam", SHARD))]
+    targets = {(row["key"], row["target"]) for row in rows}
+    assert targets == {(key, target) for key in batch.keys for target in (0, 1)}
+    for row in rows:
+        assert row["predicted"] == row["target"]
+        image = batch.keys.index(row["key"])
+        assert np.isclose(row["probability"], p[image, row["target"]], atol=1e-5)
 
 
 def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:

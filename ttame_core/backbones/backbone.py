@@ -14,16 +14,17 @@ from ttame_core.backbones.class_vectors import ClassVectors, class_vectors
 from ttame_core.backbones.classes import ClassList, class_list
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
+from ttame_core.backbones.outputs import logits_of, observe
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.backbones.taps import (
     Tap,
     capture,
     continue_masked,
     device_of,
-    logits_of,
     map_size,
     resolve_taps,
 )
+from ttame_core.backbones.wrapping import is_quantised, unwrapped
 
 
 class Backbone(nn.Module):
@@ -31,13 +32,15 @@ class Backbone(nn.Module):
 
     The classifier takes normalised images (B, 3, H, W) float32, which `normalise` makes from images
     in [0, 1]. Without taps it is a black box, of which only the logits are read; so are scripts of
-    TorchScript.
+    TorchScript and quantised networks. What is wrapped around the network is taken off, and what
+    returns no logits is mended (see `outputs`).
 
     Attributes:
         model: the network.
         name: name of the backbone in the lake.
         preprocessing: conversion of a picture to the network's input.
         taps: modules whose features heads read, from shallow to deep.
+        outputs: what is known of what the network returns.
         num_classes: K, the number of logits.
         map_size: (height, width) of attention maps over the taps.
         precision: number format of forward passes.
@@ -51,15 +54,17 @@ class Backbone(nn.Module):
         name: str,
         preprocessing: Preprocessing,
         taps: Sequence[int | str] | None = None,
+        outputs: str | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(model, torch.jit.ScriptModule):
-            model = _Wrapped(model)
-        self.model = model.float().eval().requires_grad_(False)
+        self.model = unwrapped(model).float().eval().requires_grad_(False)
         self.name = name
         self.preprocessing = preprocessing
         self.taps: tuple[Tap, ...]
-        self.taps, self.num_classes = resolve_taps(model, name, preprocessing.input_size, taps)
+        self.outputs = observe(self.model, self._noise(2), name, outputs)
+        chosen = [] if taps is None and is_quantised(self.model) else taps
+        size = preprocessing.input_size
+        self.taps, self.num_classes = resolve_taps(self.model, name, size, chosen)
         sizes = [(tap.height, tap.width) for tap in self.taps]
         self.map_size = map_size(sizes or [preprocessing.input_size])
         self.precision = torch.float32
@@ -72,9 +77,7 @@ class Backbone(nn.Module):
 
         A model whose outputs would change stays as it is. See `folding`.
         """
-        generator = torch.Generator().manual_seed(0)
-        size = self.preprocessing.input_size
-        example = self.normalise(torch.rand(1, 3, *size, generator=generator)).to(self.device)
+        example = self._noise(1)
 
         @torch.no_grad()
         def outputs() -> list[Tensor]:
@@ -90,6 +93,12 @@ class Backbone(nn.Module):
         size = self.preprocessing.input_size
         blank = torch.zeros(1, 3, *size, device=self.device)
         return class_vectors(self.model, self.normalise(blank), self.num_classes).to(self.device)
+
+    def _noise(self, count: int) -> Tensor:
+        """Return normalised images (count, 3, H, W) of noise, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(count, 3, *self.preprocessing.input_size, generator=generator)
+        return self.normalise(images).to(self.device)
 
     def compile_passes(self) -> Backbone:
         """Compile forward passes with torch.compile; the first of each kind takes a minute."""
@@ -117,6 +126,10 @@ class Backbone(nn.Module):
         spatial = not self.taps or self.taps[-1].layout == "NCHW"
         return "raw" if spatial else "normalised"
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability (…, K) float32 of each class from logits (…, K)."""
+        return self.outputs.probabilities(logits)
+
     def normalise(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) in [0, 1] into the network's input."""
         return self.preprocessing.normalise(images)
@@ -134,17 +147,6 @@ class Backbone(nn.Module):
         return continue_masked(self.model, tap, attention, inputs)
 
 
-class _Wrapped(nn.Module):
-    """A module around a TorchScript script, because scripts take no hooks."""
-
-    def __init__(self, script: nn.Module) -> None:
-        super().__init__()
-        self.script = script
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.script(inputs)
-
-
 def load_backbone(
     settings: spec.Backbone, checkpoint: str | None = None, num_classes: int | None = None
 ) -> Backbone:
@@ -160,7 +162,8 @@ def load_backbone(
             another architecture.
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
-    backbone = Backbone(model, settings.name, preprocessing_of(settings, model), settings.taps)
+    view = preprocessing_of(settings, model)
+    backbone = Backbone(model, settings.name, view, settings.taps, settings.outputs)
     backbone.classes = class_list(settings, model, backbone.num_classes)
     backbone.weights = weights_hash(model)
     return backbone.fold()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from timm.models import load_state_dict
 from torch import Tensor, nn
@@ -12,9 +14,14 @@ from torch import Tensor, nn
 from ttame_core import spec
 from ttame_core.errors import UserError
 
+# Names under which a record of a training holds a state dict.
+NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "ema")
+
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:
     """Read a state dict from a file of safetensors or of plain tensors.
+
+    A state dict within a record of a training is looked for under the names of NESTS.
 
     Raises:
         UserError: there is no such file, or it holds other things than tensors.
@@ -30,9 +37,15 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
                 "as safetensors or as a state dict"
             ) from error
         raise UserError(f"cannot read the checkpoint {path}: {error}") from error
+    while inner := next((name for name in NESTS if _is_mapping(state, name)), None):
+        state = state[inner]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"the checkpoint {path} holds no state dict: save `model.state_dict()`")
     return state
+
+
+def _is_mapping(state: Any, name: str) -> bool:
+    return isinstance(state, Mapping) and isinstance(state.get(name), Mapping)
 
 
 def load_weights(
@@ -40,10 +53,16 @@ def load_weights(
 ) -> None:
     """Load a state dict into a model.
 
+    A prefix that all names have and the model's own have not, such as `model.` or `module.`, is
+    taken off. Counts of batches, which no prediction reads, may be missing.
+
     Raises:
         UserError: names or shapes differ, or numbers are not finite; the message has the first.
     """
     own = model.state_dict()
+    state = _without_prefix(state, own)
+    counts = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    state = counts | state
     missing = sorted(own.keys() - state.keys())
     unknown = sorted(state.keys() - own.keys())
     shapes = [k for k in sorted(own.keys() & state.keys()) if own[k].shape != state[k].shape]
@@ -66,6 +85,19 @@ def load_weights(
             f"finite, in {broken[0]}: give another checkpoint"
         )
     model.load_state_dict(state)
+
+
+def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the names of modules around the model off the names of its weights."""
+    state = {name.replace("_orig_mod.", ""): values for name, values in state.items()}
+    state.pop("n_averaged", None)  # the count of an averaged model
+    heads = {name.partition(".")[0] for name in own}
+    while len(outer := {name.partition(".")[0] for name in state}) == 1 and not outer & heads:
+        shorter = {name.partition(".")[2]: values for name, values in state.items()}
+        if "" in shorter:
+            break
+        state = shorter
+    return state
 
 
 def _is_finite(values: Tensor) -> bool:

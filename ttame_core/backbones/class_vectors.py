@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ttame_core.backbones.taps import logits_of
+from ttame_core.backbones.outputs import logits_of
+from ttame_core.backbones.zero_shot import ZeroShot
 
 LENGTH = 2.0  # sum of magnitudes: heads learn with the step sizes that other weights need
 
@@ -47,6 +48,8 @@ class ClassVectors(nn.Module):
 def class_vectors(model: nn.Module, inputs: Tensor, classes: int) -> ClassVectors:
     """Find the class vectors of a model: the rows of the linear layer that gives its logits.
 
+    A classifier of prompts has the embeddings of its texts.
+
     A model without such a layer (one that averages two classifiers, say) has the unit vectors: with
     them nothing is shared between classes but the last number.
 
@@ -55,6 +58,8 @@ def class_vectors(model: nn.Module, inputs: Tensor, classes: int) -> ClassVector
         inputs: (1, C, H, W), for one forward pass.
         classes: K.
     """
+    if isinstance(model, ZeroShot):
+        return ClassVectors(model.embeddings)
     outputs: dict[str, Any] = {}  # of layers with weights, in the order of their work
 
     def note(name: str) -> Callable[..., None]:

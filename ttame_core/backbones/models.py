@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ttame_core import spec
 from ttame_core.backbones.checkpoints import file_hash, load_weights, read_checkpoint
 from ttame_core.backbones.processors import preparation
+from ttame_core.backbones.zero_shot import zero_shot
 from ttame_core.errors import UserError, nearest
 
 # Keys that libraries take beside a model's own arguments, and that load files or run code.
@@ -143,8 +144,9 @@ def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
     classifier = config.classifier if config else None
     if state is None or not isinstance(classifier, str):
         return None
-    weight = state.get(f"{classifier}.weight")
-    return len(weight) if weight is not None else None
+    ends = f".{classifier}.weight"  # the names may have a prefix
+    weights = [weight for name, weight in state.items() if f".{name}".endswith(ends)]
+    return len(weights[0]) if len(weights) == 1 else None
 
 
 def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor] | None) -> None:
@@ -237,6 +239,11 @@ def _huggingface(
             f"backbone {settings.name} is a Hugging Face folder, for which the package "
             "`transformers` is needed: pip install 'ttame[huggingface]'"
         ) from error
+    if settings.prompts is not None:
+        words = zero_shot(settings, folder)
+        vision = getattr(words.config, "vision_config", words.config)
+        words.pretrained_cfg = preparation(settings, folder, vision)  # type: ignore[assignment]
+        return words
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
     trust = settings.trust  # without a value, transformers would ask at the terminal
     try:
@@ -264,7 +271,8 @@ def _huggingface(
                 raise UserError(
                     f"backbone {settings.name}: {folder} has no weights for {missing[0]} "
                     f"({len(missing)} are missing), which would be random: give a folder with all "
-                    "of them, or train it with `fit: {}`"
+                    "of them, train it with `fit: {}`, or name the classes of a model of images "
+                    "and texts by `prompts`"
                 )
     except UserError:
         raise
@@ -279,6 +287,8 @@ def _huggingface(
             f"load: {' '.join(str(error).split())[:300]}"
         ) from error
     model.pretrained_cfg = preparation(settings, folder, model.config)
+    if model.config.problem_type == "multi_label_classification":
+        model.own_outputs = "sigmoid"
     return model
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ttame_core.backbones.outputs import logits_of, passed
 from ttame_core.backbones.tree import Candidate, best_candidates
 from ttame_core.errors import UserError, nearest
 
@@ -134,14 +135,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(chain(model.parameters(), model.buffers(), [torch.empty(0)])).device
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits (B, K) in what a classifier returns: a tensor, or a record or list."""
-    logits = getattr(output, "logits", output)
-    if isinstance(logits, Mapping):
-        logits = next(iter(logits.values()))
-    return logits[0] if isinstance(logits, list | tuple) else logits
-
-
 def _keep(outputs: dict[str, Any], name: str) -> Callable[..., None]:
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         outputs[name] = output
@@ -207,17 +200,11 @@ class _Probe:
                 if name and not isinstance(module, torch.jit.ScriptModule):  # scripts have no hooks
                     hooks.callback(module.register_forward_hook(note(name)).remove)
             blank = torch.zeros(1, 3, height, width, device=device_of(self.model))
-            try:
-                logits = logits_of(self.model(blank))
-            except (AssertionError, RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"backbone {self.name} cannot take images of {height}×{width}: {error}; set "
-                    "preprocessing.input_size, or args.img_size for models of a fixed size"
-                ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+            logits = logits_of(passed(self.model, blank, self.name))
+        if logits.ndim != 2 or logits.shape[1] < 2:
             raise UserError(
-                f"backbone {self.name} returns {_shape(logits)} for one image: a classifier must "
-                "return logits (1, classes)"
+                f"backbone {self.name} returns {tuple(logits.shape)} for one image: a classifier "
+                "must return logits (1, classes)"
             )
         return logits.shape[1]
 
@@ -320,10 +307,6 @@ class _Probe:
         """Say whether a size has the aspect of the input, within a pixel, as feature maps have."""
         high, wide = self.input_size
         return height <= high and width <= wide and abs(height * wide / high - width) <= 1
-
-
-def _shape(output: Any) -> str:
-    return str(tuple(output.shape)) if isinstance(output, Tensor) else type(output).__name__
 
 
 def _grid(patches: int, aspect: tuple[int, int]) -> tuple[int, int]:

@@ -138,6 +138,8 @@ class Explainer(ABC):
     ) -> None:
         self.backbone = backbone
         self.settings: Any = self.Settings.model_validate(settings or {})
+        if self.backwards != "0" and not backbone.outputs.differentiable:
+            raise NotApplicable(no_gradient(backbone, self.name))
         self.prepare()
 
     def prepare(self) -> None:  # noqa: B027 (most have nothing to do)
@@ -167,6 +169,14 @@ class Explainer(ABC):
             Maps (B, T, h, w) float32 of any range, which the caller min–max normalises. An image
             that cannot be explained has a map of NaN.
         """
+
+
+def no_gradient(backbone: Backbone, method: str) -> str:
+    """Return the words for a method that needs gradients which a classifier does not give."""
+    return (
+        f"{backbone.name} gives no gradients (its forward pass runs under no_grad, or is quantised)"
+        f", and {method} needs them"
+    )
 
 
 @dataclass

@@ -73,7 +73,7 @@ class Rise(Explainer):
             inputs = torch.addcmul(black, light, masks[:, None, None])  # (masks, B, 3, H, W)
             with backbone.autocast():
                 logits = backbone(inputs.flatten(0, 1))
-            every = logits.float().softmax(dim=1).unflatten(0, (len(chosen), -1))
+            every = backbone.probabilities(logits).unflatten(0, (len(chosen), -1))
             weights = every.gather(2, targets.expand(len(chosen), -1, -1))
             small = self.masks(chosen, self.map_strips).flatten(1)
             maps += torch.einsum("mbt,mp->btp", weights, small)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.backbones.taps import map_size
-from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
+from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, no_gradient
 from ttame_core.heads.attention import AttentionHead, Head, LinearHead, SharedHead
 from ttame_core.perturbation.masking import masked, masked_both_ways
 
@@ -78,6 +78,8 @@ class Trained(Explainer):
         head: Head | None = None,
     ) -> None:
         super().__init__(backbone, settings)
+        if not backbone.outputs.differentiable:
+            raise NotApplicable(no_gradient(backbone, self.name))
         self.taps = self.find_taps()
         self.head: nn.Module | None = None
         if head is not None:

@@ -73,7 +73,7 @@ def maps_schema(height: int, width: int, dtype: str = "float16") -> pa.Schema:
     """Return the schema of maps files, with a row per image and target class.
 
     The column `map` (or `map_uint8`) holds height × width values in [0, 1], row after row, at the
-    explainer's resolution. `probability` is the softmax of the target class on the whole image.
+    explainer's resolution. `probability` is that of the target class on the whole image.
 
     Args:
         height: rows of a map.

@@ -69,7 +69,7 @@ class MappedImages:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """The softmax of each target on the whole image, (R,), from a float32 pass."""
+        """The probability of each target on the whole image, (R,), from a float32 pass."""
         of_rows = [row["probability"] for row in self.rows]
         return torch.tensor(of_rows, dtype=torch.float32, device=self.backbone.device)
 

@@ -1,6 +1,6 @@
 """Faithfulness by confidence: average drop, increase in confidence, average gain.
 
-p is the softmax probability of the target on the whole image, and p′ that on the image of which
+p is the probability of the target on the whole image, and p′ that on the image of which
 only the map's most relevant pixels are left. Each function returns a value for every image, in
 percent, whose mean is the metric. `lake/query/sql/macros.sql` has the same three in SQL.
 """
@@ -60,7 +60,7 @@ def gain(p: Tensor, p_masked: Tensor) -> Tensor:
 def masked_probabilities(
     probe: Probe, maps: Tensor, keep: Sequence[float], fill: Fill = "zero"
 ) -> Tensor:
-    """Return the softmax of the targets on masked images.
+    """Return the probability of the targets on masked images.
 
     A map is upsampled bilinearly, its pixels below the (100 − v)th percentile are set to 0, and the
     image is multiplied by it before normalisation, whatever the backbone's family is. The fill is
@@ -79,7 +79,7 @@ def masked_probabilities(
     variants = keep_most_relevant(resize(maps[:, None], images.shape[-2:])[:, 0], keep)
     inputs = backbone.normalise(filled(images, variants, fill).flatten(0, 1))
     logits = torch.cat([backbone(chunk) for chunk in inputs.split(probe.batch_size)])
-    probabilities = logits.float().softmax(dim=1).unflatten(0, variants.shape[:2])
+    probabilities = backbone.probabilities(logits).unflatten(0, variants.shape[:2])
     return probabilities.gather(2, probe.targets[:, None, None].expand(-1, len(keep), 1))[..., 0]
 
 

@@ -26,7 +26,7 @@ Curve = Literal["insertion", "deletion"]
 def curve_probabilities(
     probe: Probe, relevance: Tensor, curve: Curve, baseline: Fill, steps: int
 ) -> Tensor:
-    """Return the softmax of the targets before the first and after each of S steps.
+    """Return the probability of the targets before the first and after each of S steps.
 
     After step s, the pixels of rank below s · HW / S are changed.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ttame_core.backbones import Backbone
+from ttame_core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,21 @@ class Probe:
                 variants.
 
         Returns:
-            (B, V) float32 softmax of the target, and bool, whether the target is predicted.
+            (B, V) float32 probability of the target, and bool, whether the target is predicted.
         """
         count, device = len(self.images) * variants, self.images.device
         probabilities, predicted = [], []
         for chunk in torch.arange(count, device=device).split(self.batch_size):
             image = chunk.div(variants, rounding_mode="floor")
             targets = self.targets[image]
-            answers = self.backbone(make(image, chunk % variants)).float().softmax(dim=1)
+            logits = self.backbone(make(image, chunk % variants))
+            if not logits.isfinite().all():
+                raise UserError(
+                    f"backbone {self.backbone.name} gives logits that are not finite for changed "
+                    "images, of which no score can be made: check its weights and its layers"
+                )
+            answers = self.backbone.probabilities(logits)
             probabilities.append(answers.gather(1, targets[:, None])[:, 0])
-            predicted.append(answers.argmax(dim=1) == targets)
+            predicted.append(self.backbone.outputs.predict(answers, targets))
         shape = len(self.images), variants
         return torch.cat(probabilities).view(shape), torch.cat(predicted).view(shape)

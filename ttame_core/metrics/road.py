@@ -30,7 +30,7 @@ ORDERS = ("MoRF", "LeRF")
 def imputed_probabilities(
     probe: Probe, relevance: Tensor, percentages: Sequence[float], noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the softmax of the targets on imputed images, and whether they are still predicted.
+    """Return the probability of targets on imputed images, and whether they are still predicted.
 
     Args:
         probe: B images with their targets, and the classifier.

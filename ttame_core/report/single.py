@@ -87,7 +87,7 @@ def explain_picture(
     pixels = backbone.preprocessing.pixels(picture)[None]
     batch = Batch([name], pixels, torch.zeros(1).long(), [torch.zeros(0, 4)], [None])
     forward = forward_pass(backbone, batch)
-    probabilities = forward.logits[0].softmax(dim=0).tolist()
+    probabilities = backbone.probabilities(forward.logits)[0].tolist()
     predicted = int(forward.logits[0].argmax())
     chosen = predicted if target is None else target
     targets = torch.tensor([[chosen]], device=forward.logits.device)

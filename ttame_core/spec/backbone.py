@@ -53,6 +53,11 @@ class Backbone(Section):
     pretrained: bool = False
     checkpoint: str | None = None
     fit: Fit | None = None
+    outputs: Literal["softmax", "sigmoid", "binary"] | None = Field(
+        None,
+        description="softmax: one class excludes the others; sigmoid: it does not; binary: one "
+        "logit; default: what the model's outputs and its configuration tell, else softmax",
+    )
     num_classes: int | None = Field(None, ge=2)
     class_names: list[str] | str | None = Field(
         None,
@@ -70,6 +75,12 @@ class Backbone(Section):
         description="run its code: the function that `model` names, or the Python files that come "
         "with a Hugging Face folder (docs/security.md)",
     )
+    prompts: dict[str, str | list[str]] | list[str] | None = Field(
+        None,
+        description="classes of a model of images and texts, such as CLIP: a text or several for "
+        "each, or names alone for `template`",
+    )
+    template: str = Field("a photo of a {}", description="text of a class that has a name alone")
     taps: list[int | str] | None = Field(
         None,
         description="layers whose features are read, as indices into the model's feature_info or "
@@ -89,6 +100,14 @@ class Backbone(Section):
             model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # the last part of a path
             value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", model), **value}
         return value
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """The texts of each class of a model of images and texts, by class name."""
+        given = self.prompts or {}
+        if isinstance(given, list):
+            return {name: [self.template.format(name)] for name in given}
+        return {name: [text] if isinstance(text, str) else text for name, text in given.items()}
 
     @property
     def library(self) -> str:
@@ -118,8 +137,23 @@ class Backbone(Section):
                 f"backbone {self.name} has no weights: give it `pretrained: true`, "
                 "`checkpoint: FILE` or `fit: {…}`"
             )
+        if self.prompts is not None:
+            self._check_prompts()
         if self.pretrained and self.checkpoint:
             raise ValueError(
                 f"backbone {self.name} has both `pretrained` and `checkpoint`: leave one out"
             )
         return self
+
+    def _check_prompts(self) -> None:
+        if self.library != "huggingface" or self.fit or self.checkpoint or self.num_classes:
+            raise ValueError(
+                f"backbone {self.name} has `prompts`, which are for a Hugging Face folder "
+                "of a model of images and texts: leave out `fit`, `checkpoint` and `num_classes`"
+            )
+        if isinstance(self.prompts, list) and "{}" not in self.template:
+            raise ValueError(
+                f"`template` must hold {{}} for the name of the class: {self.template}"
+            )
+        if len(self.texts) < 2 or not all(self.texts.values()):
+            raise ValueError(f"`prompts` of backbone {self.name} must give two classes or more")

@@ -102,7 +102,7 @@ def explain_shard(
             with measure(backbone) as shared:
                 forward = forward_pass(backbone, batch)
             _check_logits(forward, backbone.name)
-            everything = choose_targets(forward.logits, batch.labels, targets, backbone.name)
+            everything, wanted_ones = _targets(backbone, forward, targets)
             for order in wanted:
                 if done >= order.images:
                     continue
@@ -110,8 +110,9 @@ def explain_shard(
                 chosen = everything[: len(part.batch)]
                 with measure(backbone) as own:
                     maps = min_max(order.explainer.attribute(part, chosen)).cpu()
+                maps = maps.masked_fill(~wanted_ones[: len(chosen), :, None, None], torch.nan)
                 to_maps, to_costs = writers(order, *maps.shape[-2:])
-                rows = _rows(part, chosen.cpu(), maps, to_maps.schema)
+                rows = _rows(backbone, part, chosen.cpu(), maps, to_maps.schema)
                 costs = _costs(rows, shared, len(batch), own, chosen.numel())
                 pending += [writing.submit(to_maps.write, rows)]
                 pending += [writing.submit(to_costs.write, costs)]
@@ -205,6 +206,21 @@ def choose_targets(
     return torch.tensor(targets, device=logits.device).expand(len(logits), -1)
 
 
+def _targets(
+    backbone: Backbone, forward: ForwardPass, targets: str | list[int]
+) -> tuple[Tensor, Tensor]:
+    """Return the classes (B, T) to explain, and (B, T) bool on the CPU: whether the image has it.
+
+    Images of a classifier whose classes do not exclude each other have as many as are predicted.
+    """
+    if targets == "predicted":
+        classes, wanted = backbone.outputs.predicted(forward.logits)
+        return classes, wanted.cpu()
+    labels = forward.batch.labels
+    classes = choose_targets(forward.logits, labels, targets, backbone.name)
+    return classes, torch.ones(classes.shape, dtype=torch.bool)
+
+
 def _check_logits(forward: ForwardPass, backbone: str) -> None:
     """Check that the logits of a classifier are finite numbers, or raise UserError."""
     finite = forward.logits.isfinite().all(dim=1)
@@ -216,21 +232,27 @@ def _check_logits(forward: ForwardPass, backbone: str) -> None:
         )
 
 
-def _rows(forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the rows of one batch; images without a map (NaN) have none."""
+def _rows(
+    backbone: Backbone, forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
+) -> pa.RecordBatch:
+    """Return the rows of one batch; images without a map (NaN) have none.
+
+    Where classes do not exclude each other, each that is more likely than not is predicted.
+    """
     images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
-    probabilities = forward.logits.float().softmax(dim=1).cpu()
-    predicted = forward.logits.argmax(dim=1).cpu()
+    probabilities = backbone.probabilities(forward.logits).cpu()
+    best = probabilities.argmax(dim=1)[images]
     height, width = maps.shape[-2:]
     kept = schema.field(-1).type
     values = store(maps[images, columns].float().numpy(), kept.value_type).reshape(-1)
     chosen = targets[images, columns]
+    predicted = chosen.where(backbone.outputs.predict(probabilities[images], chosen), best)
     labels = forward.batch.labels[images].numpy().astype(np.int32)
     return pa.record_batch(
         [
             pa.array([forward.batch.keys[i] for i in images.tolist()], pa.string()),
             pa.array(labels, pa.int32(), mask=labels == UNKNOWN),
-            predicted[images].numpy().astype(np.int32),
+            predicted.numpy().astype(np.int32),
             chosen.numpy().astype(np.int32),
             probabilities[images, chosen].numpy(),
             np.full(len(images), height, np.int16),

@@ -382,7 +382,10 @@ def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None
 
 
 def _architecture(backbone: spec.Backbone) -> dict[str, Any]:
-    return backbone.model_dump(include={"model", "args", "num_classes", "preprocessing"})
+    about = backbone.model_dump(include={"model", "args", "num_classes", "preprocessing"})
+    # What says how outputs are read counts where it is given.
+    given = {"outputs": backbone.outputs, "prompts": backbone.texts or None}
+    return about | {key: value for key, value in given.items() if value is not None}
 
 
 def _given_weights(backbone: spec.Backbone) -> str:

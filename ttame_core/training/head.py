@@ -154,7 +154,7 @@ def training_losses(
     backbone = explainer.backbone
     with torch.no_grad():
         logits, features = backbone.features(backbone.normalise(images))
-        truth = logits.argmax(dim=1)
+        truth = backbone.outputs.one_predicted(logits)
         if settings.labels == "permuted":
             truth = others_classes(truth, accelerator)
         features = explainer.read(images, features)
@@ -167,7 +167,8 @@ def training_losses(
     variation = variation_loss(attention[:, 0])
     area = area_loss(attention[:, 0], settings.area_exponent)
     objective = objective_of(settings.objective)
-    confidence = objective.term(masked_logits.float(), logits.float(), truth)
+    alone = backbone.outputs.alone
+    confidence = objective.term(*alone(masked_logits.float(), logits.float(), truth))
     loss = (
         settings.lambda_variation * variation
         + settings.lambda_area * area
@@ -348,7 +349,7 @@ class HeadRun(Loop[Tensor]):
             images = batch[:left]
             left -= len(images)
             logits, features = self.backbone.features(self.backbone.normalise(images))
-            p, truth = logits.float().softmax(dim=1).max(dim=1)
+            p, truth = self.backbone.probabilities(logits).max(dim=1)
             read = self.explainer.read(images, features)
             maps = min_max(folded(read, truth)[:, 0])
             probe = Probe(self.backbone, images, truth, batch_size)

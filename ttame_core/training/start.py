@@ -69,7 +69,7 @@ def _average_drop(
     drops: list[Tensor] = []
     for batch in _first(PROBES, images()):
         logits, features = backbone.features(backbone.normalise(batch))
-        p, truth = logits.float().softmax(dim=1).max(dim=1)
+        p, truth = backbone.probabilities(logits).max(dim=1)
         probe = Probe(backbone, batch, truth, len(batch))
         p_masked = masked_probabilities(probe, min_max(folded(features, truth)[:, 0]), [PROBE_KEEP])
         drops.append(drop(p, p_masked[:, 0]))

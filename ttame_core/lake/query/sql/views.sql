@@ -55,10 +55,11 @@ SELECT dataset, backbone, number, name, wnid, definition, classes, labels, rule 
 -- The name of a classifier's class for readers.
 CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number);
 
--- What each classifier says of each image, in numbers of its own classes. label: null where the image
--- has none, or none that the classifier knows.
+-- What each classifier says of each image, in numbers of its own classes; of several predicted ones,
+-- the most probable. label: null where the image has none, or none that the classifier knows.
 CREATE VIEW predicted_numbers AS
-SELECT dataset, backbone, key, any_value(label) AS label, any_value(predicted) AS predicted,
+SELECT dataset, backbone, key, any_value(label) AS label,
+       coalesce(arg_max(predicted, probability), any_value(predicted)) AS predicted,
        max(probability) FILTER (target = predicted) AS probability
 FROM maps GROUP BY ALL;
 

@@ -1,0 +1,115 @@
+"""Classifiers of prompts give what the models of images and texts themselves give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from ttame_core import spec
+from ttame_core.backbones import load_backbone
+from ttame_core.errors import UserError
+
+transformers = pytest.importorskip("transformers")
+
+PROMPTS = {"cat": "a photo of a cat", "dog": "a photo of a dog", "owl": "an owl at night"}
+SIDE = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 4}
+SIDE |= {"num_attention_heads": 2}
+
+
+def _tokenizer(folder: Path) -> Any:
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary += [f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+
+
+def save(folder: Path, kind: str) -> tuple[Any, Any]:
+    """Save a small model with a tokenizer and a processor; the model and the processor."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    tokenizer = _tokenizer(folder)
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {**SIDE, "vocab_size": 60, "max_position_embeddings": 32, **ends}
+    vision = {**SIDE, "image_size": 64, "patch_size": 16}
+    if kind == "clip":
+        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+        model = transformers.CLIPModel(config).eval()
+        size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+        processor = transformers.CLIPImageProcessor(**size)
+    else:
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+        model = transformers.SiglipModel(config).eval()
+        with torch.no_grad():
+            model.logit_scale.fill_(2.0)
+            model.logit_bias.fill_(-1.0)
+        processor = transformers.SiglipImageProcessor(size={"height": 64, "width": 64})
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_logits_are_the_models_own(tmp_path: Path, kind: str) -> None:
+    model, processor = save(tmp_path / "m", kind)
+    section = {"model": str(tmp_path / "m"), "prompts": PROMPTS}
+    backbone = load_backbone(spec.Backbone.model_validate(section))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
+    tokens = tokenizer(
+        list(PROMPTS.values()), padding="max_length", max_length=32, return_tensors="pt"
+    )
+    images = processor(images=picture, return_tensors="pt")
+    with torch.no_grad():
+        own = model(**tokens, **images).logits_per_image
+        view = backbone.preprocessing.pixels(picture)[None].float() / 255
+        logits, features = backbone.features(backbone.normalise(view))
+    torch.testing.assert_close(logits, own, atol=1e-4, rtol=1e-4)
+    assert backbone.num_classes == 3
+    assert backbone.outputs.kind == {"clip": "softmax", "siglip": "sigmoid"}[kind]
+    assert [tap.prefix for tap in backbone.taps] == [{"clip": 1, "siglip": 0}[kind]] * 3
+    assert [tuple(f.shape) for f in features] == [(1, 24, 4, 4)] * 3
+    assert not any("text" in name for name, _ in backbone.model.named_parameters())
+
+
+def test_several_texts_and_templates(tmp_path: Path) -> None:
+    save(tmp_path / "m", "clip")
+    model = {"model": str(tmp_path / "m")}
+    listed = spec.Backbone.model_validate(
+        {**model, "prompts": ["cat", "dog"], "template": "a photo of a {}"}
+    )
+    assert listed.texts == {"cat": ["a photo of a cat"], "dog": ["a photo of a dog"]}
+    spelled = spec.Backbone.model_validate(
+        {**model, "prompts": {"cat": ["a photo of a cat"], "dog": "a photo of a dog"}}
+    )
+    both = [load_backbone(section).model.embeddings for section in (listed, spelled)]
+    assert torch.equal(*both)
+    mixed = spec.Backbone.model_validate({**model, "prompts": {"cat": ["a cat", "cats"], "d": "d"}})
+    embeddings = load_backbone(mixed).model.embeddings
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_what_is_no_model_of_texts(tmp_path: Path) -> None:
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    config = transformers.ViTConfig(**SIDE, image_size=64, patch_size=16)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    _tokenizer(folder).save_pretrained(folder)
+    section = spec.Backbone.model_validate({"model": str(folder), "prompts": PROMPTS})
+    with pytest.raises(UserError, match="for models of images and texts"):
+        load_backbone(section)
+    for wrong in ({"model": "resnet18", "pretrained": True}, {"model": str(folder), "fit": {}}):
+        with pytest.raises(ValidationError, match="`prompts`"):
+            spec.Backbone.model_validate({**wrong, "prompts": PROMPTS})
+    save(tmp_path / "clip", "clip")
+    with pytest.raises(UserError, match="by `prompts`"):
+        load_backbone(spec.Backbone.model_validate({"model": str(tmp_path / "clip")}))

@@ -1,0 +1,287 @@
+"""What a classifier returns: where its logits are, whether they are logits, whether they can learn.
+
+Everything above works with logits (B, K). A classifier that returns something else is mended here,
+once, when it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ttame_core.backbones.wrapping import is_quantised
+from ttame_core.errors import UserError
+
+NAMES = ("logits", "output", "outputs", "out", "scores", "predictions", "pred")
+SUM = 1e-3  # by which a row of probabilities may miss 1
+LEAST = 10  # outputs within [0, 1] that are not so by chance
+SMALLEST = torch.finfo(torch.float32).tiny
+LARGEST = 1 - torch.finfo(torch.float32).eps / 2
+
+
+def logits_of(output: Any) -> Tensor:
+    """Find the logits in what a classifier returns.
+
+    Args:
+        output: a tensor; a mapping or an object in which they have a name, or are the only tensor;
+            or a list or tuple with one tensor, or with one of two dimensions. None counts for
+            nothing.
+
+    Returns:
+        The logits, (B, K) or, of a classifier with one, (B, 1) or (B,).
+
+    Raises:
+        UserError: there is no tensor, or more than one could be the logits.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        named = dict(output)
+    elif hasattr(output, "_asdict"):
+        named = output._asdict()
+    elif isinstance(output, list | tuple):
+        named = {f"[{place}]": value for place, value in enumerate(output)}
+    else:
+        named = dict(getattr(output, "__dict__", {}))
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    for name in NAMES:
+        if name in tensors:
+            return tensors[name]
+    flat = {name: value for name, value in tensors.items() if value.ndim == 2}
+    for choice in (tensors, flat):
+        if len(choice) == 1:
+            return next(iter(choice.values()))
+    given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
+    raise UserError(
+        f"the classifier returns a {type(output).__name__} with {given or 'no tensor'}: which of "
+        "them are its logits is not known; let it return them alone, or by the name `logits`"
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is known of a classifier's outputs.
+
+    Attributes:
+        kind: `softmax` where one class excludes the others, `sigmoid` where it does not.
+        differentiable: gradients of the logits reach the image.
+    """
+
+    kind: str = "softmax"
+    differentiable: bool = True
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probability of each class, (…, K) float32."""
+        logits = logits.float()
+        return logits.sigmoid() if self.kind == "sigmoid" else logits.softmax(dim=-1)
+
+    def predict(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+        """Say which targets (B,) are predicted by probabilities (B, K): (B,) bool.
+
+        The most probable class is, and, where classes do not exclude each other, each class that is
+        more probable than not.
+        """
+        predicted = probabilities.argmax(dim=1) == targets
+        if self.kind == "sigmoid":
+            predicted |= probabilities.gather(1, targets[:, None])[:, 0] > 0.5
+        return predicted
+
+    def predicted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predicted classes of images.
+
+        The best class is, and, where classes do not exclude each other, each class that is more
+        probable than not.
+
+        Args:
+            logits: (B, K).
+
+        Returns:
+            Classes (B, T) int64, the best first, T as many as any image has, and (B, T) bool,
+            whether a class is predicted for the image or only fills the row.
+        """
+        if self.kind != "sigmoid":
+            best = logits.argmax(dim=1, keepdim=True)
+            return best, torch.ones_like(best, dtype=torch.bool)
+        most = int((logits > 0).sum(dim=1).max().clamp(min=1))
+        values, classes = logits.topk(most, dim=1)
+        chosen = values > 0
+        chosen[:, 0] = True
+        return classes, chosen
+
+    def one_predicted(self, logits: Tensor) -> Tensor:
+        """Return a predicted class (B,) of each image of a batch (B, K), which is in random order.
+
+        Of several, the places in the batch take turns, so that a training sees them all.
+        """
+        classes, chosen = self.predicted(logits)
+        turns = torch.arange(len(logits), device=logits.device) % chosen.sum(dim=1)
+        return classes.gather(1, turns[:, None])[:, 0]
+
+    def alone(
+        self, masked: Tensor, whole: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits of which the softmax of the target is its probability.
+
+        Where classes do not exclude each other, the others are left out: a target's logit z becomes
+        the two logits 0 and z, and the target the second of two classes.
+
+        Args:
+            masked: (B, K) float32 logits of masked images.
+            whole: (B, K) float32 logits of the same images unmasked.
+            targets: (B,) int64 classes.
+
+        Returns:
+            Both logits, (B, K) or (B, 2), and the targets in them.
+        """
+        if self.kind != "sigmoid":
+            return masked, whole, targets
+
+        def pair(logits: Tensor) -> Tensor:
+            chosen = logits.gather(1, targets[:, None])
+            return torch.cat([torch.zeros_like(chosen), chosen], dim=1)
+
+        return pair(masked), pair(whole), torch.ones_like(targets)
+
+
+def observe(model: nn.Module, inputs: Tensor, name: str, declared: str | None) -> Outputs:
+    """Find out what a classifier returns, and mend it where it does not return logits.
+
+    Probabilities become logits by their log, or by log p / (1 − p) where they came from a sigmoid.
+    A single logit z becomes the two logits 0 and z, of which the softmax is that of the sigmoid.
+
+    Args:
+        model: the network; it gets a hook where something is to be mended.
+        inputs: (B, C, H, W) normalised images, all different.
+        name: of the backbone, for messages.
+        declared: `softmax`, `sigmoid` or `binary`; None: it follows from what the network does.
+
+    Raises:
+        UserError: the network cannot take the images, returns no logits or none that are finite,
+            or contradicts what is declared.
+    """
+    last, inputs = _LastSigmoid(), inputs.clone().requires_grad_()
+    with torch.enable_grad(), last:
+        returned = passed(model, inputs, name)
+    raw = logits_of(returned)
+    differentiable = raw.requires_grad and not is_quantised(model)
+    raw = raw.detach().float()
+    if raw.is_meta:
+        return Outputs()
+    single = raw.ndim == 1 or raw.shape[1:] == (1,)
+    if not single and (raw.ndim != 2 or raw.shape[1] < 2):
+        raise UserError(
+            f"backbone {name} gives {tuple(raw.shape)} for {len(inputs)} images: a classifier "
+            "gives logits (images, classes)"
+        )
+    if not raw.isfinite().all():
+        weights = (key for key, value in model.state_dict().items() if not _finite(value))
+        where = next(weights, None)
+        raise UserError(
+            f"backbone {name} gives logits that are not finite: "
+            + (f"its weights {where} are not" if where else "check its weights and preprocessing")
+        )
+    activation = _activation(raw, last)
+    if (declared == "binary") > single or (declared == "softmax" and single):
+        raise UserError(
+            f"backbone {name} has {1 if single else raw.shape[1]} outputs: `outputs: {declared}` "
+            f"is for {'one' if declared == 'binary' else 'two or more'}"
+        )
+    if {declared, activation} == {"softmax", "sigmoid"}:
+        raise UserError(
+            f"backbone {name} ends in a {activation}, and `outputs` says {declared}: leave it out"
+        )
+    if activation or single:
+        model.register_forward_hook(_Mend(activation, single))
+        what = f"ends in a {activation}" if activation else "has one logit"
+        logging.getLogger(__name__).warning("backbone %s %s: logits are made of it", name, what)
+    own = getattr(model, "own_outputs", None)  # what its configuration says
+    several = not single and "sigmoid" in (activation, declared or own)
+    return Outputs("sigmoid" if several else "softmax", differentiable)
+
+
+def passed(model: nn.Module, inputs: Tensor, name: str) -> Any:
+    """Return what the network gives for images (B, C, H, W).
+
+    Raises:
+        UserError: it cannot take them.
+    """
+    try:
+        return model(inputs)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        channels, height, width = inputs.shape[1:]
+        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+        first = next(convolutions, None)
+        if first is not None and first.in_channels != channels:
+            raise UserError(
+                f"backbone {name} takes images of {first.in_channels} channels, and pictures are "
+                "read as RGB: give it a first layer for three channels"
+            ) from error
+        raise UserError(
+            f"backbone {name} cannot take images of {height}×{width}: {error}; set "
+            "preprocessing.input_size, or args.img_size for models of a fixed size"
+        ) from error
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or bool(value.isfinite().all())
+
+
+def _activation(raw: Tensor, last: _LastSigmoid) -> str | None:
+    """Say which activation made the outputs of different images: `softmax`, `sigmoid` or none."""
+    low, high = raw.aminmax()
+    if low < 0 or high > 1:
+        return None
+    if raw.ndim == 2 and raw.shape[1] > 1 and ((raw.sum(dim=1) - 1).abs() < SUM).all():
+        return "softmax"
+    if last.result is not None and torch.equal(last.result.flatten(), raw.flatten()):
+        return "sigmoid"
+    untraced = last.calls == 0 and raw.numel() >= LEAST  # a script, which runs unseen
+    return "sigmoid" if untraced else None
+
+
+class _LastSigmoid(TorchFunctionMode):
+    """The result of the last sigmoid that ran, and the number of all functions that did."""
+
+    FUNCTIONS = frozenset(
+        {torch.sigmoid, Tensor.sigmoid, functional.sigmoid, torch.special.expit, torch.sigmoid_}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result: Tensor | None = None
+        self.calls = 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.calls += 1
+        if function in self.FUNCTIONS:
+            self.result = result.detach()
+        return result
+
+
+@dataclass(frozen=True)
+class _Mend:
+    """A hook that makes logits of a network's probabilities, and two of a single one."""
+
+    activation: str | None
+    single: bool
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
+        logits = logits_of(output).float()
+        if self.activation == "softmax":
+            logits = logits.clamp(min=SMALLEST).log()
+        elif self.activation == "sigmoid":
+            logits = logits.clamp(SMALLEST, LARGEST).logit()
+        if self.single:
+            logits = logits.reshape(-1, 1)
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        return logits
