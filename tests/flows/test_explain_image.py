@@ -46,7 +46,7 @@ def test_with_a_head_and_no_workspace(ttame: Run, own: Path) -> None:
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["one.jpg", "two.jpg"]
-    assert "explained: 7 0." in lines[0]
+    assert "explained: class 7 0." in lines[0]
     sheet = Image.open(own / "explained.png")
     assert sheet.width == 8 + 3 * (320 + 8)  # the picture, and two overlays
     assert sheet.height == 8 + 2 * (320 + 18 + 8)
