@@ -48,7 +48,9 @@ def test_seeds_outside_their_range_are_refused_with_the_spec(section: str) -> No
 def test_every_seed_is_taken(seed: int) -> None:
     settings = spec.Training(seed=seed, epochs=1)
     backbone = tiny_backbone()
-    head = HeadRun(REGISTRY["ttame"](backbone), settings, 2).head
+    head = HeadRun(
+        REGISTRY["ttame"](backbone), settings, 2, lambda: [torch.rand(4, 3, 64, 64)]
+    ).head
     randomised_head(head.eval().fold(), seed)
     assert smooth_noise(settings, 2, 1, 100, (4, 4)) is not None
     trial = dict.fromkeys(("AD@15", "IC@15"), 1.0) | {

@@ -140,13 +140,13 @@ def train_head(
     if not batches:
         raise UserError("the loader has no batches to train on: give it images")
     whole = untrained.training_of(section, untrained.settings.training)
-    run = HeadRun(untrained, settings_for(whole, batches), batches)
 
     def read(epoch: int, skip: int) -> Iterator[Tensor]:
         for batch in loader:
             images = batch if isinstance(batch, Tensor) else batch[0]
             yield _floats(images, backbone)
 
+    run = HeadRun(untrained, settings_for(whole, batches), batches, lambda: read(0, 0))
     run.train(read, f"the loader gave fewer batches than the {batches} that it says", progress)
     return run.head.eval()
 

@@ -59,7 +59,7 @@ def test_without_a_head_and_into_a_folder(ttame: Run, own: Path) -> None:
     result = ttame("explain-image", *names, "--backbone", NET, "--explainer", "gradcam",
                    "--output", "maps")  # fmt: skip
     assert result.returncode == 2
-    assert "image broken.jpg cannot be read: Truncated" in result.stderr
+    assert "image broken.jpg cannot be read: truncated" in result.stderr
     assert "image none.jpg cannot be read: No such file" in result.stderr
     assert {p.name for p in (own / "maps").iterdir()} == {"one.png", "two.png"}
 

@@ -279,7 +279,7 @@ def test_masking_follows_the_family() -> None:
     vit = tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)
     assert masking_mode(vit, paper) == "normalised"
     assert masking_mode(vit, spec.Training(recipe="paper", masking="raw")) == "raw"
-    assert masking_mode(vit, spec.Training()) == "both"
+    assert masking_mode(vit, spec.Training()) == "wide"
 
 
 def test_what_cannot_be_trained(drawn: tuple[Lake, str]) -> None:

@@ -31,6 +31,9 @@ PUBLISHED_LOSS = {
 }
 
 
+LARGEST_SHARES = {"both": 0.5, "wide": 1.0}  # of the pixels that training keeps, by way of masking
+
+
 class Trained(Explainer):
     """The target's map from a trained head.
 
@@ -164,8 +167,9 @@ class Trained(Explainer):
                 (`masking.masked_both_ways`).
         """
         normalise = self.backbone.normalise
-        if mode == "both":
-            return self.backbone(masked_both_ways(images, class_maps, normalise))
+        if mode in LARGEST_SHARES:
+            share = LARGEST_SHARES[mode]
+            return self.backbone(masked_both_ways(images, class_maps, normalise, share))
         return self.backbone(masked(images, attention, mode, normalise))
 
     @override

@@ -19,6 +19,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lambda_area": 4.0,
         "lambda_confidence": 2.0,
         "map": "attention",
+        "masking": "both",
         "noise": 4.0,
         "fusion": "rows",
     },
@@ -71,8 +72,8 @@ class Training(Section):
     map: Literal["attention", "class"] = Field(
         "class", description="maps that a head shows: class maps, as published, or attention"
     )
-    masking: Literal["both", "auto", "raw", "normalised"] = Field(
-        "both",
+    masking: Literal["wide", "both", "auto", "raw", "normalised"] = Field(
+        "wide",
         description="images that are masked: raw ones, before normalisation, or normalised ones; "
         "auto, as published: raw for CNNs, normalised for transformers; both: half of a batch is "
         "masked by attention, half as metrics mask",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.errors import UserError
-from ttame_core.heads.attention import Head
 from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.metrics.probe import Probe
@@ -253,8 +252,7 @@ def train_head(
         for batch in shards.training_batches(view, settings.batch_size, order, skip, part):
             yield batch.float_images(device)
 
-    settings, start = begin(explainer, settings, lambda: read(0, 0, (0, 1)))
-    run = HeadRun(explainer, settings, batches, accelerator, start)
+    run = HeadRun(explainer, settings, batches, lambda: read(0, 0, (0, 1)), accelerator)
 
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
@@ -285,6 +283,8 @@ class HeadRun(Loop[Tensor]):
         explainer: explainer that the head belongs to.
         settings: section `training` of a spec, with the number of epochs.
         batches: number of batches in an epoch.
+        images: function that returns the first of those batches, the same at each call. They say
+            how the head is trained and what it starts from.
         accelerator: accelerator of the processes that train together; None for a single process.
     """
 
@@ -295,9 +295,10 @@ class HeadRun(Loop[Tensor]):
         explainer: Trained,
         settings: spec.Training,
         batches: int,
+        images: Callable[[], Iterable[Tensor]],
         accelerator: Accelerator | None = None,
-        start: Head | None = None,
     ) -> None:
+        settings, start = begin(explainer, settings, images)
         self.explainer, self.settings = explainer, settings
         self.backbone = backbone = explainer.backbone
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
