@@ -164,7 +164,7 @@ class Trained(Explainer):
             class_maps: (B, 1, h, w).
             attention: sigmoid of the class maps.
             mode: `raw` or `normalised` (see `masking.masked`), or `both`
-                (`masking.masked_both_ways`).
+                or `wide` (`masking.masked_both_ways`).
         """
         normalise = self.backbone.normalise
         if mode in LARGEST_SHARES:

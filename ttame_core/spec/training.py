@@ -76,7 +76,8 @@ class Training(Section):
         "wide",
         description="images that are masked: raw ones, before normalisation, or normalised ones; "
         "auto, as published: raw for CNNs, normalised for transformers; both: half of a batch is "
-        "masked by attention, half as metrics mask",
+        "masked by attention, half as metrics mask with 10 to 50 % of the pixels; wide: the same "
+        "with 10 to 100 %",
     )
     noise: float = Field(
         0.0,
