@@ -30,7 +30,7 @@ from ttame_core.training.head import train_head
 from ttame_core.training.orders import TrainingOutput, TrainingShards
 
 COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
-SETTINGS = spec.Training(epochs=2, min_steps=0, batch_size=8)
+SETTINGS = spec.Training(recipe="occluded", epochs=2, min_steps=0, batch_size=8)
 
 
 class _Shards:
@@ -66,7 +66,12 @@ def test_a_head_trained_on_a_loader_is_that_of_the_pipeline(
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
     head = tt.train_head(
-        backbone, loader, epochs=2, batch_size=8, progress=lambda *x: said.append(x)
+        backbone,
+        loader,
+        recipe="occluded",
+        epochs=2,
+        batch_size=8,
+        progress=lambda *x: said.append(x),
     )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert said[-1][:2] == (10, 10)

@@ -46,7 +46,7 @@ def test_seeds_outside_their_range_are_refused_with_the_spec(section: str) -> No
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1, LARGEST])
 def test_every_seed_is_taken(seed: int) -> None:
-    settings = spec.Training(seed=seed, epochs=1)
+    settings = spec.Training(seed=seed, epochs=1, noise=4.0)
     backbone = tiny_backbone()
     head = HeadRun(
         REGISTRY["ttame"](backbone), settings, 2, lambda: [torch.rand(4, 3, 64, 64)]
