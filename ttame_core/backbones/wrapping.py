@@ -39,7 +39,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         return Script(model)
     if attribute := WRAPPERS.get(type(model).__module__):
         return unwrapped(getattr(model, attribute))
-    model._compiled_call_impl = None  # type: ignore[assignment]
+    model._compiled_call_impl = None
     for name, child in model.named_children():
         if not isinstance(child, torch.jit.ScriptModule) and unwrapped(child) is not child:
             setattr(model, name, unwrapped(child))
