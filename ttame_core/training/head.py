@@ -14,6 +14,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches, in_whole_batches
 from ttame_core.errors import UserError
+from ttame_core.heads.attention import SharedHead
 from ttame_core.heads.files import write_head
 from ttame_core.metrics import drop, increase, masked_probabilities
 from ttame_core.metrics.probe import Probe
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 VALIDATIONS = 8  # validations of a training, at most; the last one is at the end
 VALIDATED_KEEP = (100.0, 50.0, 15.0)
 
+SHARED_STEP = 0.2  # of the step size, for a head that starts from gradients, near its end
 NOISE_CELLS = 4  # cells of the noise along each side, so that blobs are as large as objects
 NOISY = 0.25  # share of the steps in which the noise on class maps fades out
 
@@ -201,6 +203,11 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
     return classes.roll(1)[place::shares]
 
 
+def step_size(head: nn.Module, settings: spec.Training) -> float:
+    """Return the peak of a head's step size: the spec's, less for a shared head."""
+    return settings.learning_rate * (SHARED_STEP if isinstance(head, SharedHead) else 1)
+
+
 def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer:
     """Make the optimiser of a head, with weight decay on weights and none on biases."""
     named = list(head.named_parameters())
@@ -208,7 +215,7 @@ def optimiser(head: nn.Module, settings: spec.Training) -> torch.optim.Optimizer
         {"params": [p for n, p in named if not n.endswith("bias")]},
         {"params": [p for n, p in named if n.endswith("bias")], "weight_decay": 0.0},
     ]
-    rate, decay = settings.learning_rate, settings.weight_decay
+    rate, decay = step_size(head, settings), settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, rate, weight_decay=decay)
     return torch.optim.SGD(
@@ -309,7 +316,7 @@ class HeadRun(Loop[Tensor]):
             if backbone.device.type == "cuda":
                 nn.SyncBatchNorm.convert_sync_batchnorm(self.head)
             self.learner = accelerator.prepare_model(self.head)
-        steps, rate = settings.epochs * batches, settings.learning_rate
+        steps, rate = settings.epochs * batches, step_size(self.head, settings)
         schedule = OneCycleLR(optimiser(self.head, settings), rate, total_steps=max(steps, 1))
         super().__init__(f"the head for {backbone.name}", self.head, schedule, batches, accelerator)
         self.total = steps
