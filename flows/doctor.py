@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
+from ttame_core.storage import without_password
 
 IMPORTED = ("torch", "torchvision", "timm", "prefect", "duckdb", "pyarrow")
 ROOM = 5 * 2**30  # bytes; with less the disk may be full before an audit ends
@@ -273,21 +274,23 @@ def _server(url: str) -> Finding:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+    shown = without_password(url)
     advice = "start it (prefect server start), or unset PREFECT_API_URL to do without one"
     with (
         temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
         get_client(sync_client=True, httpx_settings={"timeout": ANSWER}) as client,
     ):
         if error := client.api_healthcheck():
-            words = f"{url} does not answer: {str(error) or type(error).__name__}"
+            reason = without_password(str(error)) or type(error).__name__
+            words = f"{shown} does not answer: {reason}"
             return Finding("prefect runs", words, "broken", advice)
         try:
             theirs = client.api_version()
             client.raise_for_api_version_mismatch()
         except httpx.HTTPStatusError as refused:
-            words = f"{url} answers with {refused.response.status_code}"
+            words = f"{shown} answers with {refused.response.status_code}"
             return Finding("prefect runs", words, "broken", "give the key: PREFECT_API_KEY")
         except RuntimeError as mismatch:
             words, mend = str(mismatch), "install the server's version of prefect"
             return Finding("prefect runs", words, "broken", mend)
-    return Finding("prefect runs", f"reported to {url}, Prefect {theirs}")
+    return Finding("prefect runs", f"reported to {shown}, Prefect {theirs}")

@@ -178,9 +178,8 @@ def write_pictures(
 
 
 def _save(explained: Sequence[Explained], path: Path) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draw(explained).save(path)
+    with writing(path) as file:
+        draw(explained).save(file)
     say(f"wrote {path}")
 
 

@@ -128,6 +128,5 @@ def _print(survey: Survey) -> None:
 
 
 def _write(output: str, text: str) -> None:
-    with writing(output):
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(text, encoding="utf-8")
+    with writing(output) as file:
+        file.write_text(text, encoding="utf-8")

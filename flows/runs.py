@@ -13,6 +13,7 @@ from tasks.names import names_of
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import load_spec
+from ttame_core.storage import without_password
 
 FLOWS = (
     "audit_zoo",
@@ -64,7 +65,8 @@ def recent_runs(workspace: str, audit: str | None = None) -> Runs:
     from_files = "running and failed: as the files say"
     if not (url := PREFECT_API_URL.value()):
         return Runs(f"{from_files}, for no PREFECT_API_URL is set")
-    runs = Runs(f"running and failed: as {url} and the files say")
+    shown = without_password(url)
+    runs = Runs(f"running and failed: as {shown} and the files say")
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -72,7 +74,7 @@ def recent_runs(workspace: str, audit: str | None = None) -> Runs:
         ):
             _ask(client, workspace, audit, runs)
     except (HTTPError, PrefectException, OSError):
-        return Runs(f"{from_files}, for {url} does not answer")
+        return Runs(f"{from_files}, for {shown} does not answer")
     return runs
 
 

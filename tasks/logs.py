@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from tasks.names import names_of
+from ttame_core.errors import printable
 
 QUIET, FORMAT = "TTAME_QUIET", "TTAME_LOG_FORMAT"
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
@@ -65,7 +66,7 @@ def say(message: str, level: str = "info") -> None:
     if is_json():
         _write({"time": _time(time.time()), "level": level, "message": message})
     else:
-        console.print(message, style=STYLES.get(level), markup=False)
+        console.print(printable(message), style=STYLES.get(level), markup=False)
 
 
 def event(message: str, **fields: Any) -> None:
@@ -137,7 +138,7 @@ def _run(record: logging.LogRecord) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    return " ".join(record.getMessage().split())
+    return printable(" ".join(record.getMessage().split()))
 
 
 def _traceback(record: logging.LogRecord) -> str:

@@ -174,8 +174,8 @@ def save_head(head: Head, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with writing(path):
-        Path(path).write_bytes(head_bytes(head))
+    with writing(path) as file:
+        file.write_bytes(head_bytes(head))
 
 
 def make_explainer(

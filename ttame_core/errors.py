@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal takes some for commands
 
 
 class UserError(Exception):
@@ -20,20 +24,38 @@ class StoreAway(UserError):
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Turn errors of writing a file in this context into a UserError with the reason.
+def writing(path: str | Path) -> Iterator[Path]:
+    """Give a path to write to; what is written there replaces `path` when the context ends.
 
     Args:
-        path: path of the file, for the message.
+        path: a file, whose folder is made where there is none; devices and pipes are written as
+            they are.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written; what was there before stays.
     """
+    target = Path(os.path.realpath(path))
+    beside = target if _is_special(target) else target.parent / f".unfinished-{target.name}"
     try:
-        yield
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        beside.replace(target)
     except (OSError, ValueError) as error:  # ValueError: the file's ending is unknown to Pillow
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}") from error
+    finally:
+        if beside != target:
+            with suppress(OSError):
+                beside.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def printable(text: str) -> str:
+    r"""Return a text in which control characters but line ends and tabs are written as \x…."""
+    return CONTROL.sub(lambda character: f"\\x{ord(character[0]):02x}", text)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -37,6 +37,11 @@ def without_credentials(place: str) -> str:
     return place
 
 
+def without_password(address: str) -> str:
+    """Return an address without a user's name and password, for people to read."""
+    return re.sub(r"//[^/@\s]*@", "//", address)
+
+
 def file_system(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a folder or URL, and its path there.
 

@@ -15,7 +15,7 @@ from flows.cli.exports import export_dataset, export_mlflow
 from flows.cli.heads import export_head, import_head
 from flows.cli.images import explain_image
 from flows.cli.maps import import_maps
-from flows.cli.results import audits, compare, query, show
+from flows.cli.results import audits, compare, query, show, verify
 from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, train
 from flows.cli.start import audit, doctor, init, status
 from flows.stopping import said, stop_on_signals
@@ -25,7 +25,7 @@ from ttame_core.stopping import asked
 
 CONTENTS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (init, doctor, audit, status),
-    "What came out": (query, audits, compare, show),
+    "What came out": (query, audits, compare, show, verify),
     "Single pictures": (explain_image,),
     "What there is to choose from": (backbones, explainers, metrics),
     "The stages of an audit, alone": (shard, fit_backbone, train, sweep, explain, evaluate),

@@ -17,6 +17,9 @@ def query(
     workspace: Workspace = HERE,
     format: Format = "table",
     output: Output = None,
+    memory: Annotated[str, typer.Option(help="that the query may take, such as 500MB")] = "2GB",
+    rows: Annotated[int, typer.Option(help="that the answer may have")] = 1_000_000,
+    seconds: Annotated[float, typer.Option(help="that the query may take")] = 600,
 ) -> None:
     """Ask the lake anything in SQL; the query can only read.
 
@@ -25,11 +28,11 @@ def query(
         ttame query "FROM leaderboard WHERE metric = 'AD@15'" --format csv
         ttame query "FROM metric_values" --format parquet --output values.parquet
     """
-    from ttame_core.lake.query.connection import run_query
+    from ttame_core.lake.query.connection import Limits, run_query
     from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
-    table = run_query(lake, sql)
+    table = run_query(lake, sql, Limits(memory, rows, seconds))
     if not lake.glob("datasets/*"):
         say(f"the workspace {lake} is empty: name another with --workspace, if you mean another")
     write_result(table, format, output)
@@ -84,6 +87,41 @@ def compare(
         write_result(compared.rows, format, output)
 
 
+def verify(
+    audit: Annotated[
+        str | None,
+        typer.Argument(help="whose records are looked at; default: all", metavar="AUDIT"),
+    ] = None,
+    workspace: Workspace = HERE,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="remove what the next audit makes again")
+    ] = False,
+    format: Format = "table",
+    output: Output = None,
+) -> None:
+    """Look whether all files are what ttame wrote, made from one another, and complete.
+
+    The exit code is 0 only where they are, and 1 otherwise.
+
+    Examples:
+        ttame verify
+        ttame verify my-audit --repair
+    """
+    from ttame_core.audits import verify as verifying
+    from ttame_core.lake.query.formats import write_result
+
+    lake = Lake(workspace)
+    faults = verifying.verify(lake, audit)
+    if not faults:
+        say(f"all files of {lake} are what ttame wrote, made from one another, and complete")
+        return
+    write_result(verifying.faults_table(faults), format, output)
+    if repair:
+        removed = verifying.repair(lake, faults)
+        say(f"removed {len(removed)} files, which the next audit makes again")
+    raise typer.Exit(1)
+
+
 def show(
     keys: Annotated[list[str], typer.Argument(help="keys of samples (see the view `samples`)")],
     workspace: Workspace = HERE,
@@ -105,6 +143,6 @@ def show(
     lake = Lake(workspace)
     with connect(lake) as db:
         drawn = show_samples(find_samples(lake, db, keys, dataset, backbone, explainer))
-    with writing(output):
-        drawn.save(output)
+    with writing(output) as file:
+        drawn.save(file)
     say(f"wrote {output}")

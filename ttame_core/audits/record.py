@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +20,7 @@ from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, leaderboard, read_leaderboard
 from ttame_core.lake.records import (
+    Previous,
     board_fingerprint,
     file_hashes,
     last_record,
@@ -133,9 +134,10 @@ def write_record(
     if outcome.run and (left := _left_by(lake, audit, outcome)):
         return left
     lake.remove_orphans(audit_folder(audit.name, "*"))
-    record = f"{audit.name}/{outcome.now.strftime(AUDIT_TIME)}"
-    folder = f"audits/{record}"
     before = last_record(lake, audit.name)
+    now = _after(before, outcome.now)
+    record = f"{audit.name}/{now.strftime(AUDIT_TIME)}"
+    folder = f"audits/{record}"
     write_roles(lake, audit, [b.name for b in audit.backbones])
     whole = [b for b in audit.backbones if b.name not in outcome.failures]
     shown = audit.model_copy(update={"backbones": whole})  # rows of failed ones are old
@@ -177,7 +179,7 @@ def write_record(
                     audit,
                     frozen,
                     folder,
-                    outcome.now,
+                    now,
                     board,
                     outcome.failures,
                     refusals,
@@ -208,6 +210,14 @@ def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:
     """Return the rows of a record's changes for gates that do not hold."""
     changes = lake.read_table(f"{folder}/changes.parquet")
     return changes.filter(changes["failed"]).to_pylist()
+
+
+def _after(before: Previous | None, now: datetime) -> datetime:
+    """Return a time after the record before, also where the clock went back since."""
+    if before is None:
+        return now
+    last = datetime.strptime(before.record.split("/")[1], AUDIT_TIME).replace(tzinfo=UTC)
+    return max(now, last + timedelta(seconds=1))
 
 
 def _left_by(lake: Lake, audit: spec.AuditSpec, outcome: Outcome) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,9 +152,8 @@ def import_head(path: str, settings: spec.Backbone, output: str) -> spec.Backbon
             f"and {_shape(own, wrong[0])} here; name another backbone or --tap"
         )
     content = save({key: state[key].to(own[key].dtype) for key in own})
-    with writing(output):
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_bytes(content)
+    with writing(output) as file:
+        file.write_bytes(content)
     return settings.model_copy(update={"head": output})
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import UserError
+from ttame_core.lake import seals
 from ttame_core.stopping import scratch
 from ttame_core.storage import file_system, reaching
 
@@ -82,6 +84,7 @@ class Lake:
         self.fs, path = file_system(self.url)
         self.local = isinstance(self.fs, LocalFileSystem)
         self.root = os.path.abspath(path) if self.local else path.rstrip("/")
+        self._checked: dict[str, tuple[int, ...]] = {}  # by path: the state of a checked file
         self._hashes: dict[str, tuple[Any, str]] = {}  # by path: the file's state, its SHA-256
 
     def __str__(self) -> str:
@@ -214,8 +217,46 @@ class Lake:
         Raises:
             UserError: the file is damaged.
         """
+        if self.local:
+            self.check([path])
         with self._parquet(path, whole=columns is None) as stream:
+            if not self.local and columns is None and seals.is_broken(stream):
+                raise self._damaged(path, "it is not as it was written")
             return pq.read_table(stream, columns=columns)
+
+    def check(self, paths: Iterable[str]) -> None:
+        """Check that Parquet files are as they were written, where they have not changed since.
+
+        Files of an object store, which has checksums of its own, are checked as they are read.
+
+        Raises:
+            UserError: one is not; the sentence names it.
+        """
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(self._check, paths if self.local else ()):
+                pass
+
+    def is_sealed(self, path: str) -> bool:
+        """Say whether a Parquet file carries a hash of itself."""
+        with self.open(path) as stream:
+            return seals.is_sealed(stream)
+
+    def _check(self, path: str) -> None:
+        try:
+            about = os.stat(self.path(path))
+        except OSError:
+            return  # whoever reads it says so
+        state = about.st_size, about.st_mtime_ns, about.st_ino
+        if self._checked.get(path) != state:
+            with self.open(path) as stream:
+                if seals.is_broken(stream):
+                    raise self._damaged(path, "it is not as it was written")
+            self._checked[path] = state
+
+    def _damaged(self, path: str, reason: str) -> UserError:
+        return UserError(
+            f"{self.path(path)} is damaged ({reason}): delete it and run `ttame audit` again"
+        )
 
     @contextmanager
     def _parquet(self, path: str, whole: bool) -> Iterator[IO[bytes]]:
@@ -227,9 +268,7 @@ class Lake:
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None):  # of the disk; Arrow's own have none
                     raise
-                raise UserError(
-                    f"{self.path(path)} is damaged ({error}): delete it and run `ttame audit` again"
-                ) from error
+                raise self._damaged(path, str(error)) from error
 
     def metadata(self, path: str) -> dict[str, str]:
         """Return the metadata of a Parquet file; empty where the file is missing or damaged."""
@@ -385,13 +424,13 @@ class Lake:
             **metadata,
         }
         marked = schema.with_metadata(about)
-        with (
-            self.create(path) as temporary,
-            pq.ParquetWriter(temporary, marked, compression="zstd") as writer,
-        ):
-            rows = RowGroups(writer, schema)
-            yield rows
-            rows.flush()
+        with self.create(path) as temporary:
+            with pq.ParquetWriter(temporary, marked, compression="zstd") as writer:
+                rows = RowGroups(writer, schema)
+                yield rows
+                rows.flush()
+                writer.add_key_value_metadata({seals.KEY: seals.BLANK})
+            seals.seal(temporary)
 
     def write_parquet(
         self,

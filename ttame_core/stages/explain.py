@@ -292,9 +292,11 @@ def read_maps(
         `maps.dtype`); and the map (h, w), float32 in [0, 1].
 
     Raises:
+        UserError: the file is not as it was written.
         RuntimeError: the file has another fingerprint, because a worker of an earlier run replaced
             it.
     """
+    lake.check([path])
     with lake.open(path) as stream:
         file = pq.ParquetFile(stream)
         stored = (file.schema_arrow.metadata or {}).get(FINGERPRINT, b"").decode()

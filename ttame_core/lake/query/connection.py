@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event, Timer
 from typing import Any, TypeVar
 
 import duckdb
@@ -22,15 +24,31 @@ from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake
 from ttame_core.stopping import asked
 
+TRIES = 3  # of a query whose files are replaced while it reads them
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 MEMORY = "190MB"
 MORE = ("256MB", "512MB", "1GB", "80%")  # tried in turn where a query cannot run in MEMORY
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most that a query of a user may take.
+
+    Attributes:
+        memory: as DuckDB reads it, such as `2GB`; five times as much may spill to the disk.
+        rows: of the answer.
+        seconds: until the answer is there.
+    """
+
+    memory: str = "2GB"
+    rows: int = 1_000_000
+    seconds: float = 600
+
+
 @contextmanager
 def connect(
-    lake: Lake, confined: bool = False, selection: Selection | None = None
+    lake: Lake, confined: Limits | None = None, selection: Selection | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB connection with the lake's views and macros.
 
@@ -38,9 +56,9 @@ def connect(
 
     Args:
         lake: the workspace.
-        confined: for queries of a user: they can write nothing, and read nothing but the lake. The
-            queries of an audit are not confined; they take at most MEMORY and spill to disk, and
-            `answer` gives more to those that need it.
+        confined: limits of a query of a user, which can write nothing, and read nothing but the
+            lake. The queries of an audit are not confined; they take at most MEMORY and spill to
+            disk, and `answer` gives more to those that need it.
         selection: the maps and scores to look at; None for all.
 
     Yields:
@@ -55,8 +73,8 @@ def connect(
     with TemporaryDirectory() as spill, _database(Path(spill)) as db:
         try:
             db.execute(f"SET temp_directory = '{_quoted(spill)}'")
-            if not confined:
-                db.execute(f"SET memory_limit = '{MEMORY}'")
+            memory = confined.memory if confined else MEMORY
+            db.execute(f"SET memory_limit = '{_quoted(memory)}'")
             if through:
                 db.register_filesystem(read_only)
             root = "lake://" if through else f"{_literally(lake.root)}/"
@@ -111,6 +129,9 @@ def _fill(
                 continue
             pattern, condition = selection.files(pattern), _condition(selection)
         if read_only.holds(pattern):
+            if selection and not name.startswith("audit"):
+                paths = read_only.glob(pattern)  # records have hashes of their own
+                lake.check(p for p in paths if not partitions or selection.includes(p))
             read_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
 
 
@@ -229,24 +250,55 @@ def read_leaderboard(db: duckdb.DuckDBPyConnection, dataset: str | None = None) 
     )
 
 
-def run_query(lake: Lake, sql: str) -> pa.Table:
+def run_query(lake: Lake, sql: str, limits: Limits = Limits()) -> pa.Table:
     """Answer one query of a user, which can write nothing and read nothing outside the workspace.
+
+    Where a file is replaced while it is read, the query is asked again.
 
     Args:
         lake: the workspace.
         sql: one statement that reads, such as SELECT.
+        limits: the most that it may take.
 
     Raises:
-        UserError: the text is not one statement that reads, or DuckDB refuses it.
+        UserError: the text is not one statement that reads, DuckDB refuses it, or it takes more
+            than its limits.
     """
-    try:
-        with connect(lake, confined=True) as db:
-            statements = duckdb.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type not in READING:
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            return _ask(lake, sql, limits)
+        except duckdb.Error as error:
+            if not left or not isinstance(error, duckdb.IOException | duckdb.InvalidInputException):
+                raise UserError(f"SQL error: {error}") from error
+    raise AssertionError
+
+
+def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
+    """Answer a query once."""
+    statements = duckdb.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type not in READING:
+        raise UserError(
+            "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, SHOW, "
+            "SUMMARIZE or EXPLAIN"
+        )
+    with connect(lake, confined=limits) as db:
+        late = Event()
+        timer = Timer(limits.seconds, lambda: (late.set(), db.interrupt()))
+        timer.start()
+        try:
+            table = db.sql(sql).limit(limits.rows + 1).to_arrow_table()
+        except (duckdb.Error, RuntimeError) as error:
+            if late.is_set():
                 raise UserError(
-                    "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, "
-                    "SHOW, SUMMARIZE or EXPLAIN"
-                )
-            return db.sql(sql).to_arrow_table()
-    except duckdb.Error as error:
-        raise UserError(f"SQL error: {error}") from error
+                    f"the query takes more than {limits.seconds:g} s: ask for less, or say "
+                    "--seconds"
+                ) from error
+            raise
+        finally:
+            timer.cancel()
+    if table.num_rows > limits.rows:
+        raise UserError(
+            f"the answer has more than {limits.rows} rows: ask for fewer (LIMIT, GROUP BY), or say "
+            "--rows"
+        )
+    return table

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ttame_core.errors import UserError, nearest, writing
+from ttame_core.errors import UserError, nearest, printable, writing
 
 FORMATS = ("table", "markdown", "csv", "json", "parquet")
+FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d*\Z)")  # how a text begins that could be one
 WIDEST_LIST = 6  # elements of a list that a table shows
 
 
@@ -39,8 +40,8 @@ def write_result(result: pa.Table, format: str = "table", output: str | None = N
     if format == "parquet":
         if output is None:
             raise UserError("parquet cannot be printed on the terminal: name a file with --output")
-        with writing(output):
-            pq.write_table(result, output)
+        with writing(output) as path:
+            pq.write_table(result, path)
         return
     text = {"table": _table, "markdown": _markdown, "csv": _csv, "json": _json}[format](
         result, output
@@ -48,8 +49,8 @@ def write_result(result: pa.Table, format: str = "table", output: str | None = N
     if output is None:
         sys.stdout.write(text)
     else:
-        with writing(output):
-            Path(output).write_text(text, encoding="utf-8")
+        with writing(output) as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def _table(result: pa.Table, output: str | None) -> str:
@@ -80,14 +81,24 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         shown = ", ".join(_cell(v) for v in value[:WIDEST_LIST])
         return f"[{shown}{', …' if len(value) > WIDEST_LIST else ''}]"
-    return str(value)
+    return printable(str(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell of CSV; a text that a spreadsheet would take for a formula gets an apostrophe.
+
+    That of a whole number, or of a lone sign, stays as it is.
+    """
+    if isinstance(value, str) and FORMULA.match(value):
+        return f"'{value}"
+    return value
 
 
 def _csv(result: pa.Table, output: str | None) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(result.column_names)
-    writer.writerows(row.values() for row in result.to_pylist())
+    writer.writerows(map(_plain, row.values()) for row in result.to_pylist())
     return stream.getvalue()
 
 

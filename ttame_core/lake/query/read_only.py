@@ -15,6 +15,7 @@ from typing import IO, Any
 from fsspec import AbstractFileSystem
 
 from ttame_core.errors import UserError
+from ttame_core.lake import seals
 from ttame_core.lake.store import Lake
 from ttame_core.storage import reaching
 
@@ -109,6 +110,9 @@ class ReadOnly(AbstractFileSystem):
         if self._lake.local and not self._is_inside(path):
             raise PermissionError(f"{path} lies outside the workspace")
         if self._lake.local:
+            if path.endswith(".parquet"):
+                with self.noting():
+                    self._lake.check([path])
             return self._lake.stream(path)
         if self.info(path)["size"] > SMALL:
             return _Watched(self, path)
@@ -123,6 +127,8 @@ class ReadOnly(AbstractFileSystem):
     def _fetch(self, path: str) -> bytes:
         with self.noting():
             content = self._lake.read_bytes(path)
+            if path.endswith(".parquet") and seals.is_broken(io.BytesIO(content)):
+                raise UserError(f"{self._lake.path(path)} is not as it was written: delete it")
         self.info(path)["size"] = len(content)  # another machine may have replaced the file
         return content
 

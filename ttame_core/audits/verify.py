@@ -1,0 +1,304 @@
+"""Whether all files of a workspace are what ttame wrote, and made from one another."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from ttame_core import spec
+from ttame_core.audits.specification import complete
+from ttame_core.errors import UserError, nearest
+from ttame_core.heads.files import is_whole_head
+from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
+from ttame_core.lake.records import check_record, file_hashes, records
+from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, is_abandoned
+from ttame_core.stages.provenance import Provenance
+
+# States of a file: not as it was written; not there though others need it; made from what is
+# another by now; none that ttame writes.
+DAMAGED, MISSING, STALE, FOREIGN = "damaged", "missing", "stale", "foreign"
+SCHEMA = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
+
+_OF = r"dataset=[^/]+/backbone=[^/]+"
+_SHARD = r"(?:train|val|test)-\d+"
+LAYOUT = re.compile(
+    r"datasets/[^/]+/(?:plan|index|annotations|rejected|shards)\.parquet"
+    rf"|datasets/[^/]+/shards/{_SHARD}\.(?:tar|parquet)"
+    rf"|backbones/{_OF}/(?:weights\.safetensors|history\.parquet|checkpoint\.pt)"
+    rf"|heads/{_OF}/explainer=[^/]+/(?:head\.safetensors|spec\.json|history\.parquet|checkpoint\.pt)"
+    rf"|sweeps/{_OF}/explainer=[^/]+/\d+(?:\.parquet|/[^/]+)"
+    rf"|maps/{_OF}/explainer=[^/]+/{_SHARD}\.parquet"
+    rf"|explainers/{_OF}/explainer=[^/]+/role\.parquet"
+    rf"|scores/metric=[^/]+/{_OF}/explainer=[^/]+/{_SHARD}\.parquet"
+    r"|audits/[^/]+/[^/]+/.+"
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A file that is not as it should be.
+
+    Attributes:
+        path: in the workspace.
+        state: DAMAGED, MISSING, STALE or FOREIGN.
+        reason: what is wrong with it.
+    """
+
+    path: str
+    state: str
+    reason: str
+
+    @property
+    def made_again(self) -> bool:
+        """Whether the next audit makes the file where it is not there."""
+        return self.state in (DAMAGED, STALE) and not self.path.startswith("audits/")
+
+
+def verify(lake: Lake, name: str | None = None) -> list[Fault]:
+    """Look at all files of a workspace.
+
+    Args:
+        lake: the workspace.
+        name: the audit whose records are looked at; None for all.
+
+    Returns:
+        What is wrong; nothing where all is well. A file is named once, by the first fault.
+
+    Raises:
+        UserError: there is no audit of that name.
+    """
+    names = {folder.split("/")[1] for folder in records(lake)}
+    if name is not None and name not in names:
+        raise UserError(f"{lake} has no audit called {name}." + nearest(name, names))
+    first: dict[str, Fault] = {}
+    for fault in _Verification(lake).faults(sorted(names if name is None else {name})):
+        first.setdefault(fault.path, fault)
+    return sorted(first.values(), key=lambda fault: fault.path)
+
+
+def repair(lake: Lake, faults: list[Fault]) -> list[str]:
+    """Remove what the next audit makes again, and return the paths of what was removed."""
+    again = [fault.path for fault in faults if fault.made_again]
+    for path in again:
+        lake.remove(path)
+    return again
+
+
+def faults_table(faults: list[Fault]) -> pa.Table:
+    """Return faults as a table of SCHEMA."""
+    return pa.Table.from_pylist([vars(fault) for fault in faults], SCHEMA)
+
+
+class _Verification:
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.files = set(_files(lake, ""))
+        parquet = sorted(path for path in self.files if path.endswith(".parquet"))
+        self.about = dict(zip(parquet, lake.metadata_of(parquet), strict=True))
+
+    def faults(self, audits: list[str]) -> Iterator[Fault]:
+        """Yield what is wrong, a file's damage before what follows from it."""
+        yield from self._single_files()
+        for dataset in sorted({p.split("/")[1] for p in self.files if p.startswith("datasets/")}):
+            yield from self._dataset(dataset)
+        yield from self._trained()
+        yield from self._maps_and_scores()
+        for audit in audits:
+            yield from self._records(audit)
+
+    def _single_files(self) -> Iterator[Fault]:
+        for path in sorted(self.files):
+            name = path.rsplit("/", 1)[-1]
+            if self.lake.link_to(path):
+                yield Fault(path, FOREIGN, "it is a link, and ttame makes none")
+            elif HALF_WRITTEN.fullmatch(name):
+                if is_abandoned(name, time.time()):
+                    yield Fault(path, FOREIGN, "it was left half written; the next run removes it")
+            elif not LAYOUT.fullmatch(path):
+                yield Fault(path, FOREIGN, "ttame writes no such file")
+            elif path in self.about:
+                if FINGERPRINT.decode() not in self.about[path]:
+                    yield Fault(path, DAMAGED, "it does not say what it was made from")
+                elif reason := self._damage(path):
+                    yield Fault(path, DAMAGED, reason)
+
+    def _damage(self, path: str) -> str:
+        try:
+            if not self.lake.is_sealed(path):
+                return "it carries no hash: it was written by an earlier version, or by others"
+            self.lake.read_table(path, [] if self.lake.local else None)
+        except UserError:
+            return "it is not as it was written"
+        return ""
+
+    def _dataset(self, dataset: str) -> Iterator[Fault]:
+        listed = dataset_file(dataset, "shards.parquet")
+        try:
+            table = self.lake.read_table(listed)
+        except (UserError, OSError):
+            state = DAMAGED if listed in self.files else MISSING
+            yield Fault(listed, state, "the list of shards cannot be read")
+            return
+        rows = table.to_pylist()
+        made_from = self._made_from(listed)
+        prints = {}
+        for row in rows:
+            tar, sidecar = (place(dataset, row["shard"]) for place in (shard_tar, shard_rows))
+            prints[row["shard"]] = self._fingerprint(sidecar)
+            for path in (tar, sidecar):
+                if path not in self.files:
+                    yield Fault(path, MISSING, "the list of shards has it")
+            if sidecar in self.about and self.about[sidecar].get("sha256") != row["sha256"]:
+                yield Fault(sidecar, STALE, "it is of another tar than the list of shards")
+            if tar in self.files and self.lake.sha256(tar) != row["sha256"]:
+                yield Fault(tar, DAMAGED, "it is not the tar that the list of shards has")
+        if made_from.get("shards") not in (None, fingerprint(prints)):
+            yield Fault(listed, STALE, "it is of other shards than those beside it")
+        known = {place(dataset, r["shard"]) for r in rows for place in (shard_tar, shard_rows)}
+        for path in sorted(self.files):
+            if path.startswith(f"datasets/{dataset}/shards/") and path not in known:
+                yield Fault(path, STALE, "the list of shards does not have it")
+        for name in ("index", "annotations", "rejected"):
+            path = dataset_file(dataset, f"{name}.parquet")
+            if path not in self.files:
+                yield Fault(path, MISSING, "a data set has it")
+            elif self._fingerprint(path) != self._fingerprint(listed):
+                yield Fault(path, STALE, "it was gathered from other shards")
+        plan = dataset_file(dataset, "plan.parquet")
+        if plan not in self.files:
+            yield Fault(plan, MISSING, "a data set has it")
+        elif self._fingerprint(plan) != made_from.get("plan"):
+            yield Fault(plan, STALE, "the shards were written by another plan")
+
+    def _trained(self) -> Iterator[Fault]:
+        for path in sorted(self.files):
+            folder, _, name = path.rpartition("/")
+            top = path.split("/")[0]
+            history = f"{folder}/history.parquet"
+            if (top, name) == ("backbones", "weights.safetensors"):
+                expected = self.about.get(history, {}).get("weights")
+                if f"sha256:{self.lake.sha256(path)}" != expected and expected:
+                    yield Fault(path, DAMAGED, "these are not the weights that were trained here")
+            elif (top, name) == ("heads", "head.safetensors"):
+                if history in self.about and not is_whole_head(self.lake, folder):
+                    yield Fault(path, DAMAGED, "it is not the head that was trained here")
+            elif (top, name) == ("heads", "spec.json"):
+                if self._of_json(path) != self._fingerprint(history):
+                    yield Fault(path, DAMAGED, "it is not what the head was made from")
+            elif name == "history.parquet":
+                weights = {"backbones": "weights", "heads": "head"}[top]
+                whole = f"{folder}/{weights}.safetensors"
+                refused = "ttame.not_applicable" in self.about[path]
+                if whole not in self.files and not refused:
+                    yield Fault(whole, MISSING, "the history of its training is there")
+
+    def _maps_and_scores(self) -> Iterator[Fault]:
+        for path in sorted(self.about):
+            made_from = self._made_from(path)
+            top, *folders, name = path.split("/")
+            of = dict(folder.split("=", 1) for folder in folders if "=" in folder)
+            if top == "maps":
+                shard = name.removesuffix(".parquet")
+                sidecar = self.about.get(shard_rows(of["dataset"], shard))
+                if sidecar is None:
+                    yield Fault(path, STALE, f"there is no shard {shard}")
+                elif made_from.get("shard") not in (None, sidecar.get("sha256")):
+                    yield Fault(path, STALE, "the shard holds other pictures by now")
+                history = "/".join(("heads", *folders, "history.parquet"))
+                if made_from.get("head") not in (None, self._fingerprint(history)):
+                    yield Fault(path, STALE, "its head is another by now")
+                backbone = f"backbones/{folders[0]}/{folders[1]}/history.parquet"
+                weights = (made_from.get("backbone") or {}).get("weights")
+                if backbone in self.about and weights != self.about[backbone].get("weights"):
+                    yield Fault(path, STALE, "its classifier is another by now")
+            elif top == "scores":
+                maps = "/".join(("maps", *folders[1:], name))
+                own = made_from.get("maps")
+                if of["metric"] == "cost":  # written with the maps, from the same
+                    own = self._fingerprint(path)
+                if maps not in self.about:
+                    yield Fault(maps, MISSING, "there are scores of it")
+                elif own not in (None, self._fingerprint(maps)):
+                    yield Fault(path, STALE, "its maps are others by now")
+
+    def _records(self, audit: str) -> Iterator[Fault]:
+        before: str | None = None
+        for folder in records(self.lake, audit):
+            path = f"{folder}/record.json"
+            try:
+                about = check_record(self.lake, folder)
+            except UserError as error:
+                place = re.search(rf"{re.escape(folder)}/\S+", str(error))
+                yield Fault(place[0] if place else path, DAMAGED, str(error))
+                before = folder
+                continue
+            if not about.files:
+                yield Fault(path, DAMAGED, "it holds no hashes: it is of an earlier version")
+            for name in sorted(file_hashes(self.lake, folder).keys() - about.files.keys()):
+                yield Fault(f"{folder}/{name}", FOREIGN, "the record does not have it")
+            named = about.previous and f"audits/{about.previous.record}"
+            if about.previous and named == before:
+                if self.lake.sha256(f"{before}/record.json") != about.previous.sha256:
+                    yield Fault(
+                        f"{before}/record.json", DAMAGED, f"{folder} holds another hash of it"
+                    )
+            elif about.files and named != before:
+                lost = named or before or folder
+                yield Fault(
+                    f"{lost}/record.json", MISSING, f"the chain of records has it before {folder}"
+                )
+            before = folder
+        if before:
+            yield from self._complete(before)
+
+    def _complete(self, folder: str) -> Iterator[Fault]:
+        """Yield what the last record's spec asks for and is not there, or is not current."""
+        try:
+            text = self.lake.read_bytes(f"{folder}/spec.yaml")
+            audit = complete(spec.AuditSpec.model_validate(yaml.safe_load(text)))
+            failed = json.loads(self.lake.read_bytes(f"{folder}/record.json")).get("failures", {})
+            whole = [b for b in audit.backbones if b.name not in failed]
+            audit = audit.model_copy(update={"backbones": whole})
+            for work in Provenance(audit, self.lake, imports=False).work():
+                if not work.done:
+                    where = " ".join(filter(None, (work.stage, work.backbone, work.explainer)))
+                    yield Fault(
+                        f"{where} {work.shard}".strip(),
+                        MISSING,
+                        f"the spec of {folder} asks for it",
+                    )
+        except (UserError, ValueError, OSError, KeyError) as error:
+            yield Fault(f"{folder}/spec.yaml", MISSING, f"what it asks for cannot be told: {error}")
+
+    def _fingerprint(self, path: str) -> str | None:
+        return self.about.get(path, {}).get(FINGERPRINT.decode())
+
+    def _made_from(self, path: str) -> Mapping[str, Any]:
+        try:
+            made_from = json.loads(self.about.get(path, {}).get(MADE_FROM.decode(), "{}"))
+        except ValueError:
+            return {}
+        return made_from if isinstance(made_from, dict) else {}
+
+    def _of_json(self, path: str) -> str | None:
+        try:
+            return fingerprint(json.loads(self.lake.read_bytes(path)))
+        except ValueError:
+            return None
+
+
+def _files(lake: Lake, folder: str) -> Iterator[str]:
+    """Yield the paths of all files; folders behind links are not looked into."""
+    for name, about in lake.entries(folder).items():
+        path = f"{folder}/{name}" if folder else name
+        if about["type"] == "directory" and not lake.link_to(path):
+            yield from _files(lake, path)
+        else:
+            yield path
