@@ -255,3 +255,22 @@ def test_weights_are_shuffled_once_for_all_shards(
     audit(start | {"explainers": ["gradcam"], "evaluation": metrics}, tmp_path)
     assert len(list(tmp_path.glob("scores/metric=sanity/*/*/*/*.parquet"))) > 1
     assert len(calls) == 1
+
+
+def test_two_backbones_with_the_same_weights_stand_in_the_leaderboard_alike(
+    start: dict[str, Any], audit: Run, tmp_path: Path
+) -> None:
+    """Each has its own rows, also where one is loaded right after the other."""
+    (net,) = start["backbones"]
+    twins = [net, {**net, "name": "twin"}]
+    audit({**start, "backbones": twins, "explainers": ["center", "gradcam"]}, tmp_path / "twins")
+    rows = run_query(
+        Lake(tmp_path / "twins"),
+        "SELECT backbone, explainer, metric, value, images FROM leaderboard "
+        "WHERE metric NOT IN ('seconds') ORDER BY ALL",
+    ).to_pylist()
+    of: dict[str, dict[tuple[str, str, int], float]] = {"net": {}, "twin": {}}
+    for row in rows:
+        of[row["backbone"]][row["explainer"], row["metric"], row["images"]] = row["value"]
+    assert {explainer for explainer, _, _ in of["twin"]} >= {"center", "gradcam"}
+    assert of["net"] == pytest.approx(of["twin"], rel=1e-4)

@@ -15,7 +15,7 @@ from scipy import stats
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.families import schema_of, schemas
-from ttame_core.lake.query.connection import answer, connect, leaderboard, run_query
+from ttame_core.lake.query.connection import Limits, answer, connect, leaderboard, run_query
 from ttame_core.lake.query.formats import write_result
 from ttame_core.lake.query.views import FILES
 from ttame_core.lake.schemas import LEADERBOARD, maps_schema
@@ -212,3 +212,53 @@ def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write_result(result, "cvs")
     with pytest.raises(UserError, match="cannot write"):
         write_result(result, "csv", str(tmp_path / "none/x.csv"))
+
+
+@pytest.mark.parametrize(
+    ("sql", "limits", "words"),
+    [
+        ("FROM range(300000000)", Limits(rows=10), "more than 10 rows"),
+        (
+            "SELECT max(hash(a.range, b.range)) FROM range(1000000) a, range(1000000) b",
+            Limits(seconds=1),
+            "takes more than 1 s",
+        ),
+        ("SELECT list(range) FROM range(300000000)", Limits(memory="50MB"), "Out of Memory"),
+    ],
+)
+def test_a_query_takes_no_more_than_its_limits(
+    sql: str, limits: Limits, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        run_query(Lake(tmp_path), sql, limits)
+
+
+def test_names_are_no_commands_of_a_terminal_and_no_formulas(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["\x1b[2Jcat", "=1+1", "@SUM(A1)", "-", "-3", "+a", "dog"]
+    for kind in ("table", "markdown"):
+        write_result(pa.table({"class": names}), kind)
+        said = capsys.readouterr().out
+        assert "\x1b" not in said
+        assert "\\x1b[2Jcat" in said
+    write_result(pa.table({"class": names[1:]}), "csv")
+    assert capsys.readouterr().out == "class\n'=1+1\n'@SUM(A1)\n-\n-3\n'+a\ndog\n"
+
+
+def test_an_output_file_is_whole_or_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new folder/answer.parquet"
+    write_result(pa.table({"a": [1]}), "parquet", str(path))
+    before = path.read_bytes()
+
+    def fails(_: pa.Table, where: Path) -> None:
+        Path(where).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", fails)
+    with pytest.raises(UserError, match=r"answer\.parquet: No space left on device"):
+        write_result(pa.table({"a": [2]}), "parquet", str(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["answer.parquet"]

@@ -18,6 +18,7 @@ from ttame_core.errors import UserError, nearest
 from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
 from ttame_core.lake.records import check_record, file_hashes, records
+from ttame_core.lake.schemas import REFUSED
 from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, is_abandoned
 from ttame_core.stages.provenance import Provenance
 
@@ -192,10 +193,10 @@ class _Verification:
             elif (top, name) == ("heads", "spec.json"):
                 if self._of_json(path) != self._fingerprint(history):
                     yield Fault(path, DAMAGED, "it is not what the head was made from")
-            elif name == "history.parquet":
+            elif name == "history.parquet" and top != "sweeps":
                 weights = {"backbones": "weights", "heads": "head"}[top]
                 whole = f"{folder}/{weights}.safetensors"
-                refused = "ttame.not_applicable" in self.about[path]
+                refused = REFUSED in self.about[path]
                 if whole not in self.files and not refused:
                     yield Fault(whole, MISSING, "the history of its training is there")
 
