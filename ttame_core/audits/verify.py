@@ -246,10 +246,9 @@ class _Verification:
                 yield Fault(f"{folder}/{name}", FOREIGN, "the record does not have it")
             named = about.previous and f"audits/{about.previous.record}"
             if about.previous and named == before:
-                if self.lake.sha256(f"{before}/record.json") != about.previous.sha256:
-                    yield Fault(
-                        f"{before}/record.json", DAMAGED, f"{folder} holds another hash of it"
-                    )
+                last = f"{before}/record.json"
+                if last in self.files and self.lake.sha256(last) != about.previous.sha256:
+                    yield Fault(last, DAMAGED, f"{folder} holds another hash of it")
             elif about.files and named != before:
                 lost = named or before or folder
                 yield Fault(
