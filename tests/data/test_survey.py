@@ -62,7 +62,7 @@ def test_every_problem_has_its_sentence(place: Path) -> None:
     write(place / "images/cat/broken.jpg", picture(1, (200, 200))[:-200])
     write(place / "images/cat/copy.jpg", picture(5000))
     write(place / "images/loose.jpg", picture(2))
-    write(place / "images/dog/large.jpg", picture(3, (2100, 10)))
+    write(place / "images/dog/large.jpg", picture(3, (2100, 100)))
     write(place / "images/Cats/one.jpg", picture(4))
     (place / "images/empty").mkdir()
     text = "\n".join(look(place).problems)
@@ -72,7 +72,7 @@ def test_every_problem_has_its_sentence(place: Path) -> None:
     assert "1 image repeated byte for byte" in text
     assert {"cat/1.jpg", "cat/copy.jpg"} <= set(text.replace(".\n", " ").split())
     assert "1 image longer than 2048 pixels" in text
-    assert "dog/large.jpg (2100×10)" in text
+    assert "dog/large.jpg (2100×100)" in text
     assert "1 class with fewer than 20 images: Cats (1)." in text
     assert "The class folders Cats and cat may be one class under other names." in text
     assert "1 class without images in" in text
