@@ -37,6 +37,7 @@ LAYOUT = re.compile(
     rf"|sweeps/{_OF}/explainer=[^/]+/\d+(?:\.parquet|/[^/]+)"
     rf"|maps/{_OF}/explainer=[^/]+/{_SHARD}\.parquet"
     rf"|explainers/{_OF}/explainer=[^/]+/role\.parquet"
+    rf"|classes/{_OF}/classes\.parquet"
     rf"|scores/metric=[^/]+/{_OF}/explainer=[^/]+/{_SHARD}\.parquet"
     r"|audits/[^/]+/[^/]+/.+"
 )
