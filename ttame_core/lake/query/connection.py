@@ -284,7 +284,12 @@ def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
         )
     with connect(lake, confined=limits) as db:
         late = Event()
-        timer = Timer(limits.seconds, lambda: (late.set(), db.interrupt()))
+
+        def give_up() -> None:
+            late.set()
+            db.interrupt()
+
+        timer = Timer(limits.seconds, give_up)
         timer.start()
         try:
             table = db.sql(sql).limit(limits.rows + 1).to_arrow_table()
