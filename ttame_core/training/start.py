@@ -23,8 +23,8 @@ RIDGE = 0.1  # of the mean square length of the class vectors
 # Standard deviations of a channel: branches start near the identity, and ReLU cuts nothing.
 BRANCH_SCALE, BRANCH_SHIFT = 0.1, 3.0
 PROBES = 64  # images on which a classifier is tried
-PROBE_KEEP = 15.0  # percent of the pixels
-READS_OCCLUDED = 50.0  # percent: a classifier that loses less of its confidence reads such images
+PROBE_KEEP = 50.0  # percent of the pixels
+READS_OCCLUDED = 80.0  # percent: a classifier that loses less of its confidence reads such images
 MAP_DEVIATION = 2.0  # of class maps at the start: their sigmoid is between 0.02 and 0.98
 
 
@@ -41,38 +41,31 @@ def begin(
     Returns:
         The settings, and the head that gradients make; None where it starts at random.
     """
-    if settings.recipe != "tuned" and settings.fusion == "rows":
+    backbone = explainer.backbone
+    if settings.recipe == "tuned":
+        average_drop = _average_drop(backbone, images, settings.seed)
+        settings = settings.decided(reads_occluded=average_drop < READS_OCCLUDED)
+    if settings.fusion == "rows":
         return settings, None
     with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
         torch.random.default_generator.manual_seed(settings.seed)
-        head = explainer.new_head(settings.map, "shared")
+        head = explainer.new_head(settings.map, settings.fusion)
     if not isinstance(head, SharedHead):
-        return settings.decided(reads_occluded=True), None
-    backbone = explainer.backbone
-    start_from_gradients(head, backbone, images)
-    if settings.recipe == "tuned":
-        settings = settings.decided(_average_drop(head, backbone, images) < READS_OCCLUDED)
-    if settings.fusion == "rows":
-        return settings, None
-    if settings.labels == "permuted":
-        start_from_gradients(head, backbone, images, permuted=True)
-    head.shown = settings.map
+        return settings, head
+    start_from_gradients(head, backbone, images, settings.labels == "permuted")
     return settings, head
 
 
 @torch.no_grad()
-def _average_drop(
-    head: SharedHead, backbone: Backbone, images: Callable[[], Iterable[Tensor]]
-) -> float:
-    """Return AD at PROBE_KEEP of a head's maps of the predicted classes of PROBES images."""
-    folded = head.eval().fold()
+def _average_drop(backbone: Backbone, images: Callable[[], Iterable[Tensor]], seed: int) -> float:
+    """Return AD at PROBE_KEEP of maps of uniform noise, for the predicted classes of images."""
+    generator = torch.Generator().manual_seed(seed)
     drops: list[Tensor] = []
     for batch in _first(PROBES, images()):
-        logits, features = backbone.features(backbone.normalise(batch))
-        p, truth = backbone.probabilities(logits).max(dim=1)
+        maps = torch.rand(len(batch), *backbone.map_size, generator=generator).to(batch.device)
+        p, truth = backbone.probabilities(backbone(backbone.normalise(batch))).max(dim=1)
         probe = Probe(backbone, batch, truth, len(batch))
-        p_masked = masked_probabilities(probe, min_max(folded(features, truth)[:, 0]), [PROBE_KEEP])
-        drops.append(drop(p, p_masked[:, 0]))
+        drops.append(drop(p, masked_probabilities(probe, min_max(maps), [PROBE_KEEP])[:, 0]))
     return float(torch.cat(drops).mean())
 
 
