@@ -211,7 +211,7 @@ def test_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="Did you mean csv"):
         write_result(result, "cvs")
     with pytest.raises(UserError, match="cannot write"):
-        write_result(result, "csv", str(tmp_path / "none/x.csv"))
+        write_result(result, "csv", str(tmp_path / "x.parquet/x.csv"))
 
 
 @pytest.mark.parametrize(
