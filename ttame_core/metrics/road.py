@@ -30,11 +30,14 @@ ORDERS = ("MoRF", "LeRF")
 def imputed_probabilities(
     probe: Probe, relevance: Tensor, percentages: Sequence[float], noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the probability of targets on imputed images, and whether they are still predicted.
+    """Return the probability of the targets on imputed images, and whether those are predicted.
+
+    The most relevant pixels are removed first (MoRF) or the least relevant (LeRF).
 
     Args:
         probe: B images with their targets, and the classifier.
-        relevance: (B, H, W) int64, `masking.ranks` of the maps at the images' size.
+        relevance: (B, H, W) int64, rank of each pixel in the image's explanation map, from 0 for
+            the most relevant one (`masking.ranks`).
         percentages: V percentages of removed pixels.
         noise: (B, 3, H, W), which is added to imputed pixels.
 
@@ -59,7 +62,7 @@ def imputed_probabilities(
 
 
 def keyed_noise(keys: Sequence[str], size: Sequence[int], sigma: float) -> Tensor:
-    """Return Gaussian noise (B, 3, H, W) float32 that follows from the keys alone.
+    """Return Gaussian noise (B, 3, H, W) float32, always the same for images of the same names.
 
     Args:
         keys: B names of images.

@@ -209,9 +209,11 @@ def choose_targets(
 def _targets(
     backbone: Backbone, forward: ForwardPass, targets: str | list[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return the classes (B, T) to explain, and (B, T) bool on the CPU: whether the image has it.
+    """Return the classes to explain, (B, T) int64, and which of them get a map, (B, T) bool.
 
-    Images of a classifier whose classes do not exclude each other have as many as are predicted.
+    T is the largest number of classes of an image in the batch. A classifier whose classes do not
+    exclude each other predicts several for one image and fewer for another; the rows of the others
+    are filled up with classes that get no map. The second tensor is on the CPU.
     """
     if targets == "predicted":
         classes, wanted = backbone.outputs.predicted(forward.logits)

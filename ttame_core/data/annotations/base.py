@@ -69,12 +69,12 @@ class Picture:
 class Annotations(ABC):
     """Boxes or masks of the objects in pictures, in one format.
 
-    The registry holds the subclasses in modules of this package, and those that entry points of the
-    group `ttame.annotations` name.
+    The registry holds the subclasses in modules of this package. It also holds those of other
+    packages that declare them as entry points of the group `ttame.annotations`.
 
     Attributes:
         name: the format's `kind` in a spec.
-        version: increase it when the code reads other boxes or masks from the same files.
+        version: increase it when the code reads different boxes or masks from the same files.
         Settings: the format's keys in a spec.
     """
 

@@ -29,9 +29,11 @@ from ttame_core.errors import UserError
 
 
 class Coco(Boxes):
-    """COCO files with the boxes and masks of all pictures or of a split, matched by file name.
+    """COCO files, whose boxes and masks are matched to pictures by file name.
 
-    A crowd is no object. A picture has a mask where all its objects have a segmentation.
+    One file holds those of all pictures, or there is a file for each split. An annotation that is
+    marked as a crowd (`iscrowd`) is passed over. A picture has a mask where all its objects have a
+    segmentation.
     """
 
     name = "coco"

@@ -130,7 +130,11 @@ def _equations(
 
 @compiled
 def _given(image: Floats, unknown: NDArray[np.bool_], cells: Indices) -> Floats:
-    """Return (n + 1, 3), the weighted sums of the known pixels around each unknown one."""
+    """Return the weighted sums of the known pixels around each unknown one.
+
+    The result is (n + 1, 3): a row of three colours for each of the n unknown pixels in `cells`,
+    and a last row of zeros, which stands for neighbours that are known.
+    """
     _, height, width = image.shape
     given = np.zeros((len(cells) + 1, 3), np.float32)
     for i in range(len(cells)):

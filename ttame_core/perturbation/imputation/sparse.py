@@ -138,7 +138,7 @@ class _Grid:
         return self.weight.expand(-1, 3).flatten()
 
     def inner(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the inner product of a and b under ρ."""
+        """Return the sum of a · b over all pixels, each pixel weighted by `weight_of_columns`."""
         return torch.dot(a.flatten() * self.weight_of_columns, b.flatten())
 
     def counts(self) -> Tensor:
