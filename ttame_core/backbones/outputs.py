@@ -167,7 +167,8 @@ def observe(model: nn.Module, inputs: Tensor, name: str, declared: str | None) -
             or contradicts what is declared.
     """
     last, inputs = _LastSigmoid(), inputs.clone().requires_grad_()
-    with torch.enable_grad(), last:
+    # A script that is optimised for these images would keep tensors that training cannot use.
+    with torch.enable_grad(), torch.jit.optimized_execution(False), last:
         returned = passed(model, inputs, name)
     raw = logits_of(returned)
     differentiable = raw.requires_grad and not is_quantised(model)
