@@ -31,6 +31,11 @@ SYSTEM_FOLDERS = frozenset(
 LARGEST = 2**30  # bytes of a picture
 
 
+def by_split(location: spec.Location) -> list[tuple[spec.Split | None, str]]:
+    """Return each place of a location with its split, which is None for a single place."""
+    return [*location.items()] if isinstance(location, dict) else [(None, location)]
+
+
 def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, Any, str]]:
     """Find the files or folders of a source or of annotations.
 
@@ -45,10 +50,7 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
         UserError: a file or folder does not exist or cannot be reached.
     """
     located: list[tuple[spec.Split | None, Any, str]] = []
-    places: list[tuple[spec.Split | None, str]] = (
-        list(location.items()) if isinstance(location, dict) else [(None, location)]
-    )
-    for split, place in places:
+    for split, place in by_split(location):
         try:
             fs, path = file_system(place)
             with reaching(place, fs):

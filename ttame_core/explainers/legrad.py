@@ -53,13 +53,9 @@ class LeGrad(Explainer):
                 with _returning(self.blocks, last):
                     logits = self.backbone(inputs)
                 gradients = target_gradients(logits, targets, [matrix])
-                maps = maps + torch.stack([self._map(g) for (g,) in gradients], dim=1)
+                rows = [g.clamp(min=0).mean(dim=(1, 2)) for (g,) in gradients]
+                maps = maps + torch.stack([self.transformer.grid(row) for row in rows], dim=1)
         return maps / len(self.blocks)
-
-    def _map(self, gradient: Tensor) -> Tensor:
-        """Return the map (B, h, w) of a gradient (B, heads, N, N) at an attention matrix."""
-        row = gradient.clamp(min=0).mean(dim=(1, 2))[:, self.transformer.prefix :]
-        return row.unflatten(1, (self.transformer.height, self.transformer.width))
 
 
 @contextmanager

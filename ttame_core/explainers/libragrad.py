@@ -44,10 +44,9 @@ class LibraGrad(Explainer):
             with Constant(), Outputs(self.blocks) as outputs:
                 logits = self.backbone(inputs)
             gradients = target_gradients(logits, targets, outputs.tokens)
-        size = self.transformer.height, self.transformer.width
         maps = []
         for of_target in gradients:
             pairs = zip(outputs.tokens, of_target, strict=True)
             total = torch.stack([(t.detach() * g).sum(dim=2) for t, g in pairs]).sum(dim=0)
-            maps.append(total[:, self.transformer.prefix :].unflatten(1, size).clamp(min=0))
+            maps.append(self.transformer.grid(total).clamp(min=0))
         return torch.stack(maps, dim=1)

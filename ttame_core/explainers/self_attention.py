@@ -142,6 +142,10 @@ class PlainTransformer:
     width: int
     read: tuple[int, ...]
 
+    def grid(self, values: Tensor) -> Tensor:
+        """Return the values (B, N) of tokens as maps (B, h, w) of the patches among them."""
+        return values[:, self.prefix :].unflatten(1, (self.height, self.width))
+
     def flow(self, matrices: Iterable[Tensor]) -> Tensor:
         """Return the flow of each patch to the tokens that the logits are computed from.
 
@@ -160,7 +164,7 @@ class PlainTransformer:
         row = last[:, list(self.read)].mean(dim=1, keepdim=True)
         for matrix in earlier:
             row = row @ matrix
-        maps = row[:, 0, self.prefix :].unflatten(1, (self.height, self.width))
+        maps = self.grid(row[:, 0])
         return (maps - maps.amin(dim=(1, 2), keepdim=True)).float()
 
 

@@ -27,7 +27,45 @@ from ttame_core.backbones.class_vectors import ClassVectors
 from ttame_core.perturbation.masking import resize
 
 
-class AttentionHead(nn.Module):
+class _Branched(nn.Module):
+    """A head with a feature branch for each tap; a subclass has a fusion module after them.
+
+    Args:
+        channels: number of channels of each tap.
+        map_size: (height, width) of the maps.
+        shown: maps that the folded head returns, `class` or `attention`.
+    """
+
+    def __init__(self, channels: Sequence[int], map_size: tuple[int, int], shown: str) -> None:
+        super().__init__()
+        self.map_size, self.shown = map_size, shown
+        self.convs = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+
+    def branches(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the feature branches' outputs for the taps' feature maps, (B, C, h, w) each."""
+        return [
+            F.relu(bn(conv(x)) + x)
+            for conv, bn, x in zip(self.convs, self.bns, features, strict=True)
+        ]
+
+    def _folded(self, fusion: nn.Module) -> FoldedHead:
+        """Return the head for inference, with batch norms and skip connections folded.
+
+        Both are linear in evaluation mode, so each branch becomes one convolution and a ReLU.
+        """
+        branches = []
+        conv: Any
+        bn: Any
+        for conv, bn in zip(self.convs, self.bns, strict=True):
+            scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+            skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
+            weight = conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None]
+            branches.append((weight, (conv.bias - bn.running_mean) * scale + bn.bias))
+        return FoldedHead(branches, fusion, self.map_size, self.shown)
+
+
+class AttentionHead(_Branched):
     """The trainable head of T-TAME over the taps of one backbone.
 
     Args:
@@ -45,18 +83,8 @@ class AttentionHead(nn.Module):
         map_size: tuple[int, int],
         shown: str = "class",
     ) -> None:
-        super().__init__()
-        self.map_size, self.shown = map_size, shown
-        self.convs = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels)
-        self.bns = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        super().__init__(channels, map_size, shown)
         self.fuser = nn.Conv2d(sum(channels), num_classes, kernel_size=1)
-
-    def branches(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the feature branches' outputs for the taps' feature maps, (B, C, h, w) each."""
-        return [
-            F.relu(bn(conv(x)) + x)
-            for conv, bn, x in zip(self.convs, self.bns, features, strict=True)
-        ]
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
         """Return class maps, which are attention maps before the sigmoid.
@@ -79,20 +107,22 @@ class AttentionHead(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> FoldedHead:
-        """The same head for inference: batch norm and skip connection folded into the branches."""
-        fusion = _ClassRows(self.fuser.weight.flatten(1), self.fuser.bias)
-        return FoldedHead(_folded_branches(self.convs, self.bns), fusion, self.map_size, self.shown)
+        """Return the head for inference, with batch norms and skip connections folded in."""
+        return self._folded(_ClassRows(self.fuser.weight.flatten(1), self.fuser.bias))
 
 
-class SharedHead(nn.Module):
+class SharedHead(_Branched):
     """A head whose fusion module has one matrix P for all classes: w_k = P c_k.
 
     Pictures of any class teach all classes, and the memory is that of P, however many classes there
     are. A batch norm without parameters stands before the fusion, so that channels of every tap
     have the same scale. Multiplied out, with the norms folded into P, it is an AttentionHead.
 
-    channels, map_size, shown: as for AttentionHead. vectors: give the c_k (D) of classes; they are
-    the classifier's, and no part of the head's state.
+    Args:
+        channels: number of channels of each tap.
+        vectors: the c_k (D) of the classes; they are the classifier's, and no part of the state.
+        map_size: (height, width) of the maps.
+        shown: maps that the folded head returns, `class` or `attention`.
     """
 
     def __init__(
@@ -102,21 +132,16 @@ class SharedHead(nn.Module):
         map_size: tuple[int, int],
         shown: str = "class",
     ) -> None:
-        super().__init__()
-        self.map_size, self.shown = map_size, shown
-        self.convs = nn.ModuleList(nn.Conv2d(c, c, kernel_size=1) for c in channels)
-        self.bns = nn.ModuleList(nn.BatchNorm2d(c) for c in channels)
+        super().__init__(channels, map_size, shown)
         self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in channels)
         self.matrix = nn.Parameter(torch.zeros(vectors.size, sum(channels)))
         self.bias = nn.Parameter(torch.zeros(1))
         self.vectors = vectors
 
     def forward(self, features: Sequence[Tensor], targets: Tensor | None = None) -> Tensor:
-        """Return class maps of features, one (B, C, h, w) per tap; sizes as of AttentionHead."""
-        branches = [
-            norm(F.relu(bn(conv(x)) + x))
-            for conv, bn, norm, x in zip(self.convs, self.bns, self.norms, features, strict=True)
-        ]
+        """Return class maps; arguments and result are those of `AttentionHead.forward`."""
+        normed = zip(self.norms, self.branches(features), strict=True)
+        branches = [norm(x) for norm, x in normed]
         rows = self.vectors(_each(targets)) @ self.matrix
         return _fuse(branches, rows, self.bias.expand(rows.shape[:-1]), self.map_size)
 
@@ -127,8 +152,7 @@ class SharedHead(nn.Module):
         scale = torch.cat([norm.running_var.add(norm.eps).rsqrt() for norm in norms])
         matrix = self.matrix * scale
         offset = matrix @ torch.cat([norm.running_mean for norm in norms])
-        fusion = _SharedRows(matrix, self.bias, offset, self.vectors)
-        return FoldedHead(_folded_branches(self.convs, self.bns), fusion, self.map_size, self.shown)
+        return self._folded(_SharedRows(matrix, self.bias, offset, self.vectors))
 
     @torch.no_grad()
     def multiplied_out(self) -> AttentionHead:
@@ -259,17 +283,6 @@ class _SharedRows(nn.Module):
 
 
 Head = AttentionHead | SharedHead | LinearHead  # each kind that can be trained
-
-
-def _folded_branches(convs: Any, bns: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of each branch, with batch norm and skip connection folded in."""
-    folded = []
-    for conv, bn in zip(convs, bns, strict=True):
-        scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-        skip = torch.eye(conv.in_channels, dtype=scale.dtype, device=scale.device)
-        weight = conv.weight * scale.view(-1, 1, 1, 1) + skip[:, :, None, None]
-        folded.append((weight, (conv.bias - bn.running_mean) * scale + bn.bias))
-    return folded
 
 
 def _each(targets: Tensor | None) -> Tensor | None:

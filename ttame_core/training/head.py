@@ -24,7 +24,7 @@ from ttame_core.training.checkpoint import remove_checkpoint
 from ttame_core.training.loop import Loop, Progress, part_of
 from ttame_core.training.losses import area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
-from ttame_core.training.orders import TrainingOutput, TrainingShards
+from ttame_core.training.orders import TrainingOutput, TrainingShards, first_images
 from ttame_core.training.start import begin
 
 if TYPE_CHECKING:
@@ -348,14 +348,9 @@ class HeadRun(Loop[Tensor]):
             epoch: number of the epoch, from 0.
             batch_size: number of images in a forward pass.
         """
-        left = self.settings.validation_samples
         folded = self.head.fold()
         drops, increases = [], []
-        for batch in batches:
-            if left <= 0:
-                break
-            images = batch[:left]
-            left -= len(images)
+        for images in first_images(self.settings.validation_samples, batches):
             logits, features = self.backbone.features(self.backbone.normalise(images))
             p, truth = self.backbone.probabilities(logits).max(dim=1)
             read = self.explainer.read(images, features)

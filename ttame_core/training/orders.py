@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Preprocessing
@@ -90,6 +92,15 @@ class TrainingShards:
                 f"data set {self.dataset} has {samples} training samples, less than one batch of "
                 f"{size}: lower {option} or give it more"
             )
+
+
+def first_images(count: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the first images of batches (B, 3, H, W), `count` in all, and read no batch more."""
+    for batch in batches if count > 0 else ():
+        yield batch[:count]
+        count -= len(batch)
+        if count <= 0:
+            return
 
 
 @dataclass(frozen=True)

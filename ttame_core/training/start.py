@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.taps import tap_outputs
 from ttame_core.explainers import Trained
+from ttame_core.explainers.gradients import target_gradients
 from ttame_core.heads.attention import Head, SharedHead
 from ttame_core.metrics import drop, masked_probabilities
 from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max
+from ttame_core.training.orders import first_images
 
 START_IMAGES = 384
 LIKELIEST = 4  # classes of each image whose gradients are looked at
@@ -61,7 +63,7 @@ def _average_drop(backbone: Backbone, images: Callable[[], Iterable[Tensor]], se
     """Return AD at PROBE_KEEP of maps of uniform noise, for the predicted classes of images."""
     generator = torch.Generator().manual_seed(seed)
     drops: list[Tensor] = []
-    for batch in _first(PROBES, images()):
+    for batch in first_images(PROBES, images()):
         maps = torch.rand(len(batch), *backbone.map_size, generator=generator).to(batch.device)
         p, truth = backbone.probabilities(backbone(backbone.normalise(batch))).max(dim=1)
         probe = Probe(backbone, batch, truth, len(batch))
@@ -90,7 +92,7 @@ def start_from_gradients(
         permuted: pair each image's gradients with the classes of the image before, as a head does
             that is trained on permuted labels.
     """
-    classes, gradients, deviations = _mean_gradients(backbone, _first(START_IMAGES, images()))
+    classes, gradients, deviations = _mean_gradients(backbone, first_images(START_IMAGES, images()))
     vectors = head.vectors(classes.roll(1, dims=0).flatten() if permuted else classes.flatten())
     matrix = _ridge(vectors, gradients.flatten(0, 1))
     bn: Any
@@ -104,7 +106,7 @@ def start_from_gradients(
             norm.reset_running_stats()
             norm.momentum = None  # the mean of all batches
         head.train()
-        for batch in _first(START_IMAGES, images()):
+        for batch in first_images(START_IMAGES, images()):
             logits, features = backbone.features(backbone.normalise(batch))
             head(features, logits.argmax(dim=1))
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -117,15 +119,6 @@ def start_from_gradients(
         factor = MAP_DEVIATION / maps.std().clamp(min=torch.finfo(maps.dtype).tiny)
         head.matrix.mul_(factor)
         head.bias.sub_(maps.mean() * factor)
-
-
-def _first(count: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the first images of batches (B, 3, H, W), so many in all."""
-    for batch in batches:
-        yield batch[:count]
-        count -= len(batch)
-        if count <= 0:
-            return
 
 
 def _mean_gradients(
@@ -145,11 +138,7 @@ def _mean_gradients(
         features = [t.feature_map(x.detach()) for t, x in zip(backbone.taps, outputs, strict=True)]
         likeliest = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1).indices
         means = []
-        for column in likeliest.T:
-            chosen = logits.gather(1, column[:, None]).sum()
-            slopes = torch.autograd.grad(
-                chosen, outputs, retain_graph=True, materialize_grads=True, allow_unused=True
-            )
+        for slopes in target_gradients(logits, likeliest, outputs, unused=True):
             by_tap = zip(backbone.taps, slopes, strict=True)
             maps = [tap.feature_map(slope).float() for tap, slope in by_tap]
             means.append(torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ttame_core import spec
+from ttame_core.data.files import shown
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Entry:
     stamp: str = ""
     kind: str = "image"
     reason: str = ""
+
+
+def image_entry(
+    path: str, location: str, label: str | None, split: spec.Split | None, changed: str
+) -> Entry:
+    """Make the entry of an image, which is rejected if its name cannot be stored."""
+    if shown(path) != path:
+        return Entry(shown(path), "", None, split, reason="its name is not UTF-8")
+    return Entry(path, location, label, split, changed)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ttame_core import spec
 from ttame_core.data.files import listing, locate, real, shown, stamp, walk
 from ttame_core.data.images import is_image
-from ttame_core.data.sources.base import Entry, Source
+from ttame_core.data.sources.base import Entry, Source, image_entry
 from ttame_core.errors import UserError
 
 
@@ -49,7 +49,7 @@ def _in_folder(fs: Any, root: str, split: spec.Split | None) -> Iterator[Entry]:
         for path, location, changed in walk(fs, posixpath.join(root, name), above):
             if is_image(path):
                 filled = True
-                yield _entry(f"{prefix}{name}/{path}", location, name, split, changed)
+                yield image_entry(f"{prefix}{name}/{path}", location, name, split, changed)
         labelled |= filled
         if not filled:
             place, reason = shown(posixpath.join(root, name)), "folder without images"
@@ -57,14 +57,5 @@ def _in_folder(fs: Any, root: str, split: spec.Split | None) -> Iterator[Entry]:
     for name, info in files.items():
         if is_image(name):
             location = fs.unstrip_protocol(posixpath.join(root, name))
-            entry = _entry(prefix + name, location, None, split, stamp(info))
+            entry = image_entry(prefix + name, location, None, split, stamp(info))
             yield replace(entry, reason=entry.reason or "lies in no class folder" * labelled)
-
-
-def _entry(
-    path: str, location: str, label: str | None, split: spec.Split | None, changed: str
-) -> Entry:
-    """Make the entry of an image, which is rejected if its name cannot be stored."""
-    if shown(path) != path:
-        return Entry(shown(path), "", None, split, reason="its name is not UTF-8")
-    return Entry(path, location, label, split, changed)

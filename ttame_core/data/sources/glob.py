@@ -11,9 +11,9 @@ from fsspec.utils import glob_translate
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import locate, shown, stamp, walk
+from ttame_core.data.files import by_split, locate, stamp, walk
 from ttame_core.data.images import is_image
-from ttame_core.data.sources.base import Entry, Source
+from ttame_core.data.sources.base import Entry, Source, image_entry
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system
 
@@ -33,9 +33,7 @@ class Glob(Source):
 
     @override
     def entries(self) -> Iterator[Entry]:
-        location = self.settings.path
-        places = location.items() if isinstance(location, dict) else [(None, location)]
-        for split, place in places:
+        for split, place in by_split(self.settings.path):
             yield from _found(place, split)
 
 
@@ -44,10 +42,7 @@ def _found(place: str, split: spec.Split | None) -> Iterator[Entry]:
     prefix, some = f"{split}/" if split else "", False
     for path, location, changed in _files(place):
         some = True
-        if shown(path) != path:
-            yield Entry(prefix + shown(path), "", None, split, reason="its name is not UTF-8")
-        else:
-            yield Entry(prefix + path, location, None, split, changed)
+        yield image_entry(prefix + path, location, None, split, changed)
     if not some:
         raise UserError(f"no image is found by {place}: correct `source.path` in the spec")
 
