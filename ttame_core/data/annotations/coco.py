@@ -46,10 +46,10 @@ class Coco(Boxes):
                 with fs.open(path, "rb") as stream:
                     content = json.load(stream)
                 named = [(c["id"], _text(c["name"])) for c in content["categories"]]
+                names = _by_id(named, f"categories of {path}")
                 images, annotations = list(content["images"]), list(content["annotations"])
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
-            names = _by_id(named, f"categories of {path}")
             yield from _listed(images, annotations, names, (split, path, stamp(fs.info(path))))
 
     @override
