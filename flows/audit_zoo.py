@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.audit_flow import flow
 from flows.dump_maps import MAKING_MAPS
 from flows.each_backbone import BackbonesFailed
 from flows.evaluate_maps import evaluate_maps

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.audit_flow import flow
 from flows.each_backbone import BackbonesFailed
 from flows.explain_dataset import explain_dataset
 from flows.fit_backbones import fit_backbones

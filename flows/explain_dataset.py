@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
+from flows.audit_flow import flow
 from flows.each_backbone import run_units, units_of_shards
 from flows.engine import opened
 from flows.open_audit import named, open_audit

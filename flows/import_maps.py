@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import flow
 from pydantic import ValidationError
 
+from flows.audit_flow import flow
 from flows.evaluate_maps import evaluate_maps
 from flows.explain_dataset import explain_dataset
 from flows.open_audit import named, open_spec

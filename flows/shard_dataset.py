@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.audit_flow import flow
 from flows.each_backbone import batches
 from flows.engine import Unit, opened_without_networks
 from flows.open_audit import named, open_spec, place_of

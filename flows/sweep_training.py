@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import flow
-
+from flows.audit_flow import flow
 from flows.each_backbone import run_units
 from flows.engine import Here, Unit
 from flows.open_audit import named, open_audit, place_of

@@ -1,0 +1,49 @@
+"""Flows over a spec, of which a Prefect server is told the name.
+
+A server takes 512 KB of parameters for a run, and a spec that names 21,841 classes is longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from typing_extensions import override
+
+from ttame_core.spec import AuditSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AuditFlow(Flow[P, R]):
+    """A flow whose parameter `spec` is an audit, or the path of its YAML file."""
+
+    @override
+    def serialize_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters as the server is told them: of a spec its name alone.
+
+        The spec itself stands in the record that the audit leaves in the workspace.
+        """
+        told = {
+            name: {"name": value.name} if isinstance(value, AuditSpec) else value
+            for name, value in parameters.items()
+        }
+        return super().serialize_parameters(told)
+
+
+def flow(
+    name: str, flow_run_name: Callable[[], str]
+) -> Callable[[Callable[P, R]], AuditFlow[P, R]]:
+    """Make the decorator of a flow over a spec.
+
+    Args:
+        name: name of the flow.
+        flow_run_name: function that names a run.
+    """
+
+    def decorate(function: Callable[P, R]) -> AuditFlow[P, R]:
+        return AuditFlow(function, name=name, flow_run_name=flow_run_name)
+
+    return decorate
