@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import warnings
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,6 +16,7 @@ from benchmarks import (
     leaderboard,
     memory,
     metrics,
+    real,
     rise,
     scaling,
     server,
@@ -27,6 +29,7 @@ PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
     "storage",
 )
+OWN_DATA = ("real",)  # parts that need the user's pictures, and run where they are asked for alone
 
 
 def main() -> None:
@@ -35,10 +38,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS + OWN_DATA, default=PARTS)
     parser.add_argument("--samples", type=int, nargs="+", default=memory.SAMPLES)
     parser.add_argument("--stages", nargs="+", choices=memory.STAGES, default=list(memory.STAGES))
+    of_real = parser.add_argument_group("real", "see benchmarks/real.py")
+    of_real.add_argument("--pictures", type=Path, nargs=2, metavar=("TEN", "MANY"))
+    of_real.add_argument("--workspace", type=Path, default=Path("build/real"))
+    of_real.add_argument("--seeds", type=int, default=3)
+    of_real.add_argument("--backbones", nargs="+", choices=real.BACKBONES, default=real.BACKBONES)
+    of_real.add_argument("--images", type=int, default=100, help="for insertion, deletion, ROAD")
     options = parser.parse_args()
+    if "real" in options.only and not options.pictures:
+        parser.error("--only real needs --pictures TEN MANY, two folders (benchmarks/real.py)")
     warnings.simplefilter("ignore")
     keep_freed_memory()
     cuda = torch.cuda.is_available()
@@ -75,6 +86,10 @@ def main() -> None:
         console.print(memory.compare(options.samples, options.stages))
     if "storage" in options.only:
         console.print(storage.compare(where))
+    if "real" in options.only:
+        chosen = options.workspace, options.seeds, options.backbones, options.images
+        for table in real.compare(options.pictures, *chosen):
+            console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's protocol: it is valid, can be planned, and runs at reduced size."""
+"""The specs for ImageNet: they are valid, can be planned, and run at reduced size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import timm
 import yaml
 from PIL import Image
+from safetensors.torch import save_model
+from timm.data import ImageNetInfo
 
 from ttame_core.audits.specification import open_spec
 
 ROOT = Path(__file__).parents[2]
+IMAGENET = ROOT / "examples" / "imagenet.yaml"
 TABLE = ROOT / "examples" / "paper_table.yaml"
 # The paper's three classifiers, small and with random weights.
 SMALL = {
@@ -101,3 +105,39 @@ def test_it_runs_at_reduced_size(
         "vgg16,transformer_attribution",
         "vit_b_16,tame",
     ]
+
+
+def test_the_spec_for_imagenet_names_weights_that_are_published() -> None:
+    audit = open_spec(IMAGENET, {"IMAGENET": "/data/imagenet"})
+    published = timm.list_pretrained()
+    assert audit.backbones
+    assert all(b.pretrained and b.model in published for b in audit.backbones)
+
+
+@pytest.mark.slow
+def test_the_spec_for_imagenet_reads_its_folders_of_classes(
+    ttame: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    """With a small classifier of the same 1,000 classes in the place of the published ones."""
+    wnids = ImageNetInfo().label_names()
+    for number, wnid in enumerate((wnids[104], wnids[0], wnids[999])):
+        folder = tmp_path / "val" / wnid
+        folder.mkdir(parents=True)
+        for image in range(20):
+            pixels = np.random.default_rng(20 * number + image).integers(0, 256, (64, 64, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{image}.png")
+    spec = yaml.safe_load(IMAGENET.read_text())
+    network = {"model": "resnet10t", "args": {"channels": [16, 16, 16, 32], "stem_width": 8}}
+    weights = tmp_path / "weights.safetensors"
+    save_model(timm.create_model("resnet10t", **network["args"]), str(weights))
+    names = {"checkpoint": str(weights), "class_names": "imagenet-1k"}
+    view = {"preprocessing": {"input_size": [64, 64]}}
+    spec["backbones"] = [network | names | view]
+    spec["explainers"] = ["ttame", "gradcam"]
+    spec["training"] = {"min_steps": 2, "batch_size": 4}
+    path = tmp_path / "imagenet.yaml"
+    path.write_text(yaml.safe_dump(spec))
+    done = ttame("audit", path, "--var", f"IMAGENET={tmp_path}", "--workspace", tmp_path / "lake")
+    assert done.returncode == 0, done.stderr
+    classes = ttame("query", "SELECT * FROM classes", "--workspace", tmp_path / "lake")
+    assert all(name in classes.stdout for name in ("wallaby", "tench", "toilet tissue"))
