@@ -30,13 +30,13 @@ MARKS = {"right": ("✓", "green"), "odd": ("!", "yellow"), "broken": ("✗", "r
 
 @dataclass(frozen=True)
 class Finding:
-    """A thing that was examined, what is the case, and what to do where that is not right.
+    """The result of examining one thing, such as the disk.
 
     Attributes:
-        about: the thing, such as `disk`.
-        words: what is the case.
-        state: `broken` keeps an audit from running; `odd` does not.
-        advice: what to do.
+        about: name of the thing.
+        words: what was found.
+        state: `right`; `broken` where it keeps an audit from running; `odd` where it does not.
+        advice: what the user can do about it; empty where all is right.
     """
 
     about: str

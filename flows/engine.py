@@ -31,7 +31,8 @@ class Unit:
         task: task to run.
         parameters: the task's parameters.
         size: number of shards that the unit works on; 1 for units that do not work on shards.
-        lives: how often the unit may still be in flight when a process of the pool dies.
+        lives: number of times that a process of the pool must die while the unit is in flight until
+            the unit counts as failed. Each time lowers it by 1.
     """
 
     of: str

@@ -51,8 +51,8 @@ def open_named(
     Args:
         model: the classifier, as a spec names it.
         checkpoint: file of its weights; None for pretrained ones.
-        head: file of a trained head, for the explainers that need one. Without one, the head of
-            ttame is what the gradients of the pictures make it.
+        head: file of a trained head, for the explainers that need one. Without it, the explainer
+            ttame gets an untrained head, made from the gradients of the classifier on the pictures.
         taps: modules that the head reads; None for the head's own.
         explainers: names of explainers; none for the default.
         images: files of the pictures that are to be explained.
@@ -72,7 +72,7 @@ def open_named(
         named = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
         chosen = [complete_explainer(section) for section in named]
     except ValidationError as error:
-        raise UserError(spec.words_of(error)) from error
+        raise UserError(spec.problem_of(error, ())) from error
     for explainer in chosen:
         if REGISTRY[explainer.method].needs_head and not head and not _has_start(explainer):
             raise UserError(
@@ -107,7 +107,9 @@ def open_of_spec(
     provenance = Provenance(audit, Lake(workspace))
     named = {b.name: b for b in audit.backbones}
     if name is None and len(named) > 1:
-        raise UserError(f"say which --backbone of the spec: {', '.join(named)}")
+        raise UserError(
+            f"the spec has several backbones: choose one by --backbone, {' or '.join(named)}"
+        )
     name = name or next(iter(named))
     if name not in named:
         raise UserError(f"the spec has no backbone {name}." + nearest(name, named))
@@ -120,7 +122,7 @@ def open_of_spec(
         try:
             chosen = own.get(wanted) or complete_explainer(spec.Explainer.model_validate(wanted))
         except ValidationError as error:
-            raise UserError(spec.words_of(error)) from error
+            raise UserError(spec.problem_of(error, ())) from error
         file = head or given_head(settings, chosen)
         trained = partial(current_head, provenance, settings, chosen)
         made[wanted] = _explainer(backbone, chosen, file, trained)
@@ -192,7 +194,10 @@ def _explainer(
     """Make an explainer; its head comes from the file `head`, else from what `trained` returns."""
     method = REGISTRY[settings.method]
     if method.needs_annotations or settings.method == "imported":
-        raise UserError(f"{settings.name} explains the images of a data set only: name another")
+        raise UserError(
+            f"the explainer {settings.name} explains only the images of a data set: give another "
+            "--explainer"
+        )
     try:
         explainer = method(backbone, settings.settings)
     except NotApplicable as reason:

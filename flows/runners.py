@@ -32,7 +32,8 @@ class Runner:
     Attributes:
         start: function that starts the task runner.
         room: function that returns how many units can run now.
-        asking_for: function that returns a context; units submitted in it are given that many GPUs.
+        asking_for: function that takes a number of GPUs and returns a context; each unit that is
+            submitted in it is given so many GPUs.
         in_flight: number of units that are submitted for each that can run. With 2, one waits
             beside the running one, so that no worker waits for this process.
     """
@@ -232,5 +233,5 @@ def _check(compute: Compute, gpus: int, most: float) -> None:
     if gpus > most:
         raise UserError(
             f"compute.devices is {gpus}, but no worker of the {compute.engine} cluster has more "
-            f"than {most:g} GPUs"
+            f"than {most:g} GPUs: lower compute.devices"
         )

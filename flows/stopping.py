@@ -26,8 +26,8 @@ WORDS = "stopped: what is whole stays, and the same command goes on from there"
 def stop_on_signals() -> None:
     """Let signals raise Stopped in the process of the command line, and end its workers.
 
-    Where the main thread does not hear of it, or what it waits for does not end, a thread ends the
-    process after PATIENCE.
+    A second thread ends the process after PATIENCE seconds where the main thread has not ended by
+    then, for example because it is within a library.
     """
     for number in SIGNALS:
         signal.signal(number, _stop)

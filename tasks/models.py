@@ -38,7 +38,7 @@ def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:
     """Check that a backbone with a section `fit` has been trained.
 
     Raises:
-        UserError: it has not.
+        UserError: the backbone has not been trained.
     """
     if settings.fit is not None and not provenance.is_fitted(settings):
         raise UserError(

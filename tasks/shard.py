@@ -26,7 +26,7 @@ def plan(dataset: spec.Dataset, workspace: str) -> ShardPlan:
 
 @unit("shard {dataset.name} {shards}")
 def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
-    """Write the tar file and the index of each shard in a part of the plan."""
+    """Write the tar file and the index of each shard in `shards`, a part of the data set's plan."""
     lake = Lake(workspace)
     made = 0
     for shard in shards.shards:

@@ -33,8 +33,8 @@ def try_settings(
     own, _ = with_enough_epochs(training_of(audit.training, explainer), provenance.shards("train"))
     if not own.epochs:
         raise UserError(
-            "training.epochs and training.min_steps are 0, so a head is its start and there is "
-            "nothing to sweep: give one of them"
+            "training.epochs and training.min_steps are 0, so heads are not trained and a sweep "
+            "has nothing to compare: set one of the two"
         )
     settings = propose(own, read_trials(lake, *of)[:number])
     tried = {**explainer.settings, "training": settings.model_dump()}
@@ -45,8 +45,9 @@ def try_settings(
         return skipped()
     if not provenance.shards("val") or not settings.validation_samples:
         raise UserError(
-            f"a sweep compares heads on the split val, and data set {provenance.dataset} has none, "
-            "or training.validation_samples is 0: give `dataset.splits` one"
+            f"a sweep compares heads on the split val, but data set {provenance.dataset} has no "
+            "images in it, or training.validation_samples is 0: give val a share in "
+            "`dataset.splits`, and validation_samples at least 1"
         )
     folder = path.removesuffix(".parquet")
     try:

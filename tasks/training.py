@@ -52,7 +52,9 @@ def train_one(
         return
     gpus = torch.cuda.device_count()
     if device_of(provenance.audit.compute).type == "cuda" and devices > gpus:
-        raise UserError(f"compute.devices is {devices}, but PyTorch finds {gpus} CUDA devices")
+        raise UserError(
+            f"compute.devices is {devices}, but PyTorch finds {gpus} CUDA devices here: lower it"
+        )
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     audit = provenance.audit, provenance.lake.url
     members = multiprocessing.spawn(

@@ -33,7 +33,9 @@ def _retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def unit(run_name: str, retries: int = 2) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make the decorator of a task that makes one unit of the lake, repeatedly with one result.
+    """Make a decorator that turns a function into a Prefect task for one unit of work.
+
+    A task that is run again leaves the same files in the lake, so that Prefect may try it again.
 
     Args:
         run_name: pattern of the task runs' names, with the task's parameters in braces.

@@ -132,7 +132,7 @@ def test_a_recipe_is_left_to_the_classifier_where_none_of_its_keys_is_given() ->
             ["backbones[1].chekpoint", "Did you mean checkpoint"],
         ),
         ("  name: d\n", "  name: d\n  max_size: 3\n", 4, ["dataset.max_size", "16"]),
-        ("  name: d\n", "  name: d/e\n", 3, ["dataset.name"]),
+        ("  name: d\n", "  name: d/e\n", 3, ["dataset.name: a name begins with", "(got 'd/e')"]),
         ("name: a\n", "name: a\nexplainers: [gradcan]\n", 2, ["explainers", "gradcam", "oracle"]),
         ("name: a\n", "name: a\nmaps: {targets: bottom}\n", 2, ["maps.targets", "top-K"]),
         (

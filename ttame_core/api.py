@@ -251,7 +251,10 @@ def explain(
         explainer = make_explainer(backbone, explainer, head=head, settings=settings)
     batch = _batch(images, backbone, keys, boxes, masks)
     if isinstance(targets, Tensor) and len(targets) != len(batch):
-        raise UserError(f"there are targets for {len(targets)} images, and {len(batch)} images")
+        raise UserError(
+            f"there are {len(batch)} images, but {len(targets)} rows of targets: give one for each "
+            "image"
+        )
     parts = []
     for forward, places in _passes(backbone, batch, batch_size):
         chosen = _targets(targets, forward.logits, places, backbone)
@@ -335,7 +338,7 @@ def evaluate(
 
 
 def query(workspace: str | Path | Lake, sql: str) -> pa.Table:
-    """Ask a lake one SELECT.
+    """Run one SQL query that reads a workspace, such as a SELECT.
 
     Args:
         workspace: folder or URL of the lake.
@@ -370,7 +373,7 @@ def _batch(
     count = len(floats)
     for name, given in (("keys", keys), ("boxes", boxes), ("masks", masks)):
         if given is not None and len(given) != count:
-            raise UserError(f"there are {len(given)} {name}, and {count} images")
+            raise UserError(f"there are {len(given)} {name} for {count} images: give one for each")
     if keys is not None and len(set(keys)) != count:
         raise UserError("two of the images have the same key: each needs one of its own")
     objects: list[Tensor | None] = list(masks) if masks is not None else [None] * count
@@ -411,7 +414,7 @@ def _floats(images: Any, backbone: Backbone) -> Tensor:
 
 
 def _passes(backbone: Backbone, batch: Batch, size: int) -> Iterator[tuple[ForwardPass, list[int]]]:
-    """Yield the forward pass over `size` images after `size` images, with their positions."""
+    """Yield forward passes over `size` images at a time, each with its images' positions."""
     for places in torch.arange(len(batch)).split(size):
         part = batch.at(places.tolist())
         yield forward_pass(backbone, part, part.images), places.tolist()
@@ -422,7 +425,10 @@ def _targets(targets: Targets, logits: Tensor, places: list[int], backbone: Back
     if not isinstance(targets, Tensor):
         section = _checked(spec.Maps, {"targets": targets})
         if section.targets == "label":
-            raise UserError("labels are not known here: give them as a tensor, targets=labels")
+            raise UserError(
+                "targets='label' works in specs only, because images here have no labels: give the "
+                "classes to explain as a tensor, targets=labels"
+            )
         chosen_classes = target_classes(
             section.targets, backbone.classes.for_readers(backbone.num_classes)
         )
@@ -454,7 +460,10 @@ def _mapped(
     as predicted.
     """
     if classes.shape[1] != 1:
-        raise UserError("maps are of one target each: give targets as a tensor (B,)")
+        raise UserError(
+            "each map explains one class, but `targets` has several for an image: give a tensor "
+            "(B,), one class for each map"
+        )
     there = torch.nonzero(~maps.isnan().flatten(1).any(dim=1))[:, 0]
     probabilities = backbone.probabilities(forward.logits).gather(1, classes)[:, 0].tolist()
     rows = []
@@ -482,7 +491,7 @@ def _mapped(
 
 
 def _on(explainer: Explainer, backbone: Backbone) -> Explainer:
-    """Return the same explainer for another backbone, or itself where that is its own."""
+    """Return a copy of an explainer for another backbone; for its own backbone, the explainer."""
     if backbone is explainer.backbone:
         return explainer
     twin = type(explainer)(backbone, explainer.settings.model_dump())

@@ -31,13 +31,13 @@ def import_head(
     from pydantic import ValidationError
 
     from ttame_core.heads import published
-    from ttame_core.spec import Backbone, words_of
+    from ttame_core.spec import Backbone, problem_of
 
     taps: list[int | str] | None = list(tap) if tap else None
     try:
         classifier = Backbone(model=backbone, pretrained=True, taps=taps)
     except ValidationError as error:
-        raise UserError(words_of(error)) from error
+        raise UserError(problem_of(error, Backbone.model_fields)) from error
     settings = published.import_head(file, classifier, output)
     say(f"wrote {output}; in a spec:")
     entry = {"model": backbone, "pretrained": True, "head": output, "taps": settings.taps}

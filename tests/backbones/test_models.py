@@ -189,7 +189,7 @@ def test_a_users_own_function() -> None:
     ("model", "settings", "words"),
     [
         ("torchvision/resnet51", {"pretrained": True}, "Did you mean resnet50"),
-        ("torchvision/resnet50.V9", {"pretrained": True}, "there are: IMAGENET1K_V1"),
+        ("torchvision/resnet50.V9", {"pretrained": True}, "it has IMAGENET1K_V1"),
         ("torchvision/resnet18", {"fit": {}, "args": {"depth": 3}}, "wrong `args`"),
         ("./no/such/folder", {}, "there is no folder"),
         ("no.such.module:net", {}, "cannot import net from no.such.module"),

@@ -61,7 +61,7 @@ def test_logits_are_found(output: Any) -> None:
     ids=str,
 )
 def test_what_could_be_several_things_is_refused(output: Any) -> None:
-    with pytest.raises(UserError, match="which of them are its logits is not known"):
+    with pytest.raises(UserError, match="not known which are its logits"):
         logits_of(output)
 
 
@@ -128,7 +128,7 @@ def test_one_logit_is_two_classes(end: nn.Module, shape: tuple[int, ...]) -> Non
     assert backbone.num_classes == 2
     assert backbone.outputs.kind == "softmax"
     torch.testing.assert_close(p, torch.cat([1 - own, own], dim=1))
-    with pytest.raises(UserError, match="`outputs: softmax` is for two or more"):
+    with pytest.raises(UserError, match="`outputs: softmax` is for two outputs or more"):
         Backbone(copy.deepcopy(model), "one", PLAIN, outputs="softmax")
 
 
@@ -143,7 +143,7 @@ def test_logits_stay_as_they_are() -> None:
     for declared, words in (("binary", "has 10 outputs"),):
         with pytest.raises(UserError, match=words):
             Backbone(copy.deepcopy(model), "plain", PLAIN, outputs=declared)
-    with pytest.raises(UserError, match="ends in a softmax, and `outputs` says sigmoid"):
+    with pytest.raises(UserError, match="ends in a softmax, but `outputs` says sigmoid"):
         Backbone(Ending(nn.Softmax(dim=1)), "soft", PLAIN, outputs="sigmoid")
 
 

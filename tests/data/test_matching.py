@@ -80,7 +80,7 @@ def test_a_mapping_says_what_names_do_not() -> None:
     ("labels", "words"),
     [
         ({"kangaroo": "walaby"}, "which is no class of backbone net. Did you mean wallaby"),
-        ({"kangaro": "wallaby"}, "which the data set has not. Did you mean kangaroo"),
+        ({"kangaro": "wallaby"}, "which the data set does not have. Did you mean kangaroo"),
         ({"kangaroo": "crane"}, "name of several classes .*: say which, n02012849, n03126707"),
         ({"kangaroo": "1000"}, "which is no class"),
     ],

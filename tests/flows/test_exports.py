@@ -81,7 +81,7 @@ def test_an_audit_in_mlflow(audited: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("audit", "words"),
     [
-        ("smal", "has no audit smal; there are: small. Did you mean small?"),
+        ("smal", "has no audit smal; it has small. Did you mean small?"),
         ("small@previous", "has no audit small@previous"),
         ("small/20010101T000000Z", "has no audit small/2001"),
     ],

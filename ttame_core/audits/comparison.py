@@ -128,7 +128,17 @@ def _better(row: dict, a: str, b: str) -> str | None:
 def _metrics(
     db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str
 ) -> Iterator[tuple[str, str, list]]:
-    """Yield the name of each metric of either, a SELECT of its values, and the SELECT's values."""
+    """Yield each metric that one of the two has.
+
+    Args:
+        db: connection to the lake.
+        kind: explainer, backbone or audit.
+        a: name of the first.
+        b: name of the second.
+
+    Yields:
+        The metric's name, a SELECT of its value for each image, and the parameters of the SELECT.
+    """
     if kind == "audit":
         metrics = db.execute(
             "SELECT DISTINCT metric FROM audit_values WHERE name || '/' || timestamp IN (?, ?)",
@@ -165,7 +175,20 @@ def _pairs(
     cell: Sequence[str],
     chosen: tuple[str, str, str],
 ) -> pa.Table:
-    """Return a row for each image that both have in a cell: the cell, bucket, a, b."""
+    """Pair the values of one metric, image by image.
+
+    Args:
+        db: connection to the lake.
+        values: SELECT of the metric's values, a row for each image.
+        parameters: parameters of that SELECT.
+        kind: column in which the two names stand: explainer, backbone or audit.
+        cell: columns within which images are paired, such as dataset and backbone.
+        chosen: both names, and the name of the data set, or '' for all.
+
+    Returns:
+        A row for each image that both have in a cell: the columns of `cell`; bucket, the image's
+        group for the bootstrap; a and b, the two values.
+    """
     columns = ", ".join(cell)
     a, b, dataset = chosen
     return db.sql(
@@ -208,7 +231,10 @@ def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:
     shared = [kind for kind in KINDS if a in known[kind] and b in known[kind]]
     if not shared:
         kinds = [next(k for k in KINDS if name in known[k]) for name in (a, b)]
-        raise UserError(f"{a} ({kinds[0]}) and {b} ({kinds[1]}): compare two of a kind")
+        raise UserError(
+            f"{a} and {b} cannot be compared, because one is an {kinds[0]} and the other a "
+            f"{kinds[1]}: name two explainers, two backbones or two audits"
+        )
     if a == b:
         raise UserError(f"{a} is compared with itself: name another {shared[0]}")
     return shared[0], a, b

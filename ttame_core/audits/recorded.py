@@ -21,11 +21,13 @@ FIRST = "ORDER BY md5(key), key LIMIT "  # images with the lowest hashes: the sa
 
 @contextmanager
 def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a connection that sees only an audit's maps and scores, with the table `recorded`.
+    """Open a connection that sees only an audit's maps and scores.
+
+    It has a table `recorded`: the keys of the images whose single values the audit's record keeps.
 
     Args:
         lake: the workspace.
-        audit: the spec; its data set and split become the variables `dataset` and `split`.
+        audit: the spec; its data set and split become DuckDB's variables `dataset` and `split`.
 
     Yields:
         The connection, with the memory limit of `connect`.
@@ -38,8 +40,8 @@ def connect_audit(lake: Lake, audit: spec.AuditSpec) -> Iterator[duckdb.DuckDBPy
 def list_recorded(db: duckdb.DuckDBPyConnection, dataset: str, split: str, most: int) -> None:
     """Make the table `recorded`: keys of the images of a split whose single values are recorded.
 
-    The variable `last` becomes the highest of their hashes. A condition on it leaves other rows out
-    early, which the table's keys would not.
+    DuckDB's variable `last` becomes the highest hash of these keys. A condition on that hash lets
+    DuckDB skip other rows early, which a join with the table's keys would not.
 
     Args:
         db: connection with the view `samples`.

@@ -43,8 +43,8 @@ def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> s
 
     Args:
         path: path of the YAML file.
-        variables: texts that replace `${NAME}` in the file, by name; they come before those of the
-            environment.
+        variables: texts that replace `${NAME}` in the file, by name; they take precedence over
+            environment variables.
 
     Raises:
         UserError: the spec is wrong; a line for each problem has file, line, key, what is wrong,

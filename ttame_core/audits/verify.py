@@ -22,8 +22,8 @@ from ttame_core.lake.schemas import REFUSED
 from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, is_abandoned
 from ttame_core.stages.provenance import Provenance
 
-# States of a file: not as it was written; not there though others need it; made from what is
-# another by now; none that ttame writes.
+# States of a file: not as it was written; not there though others need it; made from something that
+# has changed since; not written by ttame.
 DAMAGED, MISSING, STALE, FOREIGN = "damaged", "missing", "stale", "foreign"
 SCHEMA = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
 
@@ -106,7 +106,7 @@ class _Verification:
         self.about = dict(zip(parquet, lake.metadata_of(parquet), strict=True))
 
     def faults(self, audits: list[str]) -> Iterator[Fault]:
-        """Yield what is wrong, a file's damage before what follows from it."""
+        """Yield what is wrong with the workspace; damaged files come before faults due to them."""
         yield from self._single_files()
         for dataset in sorted({p.split("/")[1] for p in self.files if p.startswith("datasets/")}):
             yield from self._dataset(dataset)
@@ -158,11 +158,11 @@ class _Verification:
                 if path not in self.files:
                     yield Fault(path, MISSING, "the list of shards has it")
             if sidecar in self.about and self.about[sidecar].get("sha256") != row["sha256"]:
-                yield Fault(sidecar, STALE, "it is of another tar than the list of shards")
+                yield Fault(sidecar, STALE, "it belongs to another tar than the list of shards has")
             if tar in self.files and self.lake.sha256(tar) != row["sha256"]:
                 yield Fault(tar, DAMAGED, "it is not the tar that the list of shards has")
         if made_from.get("shards") not in (None, fingerprint(prints)):
-            yield Fault(listed, STALE, "it is of other shards than those beside it")
+            yield Fault(listed, STALE, "the shards beside it have changed since it was written")
         known = {place(dataset, r["shard"]) for r in rows for place in (shard_tar, shard_rows)}
         for path in sorted(self.files):
             if path.startswith(f"datasets/{dataset}/shards/") and path not in known:
@@ -212,14 +212,14 @@ class _Verification:
                 if sidecar is None:
                     yield Fault(path, STALE, f"there is no shard {shard}")
                 elif made_from.get("shard") not in (None, sidecar.get("sha256")):
-                    yield Fault(path, STALE, "the shard holds other pictures by now")
+                    yield Fault(path, STALE, "the shard's pictures have changed since it was made")
                 history = "/".join(("heads", *folders, "history.parquet"))
                 if made_from.get("head") not in (None, self._fingerprint(history)):
-                    yield Fault(path, STALE, "its head is another by now")
+                    yield Fault(path, STALE, "its head has changed since it was made")
                 backbone = f"backbones/{folders[0]}/{folders[1]}/history.parquet"
                 weights = (made_from.get("backbone") or {}).get("weights")
                 if backbone in self.about and weights != self.about[backbone].get("weights"):
-                    yield Fault(path, STALE, "its classifier is another by now")
+                    yield Fault(path, STALE, "its classifier has changed since it was made")
             elif top == "scores":
                 maps = "/".join(("maps", *folders[1:], name))
                 own = made_from.get("maps")
@@ -228,7 +228,7 @@ class _Verification:
                 if maps not in self.about:
                     yield Fault(maps, MISSING, "there are scores of it")
                 elif own not in (None, self._fingerprint(maps)):
-                    yield Fault(path, STALE, "its maps are others by now")
+                    yield Fault(path, STALE, "its maps have changed since it was made")
 
     def _records(self, audit: str) -> Iterator[Fault]:
         before: str | None = None

@@ -55,9 +55,10 @@ class ClassList:
     """The names of all classes of a classifier, in the order of its logits.
 
     Attributes:
-        entries: a name each; empty where they are not known.
-        given: False where only the number of classes speaks for these names: they hold where a
-            data set has the same ones.
+        entries: the name of each class; empty where the names are not known.
+        given: whether a spec or the model itself gives the names. False for names that are
+            ImageNet's only because the number of classes is: they are used only where the names of
+            a data set's classes confirm them.
     """
 
     entries: tuple[ClassName, ...] = ()
@@ -70,7 +71,7 @@ class ClassList:
 
     @cached_property
     def _numbers(self) -> tuple[dict[str, list[int]], ...]:
-        """Numbers by wnid, by whole name and by synonym; the first that has a name tells."""
+        """Three mappings to numbers of classes: from wnids, from whole names, from synonyms."""
         by_wnid: dict[str, list[int]] = {}
         by_name: dict[str, list[int]] = {}
         by_synonym: dict[str, list[int]] = {}
@@ -89,9 +90,9 @@ class ClassList:
         return self._numbers[0].get(found[1], []) if found else []
 
     def of_name(self, text: str) -> list[int]:
-        """Return the numbers of the classes that have a name: several where it does not say which.
+        """Return the numbers of the classes with this name, several where they share it.
 
-        Case, and what divides words, do not matter.
+        Upper or lower case, and spaces, `-` or `_` between words, make no difference.
         """
         _, by_name, by_synonym = self._numbers
         return by_name.get(plain(text)) or by_synonym.get(plain(text)) or []
@@ -101,17 +102,17 @@ class ClassList:
         return self.of_wnid(text) or self.of_name(text)
 
     def nearest(self, text: str) -> str:
-        """Return the question whether the nearest name was meant; empty where none is near."""
+        """Return ' Did you mean …?' with the most similar names; '' where none is similar."""
         return nearest(plain(text), self._numbers[2])
 
     def number_of(self, wanted: str) -> int:
         """Return the number of the class that somebody asks for.
 
         Args:
-            wanted: its name, a synonym, its wnid or its number.
+            wanted: name of the class, a synonym, its wnid or its number.
 
         Raises:
-            UserError: no class, or more than one, is called so.
+            UserError: no class, or more than one, has this name.
         """
         found = self.find(wanted)
         if not found and wanted.isascii() and wanted.isdigit() and int(wanted) < len(self.entries):
@@ -129,27 +130,27 @@ class ClassList:
         )
 
     def for_readers(self, count: int) -> ClassList:
-        """Return a list that has a name for each of `count` classes, be it `class 7`."""
+        """Return a list with a name for each of `count` classes: `class 0` and so on if unknown."""
         if self.entries and self.given:
             return self
         return ClassList(tuple(ClassName(f"class {i}", f"class {i}") for i in range(count)))
 
 
 def plain(name: str) -> str:
-    """Return a name without what does not tell classes apart: case, `_`, `-` and spaces."""
+    """Return a name in a form for comparison: in lower case, with single spaces for `_` and `-`."""
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
 
 
 def class_list(settings: spec.Backbone, model: nn.Module, count: int) -> ClassList:
-    """Return the class names of a classifier; none where nothing tells them.
+    """Return the names of a classifier's classes; an empty list where they are not known.
 
     Args:
-        settings: the section of a spec.
+        settings: the backbone's section of a spec.
         model: the network, as it was created.
-        count: the number of its logits.
+        count: number of the network's logits.
 
     Raises:
-        UserError: `class_names` cannot be read, or names another number of classes.
+        UserError: `class_names` cannot be read, or does not have `count` names.
     """
     if settings.class_names is not None:
         return ClassList(_given(settings, count))
@@ -164,7 +165,7 @@ def class_list(settings: spec.Backbone, model: nn.Module, count: int) -> ClassLi
 
 
 def names_of(texts: Sequence[str]) -> ClassList:
-    """Return a list of classes that are called as texts say; wnids are looked up."""
+    """Return a list of classes with these names; a wnid is replaced by its name in WordNet."""
     return ClassList(_entries(texts))
 
 
@@ -183,7 +184,7 @@ def is_wnid(text: str) -> bool:
 
 
 def _given(settings: spec.Backbone, count: int) -> tuple[ClassName, ...]:
-    """Return the names that the spec gives: a list, a file, or a list of timm's."""
+    """Return the class names in `class_names` of a spec: a list, a file, or a list of timm's."""
     given = settings.class_names
     if isinstance(given, str):
         subset = _subset(given)
@@ -225,7 +226,7 @@ def _read(path: str, backbone: str) -> list[str]:
 
 
 def _own_names(settings: spec.Backbone, model: Any) -> list[str]:
-    """Return what a model itself says of its classes."""
+    """Return the class names in a model's own configuration; none where it has none."""
     labels = getattr(getattr(model, "config", None), "id2label", None) or {}
     named = {int(number): str(name) for number, name in dict(labels).items()}
     if named and not all(_PLACEHOLDER.fullmatch(name) for name in named.values()):

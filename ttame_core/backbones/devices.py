@@ -68,8 +68,9 @@ def in_whole_batches(what: str, option: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"training {what} does not fit into the device's memory ({error}): lower {option}, "
-            "which makes it another training; with more memory this one goes on from its checkpoint"
+            f"training {what} does not fit into the device's memory ({error}): lower {option}, and "
+            "the training begins again; or run it on a device with more memory, and it goes on "
+            "from its checkpoint"
         ) from error
 
 

@@ -84,7 +84,10 @@ def _pairs(model: nn.Module, inputs: Tensor) -> list[tuple[str, str]]:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """Return the dropout and the activation of timm's batch norms; of others, nothing is left."""
+    """Return the module that takes the place of a batch norm after its folding into a convolution.
+
+    timm's batch norms also apply dropout and an activation, which remain; others leave nothing.
+    """
     return nn.Sequential(norm.drop, norm.act) if type(norm) is BatchNormAct2d else nn.Identity()
 
 

@@ -132,10 +132,8 @@ def _check_name(model: str) -> None:
         )
     tags = [m.partition(".")[2] for m in timm.list_models(f"{architecture}.*", pretrained=True)]
     if tag and tag not in tags:
-        raise UserError(
-            f"{architecture} has no pretrained weights called {tag}; there are: "
-            + (", ".join(tags) or "none")
-        )
+        known = f"it has {', '.join(tags)}" if tags else "it has no pretrained weights at all"
+        raise UserError(f"{architecture} has no pretrained weights called {tag}; {known}")
 
 
 def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
@@ -187,7 +185,7 @@ def _torchvision(
     except KeyError as error:
         tags = ", ".join(weights.name for weights in models.get_model_weights(name))
         raise UserError(
-            f"torchvision's {name} has no weights called {tag}; there are: {tags}"
+            f"torchvision's {name} has no weights called {tag}; it has {tags}"
         ) from error
     arguments = dict(settings.args) | ({"num_classes": num_classes} if num_classes else {})
     try:

@@ -30,9 +30,9 @@ def logits_of(output: Any) -> Tensor:
     """Find the logits in what a classifier returns.
 
     Args:
-        output: a tensor; a mapping or an object in which they have a name, or are the only tensor;
-            or a list or tuple with one tensor, or with one of two dimensions. None counts for
-            nothing.
+        output: a tensor; or a mapping, object, list or tuple that holds them. The logits are the
+            tensor with one of the names NAMES, else the only tensor, else the only tensor with two
+            dimensions.
 
     Returns:
         The logits, (B, K) or, of a classifier with one, (B, 1) or (B,).
@@ -60,8 +60,8 @@ def logits_of(output: Any) -> Tensor:
             return next(iter(choice.values()))
     given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
     raise UserError(
-        f"the classifier returns a {type(output).__name__} with {given or 'no tensor'}: which of "
-        "them are its logits is not known; let it return them alone, or by the name `logits`"
+        f"the classifier returns a {type(output).__name__} with {given or 'no tensor'}, so it is "
+        "not known which are its logits: let it return the logits alone, or name them `logits`"
     )
 
 
@@ -70,8 +70,8 @@ class Outputs:
     """What is known of a classifier's outputs.
 
     Attributes:
-        kind: `softmax` where one class excludes the others, `sigmoid` where it does not.
-        differentiable: gradients of the logits reach the image.
+        kind: `softmax` where classes exclude each other, `sigmoid` where they do not.
+        differentiable: whether gradients of the logits reach the image.
     """
 
     kind: str = "softmax"
@@ -85,8 +85,8 @@ class Outputs:
     def predict(self, probabilities: Tensor, targets: Tensor) -> Tensor:
         """Say which targets (B,) are predicted by probabilities (B, K): (B,) bool.
 
-        The most probable class is, and, where classes do not exclude each other, each class that is
-        more probable than not.
+        An image's most probable class counts as predicted. Where classes do not exclude each other,
+        so does each class with a probability above ½.
         """
         predicted = probabilities.argmax(dim=1) == targets
         if self.kind == "sigmoid":
@@ -96,15 +96,16 @@ class Outputs:
     def predicted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predicted classes of images.
 
-        The best class is, and, where classes do not exclude each other, each class that is more
-        probable than not.
+        An image's most probable class counts as predicted. Where classes do not exclude each other,
+        so does each class with a probability above ½.
 
         Args:
             logits: (B, K).
 
         Returns:
-            Classes (B, T) int64, the best first, T as many as any image has, and (B, T) bool,
-            whether a class is predicted for the image or only fills the row.
+            Classes (B, T) int64, the most probable first, where T is the largest number of
+            predicted classes of an image; and (B, T) bool, which is False for classes that are not
+            predicted and only fill the row.
         """
         if self.kind != "sigmoid":
             best = logits.argmax(dim=1, keepdim=True)
@@ -116,9 +117,10 @@ class Outputs:
         return classes, chosen
 
     def one_predicted(self, logits: Tensor) -> Tensor:
-        """Return a predicted class (B,) of each image of a batch (B, K), which is in random order.
+        """Return one predicted class (B,) for each image of a batch with logits (B, K).
 
-        Of several, the places in the batch take turns, so that a training sees them all.
+        Of an image's several predicted classes, its place in the batch decides which one it is. As
+        batches are in random order, a training sees all of them.
         """
         classes, chosen = self.predicted(logits)
         turns = torch.arange(len(logits), device=logits.device) % chosen.sum(dim=1)
@@ -127,10 +129,11 @@ class Outputs:
     def alone(
         self, masked: Tensor, whole: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of which the softmax of the target is its probability.
+        """Return logits whose softmax gives each target its probability, for losses with a softmax.
 
-        Where classes do not exclude each other, the others are left out: a target's logit z becomes
-        the two logits 0 and z, and the target the second of two classes.
+        Where classes exclude each other, these are the given logits. Where they do not, all classes
+        but the target are left out: its logit z becomes the two logits 0 and z, whose softmax is
+        the sigmoid of z, and the target becomes the second of two classes.
 
         Args:
             masked: (B, K) float32 logits of masked images.
@@ -186,17 +189,24 @@ def observe(model: nn.Module, inputs: Tensor, name: str, declared: str | None) -
         where = next(weights, None)
         raise UserError(
             f"backbone {name} gives logits that are not finite: "
-            + (f"its weights {where} are not" if where else "check its weights and preprocessing")
+            + (
+                f"its weights {where} are not finite either; give other weights"
+                if where
+                else "check its weights and preprocessing"
+            )
         )
     activation = _activation(raw, last)
     if (declared == "binary") > single or (declared == "softmax" and single):
+        count = "one output" if single else f"{raw.shape[1]} outputs"
+        needed = "a single output" if declared == "binary" else "two outputs or more"
         raise UserError(
-            f"backbone {name} has {1 if single else raw.shape[1]} outputs: `outputs: {declared}` "
-            f"is for {'one' if declared == 'binary' else 'two or more'}"
+            f"backbone {name} has {count}, but `outputs: {declared}` is for {needed}: leave "
+            "`outputs` out"
         )
     if {declared, activation} == {"softmax", "sigmoid"}:
         raise UserError(
-            f"backbone {name} ends in a {activation}, and `outputs` says {declared}: leave it out"
+            f"backbone {name} ends in a {activation}, but `outputs` says {declared}: leave "
+            "`outputs` out"
         )
     if activation or single:
         model.register_forward_hook(_Mend(activation, single))
@@ -208,10 +218,10 @@ def observe(model: nn.Module, inputs: Tensor, name: str, declared: str | None) -
 
 
 def passed(model: nn.Module, inputs: Tensor, name: str) -> Any:
-    """Return what the network gives for images (B, C, H, W).
+    """Return the network's output for images (B, C, H, W).
 
     Raises:
-        UserError: it cannot take them.
+        UserError: the network cannot take images of this size or number of channels.
     """
     try:
         return model(inputs)
@@ -248,7 +258,7 @@ def _activation(raw: Tensor, last: _LastSigmoid) -> str | None:
 
 
 class _LastSigmoid(TorchFunctionMode):
-    """The result of the last sigmoid that ran, and the number of all functions that did."""
+    """A context that stores the result of the last sigmoid, and counts all functions of PyTorch."""
 
     FUNCTIONS = frozenset(
         {torch.sigmoid, Tensor.sigmoid, functional.sigmoid, torch.special.expit, torch.sigmoid_}
@@ -271,7 +281,7 @@ class _LastSigmoid(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Mend:
-    """A hook that makes logits of a network's probabilities, and two of a single one."""
+    """A hook that turns a network's probabilities into logits, and a single logit z into (0, z)."""
 
     activation: str | None
     single: bool

@@ -177,7 +177,10 @@ def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
 
 
 def _processor_steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
-    """Return the steps as Hugging Face processors take them, and LeViT, Perceiver and others."""
+    """Return the steps of Hugging Face processors: resize and crop, or crop and then resize.
+
+    Processors of LeViT, Perceiver and some others crop first (crop mode `inner`).
+    """
     mode, view = F.InterpolationMode(interpolation), preprocessing.input_size
     if preprocessing.resize is None:
         return _Crop(preprocessing.crop_pct), Resize(view, mode)
@@ -186,7 +189,10 @@ def _processor_steps(preprocessing: Preprocessing, interpolation: str) -> tuple[
 
 @dataclass(frozen=True)
 class _Crop:
-    """A crop around the middle, whose start is rounded down; what it lacks is black, or no object.
+    """A crop around the middle of a picture, or of a mask of objects.
+
+    The left and top edges are rounded down. Where the crop is larger than the picture, the rest is
+    0: black in a picture, no object in a mask.
 
     size: (height, width), pixels, or the side of a square as a share of the shorter side.
     """

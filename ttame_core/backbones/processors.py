@@ -115,7 +115,8 @@ def _repeats(view: Preprocessing, picture: Image.Image, wanted: Tensor) -> bool:
 def _inexpressible(processor: Any, why: str) -> UserError:
     return UserError(
         f"{type(processor).__name__} prepares pictures in a way that ttame cannot repeat: {why}; "
-        "give the backbone `preprocessing` that comes closest, with input_size, mean and std"
+        "give the backbone a section `preprocessing` with input_size, mean and std, as close to "
+        "that as possible"
     )
 
 

@@ -221,7 +221,8 @@ class _Probe:
         module, item = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", choice).groups()  # type: ignore[union-attr]
         if module not in self.modules:
             raise UserError(
-                f"backbone {self.name} has no module {module}.{nearest(module, self.modules)}"
+                f"backbone {self.name} has no module {module}: give a name that the model's "
+                f"`named_modules()` has.{nearest(module, self.modules)}"
             )
         tap = self._tap(module, None if item is None else int(item))
         if tap is None:
@@ -296,7 +297,10 @@ class _Probe:
         return None
 
     def _order(self, module: str, tokens: int) -> tuple[int, ...]:
-        """Return each position's token where the order is another: Hiera orders by windows."""
+        """Return the index of each position's token, or () where tokens stand row by row.
+
+        Hiera's tokens are ordered by windows.
+        """
         reroll, block = getattr(self.model, "reroll", None), re.fullmatch(r"blocks\.(\d+)", module)
         if reroll is None or block is None:
             return ()

@@ -58,7 +58,7 @@ def _stages(candidates: Sequence[Candidate]) -> list[Candidate]:
             largest[candidate.module] = max(largest[candidate.module], candidate.size)
 
     def inside_deeper(candidate: Candidate) -> int:
-        """Count the modules around a candidate with smaller maps: then it is in a later stage."""
+        """Count the modules around a candidate whose maps are smaller, as those of later stages."""
         parts = candidate.module.split(".")
         around = (".".join(parts[:end]) for end in range(1, len(parts)))
         return sum(largest.get(name, candidate.size) < candidate.size for name in around)

@@ -30,7 +30,7 @@ class Script(nn.Module):
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the network inside torch.compile, DataParallel and averaged models, at any depth.
 
-    A network that was compiled in place is no longer. A script is put into a module.
+    Compilation in place (`module.compile()`) is undone. A script becomes a `Script` module.
 
     Args:
         model: any module; its submodules are replaced in place.

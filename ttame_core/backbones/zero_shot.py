@@ -15,15 +15,15 @@ from ttame_core.errors import UserError
 class ZeroShot(nn.Module):
     """The image side of a model of images and texts, with the embedding of a prompt for each class.
 
-    Its logits are the model's own of image and prompt: cosines, scaled, and shifted where the
-    model does so.
+    A logit is the model's own score of an image and a prompt: the cosine of their embeddings,
+    scaled, and shifted where the model has a bias.
 
     Attributes:
         model: the model, without its text side.
         embeddings: (K, D) float32 of unit length, a row per class.
 
     Args:
-        model: of transformers, with `get_image_features`.
+        model: model of the package transformers, with a method `get_image_features`.
         embeddings: (K, D) float32 of unit length.
     """
 

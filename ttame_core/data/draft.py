@@ -60,11 +60,8 @@ def draft(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
     try:
         spec.AuditSpec.model_validate(yaml.safe_load(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"this makes no spec: {where}: {spec.words_of(error)} (got {first['input']!r})"
-        ) from error
+        problem = spec.problem_of(error, spec.AuditSpec.model_fields)
+        raise UserError(f"no spec can be written with these answers: {problem}") from error
     return text
 
 
@@ -123,7 +120,8 @@ def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any
     try:
         checked = spec.Backbone.model_validate(model)
     except ValidationError as error:
-        raise UserError(f"{model} cannot be a model: {error.errors()[0]['msg']}") from error
+        problem = spec.problem_of(error, spec.Backbone.model_fields)
+        raise UserError(f"{model!r} cannot be a model in a spec: {problem}") from error
     if checked.library == "factory":  # users trust what they name themselves
         return {"section": {"model": model, "trust": True}, "comment": ""}
     if checked.library == "huggingface":  # the number of its classes is not known

@@ -86,7 +86,7 @@ def format_of(data: bytes) -> str:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into BrokenImage: a damaged file leads it anywhere."""
+    """Turn any error of a decoder into BrokenImage: damaged files cause errors of all kinds."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -134,7 +134,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
 def _remove_outdated(lake: Lake, dataset: str, shards: Sequence[Shard]) -> None:
     """Remove maps of shards that hold other images now, and the scores of these maps.
 
-    The next audit makes those of its own backbones again; those of others would stay for ever.
+    The next audit replaces the maps of its own backbones, but would leave those of other backbones
+    as they are.
     """
     for folder in lake.glob(f"maps/dataset={dataset}/*/*"):
         if lake.link_to(folder):
@@ -173,7 +174,10 @@ def load_classes(lake: Lake, name: str) -> list[str]:
 
 
 def load_present(lake: Lake, name: str) -> list[int]:
-    """Labels that images of a data set have, sorted; all where an older file does not say."""
+    """Return the labels that a data set's images have, sorted.
+
+    A file of an older version of ttame does not list them; then the result is all labels.
+    """
     metadata = lake.metadata(_shards_file(lake, name))
     return json.loads(metadata.get("present", "null")) or [*range(len(load_classes(lake, name)))]
 

@@ -46,7 +46,7 @@ class DataClasses:
     """The classes of a data set.
 
     Attributes:
-        names: of all, in the order of their labels.
+        names: names of all classes, in the order of their labels.
         present: labels that images have, sorted.
         ordered: whether `dataset.classes` of the spec names them, in the classifiers' order.
     """
@@ -66,9 +66,9 @@ class Classifier:
     """What is known of the classes of a classifier.
 
     Attributes:
-        name: of the backbone.
-        count: how many classes it has.
-        classes: their names, where they are known.
+        name: name of the backbone.
+        count: number of its classes.
+        classes: names of its classes, where they are known.
     """
 
     name: str
@@ -82,10 +82,12 @@ class Match:
 
     Attributes:
         data: the classes of the data set.
-        classes: the classifier's class by label; None where it has none such.
-        rules: the key of RULES by label; empty where the classifier has no such class.
-        theirs: what the classifier's classes are called, for readers: by its own names, else by
-            those of the data set, else `class 7`.
+        classes: for each label of the data set, the number of the classifier's class; None where
+            the classifier has no such class.
+        rules: for each label, the rule that found the class, a key of RULES; empty where there is
+            no class.
+        theirs: names of the classifier's classes, for readers: its own names, else those of the
+            data set, else `class 7`.
     """
 
     data: DataClasses
@@ -94,18 +96,18 @@ class Match:
     theirs: ClassList
 
     def translate(self, labels: Tensor) -> Tensor:
-        """Return labels (B,) of the data set as classes of the classifier, UNKNOWN for none."""
+        """Translate labels (B,) of the data set to classes of the classifier, UNKNOWN for none."""
         table = [UNKNOWN if number is None else number for number in self.classes]
         return torch.tensor([*table, UNKNOWN])[labels]  # the last is that of UNKNOWN, -1
 
     @property
     def unmatched(self) -> list[str]:
-        """The classes of images whose class the classifier does not have."""
+        """The names of the images' classes that the classifier does not have."""
         return [self.data.names[i] for i in self.data.present if self.classes[i] is None]
 
     @property
     def sentence(self) -> str:
-        """What was matched, and how."""
+        """A sentence for readers on how many classes were matched, and by which rules."""
         if not self.data.present:
             return "The images have no labels: accuracy is not known."
         found = [label for label in self.data.present if self.classes[label] is not None]
@@ -139,12 +141,12 @@ def match_classes(
 
     Args:
         data: the classes of the data set.
-        classifier: and its classes.
+        classifier: the classifier and its classes.
         labels: names, wnids or numbers of the classifier's classes, by names of the data set's.
         fit: whether the classifier is trained on the data set.
 
     Raises:
-        UserError: not one class can be matched, or `labels` names what is not there.
+        UserError: not one class can be matched, or `labels` names a class that does not exist.
     """
     if fit:
         own = [*range(len(data.names))]
@@ -165,11 +167,11 @@ Found = dict[int, tuple[int, str]]  # class of the classifier and rule, by label
 
 
 def _one_by_one(data: DataClasses, classifier: Classifier, labels: Mapping[str, str]) -> Found:
-    """Match each class by `labels`, its name or its wnid."""
+    """Match each class by itself: by the spec's `labels`, or by its name or wnid."""
     for name in labels:
         if name not in data.names:
             raise UserError(
-                f"`labels` names the class {name}, which the data set has not."
+                f"`labels` names the class {name}, which the data set does not have."
                 + nearest(name, data.names)
             )
     found: Found = {}
@@ -189,7 +191,13 @@ def _one_by_one(data: DataClasses, classifier: Classifier, labels: Mapping[str, 
 
 
 def _said(wanted: str, classifier: Classifier, name: str) -> int:
-    """Return the class that `labels` says a class of the data set is."""
+    """Return the number of the classifier's class that `labels` gives for the data set's `name`.
+
+    Args:
+        wanted: name, wnid or number of the classifier's class.
+        classifier: the classifier and its classes.
+        name: name of the data set's class, for messages.
+    """
     numbers = classifier.classes.find(wanted)
     number = number_of(wanted)
     if not numbers and number is not None and number < classifier.count:
@@ -209,7 +217,7 @@ def _said(wanted: str, classifier: Classifier, name: str) -> int:
 
 
 def _all_at_once(data: DataClasses, classifier: Classifier, known: ClassList) -> Found:
-    """Match all classes by one rule, where their names say nothing."""
+    """Match all classes by one rule where no name matches: by their order, numbers or places."""
     if data.ordered and len(data.names) == classifier.count:
         return {label: (label, "order") for label in data.present}
     numbers = [number_of(data.names[label]) for label in data.present]
@@ -239,7 +247,13 @@ def _nothing_found(data: DataClasses, classifier: Classifier, known: ClassList) 
 
 
 def _borrowed(data: DataClasses, classes: Sequence[int | None], count: int) -> ClassList:
-    """Name the classes of a classifier whose own names are not known as the data set's are."""
+    """Return names for a classifier whose own are not known: those of the data set's classes.
+
+    Args:
+        data: the classes of the data set.
+        classes: for each label of the data set, the classifier's class; None for none.
+        count: number of the classifier's classes.
+    """
     entries, own = [*ClassList().for_readers(count).entries], names_of(data.names).entries
     for label, number in enumerate(classes):
         if number is not None and number_of(data.names[label]) is None:

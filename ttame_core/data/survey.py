@@ -86,7 +86,7 @@ def find_source(place: str) -> spec.Source:
     pattern, or a single picture.
 
     Raises:
-        UserError: there is nothing of the kind.
+        UserError: there is nothing at the path, or no such folder with images in it.
     """
     path = Path(place).expanduser().resolve()
     if path.suffix.lower() in (".csv", ".parquet"):

@@ -28,7 +28,7 @@ def training_of(section: spec.Training, explainer: spec.Explainer) -> spec.Train
 
     Args:
         section: section `training` of the spec.
-        explainer: section of an explainer with a head, whose own keys of `training` come first.
+        explainer: section of an explainer with a head; its own keys of `training` take precedence.
     """
     method = REGISTRY[explainer.method]
     if not issubclass(method, Trained):

@@ -179,7 +179,12 @@ def _drop(running: list[nn.Module]) -> None:
 
 
 class _Located(Explicit):
-    """A context that notes the modules that compute attention, each the last of `running`."""
+    """A context that notes in `where` which modules compute attention.
+
+    Args:
+        running: list of the modules whose forward pass has begun and not ended. The caller keeps it
+            up to date; its last element is the module that computes attention.
+    """
 
     def __init__(self, running: list[nn.Module]) -> None:
         super().__init__()

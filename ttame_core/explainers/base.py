@@ -172,7 +172,7 @@ class Explainer(ABC):
 
 
 def no_gradient(backbone: Backbone, method: str) -> str:
-    """Return the words for a method that needs gradients which a classifier does not give."""
+    """Return the reason why a method does not apply to a classifier that gives no gradients."""
     return (
         f"{backbone.name} gives no gradients (its forward pass runs under no_grad, or is quantised)"
         f", and {method} needs them"

@@ -13,9 +13,10 @@ SPREAD = 0.25  # standard deviation, as a share of each side
 
 
 class Center(Explainer):
-    """A Gaussian at the middle of the image, the same for all; a floor.
+    """A Gaussian at the middle of the map, the same for all images.
 
-    The standard deviation is a quarter of each side, and the resolution that of the head.
+    An explainer that scores no better than this one could as well point at the middle. The standard
+    deviation is a quarter of each side, and the map has the resolution of the heads' maps.
     """
 
     name = "center"

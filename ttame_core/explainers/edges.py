@@ -13,10 +13,12 @@ from ttame_core.lake.schemas import YARDSTICK
 
 
 class Edges(Explainer):
-    """Sobel magnitude of the luminance, slightly blurred, whatever the classifier says; a floor.
+    """The edges of the image: Sobel magnitude of the luminance, slightly blurred.
 
-    Adebayo et al. 2018 (arXiv 1810.03292, section 5) found that saliency maps look like edges. The
-    map is averaged over areas to at most 56×56, then blurred with a sigma of one map pixel.
+    The classifier plays no part, so an explainer that scores no better than this one finds no more
+    than edges. Adebayo et al. 2018 (arXiv 1810.03292, section 5) found that saliency maps look like
+    edges. The map is averaged over areas to at most 56×56, then blurred with a sigma of one map
+    pixel.
     """
 
     name = "edges"

@@ -162,7 +162,7 @@ class _Unpacked:
 
 
 def _check_counts(file: pq.ParquetFile, column: str, path: str) -> None:
-    """Raise UserError where maps hold more values than any: a few bytes can stand for billions."""
+    """Raise UserError where maps hold too many values, as small compressed files can."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         for place in range(group.num_columns):

@@ -43,11 +43,11 @@ class Lrp(Explainer):
     """LRP (Bach et al. 2015, PLoS ONE 10; composites: Montavon et al. 2019, section 10.3).
 
     The relevance of pixels by one of the composites of zennit: a rule for each kind of layer.
-    Batch norms are folded into the convolutions before them first; those that cannot be hand
-    relevance on, as activations of any kind do. What modules do not tell is done here: operands of
-    a sum and of a mean have their share (the ε-rule), and gates of squeeze-and-excitation are
-    constant factors, so that what they multiply keeps its relevance. What speaks against the target
-    counts as nothing.
+    Batch norms are first folded into the convolutions before them; a batch norm that cannot be
+    folded passes relevance on as it is, and so do activations. Operations outside modules, which
+    zennit does not see, have rules of ttame: the operands of a sum or a mean get the relevance of
+    their share in it (the ε-rule), and the gates of squeeze-and-excitation count as constants, so
+    that what they multiply keeps its relevance. Pixels with negative relevance count as 0.
     """
 
     name = "lrp"
@@ -55,7 +55,7 @@ class Lrp(Explainer):
     applies_to = "networks of convolutions, linear layers, batch norms, pools, activations, gates"
 
     class Settings(spec.Section):
-        """The keys of a spec that set it."""
+        """The explainer's keys in a spec."""
 
         composite: Literal[
             "epsilon_plus_flat",
@@ -100,7 +100,7 @@ class Lrp(Explainer):
         """Check that there is a rule for all that the network does.
 
         Raises:
-            NotApplicable: there is none for a layer, or a layer is used twice.
+            NotApplicable: a layer has no rule, or is used twice.
         """
         name = self.backbone.name
         calls: Counter[nn.Module] = Counter()

@@ -85,5 +85,12 @@ class PTame(Trained):
 
 @lru_cache(maxsize=1)  # one shard after another uses it
 def _load(settings: str, content: str, device: torch.device) -> Backbone:
-    """Replace a checkpoint's path by the hash of its content, in a description of a classifier."""
+    """Load the auxiliary classifier onto a device, or return it where it is the last one loaded.
+
+    Args:
+        settings: its section of a spec, as JSON.
+        content: hash of its checkpoint's content, so that a changed file is loaded again; '' for
+            none.
+        device: device for the classifier.
+    """
     return load_backbone(spec.Backbone.model_validate_json(settings)).to(device)

@@ -133,7 +133,7 @@ def _is_there(place: Path, made_from: Any) -> bool:
     files = export.glob("data/*.parquet")
     if files and all(export.are_current([(file, made_from) for file in files])):
         return True
-    raise UserError(f"{place} holds something else: name a folder that is not there yet")
+    raise UserError(f"{place} holds something else than this export: name a new folder")
 
 
 def _distinct(classes: list[str]) -> list[str]:

@@ -40,10 +40,8 @@ def find_record(lake: Lake, audit: str) -> tuple[str, str]:
     back = {"": 1, "latest": 1, "previous": 2}.get(which, len(matching) + 1)
     if back > len(matching):
         known = sorted({name for name, _ in whole}) if not own else ["/".join(r) for r in own]
-        raise UserError(
-            f"{lake} has no audit {audit}; there are: {', '.join(known) or 'none'}."
-            + nearest(audit, known)
-        )
+        others = f"it has {', '.join(known)}" if known else "it has no audits yet"
+        raise UserError(f"{lake} has no audit {audit}; {others}.{nearest(audit, known)}")
     return matching[-back]
 
 

@@ -156,7 +156,10 @@ class SharedHead(_Branched):
 
     @torch.no_grad()
     def multiplied_out(self) -> AttentionHead:
-        """Return an AttentionHead with the same maps, which has a row for every class."""
+        """Return an AttentionHead with the same maps, which stores the row w_k of every class.
+
+        Its memory grows with the number of classes.
+        """
         convs: Any = self.convs
         channels = [conv.in_channels for conv in convs]
         weight, bias = self.fold().fusion(None)
@@ -246,7 +249,10 @@ class FoldedHead(nn.Module):
 
 
 class _ClassRows(nn.Module):
-    """A fusion module with a row (ΣC) and a bias for each of K classes."""
+    """A fusion module with a row of weights and a bias for each of K classes.
+
+    A row has ΣC weights, one for each channel of all taps together.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -261,9 +267,10 @@ class _ClassRows(nn.Module):
 
 
 class _SharedRows(nn.Module):
-    """A fusion module whose row of class k is c_k (D) times a matrix (D, ΣC).
+    """A fusion module that computes the row of weights of class k from its class vector c_k (D).
 
-    Its bias is `bias` less the product of c_k and `offset` (D).
+    The row is c_k times a matrix (D, ΣC), where ΣC is the number of channels of all taps together.
+    The bias of class k is `bias` less the inner product of c_k and `offset` (D).
     """
 
     matrix: Tensor

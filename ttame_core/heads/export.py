@@ -45,7 +45,7 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
             .pt for TorchScript.
 
     Raises:
-        UserError: the ending is another, or the model cannot be exported.
+        UserError: the ending is none of these, or the model cannot be exported.
     """
     write = FORMATS.get(Path(path).suffix)
     if write is None:
@@ -64,7 +64,8 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
     except Exception as error:  # exporters can raise anything
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"{backbone.name} cannot be exported to {path}: {reason}; try another format"
+            f"{backbone.name} cannot be exported to {path}: {reason}; another of the formats may "
+            f"do: {', '.join(FORMATS)}"
         ) from error
 
 

@@ -19,7 +19,12 @@ from ttame_core.lake.schemas import HEAD, HISTORY, REFUSED
 
 
 class TakesHead(Protocol):
-    """An explainer on its backbone, for which a head is read."""
+    """An explainer that can make an untrained head of its own shape, to be filled from a file.
+
+    Attributes:
+        backbone: the classifier that the explainer explains.
+        taps: taps of the backbone that the head reads.
+    """
 
     backbone: Backbone
     taps: Sequence[Tap]

@@ -17,7 +17,7 @@ MAGIC = b"PAR1"
 
 
 def seal(path: Path) -> None:
-    """Write the hash of a Parquet file into the place that its metadata KEY: BLANK holds."""
+    """Seal a Parquet file: replace the zeros (BLANK) at KEY in its metadata by the file's hash."""
     with path.open("r+b") as stream:
         place = _place(stream)
         if place is None:

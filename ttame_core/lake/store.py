@@ -109,7 +109,7 @@ class Lake:
     def link_to(self, path: str) -> str | None:
         """Return the first link on the way from the root to a path, or None where there is none.
 
-        The root itself may be a link: that is the user's own word.
+        The root itself is not looked at: users may make the whole workspace a link.
         """
         step = self.root
         for part in path.split("/") if self.local else ():
@@ -177,7 +177,8 @@ class Lake:
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file's content.
 
-        It is computed anew where the file's size or time, or the store's tag of it, is another.
+        The hash is remembered, and computed again where the file's size, its time or, in an object
+        store, its ETag has changed.
         """
         with reaching(self.url, self.fs):
             about = self.fs.info(self.path(path))
@@ -225,12 +226,13 @@ class Lake:
             return pq.read_table(stream, columns=columns)
 
     def check(self, paths: Iterable[str]) -> None:
-        """Check that Parquet files are as they were written, where they have not changed since.
+        """Check that Parquet files are as they were written, by the hash that each carries.
 
+        A file is not checked again while its size and time stay the same.
         Files of an object store, which has checksums of its own, are checked as they are read.
 
         Raises:
-            UserError: one is not; the sentence names it.
+            UserError: a file was changed or damaged; the message names it.
         """
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(self._check, paths if self.local else ()):

@@ -14,13 +14,13 @@ from ttame_core.errors import UserError
 
 @dataclass(frozen=True)
 class Probe:
-    """A classifier that is asked for one class of each of B images, however they are changed.
+    """A classifier, and B images of which metrics change copies to see what it makes of them.
 
     Attributes:
         backbone: the classifier.
         images: (B, 3, H, W) float32 in [0, 1], unchanged.
-        targets: (B,) int64 classes that are asked for.
-        batch_size: images per forward pass.
+        targets: (B,) int64, for each image the class whose probability is wanted.
+        batch_size: number of images in a forward pass.
     """
 
     backbone: Backbone
@@ -30,15 +30,17 @@ class Probe:
 
     @torch.inference_mode()
     def ask(self, variants: int, make: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Ask for the targets on variants of each image, of which few exist at a time.
+        """Return the targets' probabilities on changed copies (variants) of each image.
+
+        Memory holds the variants of one forward pass only.
 
         Args:
-            variants: V of each image.
-            make: makes inputs (n, 3, H, W), normalised, of the numbers (n,) of images and of
-                variants.
+            variants: V, number of variants of each image.
+            make: function that makes n variants: from n numbers of images, and n numbers of
+                variants, both (n,) int64, it returns normalised inputs (n, 3, H, W).
 
         Returns:
-            (B, V) float32 probability of the target, and bool, whether the target is predicted.
+            (B, V) float32 probability of the target, and (B, V) bool, whether it is predicted.
         """
         count, device = len(self.images) * variants, self.images.device
         probabilities, predicted = [], []

@@ -144,7 +144,15 @@ class Plots:
     # ---- over a percentage -----------------------------------------------------------------
 
     def kept(self, board: Rows, metric: str) -> list[Plot]:
-        """Draw AD or IC over the kept percentage, with intervals, from the leaderboard's rows."""
+        """Draw AD or IC (y-axis, %) over the percentage of pixels that are kept (x-axis).
+
+        Args:
+            board: rows of the leaderboard, whose 95 % intervals are drawn as bands.
+            metric: `AD` or `IC`.
+
+        Returns:
+            A plot for each backbone, with a line for each explainer.
+        """
         rows = [
             {**row, "x": float(row["metric"].partition("@")[2])}
             for row in board
@@ -161,7 +169,21 @@ class Plots:
         )
 
     def removal(self, rows: Rows, order: str) -> list[Plot]:
-        """Draw ROAD in one order, MoRF or LeRF, over the percentage of removed pixels."""
+        """Draw the steps of ROAD in one order: the classifier's probability as pixels are removed.
+
+        The x-axis is the percentage of removed pixels, the y-axis the probability of the explained
+        class in percent, its mean over the images. In the order MoRF (most relevant first) lower is
+        better, because a good map's pixels are missed at once; in the order LeRF (least relevant
+        first) higher is better.
+
+        Args:
+            rows: rows of the series `removal` (report/sql/removal.sql), whose 95 % intervals are
+                drawn as bands.
+            order: `MoRF` or `LeRF`.
+
+        Returns:
+            A plot for each backbone, with a line for each explainer.
+        """
         which, better = {
             "MoRF": ("most", "lower"),
             "LeRF": ("least", "higher"),
@@ -175,7 +197,20 @@ class Plots:
         )
 
     def steps(self, rows: Rows, curve: str) -> list[Plot]:
-        """Draw insertion or deletion over the percentage of changed pixels."""
+        """Draw the steps of insertion or deletion.
+
+        The x-axis is the percentage of pixels that are inserted or deleted so far, the y-axis the
+        probability of the explained class in percent, its mean over the images. Higher is better
+        for insertion, lower for deletion.
+
+        Args:
+            rows: rows of the series `steps` (report/sql/steps.sql), whose 95 % intervals are drawn
+                as bands.
+            curve: `insertion` or `deletion`.
+
+        Returns:
+            A plot for each backbone, with a line for each explainer.
+        """
         done = {"insertion": "inserted", "deletion": "deleted"}[curve]
         better = {"insertion": "higher", "deletion": "lower"}[curve]
         return self._lines(
@@ -188,7 +223,16 @@ class Plots:
         )
 
     def training(self, rows: Rows, metric: str) -> list[Plot]:
-        """Draw the loss, AD@15 or IC@15 of heads over the steps of their training."""
+        """Draw how the training of heads went: a metric (y-axis) over the steps taken (x-axis).
+
+        Args:
+            rows: rows of the series `training` (report/sql/training.sql).
+            metric: `loss` (logarithmic axis); or `AD@15` or `IC@15`, in percent, on images of the
+                validation split.
+
+        Returns:
+            A plot for each backbone, with a line for each explainer.
+        """
         label = "loss (log)" if metric == "loss" else "%, of the validation split"
         return self._lines(
             [{**r, "x": r["step"]} for r in rows if r["metric"] == metric],
@@ -247,7 +291,15 @@ class Plots:
     # ---- others ----------------------------------------------------------------------------
 
     def scale(self, board: Rows, metric: str) -> Plot | None:
-        """Draw each backbone's explainers on a scale from random maps to annotated objects."""
+        """Draw an average drop of all explainers, each backbone on a horizontal line of its own.
+
+        The x-axis is the percentage of the confidence that is lost; lower is better. Ticks mark the
+        values of random maps and of annotated objects, the two ends of the scale.
+
+        Args:
+            board: rows of the leaderboard.
+            metric: name of the average drop, such as AD@15.
+        """
         rows = [r for r in board if r["metric"] == metric and r["explainer"] in self._looks]
         backbones = _backbones(rows)
         if not rows:
@@ -288,7 +340,17 @@ class Plots:
         axes.plot([row["value"]], [place], marker, color=look.colour, markersize=7, **own)
 
     def cost(self, board: Rows, metric: str) -> list[Plot]:
-        """Draw a metric of faithfulness over the seconds of a map; lower left is best."""
+        """Draw an average drop (y-axis, %) over the seconds that a map takes (x-axis, logarithmic).
+
+        Each rival is a point; the best ones are at the lower left.
+
+        Args:
+            board: rows of the leaderboard.
+            metric: name of the average drop, such as AD@15.
+
+        Returns:
+            A plot for each backbone; none where fewer than two rivals have both values.
+        """
         values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in board}
         rows = [
             {**r, "x": values[r["backbone"], r["explainer"], "seconds"]}
@@ -340,7 +402,15 @@ class Plots:
         return panels
 
     def sizes(self, rows: Rows, metric: str) -> list[Plot]:
-        """Draw a metric of localisation for small, medium and large objects."""
+        """Draw a metric of localisation (y-axis, %) for small, medium and large objects (x-axis).
+
+        Args:
+            rows: rows of the series `sizes` (report/sql/sizes.sql).
+            metric: name of the metric.
+
+        Returns:
+            A plot for each backbone, with a line for each explainer.
+        """
         sizes = [s for s in ("small", "medium", "large") if any(r["size"] == s for r in rows)]
         objects = {look.name for look in self._looks.values() if look.method == "oracle"}
         placed = [
@@ -374,7 +444,14 @@ class Plots:
         return panels
 
     def ranks(self, rows: Rows) -> Plot | None:
-        """Draw the mean rank of each explainer over all audits of the name."""
+        """Draw the mean rank of each explainer (y-axis, 1 at the top) in each audit of one name.
+
+        Args:
+            rows: rows of the series `ranks` (report/sql/ranks.sql), of audits at different times.
+
+        Returns:
+            The plot; None where there is only one audit.
+        """
         times = sorted({row["timestamp"] for row in rows})
         if len(times) < 2:
             return None

@@ -95,7 +95,9 @@ def explain_picture(
     for label, explainer in explainers.items():
         heat = min_max(explainer.attribute(forward, targets)).float().cpu()[0, 0]
         if heat.isnan().any():
-            raise UserError(f"{label} has no map of {name}: it needs annotated images")
+            raise UserError(
+                f"the explainer {label} has no map of {name}: the explainer needs annotated images"
+            )
         maps[label] = heat.numpy()
     return Explained(
         name,

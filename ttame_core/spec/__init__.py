@@ -14,7 +14,6 @@ from ttame_core.spec.base import (
     Seed,
     Split,
     problem_of,
-    words_of,
 )
 from ttame_core.spec.compute import Compute
 from ttame_core.spec.dataset import (
@@ -60,5 +59,4 @@ __all__ = [
     "recipe_keys",
     "recipe_of",
     "training_keys",
-    "words_of",
 ]

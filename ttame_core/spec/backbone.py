@@ -35,7 +35,7 @@ class Fit(Section):
     crop_scale: float = Field(0.5, gt=0, le=1, description="least share of the image in a crop")
     vertical_flip: bool = False
     occlusion: float = Field(
-        0.5, ge=0, le=1, description="share of the images that are occluded (see fitting.occlude)"
+        0.5, ge=0, le=1, description="share of the images that are partly blacked out in training"
     )
     seed: Seed = 0
 
@@ -103,7 +103,7 @@ class Backbone(Section):
 
     @property
     def texts(self) -> dict[str, list[str]]:
-        """The texts of each class of a model of images and texts, by class name."""
+        """The texts (prompts) that describe each class, by class name; for models such as CLIP."""
         given = self.prompts or {}
         if isinstance(given, list):
             return {name: [self.template.format(name)] for name in given}
@@ -111,9 +111,9 @@ class Backbone(Section):
 
     @property
     def library(self) -> str:
-        """The library that makes the model: timm, torchvision, huggingface, or factory for none.
+        """Where the model comes from: timm, torchvision, huggingface or factory.
 
-        A factory is a function of the user's, `package.module:function`.
+        A factory is a function in the user's own code, `package.module:function`.
         """
         if re.fullmatch(r"[\w.]+:[\w.]+", self.model):
             return "factory"

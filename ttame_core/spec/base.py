@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,7 +24,8 @@ def _texts(mapping: Any) -> Any:
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Names become folder names of the lake, on every file system and object store.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=120)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=120)]
 Labels = Annotated[dict[str, str], BeforeValidator(_texts)]  # YAML reads 7 as a number
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator of random numbers takes
 Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
@@ -37,9 +38,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def words_of(error: ValidationError) -> str:
-    """Return the first message of an error, without the words that pydantic puts before it."""
-    return error.errors()[0]["msg"].removeprefix("Value error, ")
+def message_of(problem: Mapping[str, Any]) -> str:
+    """Return the message of one entry of pydantic's `errors()`, in words that readers know."""
+    if problem["type"] == "missing":
+        return "this key is required"
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == NAME:
+        return "a name begins with a letter or digit and has only letters, digits and . _ + -"
+    words: str = problem["msg"]
+    return words.removeprefix("Value error, ")
 
 
 def problem_of(error: ValidationError, allowed: Iterable[str], owner: str = "") -> str:
@@ -58,7 +64,7 @@ def problem_of(error: ValidationError, allowed: Iterable[str], owner: str = "") 
         return f"{subject} no setting {key}; allowed: {', '.join(names)}." + nearest(key, names)
     given = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
     place = f"{key} of {owner}" if key and owner else key or owner
-    return f"{place}: {words_of(error)}{given}" if place else words_of(error)
+    return f"{place}: {message_of(first)}{given}" if place else message_of(first)
 
 
 def distinct(kind: str, chosen: list[Any], names: list[str]) -> list[Any]:

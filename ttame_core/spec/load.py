@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from ttame_core.errors import UserError, nearest
 from ttame_core.spec.audit import AuditSpec
+from ttame_core.spec.base import message_of
 
 MOST_NODES = 100_000  # values of a spec, each alias counted as what it stands for
 DEEPEST = 100
@@ -60,8 +61,8 @@ def load_spec(
 
     Args:
         path: path of the YAML file.
-        variables: texts that replace `${NAME}` in the file, by name; they come before those of the
-            environment.
+        variables: texts that replace `${NAME}` in the file, by name; they take precedence over
+            environment variables.
         complete: function that checks what only the registries know, and fills in defaults; it
             raises SpecProblems.
 
@@ -121,7 +122,7 @@ def problems_of(
 
 
 def _like_pydantic(problem: SpecProblem) -> dict[str, Any]:
-    """Describe a problem as pydantic describes its errors."""
+    """Return a problem as a mapping with the keys of an entry of pydantic's `errors()`."""
     return {"loc": problem.location, "type": "told", "msg": problem.words, "input": {}}
 
 
@@ -178,13 +179,13 @@ def _fill(value: Any, given: Mapping[str, str], path: str) -> Any:
             )
         if SECRET.search(name):
             raise UserError(
-                f"{path} uses ${{{name}}}, which has the name of a secret, and specs stand in "
-                f"records and reports: if it is none, give it with --var {name}=VALUE"
+                f"{path} uses ${{{name}}}, which by its name is a secret, and reports show the "
+                f"spec to everybody: if it is no secret, give it with --var {name}=VALUE"
             )
         if re.search(r"://[^/\s]*@", os.environ[name]):
             raise UserError(
                 f"{path} uses ${{{name}}}, an address with a user name or a password in it, and "
-                "specs stand in records and reports: leave them out of the address"
+                "reports show the spec to everybody: leave them out of the address"
             )
         return os.environ[name]
 
@@ -219,11 +220,8 @@ def _reason(error: Any, models: list[type[BaseModel]]) -> str:
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
         return f"unknown key; allowed: {', '.join(allowed)}.{nearest(key, allowed)}"
-    if error["type"] == "missing":
-        return "this key is required"
-    return error["msg"].removeprefix("Value error, ") + (
-        f" (got {error['input']!r})" if not isinstance(error["input"], dict | list) else ""
-    )
+    given = "" if isinstance(error["input"], dict | list) else f" (got {error['input']!r})"
+    return message_of(error) + given
 
 
 def _annotated_models(annotation: Any) -> list[type[BaseModel]]:

@@ -119,12 +119,14 @@ class Training(Section):
         return value
 
     def decided(self, reads_occluded: bool) -> Training:
-        """Return these settings with the recipe `tuned` replaced by that for a classifier.
+        """Return these settings with the recipe `tuned` replaced by `occluded` or `whole`.
 
-        A head that is not trained has the recipe `whole`, since only shared heads have a start.
+        `occluded` is for classifiers that recognise partly black pictures, `whole` for all others.
+        A head that is not trained gets `whole`: only the heads of that recipe explain anything
+        before they are trained.
 
         Args:
-            reads_occluded: whether the classifier knows a picture of which most is black.
+            reads_occluded: whether the classifier recognises pictures that are mostly black.
         """
         if self.recipe != "tuned":
             return self
@@ -137,12 +139,15 @@ class Training(Section):
 
 
 def recipe_of(given: dict[str, Any]) -> str:
-    """Return the recipe that is meant where none is named beside the keys of a section."""
+    """Return the default recipe of a section `training`, given its other keys.
+
+    The default is `tuned`, or `whole` where the section sets a key that `tuned` would decide.
+    """
     return "whole" if given.keys() & RECIPES["occluded"].keys() else "tuned"
 
 
 def recipe_keys(name: str) -> dict[str, Any]:
-    """Return the values that a recipe gives to all keys that any recipe sets.
+    """Return the values that one recipe gives to the keys that differ between recipes.
 
     Args:
         name: name of the recipe.

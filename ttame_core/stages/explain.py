@@ -142,7 +142,16 @@ def write_refusal(
 
 
 def _remove_other_scores(shard: StoredShard, backbone: str, explainer: str, made_from: Any) -> None:
-    """Remove the scores of the maps that these will replace, which would be taken for theirs."""
+    """Remove the scores of a shard's maps where they were made from other maps than the new ones.
+
+    The new maps will replace the old file, and old scores beside it would seem to be theirs.
+
+    Args:
+        shard: the shard.
+        backbone: name of the backbone.
+        explainer: name of the explainer.
+        made_from: description of what makes the new maps.
+    """
     paths = shard.lake.glob(shard.scores_file("*", backbone, explainer))
     for path, about in zip(paths, shard.lake.metadata_of(paths), strict=True):
         scored = json.loads(about.get(MADE_FROM.decode(), "null"))
@@ -230,7 +239,7 @@ def _check_logits(forward: ForwardPass, backbone: str) -> None:
         key = forward.batch.keys[int((~finite).nonzero()[0])]
         raise UserError(
             f"backbone {backbone} gives logits that are not finite, first for the image {key}: "
-            "check its weights, or say compute: {precision: float32}"
+            "check its weights and its `preprocessing`"
         )
 
 

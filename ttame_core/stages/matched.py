@@ -20,7 +20,7 @@ def match_of(provenance: Provenance, settings: spec.Backbone, backbone: Backbone
     """Match the classes of an audit's data set with those of a loaded backbone.
 
     Raises:
-        UserError: not one class can be matched, or `labels` names what is not there.
+        UserError: not one class can be matched, or `labels` names a class that does not exist.
     """
     classifier = Classifier(backbone.name, backbone.num_classes, backbone.classes)
     return match_section(provenance.audit.dataset, provenance.data_classes, settings, classifier)
@@ -29,10 +29,10 @@ def match_of(provenance: Provenance, settings: spec.Backbone, backbone: Backbone
 def match_section(
     dataset: spec.Dataset, data: DataClasses, settings: spec.Backbone, classifier: Classifier
 ) -> Match:
-    """Match the classes of a data set and of a classifier as two sections of a spec say.
+    """Match the classes of a data set and of a classifier, by their sections of a spec.
 
     Raises:
-        UserError: not one class can be matched, or `labels` names what is not there.
+        UserError: not one class can be matched, or `labels` names a class that does not exist.
     """
     labels = {**dataset.labels, **settings.labels}
     return match_classes(data, classifier, labels, fit=settings.fit is not None)
@@ -76,7 +76,7 @@ def class_rows(match: Match) -> list[dict[str, Any]]:
 
 
 def read_names(provenance: Provenance, backbone: str) -> dict[int, str]:
-    """Return what the classes of a backbone are called, by number; none where no file says it."""
+    """Return the names of a backbone's classes, by number; none where they were not written yet."""
     path = classes_file(provenance.dataset, backbone)
     if not provenance.lake.exists(path):
         return {}
@@ -85,7 +85,7 @@ def read_names(provenance: Provenance, backbone: str) -> dict[int, str]:
 
 
 def read_sentences(provenance: Provenance) -> dict[str, str]:
-    """Return what was matched and how, by backbone; those without a file are left out."""
+    """Return for each backbone the sentence on how classes were matched, where it was written."""
     names = [backbone.name for backbone in provenance.audit.backbones]
     files = [classes_file(provenance.dataset, name) for name in names]
     found = provenance.lake.metadata_of(files)

@@ -96,7 +96,7 @@ class Provenance:
         """Check that the data set is in the lake.
 
         Raises:
-            UserError: it is not.
+            UserError: the data set is not in the lake.
         """
         load_shards(self.lake, self.dataset)
 

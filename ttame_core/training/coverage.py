@@ -190,19 +190,22 @@ def check(backbone: Backbone) -> None:
     gradients = [p.grad for p in head.parameters()]
     if any(g is None or not g.isfinite().all() for g in gradients):
         raise UserError(
-            f"a training step on {backbone.name} gives no gradient to every part of the head"
+            f"in a training step on {backbone.name}, a part of the head gets no gradient"
         )
     changed = _with_a_changed_corner(image)
     with torch.inference_mode():
         logits, features = backbone.features(backbone.normalise(changed))
         maps = head.eval().fold()(features, logits.argmax(dim=1))
     if maps.shape != (len(changed), 1, *backbone.map_size) or not maps.isfinite().all():
-        raise UserError(f"the maps of {backbone.name} are {tuple(maps.shape)}, or not finite")
+        raise UserError(
+            f"the maps of {backbone.name} have the shape {tuple(maps.shape)} instead of "
+            f"{(len(changed), 1, *backbone.map_size)}, or numbers that are not finite"
+        )
     _check_places(backbone, image, changed, explainer.features[0] - features[0])
 
 
 class _Remembering(TTame):
-    """T-TAME that stores the features of a training step, for which large networks take seconds."""
+    """T-TAME that stores the features of its last pass, which take large networks seconds."""
 
     features: list[Tensor]
 
@@ -238,8 +241,8 @@ def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference
         if quarters.max() > MIXED * quarters.mean():
             break
     raise UserError(
-        f"{name} of {backbone.name} is no map of the image: changing its upper right corner "
-        f"changes the {QUARTERS[quarter]} quarter of the map most"
+        f"the output of {name} of {backbone.name} is no map of the image: a change of the image's "
+        f"upper right corner changes the {QUARTERS[quarter]} quarter of the output most"
     )
 
 

@@ -211,7 +211,10 @@ class FitRun(Loop[tuple[Tensor, Tensor]]):
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
 
     def read(self, epoch: int, skip: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch, augmented and occluded; all, since it begins anew."""
+        """Yield the batches of an epoch without its first `skip`, augmented and occluded.
+
+        A training of a classifier has checkpoints only between epochs, so `skip` is 0.
+        """
         seed = seed_of_step(self.fit.seed, epoch, 100_003)
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)  # dropout and drop path

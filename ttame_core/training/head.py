@@ -92,7 +92,10 @@ def settings_for(settings: spec.Training, batches: int) -> spec.Training:
 
 
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
-    """Return the way of masking that a training uses: that of the backbone where it is `auto`."""
+    """Return how a training masks images: as the setting `masking` says; `auto` is the backbone's.
+
+    The result is `raw`, `normalised`, `both` or `wide` (`Trained.masked_logits`).
+    """
     return backbone.masking if settings.masking == "auto" else settings.masking
 
 
@@ -197,8 +200,8 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
         classes = accelerator.gather(classes).view(shares, -1).T.flatten()
     if len(classes) < 2:
         raise UserError(
-            "training.labels is permuted, which gives each image the class of another, and a batch "
-            "has one image: give batches of two or more"
+            "training.labels is permuted, which gives each image the class of another image in its "
+            "batch, but a batch has one image: give batches of two or more"
         )
     return classes.roll(1)[place::shares]
 

@@ -24,7 +24,8 @@ class TrainingShards:
         dataset: name of the data set.
         train: names and sample counts of the shards to learn from.
         val: names and sample counts of the shards to validate on.
-        compute: number of threads that decode, and of images in a validation's forward pass.
+        compute: section `compute` of a spec, with the number of threads that decode images, and of
+            images in a forward pass of a validation.
     """
 
     lake: Lake
@@ -84,7 +85,7 @@ class TrainingShards:
             option: name of the setting to lower, for the message.
 
         Raises:
-            UserError: they do not.
+            UserError: there are fewer training samples than a batch has.
         """
         samples = sum(count for _, count in self.train)
         if samples < size:

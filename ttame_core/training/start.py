@@ -36,12 +36,15 @@ def begin(
     """Decide how a head is trained, and make what it starts from.
 
     Args:
-        explainer: whose head it is.
-        settings: with the recipe `tuned`, the classifier decides between `whole` and `occluded`.
-        images: gives the batches (B, 3, H, W) in [0, 1] of an epoch, the same at each call.
+        explainer: explainer that the head belongs to.
+        settings: section `training` of a spec. The recipe `tuned` is replaced by `whole` or
+            `occluded`, whichever suits the classifier.
+        images: function that returns the batches (B, 3, H, W) in [0, 1] of an epoch, the same at
+            each call.
 
     Returns:
-        The settings, and the head that gradients make; None where it starts at random.
+        The settings to train with, and the head to start from; None where the head starts with
+        random weights.
     """
     backbone = explainer.backbone
     if settings.recipe == "tuned":
@@ -77,20 +80,20 @@ def start_from_gradients(
     images: Callable[[], Iterable[Tensor]],
     permuted: bool = False,
 ) -> None:
-    """Set a head to what the gradients of some images' likeliest classes say.
+    """Set the weights of a head that is not trained yet, from the classifier's gradients.
 
     The weight of class k on a tap's channels is, as in Grad-CAM, the mean over places of the
-    gradient of its logit. Ridge regression of these means on the class vectors gives P, for the
-    classes of the images as for all others. Branches start near the identity, and class maps have
-    the standard deviation MAP_DEVIATION and the mean 0.
+    gradient of its logit. Ridge regression of these means on the class vectors gives the head's
+    matrix P, also for classes that none of the images has. Branches start near the identity, and
+    class maps have the standard deviation MAP_DEVIATION and the mean 0.
 
     Args:
-        head: to set, on the backbone's device.
-        backbone: whose features it reads.
-        images: gives the batches (B, 3, H, W) in [0, 1], the same at each call; the first
-            START_IMAGES are looked at. There must be two images or more.
-        permuted: pair each image's gradients with the classes of the image before, as a head does
-            that is trained on permuted labels.
+        head: the head, on the backbone's device.
+        backbone: classifier whose features the head reads.
+        images: function that returns batches (B, 3, H, W) in [0, 1], the same at each call; the
+            first START_IMAGES images are used. There must be at least two.
+        permuted: whether each image's gradients are paired with the classes of the image before,
+            for a head that is trained on permuted labels.
     """
     classes, gradients, deviations = _mean_gradients(backbone, first_images(START_IMAGES, images()))
     vectors = head.vectors(classes.roll(1, dims=0).flatten() if permuted else classes.flatten())
@@ -154,9 +157,12 @@ def _mean_gradients(
 
 
 def _ridge(vectors: Tensor, gradients: Tensor) -> Tensor:
-    """Regress gradients (N, C) on class vectors (N, D), whose last number is the same: (D, C).
+    """Return the weights (D, C) of a ridge regression of gradients on class vectors.
 
-    That last number takes the mean of the gradients, unpenalised.
+    Args:
+        vectors: (N, D); the last of the D numbers is the same for all classes. Its weights make up
+            for the mean of the gradients and are not penalised.
+        gradients: (N, C).
     """
     mean = gradients.mean(dim=0)
     own = vectors[:, :-1]

@@ -33,9 +33,9 @@ class Listed:
     """The annotation of one picture, before it is matched with the picture.
 
     Attributes:
-        name: path of the picture, as far as the annotations tell it; each has another.
+        name: path of the picture, or as much of it as the annotations have; no two are the same.
         bare: the same path within its split and without suffix, by which the picture is matched.
-        location: file to read for this picture; empty where `content` is all there is.
+        location: file to read for this picture; empty where `content` has the whole annotation.
         content: text of the annotation, as the format writes it; empty where it is in the file.
         stamp: text that changes when the content does.
         split: the split whose pictures alone can be annotated; None for all of them.

@@ -153,8 +153,8 @@ def _by_id(pairs: list[tuple[Any, Any]], what: str) -> dict[Any, Any]:
     for number, value in pairs:
         if number in by_id:
             raise UserError(
-                f"two {what} have the id {number!r}: whose annotations they are is not known; "
-                "give each an id of its own"
+                f"two {what} have the id {number!r}, so it is not known which of them annotations "
+                "mean: give each an id of its own"
             )
         by_id[number] = value
     return by_id

@@ -72,15 +72,17 @@ def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) 
 
     Args:
         data: content of the PNG file.
-        picture: the picture; a mask of its size before the EXIF orientation is turned with it.
-        void: values that are no objects, beside 0; None where the spec does not say.
+        picture: the picture. A mask that has its size before the EXIF orientation is applied is
+            turned as the picture is.
+        void: values that are no objects, beside 0; None where the spec does not give them.
 
     Returns:
         (H, W) uint8: 0 for background; 1, 2, … for the other values or colours, in order, or for
         the connected parts of a single value.
 
     Raises:
-        BrokenAnnotation: the file is no PNG, has another size, or does not tell its objects.
+        BrokenAnnotation: the file is no PNG, has another size than the picture or too many objects,
+            or it is not known whether a value is an object or a border.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=DECODERS)

@@ -87,7 +87,7 @@ class Source(ABC):
         """
 
     def classes(self) -> tuple[str, ...] | None:
-        """Return the names of all classes in label order; None where labels tell the classes."""
+        """Return the names of all classes in label order; None to take them from the labels."""
         return None
 
     def draw(self, path: str) -> Drawn | None:

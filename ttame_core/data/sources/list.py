@@ -43,10 +43,14 @@ class List(Source):
                     image, label = _parts(line.strip())
                     labelled = label is not None if labelled is None else labelled
                     if labelled and label is None:
-                        raise UserError(f"{where}: {line.strip()!r} is not `path label`")
+                        raise UserError(
+                            f"{where}: {line.strip()!r} has no label, but the lines above have "
+                            "one: write `path label` in every line, or only paths"
+                        )
                     if label is not None and not labelled:
                         raise UserError(
-                            f"{where}: {line.strip()!r} has a label, and the lines above have none"
+                            f"{where}: {line.strip()!r} has a label, and the lines above have "
+                            "none: write `path label` in every line, or only paths"
                         )
                     yield images.entry(image, label, split, where)
 

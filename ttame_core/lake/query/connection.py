@@ -33,12 +33,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a query of a user may take.
+    """The limits of a query that a user asks.
 
     Attributes:
-        memory: as DuckDB reads it, such as `2GB`; five times as much may spill to the disk.
-        rows: of the answer.
-        seconds: until the answer is there.
+        memory: most memory, as DuckDB writes sizes, such as `2GB`; five times as much may spill to
+            the disk.
+        rows: largest number of rows in the answer.
+        seconds: longest time until the answer is there, in seconds.
     """
 
     memory: str = "2GB"
@@ -195,11 +196,11 @@ def _literally(path: str) -> str:
 
 
 def in_enough_memory(db: duckdb.DuckDBPyConnection, ask: Callable[[], Result]) -> Result:
-    """Call a function that asks DuckDB, with its memory limit or the least of MORE that suffices.
+    """Call a function that queries DuckDB, again with a higher memory limit where memory runs out.
 
     Args:
-        db: the connection, whose limit is raised.
-        ask: the function; called again after each raise.
+        db: the connection, whose limit is raised to one value of MORE after another.
+        ask: the function.
     """
     for more in MORE:
         try:
@@ -275,7 +276,7 @@ def run_query(lake: Lake, sql: str, limits: Limits = Limits()) -> pa.Table:
 
 
 def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
-    """Answer a query once."""
+    """Answer a query without another try."""
     statements = duckdb.extract_statements(sql)
     if len(statements) != 1 or statements[0].type not in READING:
         raise UserError(
@@ -296,7 +297,7 @@ def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
         except (duckdb.Error, RuntimeError) as error:
             if late.is_set():
                 raise UserError(
-                    f"the query takes more than {limits.seconds:g} s: ask for less, or say "
+                    f"the query takes more than {limits.seconds:g} s: ask for less, or raise "
                     "--seconds"
                 ) from error
             raise
@@ -304,7 +305,7 @@ def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
             timer.cancel()
     if table.num_rows > limits.rows:
         raise UserError(
-            f"the answer has more than {limits.rows} rows: ask for fewer (LIMIT, GROUP BY), or say "
-            "--rows"
+            f"the answer has more than {limits.rows} rows: ask for fewer (LIMIT, GROUP BY), or "
+            "raise --rows"
         )
     return table

@@ -87,7 +87,7 @@ def _cell(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """Return a cell of CSV; a text that a spreadsheet would take for a formula gets an apostrophe.
 
-    That of a whole number, or of a lone sign, stays as it is.
+    A text that is only a whole number or a single sign stays as it is.
     """
     if isinstance(value, str) and FORMULA.match(value):
         return f"'{value}"

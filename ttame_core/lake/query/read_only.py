@@ -99,7 +99,8 @@ class ReadOnly(AbstractFileSystem):
         """Open a file for reading.
 
         Raises:
-            PermissionError: the mode is another, or the path leads out of the workspace.
+            PermissionError: the mode is not one for reading, or the path leads out of the
+                workspace.
         """
         return _Shared(self._open(path, mode))
 

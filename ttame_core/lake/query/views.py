@@ -83,9 +83,9 @@ class Views:
 
 @cache
 def views() -> Views:
-    """Return the views of the lake and of all families of scores.
+    """Return the views and macros with which queries read the lake, all families' scores included.
 
-    They are made once for a process, because DuckDB takes long to check all definitions.
+    They are made once for each process, because DuckDB takes long to check their definitions.
 
     Raises:
         UserError: a family of another package cannot be used.
@@ -114,7 +114,12 @@ def views() -> Views:
 
 
 def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
-    """Return FILES and the same for the files of every family of scores."""
+    """Return the kinds of files that views read: those in FILES, and every family's scores.
+
+    Returns:
+        For each kind, by name: the pattern of its files' paths, the schema of their rows, and the
+        columns whose values stand in the paths.
+    """
     return FILES | {
         family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
         for family, schema in families.schemas().items()

@@ -42,10 +42,11 @@ def ious(grey: Grey, annotated: Boxes) -> Overlaps:
 
 @compiled
 def _best(grey: Grey, holes: bool, annotated: Boxes, found: Overlaps) -> None:
-    """Set `found` (255,) to the IoU of the box above each level that fits best.
+    """Write into `found` (255,), for each level, the largest IoU of a component's box.
 
-    With holes, components are 4-connected, those at the map's edge do not count, and a box is that
-    of the pixels around one. Without, they are 8-connected, and all count.
+    A component is a connected set of the map's pixels above the level. With `holes`, `grey` is the
+    inverted map: components are 4-connected, those at the map's edge do not count, and the box is
+    that of the pixels around the hole. Otherwise they are 8-connected, and all count.
     """
     values, order, parents, boxes = _none_joined(grey)
     neighbours = _neighbours(grey)[: 4 if holes else 8]
@@ -77,7 +78,7 @@ def _best(grey: Grey, holes: bool, annotated: Boxes, found: Overlaps) -> None:
 def _note(
     box: Boxes, low: int, high: int, holes: bool, grey: Grey, annotated: Boxes, found: Overlaps
 ) -> None:
-    """Raise `found` to the IoU of a box that there is at the levels from low to high - 1."""
+    """Raise `found` to a box's IoU, where that is larger, at the levels from low to high − 1."""
     height, width = grey.shape
     x0, y0, x1, y1 = box
     if holes:
@@ -161,7 +162,12 @@ def _without_holes(grey: Grey) -> Grey:
 
 @compiled
 def _none_joined(grey: Grey) -> tuple[NDArray[np.uint8], Pixels, Pixels, Boxes]:
-    """Return values, pixels from the highest value down, parents, and room for a box of each."""
+    """Return the arrays with which components are joined, before any pixel belongs to one.
+
+    Returns:
+        Values of the pixels of the framed map, flat; positions of the map's pixels, the highest
+        value first; the parent of each pixel, -1 for none yet; and memory for each pixel's box.
+    """
     height, width = grey.shape
     framed = np.zeros((height + 2, width + 2), np.uint8)
     framed[1:-1, 1:-1] = grey
@@ -219,7 +225,8 @@ def _root(parents: Pixels, pixel: int) -> int:
 def _half_squares(pixel: int, grey: Grey, parents: Pixels) -> int:
     """Count the half squares by which a pixel enlarges the polygon of its component.
 
-    One in each of the four squares of pixels around it in which two others have joined, or three.
+    The pixel is in four squares of four pixels each. A square counts once where two or three of the
+    other pixels belong to a component already.
     """
     width = grey.shape[1] + 2
     count = 0

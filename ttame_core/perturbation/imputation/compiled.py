@@ -112,9 +112,12 @@ def _cells(unknown: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _equations(
     cells: Indices, numbers: Indices, hold: Floats, height: int, width: int
 ) -> tuple[Indices, Floats, Floats]:
-    """Return a grid's near (n, 8), ρ (n,) and inverse (n,).
+    """Return the equations of a grid's n unknown cells: the arrays `near`, ρ and `inverse`.
 
-    hold: (h + 2, w + 2), known pixels in and around each cell, which μ follows from.
+    near: (n, 8), numbers of the neighbours of each cell.
+    ρ: (n,), sum of the weights [1 2 1] / 4 in both directions that lie inside the image.
+    inverse: (n,), 1 / (ρ + μ − ¼).
+    hold: (h + 2, w + 2), share of known pixels in and around each cell; μ is HOLD times it.
     """
     n = len(cells)
     near = np.empty((n, 8), np.uint32)
@@ -164,7 +167,7 @@ def _grids(
 
 @compiled
 def _solver(near: Indices, inverse: Floats) -> Floats:
-    """Return the inverse (n, n) of the matrix (ρ + μ − S)."""
+    """Return the inverse (n, n) of the matrix ρ + μ − S of a grid, S the neighbours' weights."""
     n = len(near)
     matrix = np.zeros((n, n + 1))  # the last column takes the weights of known cells
     for i in range(n):
