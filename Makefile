@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-lowest bench faults docs zoo lint
+.PHONY: install demo test test-all test-lowest bench faults docs zoo lint
 
 install: $(BIN)/.installed
 
@@ -17,6 +17,10 @@ demo: install ## audit the embedded data set with the classifiers in examples/zo
 	$(BIN)/ttame audit examples/shapes.yaml
 
 test: install
+	$(BIN)/python -m pytest -m "not long"
+	@echo "make test-all runs the tests marked long as well (CONTRIBUTING.md)."
+
+test-all: install ## all tests, also those that take minutes each
 	$(BIN)/python -m pytest
 
 # An environment of its own, which needs uv's resolver: pip takes the newest versions alone.
@@ -25,7 +29,7 @@ test-lowest: ## the fast tests with the lowest versions that pyproject.toml allo
 	build/lowest/bin/python -m pip install --quiet uv
 	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python \
 	  --resolution lowest-direct --requirements pyproject.toml --all-extras --group dev --editable .
-	build/lowest/bin/python -m pytest -m "not slow"
+	build/lowest/bin/python -m pytest -m "not slow and not long"
 
 bench: install ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks

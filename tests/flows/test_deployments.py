@@ -149,7 +149,7 @@ def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> Non
         assert flow.timeout_seconds
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_audit_and_a_dump_started_at_once_take_turns_on_a_device(worker: Server) -> None:
     audit, dump = worker.start("audit_zoo/nightly"), worker.start("dump_maps/dump")
     runs = [worker.ended(run) for run in (audit, dump)]

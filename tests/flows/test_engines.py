@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -181,18 +181,23 @@ def test_each_process_has_one_gpu_of_those_that_the_audit_has(
         assert (runner.room(), runner.in_flight) == (running, 2)  # one runs and one waits
 
 
-@pytest.mark.slow
-def test_the_same_lake_on_every_engine(
-    start: Start, server: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.fixture
+def expected(start: Start, tmp_path: Path) -> tuple[Path, list[str]]:
+    """The workspace that the engine of one process leaves, and what it says of failures."""
     output, _ = start("threads").communicate(timeout=PATIENCE)
-    says, expected = _failures(output), tmp_path / "threads"
+    says = _failures(output)
     assert [line.split(":")[0] for line in says] == [
         f"{stage} broken" for stage in ("train_heads", "explain_dataset")
     ]
     assert all("is of another architecture than" in line for line in says[:2])
+    return tmp_path / "threads", says
 
-    # The audit is killed: its processes end. Run again, one of them is killed.
+
+@pytest.mark.slow
+def test_the_same_lake_of_processes(
+    start: Start, expected: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """The audit is killed: its processes end. Run again, one of them is killed."""
     own = tmp_path / "processes"
     audit = start("processes", at_once=2)
     _writer(own, KILLED[0], audit)
@@ -203,13 +208,20 @@ def test_the_same_lake_on_every_engine(
     assert alive == []
     audit = start("processes", at_once=2)
     os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)
-    _ends_as(audit, own, expected, says)
+    _ends_as(audit, own, *expected)
 
-    with _dask(tmp_path, server | slow_in(*KILLED)) as address:
-        audit = start("dask", address=address)
-        os.kill(_writer(tmp_path / "dask", KILLED[0], audit), signal.SIGKILL)
-        _ends_as(audit, tmp_path / "dask", expected, says)
 
-    audit = start("ray", at_once=2)
-    os.kill(_writer(tmp_path / "ray", KILLED[0], audit), signal.SIGKILL)
-    _ends_as(audit, tmp_path / "ray", expected, says)
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_the_same_lake_of_a_cluster(
+    engine: str,
+    start: Start,
+    server: dict[str, str],
+    expected: tuple[Path, list[str]],
+    tmp_path: Path,
+) -> None:
+    """A worker is killed on the way."""
+    with _dask(tmp_path, server | slow_in(*KILLED)) if engine == "dask" else nullcontext() as at:
+        audit = start(engine, **({"address": at} if at else {"at_once": 2}))
+        os.kill(_writer(tmp_path / engine, KILLED[0], audit), signal.SIGKILL)
+        _ends_as(audit, tmp_path / engine, *expected)

@@ -73,7 +73,7 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
     assert any(name.startswith("scores/") for name in content(undisturbed))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_random_moments_of_each_stage(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.faults", "--only", "kills", "--kills", "12"]
     environment = os.environ | {"PYTHONSAFEPATH": ""}  # the bench lies in the working folder

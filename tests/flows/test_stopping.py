@@ -209,7 +209,7 @@ def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
     assert temporary(stopped) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_reaches_the_workers_of_an_engine_and_a_temporary_server(
     ttame: Run, server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:

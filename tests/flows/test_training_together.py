@@ -118,7 +118,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
     assert history.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_both_die_and_run_again_they_end_the_same(spec_file: Path) -> None:
     provenance = _two(spec_file, epochs=12)
     backbone = provenance.audit.backbones[0]

@@ -144,18 +144,21 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Backbone:
+def random_backbone(
+    model: str, input_size: tuple[int, int] | None = None, **arguments: Any
+) -> Backbone:
     """Create a backbone with random weights, on the CPU.
 
     Args:
         model: name of the architecture.
         input_size: (height, width) of the images; None for the architecture's own.
+        **arguments: arguments of the architecture, such as its depth.
 
     Raises:
         UserError: the architecture cannot take images of this size.
     """
     torch.manual_seed(0)
-    network = _network(model)
+    network = _network(model, **arguments)
     config = resolve_model_data_config(network)
     if input_size is None:
         return Backbone(network, model, Preprocessing.from_config(config))
@@ -164,7 +167,7 @@ def random_backbone(model: str, input_size: tuple[int, int] | None = None) -> Ba
         return Backbone(network, model, preprocessing)
     except UserError:  # networks for a fixed size take it as an argument
         try:
-            network = _network(model, img_size=input_size)
+            network = _network(model, **{**arguments, "img_size": input_size})
         except (TypeError, AssertionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{model} takes no images of {input_size[0]}×{input_size[1]}: {error}"
