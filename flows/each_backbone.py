@@ -43,7 +43,7 @@ def batches(shards: Sequence[str], backbones: int = 1, at_once: int = 1) -> list
 
     A worker's equal share of the shards that are left, over all backbones, is halved: that is the
     size of the next group. So groups become smaller, and all workers end at about the same time. A
-    group has TOGETHER shards at most, unless that made more than MOST groups.
+    group has at most 8 shards (TOGETHER), or more where there would be too many groups (MOST).
 
     Args:
         shards: names of the shards, in order.

@@ -48,7 +48,7 @@ def place_of(workspace: str) -> str:
 
 
 def named(verb: str) -> Callable[[], str]:
-    """Make the function that names a flow run: the verb and the name of the audit."""
+    """Make a function that names flow runs by a verb and the audit's name, as in `train birds`."""
 
     def name() -> str:
         spec = flow_run.get_parameters()["spec"]

@@ -26,8 +26,8 @@ WORDS = "stopped: what is whole stays, and the same command goes on from there"
 def stop_on_signals() -> None:
     """Let signals raise Stopped in the process of the command line, and end its workers.
 
-    A second thread ends the process after PATIENCE seconds where the main thread has not ended by
-    then, for example because it is within a library.
+    A second thread ends the process where the main thread has not ended within some seconds
+    (PATIENCE), for example because it is within a library.
     """
     for number in SIGNALS:
         signal.signal(number, _stop)
@@ -52,7 +52,7 @@ def _end_in_time(heard: int) -> None:
 
 
 def _end(number: int) -> None:
-    """End this process and those that it has started, at once; half-written files go."""
+    """End this process and those that it has started without delay; remove half-written files."""
     give_up()
     for child in active_children():
         child.kill()
@@ -98,7 +98,7 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def end_on_signals() -> None:
-    """Let signals end a worker's process at once, silently, with nothing half written.
+    """Let signals end a worker's process without delay or message, and leave no half-written files.
 
     A thread waits for the signal, because the main thread may spend minutes within a library.
     """

@@ -61,7 +61,11 @@ def _wanted(
     explainers: list[spec.Explainer],
     shard: StoredShard,
 ) -> list[WantedMaps]:
-    """Return the maps to make; for an explainer that does not apply, the reason is written."""
+    """Return the maps to make.
+
+    For an explainer that does not apply to the backbone, a file with the reason takes the place of
+    the maps.
+    """
     wanted = []
     for settings in explainers:
         made_from = provenance.maps(backbone, settings, shard.name)

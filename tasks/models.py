@@ -55,7 +55,7 @@ def current_head(
     data set; where it does not, the head is taken as it is.
 
     Raises:
-        UserError: there is no head, or it was trained otherwise.
+        UserError: there is no head, or it was not trained as the spec says.
     """
     there = provenance.lake.exists(dataset_file(provenance.dataset, "shards.parquet"))
     if there and not provenance.head_is_current(backbone, settings):

@@ -121,7 +121,9 @@ def _subclasses(cls: type[T]) -> Iterator[type[T]]:
 
 
 def of_class(base: type[T]) -> Callable[[str, object], str | None]:
-    """Make the check of a registry that accepts subclasses of `base` with the entry point's name.
+    """Make the function `refuse` of a registry of classes.
+
+    It accepts subclasses of `base` whose attribute `name` is the name of their entry point.
 
     Returns:
         A function of a name and what was loaded, which returns what is wrong, or None.

@@ -23,7 +23,7 @@ class Stopped(BaseException):
 
 
 def ask(words: str, signal: int) -> Stopped:
-    """Remember that a signal asks this process to end, and return what is to be raised."""
+    """Remember that a signal asks this process to end, and return the exception to raise."""
     _asked.append(Stopped(words, signal))
     return _asked[-1]
 

@@ -183,7 +183,7 @@ def test_names_that_are_not_there(lake: Lake) -> None:
         compare(lake, "quick", "net")
     with pytest.raises(UserError, match="with itself"):
         compare(lake, "quick", "quick")
-    with pytest.raises(UserError, match="nothing is scored for both"):
+    with pytest.raises(UserError, match="no image has scores of both"):
         compare(lake, "quick", "slow", "other")
 
 

@@ -56,7 +56,7 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
 
     Raises:
         UserError: a name is unknown, the two are not of one kind, a record is not as it was
-            written, or nothing is scored for both.
+            written, or no image has scores of both.
     """
     kind, a, b = _resolved(lake, a, b)
     for record in (a, b) if kind == "audit" else ():
@@ -64,7 +64,7 @@ def compare(lake: Lake, a: str, b: str, dataset: str | None = None) -> Compariso
     with connect(lake) as db:
         rows = _compared(db, kind, a, b, dataset or "")
     if not rows.num_rows:
-        raise UserError(f"nothing is scored for both {a} and {b} on the same images")
+        raise UserError(f"{a} and {b} cannot be compared: no image has scores of both")
     return Comparison(kind, a, b, rows)
 
 

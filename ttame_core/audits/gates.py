@@ -100,7 +100,7 @@ def _names(evaluation: spec.Evaluation) -> list[str]:
 
 
 def _explainers(gate: spec.Gate, audit: spec.AuditSpec) -> list[str]:
-    """Return the names of a gate's explainers; only BACKBONE for a metric of backbones."""
+    """Return the names of a gate's explainers; only '-' for a metric of backbones (BACKBONE)."""
     if direction(gate.metric).family == "backbone":
         return [BACKBONE]
     if gate.explainer is None:

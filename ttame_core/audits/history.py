@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 
 
 def audits(lake: Lake, name: str | None = None) -> pa.Table:
-    """Return a row of SCHEMA for each audit, the oldest first.
+    """Return a table of past audits (SCHEMA), a row for each, the oldest first.
 
     The column `failures` has the number of backbones that failed; `headline` has the first gate
     that failed, else AD@15 and IC@15 of the audit's first rival.

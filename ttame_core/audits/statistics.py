@@ -48,8 +48,11 @@ def paired(differences: np.ndarray, bucket: np.ndarray, weights: np.ndarray) -> 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for their number (Holm 1979).
 
-    The i-th smallest of m values, i from 0, is multiplied by m − i; corrected values are at most 1
-    and in the order of the given ones.
+    The i-th smallest of m values, i from 0, is multiplied by m − i. A corrected value is at most 1,
+    and at least that of any smaller p-value.
+
+    Returns:
+        The corrected values, at the positions of the given ones.
     """
     order = np.argsort(p_values)
     scaled = np.sort(p_values) * np.arange(len(p_values), 0, -1)

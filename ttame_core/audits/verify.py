@@ -94,7 +94,7 @@ def repair(lake: Lake, faults: list[Fault]) -> list[str]:
 
 
 def faults_table(faults: list[Fault]) -> pa.Table:
-    """Return faults as a table of SCHEMA."""
+    """Return faults as a table with the columns path, state and reason."""
     return pa.Table.from_pylist([vars(fault) for fault in faults], SCHEMA)
 
 

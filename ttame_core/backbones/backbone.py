@@ -32,8 +32,8 @@ class Backbone(nn.Module):
 
     The classifier takes normalised images (B, 3, H, W) float32, which `normalise` makes from images
     in [0, 1]. Without taps it is a black box, of which only the logits are read; so are scripts of
-    TorchScript and quantised networks. What is wrapped around the network is taken off, and what
-    returns no logits is mended (see `outputs`).
+    TorchScript and quantised networks. Wrappers such as DataParallel are taken off the network, and
+    a network that returns probabilities is made to return logits (see `outputs`).
 
     Attributes:
         model: the network.
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
         return self.normalise(images).to(self.device)
 
     def compile_passes(self) -> Backbone:
-        """Compile forward passes with torch.compile; the first of each kind takes a minute."""
+        """Let torch.compile compile forward passes, which takes a minute before the first ones."""
         self.model.compile()
         self._capture = torch.compile(capture)
         return self
@@ -122,7 +122,10 @@ class Backbone(nn.Module):
 
     @property
     def masking(self) -> str:
-        """The images that T-TAME masks in training with this family: `raw` or `normalised`."""
+        """How T-TAME masks images in training: before normalisation, `raw`, or after, `normalised`.
+
+        Convolutional networks have `raw`, and transformers `normalised`.
+        """
         spatial = not self.taps or self.taps[-1].layout == "NCHW"
         return "raw" if spatial else "normalised"
 

@@ -21,10 +21,11 @@ NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model
 def read_checkpoint(path: str) -> dict[str, Tensor]:
     """Read a state dict from a file of safetensors or of plain tensors.
 
-    A state dict within a record of a training is looked for under the names of NESTS.
+    Where the file holds more than a state dict, as checkpoints of trainings do, the state dict is
+    the entry with one of the usual names (NESTS), such as `state_dict`.
 
     Raises:
-        UserError: there is no such file, or it holds other things than tensors.
+        UserError: the file does not exist, or holds other things than tensors.
     """
     try:
         state = load_state_dict(path, device="cpu", weights_only=True)
@@ -53,8 +54,9 @@ def load_weights(
 ) -> None:
     """Load a state dict into a model.
 
-    A prefix that all names have and the model's own have not, such as `model.` or `module.`, is
-    taken off. Counts of batches, which no prediction reads, may be missing.
+    A prefix such as `model.` or `module.` is taken off where all names in the state dict have it,
+    and the model's do not. Batch norms' counts of batches, which predictions do not need, may be
+    missing.
 
     Raises:
         UserError: names or shapes differ, or numbers are not finite; the message has the first.

@@ -19,8 +19,9 @@ LENGTH = 2.0  # sum of magnitudes: heads learn with the step sizes that other we
 class ClassVectors(nn.Module):
     """One vector (D) for each of K classes.
 
-    The first D − 1 numbers are the class's row of `weight` less the mean row, scaled so that their
-    magnitudes sum to LENGTH; the last is LENGTH for every class, for what all classes share.
+    The first D − 1 numbers are the class's row of `weight` less the mean row, scaled so that the
+    sum of their magnitudes is the same for every class (LENGTH). The last number has that value,
+    too: its weights learn what all classes share.
 
     weight: (K, D − 1), the classifier's own, which is not copied.
     """

@@ -290,7 +290,7 @@ def _imagenet(subset: str) -> tuple[ClassName, ...]:
 
 
 def _distinct(entries: Sequence[ClassName]) -> tuple[ClassName, ...]:
-    """Shorten ImageNet's names to the first of their synonyms, and tell equal names apart."""
+    """Shorten ImageNet's names to the first of their synonyms, and make equal names distinct."""
     short = [entry.name.split(",")[0] if entry.wnid else entry.name for entry in entries]
     for longer in (
         lambda number, entry: entry.name,

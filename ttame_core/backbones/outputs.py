@@ -157,13 +157,14 @@ def observe(model: nn.Module, inputs: Tensor, name: str, declared: str | None) -
     """Find out what a classifier returns, and mend it where it does not return logits.
 
     Probabilities become logits by their log, or by log p / (1 − p) where they came from a sigmoid.
-    A single logit z becomes the two logits 0 and z, of which the softmax is that of the sigmoid.
+    A single logit z becomes the two logits 0 and z, whose softmax gives the sigmoid of z.
 
     Args:
         model: the network; it gets a hook where something is to be mended.
         inputs: (B, C, H, W) normalised images, all different.
-        name: of the backbone, for messages.
-        declared: `softmax`, `sigmoid` or `binary`; None: it follows from what the network does.
+        name: name of the backbone, for messages.
+        declared: `softmax`, `sigmoid` or `binary`, as a spec has it; None to infer it from the
+            network.
 
     Raises:
         UserError: the network cannot take the images, returns no logits or none that are finite,

@@ -64,7 +64,7 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
 
 
 def walk(fs: Any, root: str, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, str, str]]:
-    """Yield (path relative to root, location, stamp) of all files but those that `listing` omits.
+    """Yield (path relative to root, location, stamp) of all files, without hidden ones.
 
     Links are followed, except back into a folder that leads to the link.
 
@@ -90,7 +90,7 @@ def real(fs: Any, folder: str) -> str:
 
 
 def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
-    """List a folder, with links resolved, and without hidden entries and SYSTEM_FOLDERS.
+    """List a folder, with links resolved, and without hidden entries and folders of the system.
 
     Returns:
         The file system's entry of each file, by name, and the names of the folders, both sorted.

@@ -120,8 +120,8 @@ def read_shard(lake: Lake, dataset: str, shard: str) -> Iterator[dict[str, Any]]
 def _members(stream: IO[bytes], path: str) -> Iterator[dict[str, Any]]:
     """Yield the members of a tar, or raise ValueError where the tar is cut or broken.
 
-    A reader of streams takes the place of a cut or of a broken header for the end of the tar. So
-    the last member must be followed by the zeros that end a tar, and by nothing else.
+    Python reads a tar that is cut, or has a broken header, as if it ended there, without an error.
+    So the last member must be followed by the zeros that end a tar, and by nothing else.
     """
     end = 0
     for member in tar_file_iterator(stream):

@@ -154,7 +154,7 @@ def _execute(
 
 
 def _parts(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """Divide the plan into parts of about AT_ONCE rows, and return their first and last shards.
+    """Divide the plan into parts that fit into memory, and return their first and last shards.
 
     The first part begins with the shard '', which stands for rejected inputs.
     """

@@ -198,7 +198,7 @@ def _looks_like_coco(file: Path) -> bool:
 
 
 def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = None) -> Survey:
-    """List a data set as for shards, and read the first READ pictures in its random order.
+    """List a data set as for shards, and read some pictures (READ at most), in random order.
 
     Args:
         dataset: the section of a spec.

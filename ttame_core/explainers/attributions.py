@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", "Setting forward, backward hooks")  # a warnin
 
 
 class Attribution(Explainer):
-    """The base class of explainers of captum, which map each pixel of an image."""
+    """The base class of explainers from the package captum, with maps of the images' size."""
 
     applies_to = "every backbone"
 

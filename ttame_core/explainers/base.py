@@ -75,7 +75,7 @@ LARGEST = 224  # side of a map, in pixels, at most
 
 
 def bounded(maps: Tensor) -> Tensor:
-    """Average maps (…, h, w) that are longer than LARGEST pixels over areas, down to LARGEST."""
+    """Shrink maps (…, h, w) with a side above 224 pixels (LARGEST) to that, by averaging areas."""
     height, width = maps.shape[-2:]
     if max(height, width) <= LARGEST:
         return maps

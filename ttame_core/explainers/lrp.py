@@ -161,7 +161,7 @@ class Unhooked(TorchFunctionMode):
 
 
 class _Passed(torch.autograd.Function):
-    """A function of each value that hands relevance on."""
+    """A function of each value whose backward pass returns the relevance as it is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -174,7 +174,10 @@ class _Passed(torch.autograd.Function):
 
 
 class _Product(torch.autograd.Function):
-    """A product whose operands have the same relevance, or all of it where one is constant."""
+    """A product whose backward pass gives each operand half of the relevance.
+
+    Where one operand is constant, the other gets all of it.
+    """
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Shared(torch.autograd.Function):
-    """A linear function whose inputs have the share of relevance that they contribute."""
+    """A linear function whose backward pass divides relevance by the inputs' contributions."""
 
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

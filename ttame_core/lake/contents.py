@@ -28,7 +28,7 @@ class StageFiles:
     """The files that one stage has made for a data set, a backbone and an explainer.
 
     Attributes:
-        stage: one of STAGES.
+        stage: shard, fit, sweep, train, explain, evaluate or report.
         dataset: name of the data set; for the stage `report` that of the audit.
         backbone: name of the backbone; '' where the stage has none.
         explainer: name of the explainer; '' where the stage has none.
@@ -117,7 +117,11 @@ def _audits(lake: Lake) -> Iterator[StageFiles]:
 
 
 def _merge(known: StageFiles, other: StageFiles) -> None:
-    """Merge `other` into `known`; of an explainer's families of scores the fullest one counts."""
+    """Add the files of `other` to those of `known`, which is changed.
+
+    The number of done shards is the larger of the two, because the two can be families of scores
+    of the same maps.
+    """
     known.done = max(known.done, other.done)
     known.bytes += other.bytes
     known.writing += other.writing

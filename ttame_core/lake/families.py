@@ -79,7 +79,8 @@ class Scores:
         values: a SELECT that makes values per image, a column per metric
             (ttame_core/lake/query/metric_values.py).
         metrics: metrics that the SELECT makes.
-        listed: names of metrics that a pattern of another family lists already.
+        listed: names of this family's metrics that another family lists already, by a pattern such
+            as `sanity_*`.
         order: position of its metrics in reading order; None for after all that have one.
         source: name of the family whose rows the SELECT reads; None for the family itself.
         family: heading under which its metrics are listed; None for its own name.

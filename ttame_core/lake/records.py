@@ -71,7 +71,7 @@ def records(lake: Lake, name: str = "*") -> list[str]:
 
 
 def sealed(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a record.json with its seal added."""
+    """Return the content of a record.json with a seal added, a hash of the content."""
     plain = json.loads(json.dumps(said, default=str))
     return {**plain, SEAL: fingerprint(plain)}
 

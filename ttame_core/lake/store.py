@@ -277,7 +277,7 @@ class Lake:
         return next(self.metadata_of([path]))
 
     def metadata_of(self, paths: Sequence[str]) -> Iterator[dict[str, str]]:
-        """Yield the metadata of many Parquet files, which are read from an object store at once."""
+        """Yield the metadata of Parquet files, in order; object stores get few requests."""
         if self.local:
             yield from map(self._metadata, paths)
             return
@@ -546,12 +546,12 @@ def maps_file(dataset: str, backbone: str, explainer: str, shard: str) -> str:
 
 
 def explainer_file(dataset: str, backbone: str, explainer: str) -> str:
-    """Return the path of the file about an explainer, a row of EXPLAINERS."""
+    """Return the path of the file with an explainer's method and role (schema EXPLAINERS)."""
     return f"explainers/dataset={dataset}/backbone={backbone}/explainer={explainer}/role.parquet"
 
 
 def classes_file(dataset: str, backbone: str) -> str:
-    """Return the path of the file that names a classifier's classes: rows of CLASSES."""
+    """Return the path of the file with the names of a classifier's classes (schema CLASSES)."""
     return f"classes/dataset={dataset}/backbone={backbone}/classes.parquet"
 
 

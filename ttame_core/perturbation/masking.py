@@ -64,8 +64,9 @@ def masked_both_ways(
     """Return the network's input for images, half masked as in T-TAME and half as metrics do it.
 
     The first half is multiplied by attention maps. For the second half, class maps are min–max
-    normalised, and all but their most relevant pixels fade out; the share of pixels that an image
-    keeps is spread evenly from LEAST_SHARE on. As metrics do, both mask before normalisation.
+    normalised, and all but their most relevant pixels fade out; the shares of pixels that images
+    keep are spread evenly from a tenth (LEAST_SHARE) to `largest_share`. As metrics do, both mask
+    before normalisation.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -137,8 +138,9 @@ def fill(images: Tensor, kind: Fill) -> Tensor:
 
     Args:
         images: (B, 3, H, W) in [0, 1].
-        kind: `zero` for black, `mean` for an image's mean colour, or `blur` for the image under a
-            Gaussian with σ of BLUR_SIGMA times its side, normalised to the weights in the image.
+        kind: `zero` for black, `mean` for an image's mean colour, or `blur` for the image blurred
+            by a Gaussian. Its σ is a share of the image's side (BLUR_SIGMA), and only pixels
+            inside the image have a weight.
     """
     if kind == "zero":
         return torch.zeros_like(images)

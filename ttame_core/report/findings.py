@@ -33,7 +33,7 @@ class Findings:
     """The findings about one audit.
 
     Attributes:
-        series: rows of each of SERIES, by its name.
+        series: rows of the series that plots and tables show (SERIES), by name, such as `ranks`.
         exhibits: images to show, a row for each image and reason (kind, backbone, key, place,
             value, …).
         scores: scores of the maps of these images, by backbone, key and explainer.
@@ -157,8 +157,8 @@ def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str,
     """Return the best rival by metric and backbone, `apart` where that is beyond chance.
 
     The best rival and the next one are compared image by image, as by `ttame compare`. The best one
-    is apart where Wilcoxon's p, corrected for all such contests of the audit (Holm), is under
-    SIGNIFICANT, and the 95 % bootstrap interval of the difference does not contain 0.
+    is apart where Wilcoxon's p, corrected for all such contests of the audit (Holm), is under 0.05
+    (SIGNIFICANT), and the 95 % bootstrap interval of the difference does not contain 0.
 
     Args:
         db: connection that sees the single values of the audit's record (`own_values`).

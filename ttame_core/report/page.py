@@ -130,7 +130,10 @@ def _backbones(rows: Rows) -> list[dict[str, Any]]:
 
 
 def headline(metrics: Sequence[str]) -> list[str]:
-    """Return one principal metric of each kind: at 15 %, else without a level, else the first."""
+    """Return one principal metric for each entry of the view `metrics`, such as one of all AD@….
+
+    That is the metric at the level 15, else the one without a level, else the first.
+    """
     kinds: dict[int, list[str]] = {}
     for metric in principal(metrics):
         kinds.setdefault(direction(metric).place, []).append(metric)
@@ -219,7 +222,10 @@ def _boards(
 
 
 def _cell(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> dict[str, Any] | None:
-    """Return a value and its interval as text, exact for CSV, and as positions from 0 to 100."""
+    """Return what a table's cell shows: a value with its interval; None where there is no value.
+
+    The numbers come rounded, as text; exactly, for CSV; and as positions 0 to 100, for a bar.
+    """
     measured = row[metric]
     if measured is None:
         return None

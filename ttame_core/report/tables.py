@@ -62,7 +62,7 @@ def _order(metric: str) -> tuple[int, str, float, str]:
 
 
 def principal(metrics: Sequence[str]) -> list[str]:
-    """Return the principal metrics, with only LEVELS levels and one fill of each."""
+    """Return the principal metrics, each at its first few levels (LEVELS) and with one fill."""
     chosen: list[str] = []
     for metric in metrics:
         about = direction(metric)
@@ -91,9 +91,9 @@ class Best:
 
     Attributes:
         value: the value as it is shown; several explainers may have it.
-        apart: whether a single explainer has the value, and its interval does not meet that of the
-            next one: then the difference is beyond chance, and perhaps also otherwise, because
-            pairs (`ttame compare`) tell more.
+        apart: whether a single explainer has the value and is better beyond chance: either its
+            interval does not meet that of the next one (`best`), or it wins the paired comparison
+            with the next one, which finds smaller differences (`findings.certain_winners`).
     """
 
     value: str
@@ -102,6 +102,8 @@ class Best:
 
 def best(rows: Rows, metric: str) -> dict[str, Best]:
     """Return the best value of a metric for each backbone that has at least two rivals.
+
+    The best value is `apart` where its 95 % interval does not meet that of the next one.
 
     Args:
         rows: rows of `wide`.

@@ -12,7 +12,7 @@ from ttame_core.storage import without_credentials
 
 
 def _texts(mapping: Any) -> Any:
-    """Return a mapping with its numbers as texts."""
+    """Return a mapping whose keys and values are texts, where they were whole numbers."""
     if not isinstance(mapping, dict):
         return mapping
     return {

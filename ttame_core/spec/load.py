@@ -42,7 +42,7 @@ class SpecProblem(UserError):
 
 
 class SpecProblems(UserError):
-    """The error with all that is wrong with a spec, a line each."""
+    """An error that lists all problems of a spec, one a line."""
 
     def __init__(self, problems: Sequence[SpecProblem]) -> None:
         super().__init__("\n".join(problem.words for problem in problems))
@@ -63,8 +63,9 @@ def load_spec(
         path: path of the YAML file.
         variables: texts that replace `${NAME}` in the file, by name; they take precedence over
             environment variables.
-        complete: function that checks what only the registries know, and fills in defaults; it
-            raises SpecProblems.
+        complete: function that checks the names and settings of explainers, metrics and other
+            plug-ins, which this package does not know, and fills in their defaults; it raises
+            SpecProblems.
 
     Raises:
         UserError: the file cannot be read or the spec is wrong; a line for each problem has file,
@@ -146,7 +147,7 @@ def _check_size(node: yaml.Node | None) -> None:
 
 
 def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
-    """Find the second of two equal keys of a mapping, of which YAML would take the last."""
+    """Return a key that a mapping has twice, or None; YAML itself takes the last one silently."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, _ in node.value:
@@ -160,7 +161,7 @@ def _key_given_twice(node: yaml.Node | None) -> yaml.Node | None:
 
 
 def _fill(value: Any, given: Mapping[str, str], path: str) -> Any:
-    """Fill `${NAME}` in a value, from what is given and else from the environment."""
+    """Replace `${NAME}` in all texts of a value: by `given`, or else by an environment variable."""
     if isinstance(value, dict):
         return {k: _fill(v, given, path) for k, v in value.items()}
     if isinstance(value, list):

@@ -108,7 +108,15 @@ class Metric(Section):
 
 
 def _unfolded(value: Any, key: str) -> Any:
-    """Turn `name` and `{name: {images: …, setting: …}}` into the mapping that they stand for."""
+    """Write out the short forms of a list's entry, `name` and `{name: {images: …, setting: …}}`.
+
+    Args:
+        value: the entry as a spec gives it.
+        key: key for the name in the result, such as `method`.
+
+    Returns:
+        A mapping with `key`, `images` and `settings`; other values as they are.
+    """
     if isinstance(value, str):
         value = {value: None}
     if not isinstance(value, dict) or key in value or len(value) != 1:

@@ -149,11 +149,17 @@ class Provenance:
         return {}
 
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
-        """Return the number of a shard's images that an explainer explains; ALL for all."""
+        """Return how many of a shard's images an explainer explains.
+
+        The huge number ALL stands for all of them.
+        """
         return self.share(shard, explainer.images or self.audit.maps.images)
 
     def share(self, shard: str, images: int | None) -> int:
-        """Return how many of a shard's images are among the split's first `images`; ALL for all."""
+        """Return how many of a shard's images are among the split's first `images`.
+
+        The huge number ALL stands for all of them, also where `images` is None.
+        """
         if images is None:
             return ALL
         before = 0

@@ -79,7 +79,10 @@ def describe(model: str) -> Coverage:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """A context that skips functions that change no shape, on which `meta` tensors spend time."""
+    """A context that skips functions that change no shape.
+
+    `meta` tensors, which have shapes and no values, would spend time on them.
+    """
 
     LEFT_OUT = frozenset(
         {
@@ -129,7 +132,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _network(model: str, **arguments: Any) -> nn.Module:
-    """Create a network with its own number of classes, or CLASSES for encoders without any."""
+    """Create a network with its own number of classes; for encoders without classes, with 1000."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network: Any = timm.create_model(model, **arguments)

@@ -60,9 +60,9 @@ def occlude(
 ) -> Tensor:
     """Black out parts of some images, as AD and IC do.
 
-    An occluded image keeps 10–95 % of its pixels under a smooth random mask. Annotated images keep,
-    in OBJECT_SHARE of the cases, the 8–38 % in and around their objects instead. Half of the masks
-    are soft.
+    An occluded image keeps 10–95 % of its pixels under a smooth random mask. Three quarters of the
+    annotated images (OBJECT_SHARE) keep the 8–38 % in and around their objects instead. Half of the
+    masks are soft.
 
     Args:
         images: (B, 3, H, W) in [0, 1].

@@ -75,7 +75,7 @@ def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str 
 def with_enough_epochs(
     settings: spec.Training, train: Sequence[tuple[str, int]]
 ) -> tuple[spec.Training, int]:
-    """Return the settings with as many epochs as `min_steps` needs, and the batches of an epoch.
+    """Return the settings with at least `min_steps` steps, and the number of batches in an epoch.
 
     Args:
         settings: section `training` of a spec.
@@ -86,7 +86,7 @@ def with_enough_epochs(
 
 
 def settings_for(settings: spec.Training, batches: int) -> spec.Training:
-    """Return the settings with as many epochs of `batches` batches as `min_steps` needs."""
+    """Return the settings with enough epochs of `batches` batches for `min_steps` steps."""
     enough = max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
     return settings.model_copy(update={"epochs": enough, "min_steps": 0})
 
@@ -111,7 +111,8 @@ def smooth_noise(
 
     Where attention is near 0 or 1, its gradient vanishes, and a class whose map has settled beside
     its evidence would stay there. With noise, every position is visible now and then. The noise
-    fades out linearly over the first NOISY of the steps, and follows from the seed and the step.
+    fades out linearly over the first quarter of the steps (NOISY), and depends on nothing but the
+    seed and the step.
 
     Args:
         settings: section `training` of a spec.

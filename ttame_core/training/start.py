@@ -63,7 +63,15 @@ def begin(
 
 @torch.no_grad()
 def _average_drop(backbone: Backbone, images: Callable[[], Iterable[Tensor]], seed: int) -> float:
-    """Return AD at PROBE_KEEP of maps of uniform noise, for the predicted classes of images."""
+    """Return the average drop of maps of uniform noise, half of the pixels kept (PROBE_KEEP).
+
+    It tells how well the classifier copes with black pixels.
+
+    Args:
+        backbone: the classifier.
+        images: function that returns batches (B, 3, H, W) in [0, 1]; the first few images are used.
+        seed: seed of the noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     drops: list[Tensor] = []
     for batch in first_images(PROBES, images()):
@@ -127,7 +135,7 @@ def start_from_gradients(
 def _mean_gradients(
     backbone: Backbone, batches: Iterable[Tensor]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Look at the gradients of the likeliest classes of N images.
+    """Return the gradients of the most probable classes of N images.
 
     Returns:
         Classes (N, T) int64; gradients (N, T, ΣC) of their logits with respect to the taps'

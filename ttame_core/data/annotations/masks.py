@@ -47,7 +47,7 @@ BORDER = 255  # of PASCAL VOC's palette masks
 class Masks(Annotations):
     """PNG masks at the relative paths of their pictures; 0 is background, other values objects.
 
-    A mask with one value does not tell objects apart: each connected part of it is one.
+    Where a mask has only one value beside 0, each connected part of it is an object.
     """
 
     name = "masks"

@@ -24,7 +24,7 @@ WIDEST_LIST = 6  # elements of a list that a table shows
 
 
 def write_result(result: pa.Table, format: str = "table", output: str | None = None) -> None:
-    """Write a query's answer in one of FORMATS, to a file or to the terminal.
+    """Write a query's answer to a file or to the terminal.
 
     Args:
         result: the answer.

@@ -20,7 +20,9 @@ SETTINGS = {"metric": "VARCHAR", "level": "FLOAT", "fill": "VARCHAR"}
 
 
 def add_metrics(db: duckdb.DuckDBPyConnection, names: Collection[str] | None = None) -> None:
-    """Make the views `values_<name>` of every family, `metric_values` and `metric_sums` of all.
+    """Make the views `values_<name>` of each family, and `metric_values` and `metric_sums` of all.
+
+    They have values for each image, the same as rows of metric and value, and sums over images.
 
     Args:
         db: connection with a view of each family's rows.
@@ -50,7 +52,7 @@ def _measures(columns: list[str]) -> list[str]:
 
 
 def _names(columns: list[str]) -> str:
-    """Return an SQL list of the metrics' names, which is unnested beside their values."""
+    """Return an SQL list of metrics' names, which `unnest` puts beside a list of their values."""
     return "[" + ", ".join(f"'{m}'" for m in _measures(columns)) + "]"
 
 
@@ -70,7 +72,10 @@ FROM (
 
 
 def _sums(name: str, columns: list[str]) -> str:
-    """Return the SELECT of a family's sums; rows are summed before metrics get names, for speed."""
+    """Return the SELECT that sums a family's values over each group (bucket) of images.
+
+    For speed, it sums before columns become rows of metric and value.
+    """
     own = "".join(f", {c}" for c in SETTINGS if c in columns)
     measures = _measures(columns)
     totals = ", ".join(f'sum("{m}")::DOUBLE AS total_{i}' for i, m in enumerate(measures))

@@ -112,12 +112,17 @@ def _cells(unknown: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _equations(
     cells: Indices, numbers: Indices, hold: Floats, height: int, width: int
 ) -> tuple[Indices, Floats, Floats]:
-    """Return the equations of a grid's n unknown cells: the arrays `near`, ρ and `inverse`.
+    """Return the equations (ρ + μ − S) x = b of a grid's n unknown cells (see the package).
 
-    near: (n, 8), numbers of the neighbours of each cell.
-    ρ: (n,), sum of the weights [1 2 1] / 4 in both directions that lie inside the image.
-    inverse: (n,), 1 / (ρ + μ − ¼).
-    hold: (h + 2, w + 2), share of known pixels in and around each cell; μ is HOLD times it.
+    Args:
+        cells: (n, 2), row and column of each unknown cell.
+        numbers: (h + 2, w + 2), number of each unknown cell; n for others.
+        hold: (h + 2, w + 2), weighted count of the known pixels in and around each cell, μ / HOLD.
+        height: h, rows of the grid.
+        width: w, columns of the grid.
+
+    Returns:
+        (n, 8), the numbers of each cell's neighbours; (n,), ρ; and (n,), 1 / (ρ + μ − ¼).
     """
     n = len(cells)
     near = np.empty((n, 8), np.uint32)
@@ -167,7 +172,7 @@ def _grids(
 
 @compiled
 def _solver(near: Indices, inverse: Floats) -> Floats:
-    """Return the inverse (n, n) of the matrix ρ + μ − S of a grid, S the neighbours' weights."""
+    """Return the inverse (n, n) of the matrix ρ + μ − S, from `near` and `inverse` of a Grid."""
     n = len(near)
     matrix = np.zeros((n, n + 1))  # the last column takes the weights of known cells
     for i in range(n):
@@ -181,8 +186,9 @@ def _solver(near: Indices, inverse: Floats) -> Floats:
 def _coarser(
     cells: Indices, weight: Floats, inverse: Floats, height: int, width: int
 ) -> tuple[NDArray[np.bool_], Floats, Floats]:
-    """Return the unknown cells of the next coarser grid, their hold, and the finer cells' shares.
+    """Return the unknown cells of the next coarser grid, its `hold`, and the finer cells' shares.
 
+    `hold` is as in `_equations`; a share is the weight of a coarser cell for a finer one.
     A coarser cell, of twice the side, is unknown where at least two of its four finer cells are.
     Where a side of the image is odd, the last coarser cells stick out of it: their finer cells get
     shares as if the image had one more row or column.
@@ -257,8 +263,8 @@ def _after(x: Floats, near: Indices, i: int, c: int) -> np.float32:
 def _sweeps(near: Indices, inverse: Floats, given: Floats, x: Floats) -> bool:
     """Make Gauss–Seidel sweeps from x = 0 while they converge quickly; say whether that suffices.
 
-    The error is bounded by the same sweeps on a system whose solution is 0, from 1 everywhere:
-    colours that are at most GREY off at the start are at most GREY times that bound off afterwards.
+    The error is bounded by the same sweeps on a system whose solution is 0, started from 1: they
+    leave a share of the error, and at the start colours are at most 0.5 (GREY) from the solution.
     """
     bound = np.ones((len(x), 1), np.float32)
     bound[-1] = 0
@@ -281,7 +287,7 @@ def _sweeps(near: Indices, inverse: Floats, given: Floats, x: Floats) -> bool:
 def _conjugate_gradients(
     grids: list[Grid], solver: Floats, weight: Floats, given: Floats, x: Floats
 ) -> None:
-    """Iterate from x, which becomes the solution, while `given` becomes the residual."""
+    """Solve by conjugate gradients, in place: x becomes the solution, and `given` the residual."""
     near = grids[0][0]
     n = len(near)
     left, right = [np.zeros_like(x)], [given]
@@ -313,7 +319,10 @@ def _conjugate_gradients(
 
 @compiled
 def _apply(near: Indices, weight: Floats, x: Floats, out: Floats) -> None:
-    """Write (ρ − S) x into `out`, by differences: sums have errors that grow with the holes."""
+    """Write (ρ − S) x into `out`, from differences of neighbours.
+
+    The rounding errors of a sum of neighbours would grow with the size of the holes.
+    """
     for i in range(len(near)):
         for c in range(3):
             total = (weight[i] - np.float32(1)) * x[i, c]
@@ -338,8 +347,8 @@ def _cycle(
 ) -> np.float32:
     """Run a V-cycle from 0, with a sweep before and a backward sweep after the coarser grid.
 
-    right and left are the right sides and the solutions of all grids. The result is the largest
-    value of the finest solution.
+    right and left are the right sides b and the solutions x of all grids, the finest first. The
+    result is the largest absolute value of the finest solution.
     """
     last = len(grids) - 1
     for level in range(last):
