@@ -22,9 +22,9 @@ class AuditFlow(Flow[P, R]):
 
     @override
     def serialize_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters as the server is told them: of a spec its name alone.
+        """Return the parameters for the Prefect server, with a spec replaced by its name.
 
-        The spec itself stands in the record that the audit leaves in the workspace.
+        The whole spec is in the record that the audit leaves in the workspace.
         """
         told = {
             name: {"name": value.name} if isinstance(value, AuditSpec) else value

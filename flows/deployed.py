@@ -58,7 +58,7 @@ def worth_another(error: BaseException) -> bool:
 
 
 def _end_tries() -> None:
-    """Set the retries of this run to 0: a Prefect flow has no condition for its retries."""
+    """Set the retries of this run to 0: flows of Prefect, unlike tasks, retry after any error."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, empirical_policy=FlowRunPolicy(retries=0))
 

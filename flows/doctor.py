@@ -131,7 +131,7 @@ def _lacking(requirement: Requirement) -> str:
 
 
 def _import(name: str) -> Finding:
-    """Try to import a package: torchvision cannot be imported beside the wrong torch."""
+    """Examine whether a package can be imported; with a wrong torch, torchvision cannot."""
     try:
         module = import_module(name)
     except Exception as error:

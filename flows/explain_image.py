@@ -239,7 +239,10 @@ def _started_head(images: Sequence[str], explainer: Trained) -> Head:
 
 
 def _is_ours(head: str) -> bool:
-    """Say whether a head was trained by ttame: imported heads do not say which maps they show."""
+    """Say whether ttame trained a head: then its file has a text `ttame`, which imported ones lack.
+
+    A damaged file counts as trained by ttame, and is refused when it is read.
+    """
     if not Path(head).is_file():
         raise UserError(f"cannot read the head {head}: there is no such file")
     try:

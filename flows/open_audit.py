@@ -42,7 +42,7 @@ def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
 
 
 def place_of(workspace: str) -> str:
-    """Return the workspace's absolute address, which holds in processes with another folder."""
+    """Return the workspace's absolute address, for processes with another working folder."""
     lake = Lake(workspace)
     return lake.root if lake.local else workspace
 

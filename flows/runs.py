@@ -156,5 +156,5 @@ def _name_in(path: str) -> str:
 
 
 def _same_place(theirs: Any, ours: str) -> bool:
-    """Say whether two addresses name one workspace; a run's may be relative to another folder."""
+    """Say whether two addresses name one workspace; a run's may be relative to its own folder."""
     return isinstance(theirs, str) and Lake(theirs).root == Lake(ours).root

@@ -41,7 +41,7 @@ def write(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
 
 @unit("index {dataset.name}")
 def finish(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
-    """Merge the indexes of all shards into the data set's."""
+    """Merge the indexes of all shards into the index of the data set."""
     with bar(f"index {dataset.name}", ""):
         finish_dataset(dataset, Lake(workspace), shards)
     get_run_logger().info("data set %s is in %s", dataset.name, workspace)

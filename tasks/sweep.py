@@ -26,7 +26,7 @@ def try_settings(
     explainer: spec.Explainer,
     number: int,
 ) -> Any:
-    """Train a head with settings that follow from the trials before, and write down its scores."""
+    """Train a head with settings chosen by the results of earlier trials, and store its scores."""
     lake = Lake(workspace)
     of = (audit.dataset.name, backbone.name, explainer.name)
     provenance = Provenance(audit, lake)

@@ -234,7 +234,7 @@ def test_mistakes_are_one_sentence(test_batch: Batch) -> None:
         (lambda: tt.explain(backbone, images, "rise", settings={"mask": 1}), "no setting mask"),
         (lambda: tt.explain(backbone, images, "random", keys=["a"] * 12), "same key"),
         (lambda: tt.evaluate(backbone, images, torch.rand(12, 8)), "must be 12×h×w"),
-        (lambda: tt.evaluate(backbone, images, torch.rand(12, 8, 8), ["adcc"]), "explains again"),
+        (lambda: tt.evaluate(backbone, images, torch.rand(12, 8, 8), ["adcc"]), "explainer again"),
         (lambda: tt.evaluate(backbone, images, torch.rand(12, 8, 8), ["AD"]), "unknown metric AD"),
         (lambda: tt.train_head(backbone, iter([])), "has no length"),
         (lambda: tt.train_head(backbone, []), "no batches"),

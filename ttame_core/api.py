@@ -311,7 +311,7 @@ def evaluate(
     again = [family.name for family in families if family.reexplains]
     if again and explainer is None:
         raise UserError(
-            f"the metric {again[0]} explains again: give `explainer`, such as "
+            f"the metric {again[0]} runs the explainer again: give `explainer`, such as "
             "tt.make_explainer(backbone, 'ttame', head=head)"
         )
     make = cache(partial(_on, cast(Explainer, explainer)))

@@ -99,9 +99,9 @@ def verify(
     format: Format = "table",
     output: Output = None,
 ) -> None:
-    """Look whether all files are what ttame wrote, made from one another, and complete.
+    """Check that all files are as ttame wrote them, fit together, and are complete.
 
-    The exit code is 0 only where they are, and 1 otherwise.
+    The exit code is 0 where all is well, and 1 otherwise.
 
     Examples:
         ttame verify

@@ -207,7 +207,7 @@ def _pairs(
 
 
 def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
-    """Yield the names and the rows of each cell, whose rows are next to each other."""
+    """Yield each cell of a table that is sorted by cell: the values that name it, and its rows."""
     counts = pairs.group_by(cell, use_threads=False).aggregate([([], "count_all")])
     start = 0
     for row in counts.to_pylist():
@@ -219,7 +219,7 @@ def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa
 
 
 def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:
-    """Return the kind that two names have in common, and their full names."""
+    """Return what two names are both, explainer, backbone or audit, and the full names."""
     known = _known(lake)
     a, b = (_audit(known["audit"], name) for name in (a, b))
     everything = {name for names in known.values() for name in names}

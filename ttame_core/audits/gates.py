@@ -49,7 +49,7 @@ class GatesFailed(Exception):
 
 
 def check_names(gate: spec.Gate, audit: spec.AuditSpec) -> None:
-    """Check that the audit has what a gate names.
+    """Check that the audit has the metric, backbone and explainer that a gate names.
 
     Raises:
         ValueError: the audit has no such metric, backbone or explainer.
@@ -311,7 +311,10 @@ def _check_maps(gate: spec.Gate, backbone: str, explainer: str, audited: Audited
 
 
 def _beyond_chance(audited: Audited) -> Iterator[Row]:
-    """Yield a row for each change of rivals' principal metrics and maps, without measured times."""
+    """Yield a row for each change beyond chance of the rivals' principal metrics and maps.
+
+    Measured times are left out, because they vary from run to run.
+    """
     told_of = {*rivals(audited.audit), BACKBONE}
     for cell, pair in audited.pairs.items():
         backbone, explainer, metric = cell
@@ -361,7 +364,7 @@ def _row(
 
 
 def _paired(pair: Mapping[str, Any]) -> Row:
-    """Return both audits' means over the images that both have."""
+    """Return the means of both audits over the images that both have, as columns of a change."""
     names = {"previous": "b", "value": "a", "change": "difference"}
     return {k: pair[v] for k, v in names.items()} | {k: pair[k] for k in ("ci_low", "ci_high")}
 

@@ -213,7 +213,7 @@ def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:
 
 
 def _after(before: Previous | None, now: datetime) -> datetime:
-    """Return a time after the record before, also where the clock went back since."""
+    """Return `now`, or, where the clock was set back, a second after the record before."""
     if before is None:
         return now
     last = datetime.strptime(before.record.split("/")[1], AUDIT_TIME).replace(tzinfo=UTC)
@@ -238,7 +238,7 @@ def _write_values(
     folder: str,
     made_from: Mapping[str, Any],
 ) -> None:
-    """Write values and thumbnails of the recorded images, which are the same in every audit."""
+    """Write single values and thumbnails of the images `recorded`, the same ones in every audit."""
     dataset, explainers = audit.dataset.name, [*(e.name for e in audit.explainers), BACKBONE]
     with (
         lake.create_parquet(f"{folder}/values.parquet", AUDIT_VALUES, made_from) as rows,

@@ -54,7 +54,7 @@ def open_spec(path: str | Path, variables: Mapping[str, str] | None = None) -> s
 
 
 def complete(audit: spec.AuditSpec) -> spec.AuditSpec:
-    """Fill in the settings of all methods, and check all that the registries know.
+    """Fill in the settings of all explainers and metrics, and check all names of methods.
 
     A complete spec stays as it is.
 

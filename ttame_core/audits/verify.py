@@ -59,7 +59,7 @@ class Fault:
 
     @property
     def made_again(self) -> bool:
-        """Whether the next audit makes the file where it is not there."""
+        """Whether the file can be removed, because the next audit makes it again."""
         return self.state in (DAMAGED, STALE) and not self.path.startswith("audits/")
 
 
@@ -86,7 +86,7 @@ def verify(lake: Lake, name: str | None = None) -> list[Fault]:
 
 
 def repair(lake: Lake, faults: list[Fault]) -> list[str]:
-    """Remove what the next audit makes again, and return the paths of what was removed."""
+    """Remove the faulty files that the next audit makes again, and return their paths."""
     again = [fault.path for fault in faults if fault.made_again]
     for path in again:
         lake.remove(path)
@@ -260,7 +260,7 @@ class _Verification:
             yield from self._complete(before)
 
     def _complete(self, folder: str) -> Iterator[Fault]:
-        """Yield what the last record's spec asks for and is not there, or is not current."""
+        """Yield files that the last record's spec asks for and that are missing or outdated."""
         try:
             text = self.lake.read_bytes(f"{folder}/spec.yaml")
             audit = complete(spec.AuditSpec.model_validate(yaml.safe_load(text)))

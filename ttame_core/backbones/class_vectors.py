@@ -41,7 +41,7 @@ class ClassVectors(nn.Module):
         return self.weight.shape[1] + 1
 
     def forward(self, classes: Tensor | None) -> Tensor:
-        """Return vectors (…, D) of classes (…) int64; (K, D) for None, of all."""
+        """Return the vectors (…, D) of classes (…) int64, or (K, D) those of all, for None."""
         rows = (self.weight if classes is None else self.weight[classes]) - self.mean
         return F.pad(LENGTH * F.normalize(rows, p=1, dim=-1), (0, 1), value=LENGTH)
 
@@ -93,7 +93,7 @@ def class_vectors(model: nn.Module, inputs: Tensor, classes: int) -> ClassVector
 
 
 def _is_linear(module: nn.Module, classes: int) -> bool:
-    """Say whether a module is a linear layer, or a 1×1 convolution, to so many classes."""
+    """Say whether a module is a linear layer, or a 1×1 convolution, with `classes` outputs."""
     if isinstance(module, nn.Conv2d):
         return module.out_channels == classes and module.kernel_size == (1, 1)
     return isinstance(module, nn.Linear) and module.out_features == classes

@@ -170,7 +170,10 @@ def _check_classes(settings: spec.Backbone, model: Any, state: dict[str, Tensor]
 def _torchvision(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    """Create a model such as `torchvision/resnet50`, or with weights, `….IMAGENET1K_V1`."""
+    """Create a model such as `torchvision/resnet50`.
+
+    The name may end in that of the weights, as in `torchvision/resnet50.IMAGENET1K_V1`.
+    """
     from torchvision import models
 
     name, _, tag = settings.model.removeprefix("torchvision/").partition(".")
@@ -291,7 +294,7 @@ def _huggingface(
 
 
 def _missing(loaded: Mapping[str, Any]) -> list[str]:
-    """Return the names of weights that a folder lacks, without counts that no prediction reads."""
+    """Return the names of weights that a folder lacks, without batch norms' counts of batches."""
     return sorted(k for k in loaded["missing_keys"] if not k.endswith("num_batches_tracked"))
 
 

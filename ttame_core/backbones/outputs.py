@@ -246,7 +246,7 @@ def _finite(value: Any) -> bool:
 
 
 def _activation(raw: Tensor, last: _LastSigmoid) -> str | None:
-    """Say which activation made the outputs of different images: `softmax`, `sigmoid` or none."""
+    """Say which activation a network ends in, from its outputs: `softmax`, `sigmoid` or None."""
     low, high = raw.aminmax()
     if low < 0 or high > 1:
         return None

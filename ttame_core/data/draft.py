@@ -31,7 +31,7 @@ SMALL = {
 
 
 def name_of(place: str) -> str:
-    """Return a name for an audit of pictures: their folder's, with only characters of names."""
+    """Return a name for an audit of pictures: their folder's, in characters that names may have."""
     path = Path(place).expanduser().resolve()
     if re.fullmatch(r"images?|data|train(ing)?", path.name, re.I) and path.parent.name:
         path = path.parent

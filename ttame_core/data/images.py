@@ -41,7 +41,7 @@ class BrokenImage(UserError):
 
 
 def is_image(path: str) -> bool:
-    """Say whether a file has an image's name; hidden files have not."""
+    """Say whether a file's name is an image's: not hidden, and with a suffix such as .jpg."""
     name = PurePosixPath(path.replace("\\", "/"))
     return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
 

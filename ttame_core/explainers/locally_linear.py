@@ -32,10 +32,11 @@ WEIGHTED = {F.linear: 1, F.conv2d: 1, F.layer_norm: 2, F.rms_norm: 2}  # place o
 
 
 class LocallyLinear(Explicit):
-    """A context whose forward pass is the same, and whose backward pass is locally linear.
+    """A context with other gradients: those of a network that is linear near the given input.
 
-    Standard deviations of norms are constant, and so are gates and an activation's ratio to its
-    input. A product of two branches gives each half of the gradient. Subclasses define attention.
+    The forward pass stays the same. In the backward pass, standard deviations of norms, gates, and
+    the ratio of an activation to its input count as constants, and a product of two branches gives
+    each half of the gradient. Subclasses define how attention counts.
 
     Attributes:
         factors: parameters that multiply something; all others are added to something.
@@ -67,7 +68,7 @@ class LocallyLinear(Explicit):
 
 
 class Constant(LocallyLinear):
-    """The context in which weights of attention are constant as well, so that all is linear."""
+    """A context in which attention weights count as constants as well in the backward pass."""
 
     @override
     def elementwise(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -75,7 +76,9 @@ class Constant(LocallyLinear):
 
 
 def check_linear(backbone: Backbone) -> None:
-    """Check on noise that the contributions of pixels and added parameters add up to the logit.
+    """Check on images of noise that the contributions to a logit add up to it.
+
+    Pixels and parameters that are added to something contribute.
 
     Raises:
         NotApplicable: the backbone has no plain self-attention, or a layer without a rule.
@@ -130,7 +133,7 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Compute F.layer_norm with a divisor that is constant."""
+    """Compute F.layer_norm; in the backward pass its divisor counts as a constant."""
     centred = x - x.mean(dim=_last(normalized_shape), keepdim=True)
     normalised = _rms_norm(centred, normalized_shape, weight, eps)
     return normalised if bias is None else normalised + bias
@@ -142,7 +145,7 @@ def _rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    """Compute F.rms_norm with a divisor that is constant."""
+    """Compute F.rms_norm; in the backward pass its divisor counts as a constant."""
     eps = torch.finfo(x.dtype).eps if eps is None else eps
     mean = x.square().mean(dim=_last(normalized_shape), keepdim=True)
     normalised = x * (mean + eps).rsqrt().detach()

@@ -129,7 +129,7 @@ def _share(relevance: Tensor, total: Tensor) -> Tensor:
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute F.linear; models may name its arguments, which `apply` takes by position alone."""
+    """Apply `_Linear` under the argument names of F.linear, by which models may call it."""
     return _Linear.apply(input, weight, bias)
 
 

@@ -103,7 +103,7 @@ def export_dataset(
 
 
 def _identity(provenance: Provenance) -> str:
-    """Return a hash of all on which the rows depend."""
+    """Return a hash of everything that the rows of the export depend on."""
     audit = provenance.audit
     shards = [shard for shard, _ in provenance.shards(audit.maps.split)]
     return fingerprint(

@@ -106,7 +106,10 @@ def write_head(
 
 
 def is_whole_head(lake: Lake, folder: str) -> bool:
-    """Say whether a folder holds the head that was trained, or the reason why there is none."""
+    """Say whether a head's folder is complete and unchanged.
+
+    It holds the head that was trained, or the reason why the explainer does not apply.
+    """
     about = lake.metadata(f"{folder}/history.parquet")
     path = f"{folder}/head.safetensors"
     if REFUSED in about or not lake.exists(path):

@@ -61,7 +61,7 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def read_published(path: str) -> dict[str, Tensor]:
-    """Return the state dict of the attention mechanism in a published checkpoint, by our names.
+    """Return the attention mechanism in a published checkpoint, as a state dict of AttentionHead.
 
     Raises:
         UserError: the file cannot be read, is TorchScript, or holds no such mechanism or several.

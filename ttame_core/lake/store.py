@@ -47,7 +47,7 @@ def fingerprint(made_from: Any) -> str:
 
 
 class RowGroups:
-    """A writer that gathers small record batches into row groups of about ROW_GROUP bytes."""
+    """A writer that gathers small record batches into row groups of some megabytes (ROW_GROUP)."""
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self.schema = schema
@@ -166,7 +166,7 @@ class Lake:
             yield stream
 
     def stream(self, path: str) -> IO[bytes]:
-        """Return a stream of a file that reads BLOCK bytes in each request."""
+        """Return a stream of a file that reads a large block (BLOCK) in each request."""
         return self.fs.open(self.path(path), "rb")
 
     def read_bytes(self, path: str) -> bytes:
@@ -464,7 +464,7 @@ def _disk_says(error: BaseException | None) -> str | None:
 
 
 def _remove_orphans(folder: Path, target: str) -> None:
-    """Remove the half-written files of a target whose writers are dead (`is_abandoned`)."""
+    """Remove half-written versions of the file `target` whose writers are dead (`is_abandoned`)."""
     for orphan in folder.glob(f".{target}{WRITING}*"):
         with suppress(FileNotFoundError):
             if not orphan.is_symlink() and is_abandoned(orphan.name, orphan.stat().st_mtime):
@@ -475,7 +475,7 @@ def is_abandoned(name: str, modified: float) -> bool:
     """Say whether a file is half written and the process that was writing it is dead.
 
     Args:
-        name: name of the file, which tells host and process.
+        name: name of the file, which contains the names of host and process.
         modified: time of its last change in seconds since the epoch.
     """
     writer = HALF_WRITTEN.fullmatch(name)

@@ -75,7 +75,7 @@ class MappedImages:
 
     @cached_property
     def probe(self) -> Probe:
-        """The classifier, to be asked for the targets on changed images."""
+        """A `Probe`, which gives the targets' probabilities on changed images."""
         return Probe(self.backbone, self.images, self.targets, self.batch_size)
 
     @property

@@ -48,7 +48,7 @@ class MapPicture:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """An image as one backbone sees it; `src` is the view's address, `boxes` are percentages."""
+    """An image as one backbone sees it; `src` is the view's address, `boxes` in % of its sides."""
 
     backbone: str
     key: str
@@ -73,7 +73,7 @@ def exhibits(
         lake: the workspace.
         db: connection to the workspace.
         dataset: name of the data set.
-        findings: findings, which tell the images and the reasons to show them.
+        findings: findings, with the images to show and the reasons.
         folder: folder of the record, for pictures beside its page.
     """
     shown = [*looks(findings.order, {})]

@@ -188,7 +188,11 @@ def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str,
 
 
 def _contests(board: pa.Table) -> tuple[dict[str, dict[str, Best]], dict[str, Rows]]:
-    """Return the best rivals, none `apart` yet, and each backbone's best and second ones."""
+    """Return the best rivals by metric and backbone, and the comparisons still to be made.
+
+    No rival is `apart` yet. A comparison has a metric and the names of the best and the second
+    rival; they are listed by backbone.
+    """
     winners: dict[str, dict[str, Best]] = {}
     contests: dict[str, Rows] = {}
     contenders: dict[tuple[str, str], Rows] = {}

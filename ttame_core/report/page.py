@@ -145,7 +145,7 @@ def headline(metrics: Sequence[str]) -> list[str]:
 def _without_void(
     winners: Mapping[str, Mapping[str, Best]], blind: set[str]
 ) -> dict[str, Mapping[str, Best]]:
-    """Leave out winners at AD and IC on blind backbones, where these metrics rank nothing."""
+    """Leave out the winners at AD and IC on `blind` backbones, where these metrics rank nothing."""
     return {
         metric: {name: best for name, best in by_backbone.items() if name not in blind}
         if direction(metric).family == "confidence"

@@ -228,7 +228,7 @@ def _said(sample: Sample, backbone: str, row: dict[str, Any]) -> str:
 
 
 def _view_of(lake: Lake, dataset: str, backbone: str) -> Preprocessing:
-    """Return a backbone's preprocessing, which the files of its maps tell."""
+    """Return a backbone's preprocessing, which is written in the files of its maps."""
     files = lake.glob(f"maps/dataset={dataset}/backbone={backbone}/*/*.parquet")
     said = (lake.metadata(file).get("preprocessing") for file in files)  # refusals have none
     return Preprocessing.from_config(json.loads(next(text for text in said if text)))

@@ -257,7 +257,7 @@ class Plots:
         markevery: int = 1,
         share: bool = True,
     ) -> list[Plot]:
-        """Draw a panel per backbone with a line per explainer, and with one scale if shared."""
+        """Draw a panel per backbone with a line per explainer; `share` gives all one y-axis."""
         drawn = [r for r in rows if r["value"] is not None and r["explainer"] in self._looks]
         if len({row["x"] for row in drawn}) < 2:
             return []

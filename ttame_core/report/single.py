@@ -43,7 +43,7 @@ class Explained:
 
     @property
     def sentence(self) -> str:
-        """A line with the predicted class, and with the explained one where it is another."""
+        """A line with the predicted class, and with the explained class where they differ."""
         said = f"{self.name}: {self.predicted} {self.probability:.3f}"
         if self.target == self.predicted:
             return said

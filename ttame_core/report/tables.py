@@ -190,7 +190,7 @@ def _leaderboard_part(metrics: Sequence[str], rows: Rows) -> Table:
 
 
 def backbones_table(board: pa.Table) -> Table:
-    """Make the table of backbones: accuracy, and discrimination, without which AD says nothing."""
+    """Make the table of backbones: accuracy, and discrimination, which AD and IC need."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("backbone", no_wrap=True)
     table.add_column("accuracy", justify="right")

@@ -248,7 +248,7 @@ def _rows(
 ) -> pa.RecordBatch:
     """Return the rows of one batch; images without a map (NaN) have none.
 
-    Where classes do not exclude each other, each that is more likely than not is predicted.
+    Where classes do not exclude each other, each with a probability above ½ counts as predicted.
     """
     images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
     probabilities = backbone.probabilities(forward.logits).cpu()

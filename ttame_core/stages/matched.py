@@ -49,7 +49,7 @@ def write_match(provenance: Provenance, backbone: str, match: Match) -> None:
 
 
 def class_rows(match: Match) -> list[dict[str, Any]]:
-    """Return the rows of CLASSES: one per class of the classifier, then the unmatched classes."""
+    """Return rows (schema CLASSES): one per class of the classifier, then the unmatched classes."""
     rows = []
     matched: dict[int | None, list[int]] = defaultdict(list)
     for label in match.data.present:

@@ -145,7 +145,7 @@ class Provenance:
 
     @cached_property
     def _methods(self) -> dict[str, list[Any]]:
-        """The results of `_method` by settings, so that a file in settings is hashed once."""
+        """The results of `_method`, by settings: a file that settings name is hashed only once."""
         return {}
 
     def explained(self, shard: str, explainer: spec.Explainer) -> int:
@@ -308,7 +308,7 @@ class Provenance:
         return made_from
 
     def _labels(self, backbone: spec.Backbone) -> list[Any]:
-        """Return what decides which class of a classifier each label is."""
+        """Return all that the matching of labels with the classifier's classes depends on."""
         data, named = self.data_classes, backbone.class_names
         if isinstance(named, str) and Path(named).expanduser().is_file():
             named = file_hash(str(Path(named).expanduser()))

@@ -15,7 +15,7 @@ FORMAT = 3  # format of checkpoints; those of another format are ignored
 
 
 def checkpoint_file(folder: str) -> str:
-    """Return the path of the checkpoint in a training's folder, removed when the training ends."""
+    """Return the path of a training's checkpoint, a file that is removed when the training ends."""
     return f"{folder}/checkpoint.pt"
 
 
@@ -34,7 +34,7 @@ def load_checkpoint(output: TrainingOutput) -> dict[str, Any] | None:
     """Load the saved state of this very training, on the CPU.
 
     Returns:
-        The state; None where there is none, or where it is broken or of another training.
+        The state; None where there is none, where it is broken, or where another training left it.
     """
     path = checkpoint_file(output.folder)
     if not output.lake.exists(path):

@@ -255,7 +255,10 @@ def _check_places(backbone: Backbone, image: Tensor, changed: Tensor, difference
 def _differences(
     backbone: Backbone, image: Tensor, changed: Tensor, difference: Tensor
 ) -> Iterator[tuple[Tap, Tensor]]:
-    """Yield the given difference (1, C, h, w) of the shallowest tap, then the first stage's."""
+    """Yield two taps with the change of their features between two images, (1, C, h, w).
+
+    The first is the shallowest tap, whose change is given; the second is the network's first stage.
+    """
     yield backbone.taps[0], difference
     size = backbone.preprocessing.input_size
     (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])

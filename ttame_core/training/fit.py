@@ -228,7 +228,7 @@ class FitRun(Loop[tuple[Tensor, Tensor]]):
             yield images.to(self.device), batch.labels.to(self.device)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return the cross-entropy, which is the loss as well."""
+        """Return the cross-entropy of a batch, under this name and as `loss`."""
         images, labels = batch
         on_gpu = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):

@@ -208,7 +208,7 @@ def others_classes(classes: Tensor, accelerator: Accelerator | None = None) -> T
 
 
 def step_size(head: nn.Module, settings: spec.Training) -> float:
-    """Return the peak of a head's step size: the spec's, less for a shared head."""
+    """Return the largest learning rate of a training: the spec's, or less for a shared head."""
     return settings.learning_rate * (SHARED_STEP if isinstance(head, SharedHead) else 1)
 
 
@@ -294,8 +294,8 @@ class HeadRun(Loop[Tensor]):
         explainer: explainer that the head belongs to.
         settings: section `training` of a spec, with the number of epochs.
         batches: number of batches in an epoch.
-        images: function that returns the first of those batches, the same at each call. They say
-            how the head is trained and what it starts from.
+        images: function that returns the first of those batches, the same at each call. The recipe
+            `tuned` and the start from gradients look at them.
         accelerator: accelerator of the processes that train together; None for a single process.
     """
 

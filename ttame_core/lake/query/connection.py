@@ -100,7 +100,7 @@ def connect(
 
 
 def _database(folder: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database in a folder, with all views and macros, over no files yet."""
+    """Open a database in a folder, with all views, which are still empty, and all macros."""
     path = folder / "views.duckdb"
     path.write_bytes(views().database)
     return duckdb.connect(path)

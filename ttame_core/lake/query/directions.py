@@ -36,7 +36,7 @@ UNKNOWN = Direction(1000, "", None, "", False)
 
 
 def add_directions(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `metrics`, with those of other packages last.
+    """Make the SQL table `metrics`, in which metrics of other packages come last.
 
     Raises:
         UserError: a metric of another package has a name that is taken.
@@ -73,7 +73,7 @@ def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> N
 
 @cache
 def directions() -> dict[str, Direction]:
-    """Return the directions of all metrics, by their patterns, in reading order."""
+    """Return family, direction and unit of all metrics, by their patterns, in reading order."""
     with duckdb.connect() as db:
         add_directions(db)
         rows = db.sql(
@@ -84,7 +84,7 @@ def directions() -> dict[str, Direction]:
 
 
 def direction(metric: str) -> Direction:
-    """Return the direction of a metric; UNKNOWN where no family lists it.
+    """Return family, direction and unit of a metric; UNKNOWN where no family lists it.
 
     Args:
         metric: full name, such as AD@15/blur.

@@ -187,7 +187,10 @@ def _none_joined(grey: Grey) -> tuple[NDArray[np.uint8], Pixels, Pixels, Boxes]:
 
 @compiled
 def _neighbours(grey: Grey) -> NDArray[np.int64]:
-    """Return how far the four pixels beside a pixel are, and then the four at its corners."""
+    """Return what to add to a pixel's number for its neighbours.
+
+    The four beside it come first, then the four at its corners.
+    """
     width = grey.shape[1] + 2
     return np.array([-width, -1, 1, width, -width - 1, -width + 1, width - 1, width + 1])
 
@@ -203,7 +206,7 @@ def _begin(pixel: int, grey: Grey, parents: Pixels, boxes: Boxes) -> None:
 
 @compiled
 def _join(own: int, other: int, parents: Pixels, boxes: Boxes) -> int:
-    """Make one component of two roots', and return its root."""
+    """Join the components of two roots, and return the root of the result."""
     parents[own] = other
     boxes[other, X0] = min(boxes[own, X0], boxes[other, X0])
     boxes[other, Y0] = min(boxes[own, Y0], boxes[other, Y0])

@@ -225,13 +225,13 @@ def _parents(cells: Indices, numbers: Indices) -> Indices:
 
 @compiled
 def _blur_inside(place: int, side: int) -> float:
-    """Return the sum of the weights [1 2 1] / 4 around a position that lie within 1 to side."""
+    """Return the sum of the weights [1 2 1] / 4 around a position that lie inside, at 1 to side."""
     return 1 - 0.25 * (place == 1) - 0.25 * (place == side)
 
 
 @compiled
 def _children_inside(place: int, side: int) -> float:
-    """Return the sum of the shares that a cell gives to finer cells within 1 to side."""
+    """Return the sum of the shares that a cell gives to finer cells inside, at 1 to side."""
     inside = 0.0
     for k in range(4):
         if 1 <= 2 * place - 2 + k <= side:
