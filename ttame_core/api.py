@@ -38,7 +38,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import choose_targets, target_classes
-from ttame_core.training.head import HeadRun, settings_for
+from ttame_core.training.head import HeadRun
 from ttame_core.training.loop import Progress
 
 Targets = Tensor | str | list[int]
@@ -146,7 +146,7 @@ def train_head(
             images = batch if isinstance(batch, Tensor) else batch[0]
             yield _floats(images, backbone)
 
-    run = HeadRun(untrained, settings_for(whole, batches), batches, lambda: read(0, 0))
+    run = HeadRun(untrained, whole, batches, lambda: read(0, 0))
     run.train(read, f"the loader gave fewer batches than the {batches} that it says", progress)
     return run.head.eval()
 

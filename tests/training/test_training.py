@@ -279,7 +279,7 @@ def test_masking_follows_the_family() -> None:
     vit = tiny_backbone("vit_tiny_patch16_224", **TINY_VIT)
     assert masking_mode(vit, paper) == "normalised"
     assert masking_mode(vit, spec.Training(recipe="paper", masking="raw")) == "raw"
-    assert masking_mode(vit, spec.Training()) == "wide"
+    assert masking_mode(vit, spec.Training()) == "both"
 
 
 def test_what_cannot_be_trained(drawn: tuple[Lake, str]) -> None:
@@ -333,6 +333,9 @@ def test_small_data_sets_get_more_epochs() -> None:
         assert with_enough_epochs(scaled, [("train-000000", samples)]) == (scaled, batches)
     paper, _ = with_enough_epochs(spec.Training(recipe="paper"), [("train-000000", 32)])
     assert paper.epochs == 8
+    for recipe, steps in (("whole", 300), ("occluded", 800)):
+        scaled, _ = with_enough_epochs(spec.Training(recipe=recipe), [("train-000000", 32)])
+        assert scaled.epochs == steps
 
 
 def test_a_head_without_a_step_is_its_start(drawn: tuple[Lake, str]) -> None:

@@ -31,9 +31,6 @@ PUBLISHED_LOSS = {
 }
 
 
-LARGEST_SHARES = {"both": 0.5, "wide": 1.0}  # of the pixels that training keeps, by way of masking
-
-
 class Trained(Explainer):
     """The target's map from a trained head.
 
@@ -164,12 +161,11 @@ class Trained(Explainer):
             class_maps: (B, 1, h, w).
             attention: sigmoid of the class maps.
             mode: `raw` or `normalised` (see `masking.masked`), or `both`
-                or `wide` (`masking.masked_both_ways`).
+                (`masking.masked_both_ways`).
         """
         normalise = self.backbone.normalise
-        if mode in LARGEST_SHARES:
-            share = LARGEST_SHARES[mode]
-            return self.backbone(masked_both_ways(images, class_maps, normalise, share))
+        if mode == "both":
+            return self.backbone(masked_both_ways(images, class_maps, normalise))
         return self.backbone(masked(images, attention, mode, normalise))
 
     @override

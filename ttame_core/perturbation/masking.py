@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST_SHARE = 0.1  # of the pixels of an image, kept in training
+MEASURED_SHARES = (0.1, 0.5)  # range of the shares of pixels that are kept in training
 FADE = 0.05  # range of map values, under the threshold, within which pixels fade out
 BLUR_SIGMA = 5 / 224  # σ as a share of the image's side: RISE's code has 5 of 224 pixels
 
@@ -56,29 +56,25 @@ def masked(
 
 
 def masked_both_ways(
-    images: Tensor,
-    class_maps: Tensor,
-    normalise: Callable[[Tensor], Tensor],
-    largest_share: float = 0.5,
+    images: Tensor, class_maps: Tensor, normalise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Return the network's input for images, half masked as in T-TAME and half as metrics do it.
 
     The first half is multiplied by attention maps. For the second half, class maps are min–max
     normalised, and all but their most relevant pixels fade out; the shares of pixels that images
-    keep are spread evenly from a tenth (LEAST_SHARE) to `largest_share`. As metrics do, both mask
+    keep are spread evenly over MEASURED_SHARES, from a tenth to a half. As metrics do, both mask
     before normalisation.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         class_maps: (B, 1, h, w), before the sigmoid.
         normalise: conversion of images in [0, 1] to the network's input.
-        largest_share: largest share of the pixels that an image keeps.
     """
     half = len(images) // 2
     size = images.shape[-2:]
     attention = resize(torch.sigmoid(class_maps[:half]), size)
     maps = resize(min_max(class_maps[half:]), size)
-    low, high = LEAST_SHARE, largest_share
+    low, high = MEASURED_SHARES
     places = torch.arange(len(maps), device=maps.device).add(0.5) / len(maps)
     some = maps.detach()[..., ::3, ::3].flatten(1)  # enough pixels for the thresholds
     ordered = some.sort(dim=1).values

@@ -19,7 +19,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lambda_area": 4.0,
         "lambda_confidence": 2.0,
         "map": "attention",
-        "masking": "both",
         "noise": 4.0,
         "fusion": "rows",
     },
@@ -37,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fusion": "rows",
     },
 }
+LEAST_STEPS = {"shared": 300, "rows": 800}  # by fusion module (docs/training.md)
 
 
 class Training(Section):
@@ -49,11 +49,12 @@ class Training(Section):
         "training pictures, and whole where any of their keys is given; paper: as published",
     )
     epochs: int = Field(0, ge=0, description="least number of epochs")
-    min_steps: int = Field(
-        800,
+    min_steps: int | None = Field(
+        None,
         ge=0,
-        description="least number of steps, in whole epochs; with 0 steps and 0 epochs a head is "
-        "what its start from gradients makes it",
+        description="least number of steps, in whole epochs; default: 300 where `fusion` is "
+        "shared, since such a head starts near its end, else 800; with 0 steps and 0 epochs a head "
+        "is what its start from gradients makes it",
     )
     batch_size: int = Field(32, ge=2)
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -72,12 +73,11 @@ class Training(Section):
     map: Literal["attention", "class"] = Field(
         "class", description="maps that a head shows: class maps, as published, or attention"
     )
-    masking: Literal["wide", "both", "auto", "raw", "normalised"] = Field(
-        "wide",
+    masking: Literal["both", "auto", "raw", "normalised"] = Field(
+        "both",
         description="images that are masked: raw ones, before normalisation, or normalised ones; "
         "auto, as published: raw for CNNs, normalised for transformers; both: half of a batch is "
-        "masked by attention, half as metrics mask with 10 to 50 % of the pixels; wide: the same "
-        "with 10 to 100 %",
+        "masked by attention, half as metrics mask with 10 to 50 % of the pixels",
     )
     noise: float = Field(
         0.0,
@@ -102,7 +102,7 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _begins(self) -> Training:
-        if self.fusion == "rows" and not self.epochs and not self.min_steps:
+        if self.fusion == "rows" and not self.is_trained:
             raise ValueError(
                 "with 0 epochs and 0 min_steps a head is its start, and fusion: rows has none: "
                 "give it epochs or min_steps"
@@ -118,6 +118,16 @@ class Training(Section):
             return {**own, "recipe": recipe, **value}
         return value
 
+    @property
+    def least_steps(self) -> int:
+        """The least number of steps: `min_steps`, or its default for this fusion module."""
+        return LEAST_STEPS[self.fusion] if self.min_steps is None else self.min_steps
+
+    @property
+    def is_trained(self) -> bool:
+        """Say whether a head has any steps beyond its start."""
+        return bool(self.epochs or self.least_steps)
+
     def decided(self, reads_occluded: bool) -> Training:
         """Return these settings with the recipe `tuned` replaced by `occluded` or `whole`.
 
@@ -130,8 +140,7 @@ class Training(Section):
         """
         if self.recipe != "tuned":
             return self
-        is_trained = self.epochs or self.min_steps
-        recipe = "occluded" if reads_occluded and is_trained else "whole"
+        recipe = "occluded" if reads_occluded and self.is_trained else "whole"
         fields = type(self).model_fields
         keys = RECIPES[recipe].items()
         untouched = {key: own for key, own in keys if getattr(self, key) == fields[key].default}

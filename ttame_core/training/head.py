@@ -75,7 +75,7 @@ def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str 
 def with_enough_epochs(
     settings: spec.Training, train: Sequence[tuple[str, int]]
 ) -> tuple[spec.Training, int]:
-    """Return the settings with at least `min_steps` steps, and the number of batches in an epoch.
+    """Return the settings with at least `least_steps` steps, and the batches of an epoch.
 
     Args:
         settings: section `training` of a spec.
@@ -86,8 +86,8 @@ def with_enough_epochs(
 
 
 def settings_for(settings: spec.Training, batches: int) -> spec.Training:
-    """Return the settings with enough epochs of `batches` batches for `min_steps` steps."""
-    enough = max(settings.epochs, -(-settings.min_steps // max(batches, 1)))
+    """Return the settings with enough epochs of `batches` batches for `least_steps` steps."""
+    enough = max(settings.epochs, -(-settings.least_steps // max(batches, 1)))
     return settings.model_copy(update={"epochs": enough, "min_steps": 0})
 
 
@@ -254,7 +254,7 @@ def train_head(
         UserError: there is too little data, or the loss is no longer finite.
     """
     shards.check_one_batch(settings.batch_size, "training.batch_size")
-    settings, batches = with_enough_epochs(settings, shards.train)
+    _, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
     part = part_of(accelerator)
 
@@ -270,7 +270,7 @@ def train_head(
             batches = shards.validation_batches(view, part.batch_size)
             run.validate((b.float_images(device) for b in batches), epoch, part.batch_size)
 
-        if _is_validated(epoch + 1, settings.epochs):
+        if _is_validated(epoch + 1, run.settings.epochs):
             in_smaller_batches(shards.compute, validate)
 
     with in_whole_batches(run.name, "training.batch_size"):
@@ -292,7 +292,7 @@ class HeadRun(Loop[Tensor]):
 
     Args:
         explainer: explainer that the head belongs to.
-        settings: section `training` of a spec, with the number of epochs.
+        settings: section `training` of a spec.
         batches: number of batches in an epoch.
         images: function that returns the first of those batches, the same at each call. The recipe
             `tuned` and the start from gradients look at them.
@@ -310,6 +310,7 @@ class HeadRun(Loop[Tensor]):
         accelerator: Accelerator | None = None,
     ) -> None:
         settings, start = begin(explainer, settings, images)
+        settings = settings_for(settings, batches)
         self.explainer, self.settings = explainer, settings
         self.backbone = backbone = explainer.backbone
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
