@@ -166,7 +166,7 @@ class _Totals:
 
 
 def _same(run: Names, row: Names) -> bool:
-    """Say whether a run belongs to a row: all names of the run that are not empty are the row's."""
+    """Say whether a task run counts in a row of the status: its names are the row's, or empty."""
     return all(a in ("", b) for a, b in zip(run, row, strict=True))
 
 

@@ -116,7 +116,11 @@ def training_shards(provenance: Provenance) -> TrainingShards:
 
 
 def load(provenance: Provenance, settings: spec.Backbone) -> Backbone:
-    """Load a frozen classifier of an audit, on the CPU."""
+    """Load a frozen classifier of an audit, on the CPU.
+
+    Raises:
+        UserError: the classifier cannot be loaded, or its weights from `fit` were changed.
+    """
     weights = provenance.fitted_weights(settings)
     if weights is None:
         return load_backbone(settings)

@@ -115,7 +115,7 @@ def _schema(cell: Sequence[str]) -> pa.Schema:
 
 
 def _better(row: dict, a: str, b: str) -> str | None:
-    """Return the name of the better one, if test and interval agree; None if neither is better."""
+    """Return `a` or `b`, whichever is better by both the test and the interval; else None."""
     lower = direction(row["metric"]).lower_is_better
     if lower is None or row["p_corrected"] >= SIGNIFICANT or row["ci_low"] <= 0 <= row["ci_high"]:
         return None

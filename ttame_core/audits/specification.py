@@ -150,7 +150,7 @@ def _with_part(
 def _settings(
     kind: str, name: str, given: Mapping[str, Any], registry: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Validate the settings of one entry of a registry, and fill in their defaults."""
+    """Validate the settings of an explainer or a family of metrics, and fill in their defaults."""
     if name not in registry:
         allowed = ", ".join(sorted(registry))
         raise SpecProblem(f"unknown {kind} {name}; allowed: {allowed}." + nearest(name, registry))

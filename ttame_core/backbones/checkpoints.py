@@ -90,7 +90,12 @@ def load_weights(
 
 
 def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the names of modules around the model off the names of its weights."""
+    """Take what wrappers add, such as `module.`, off the names of a state dict.
+
+    Args:
+        state: the state dict.
+        own: the model's own state dict, whose names show what was added.
+    """
     state = {name.replace("_orig_mod.", ""): values for name, values in state.items()}
     state.pop("n_averaged", None)  # the count of an averaged model
     heads = {name.partition(".")[0] for name in own}

@@ -191,7 +191,7 @@ def _geometries(processor: Any, size: tuple[int, int]) -> Iterator[dict[str, Any
 
 
 def _edges(processor: Any, name: str) -> dict[str, int]:
-    """Return the lengths that a processor's setting of a size gives, by their names."""
+    """Return a processor's size setting `name` as lengths by name, such as `height`."""
     given = getattr(processor, name, None)
     if isinstance(given, int):
         return {"height": given, "width": given}

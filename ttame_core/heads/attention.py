@@ -99,9 +99,14 @@ class AttentionHead(_Branched):
         return _fuse(self.branches(features), *self.rows(targets), self.map_size)
 
     def rows(self, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return rows (B, T, ΣC) and biases (B, T) of the fusion module for targets (B,) or (B, T).
+        """Return the fusion module's rows of weights and biases for some classes.
 
-        For None: those of all classes, (K, ΣC) and (K,).
+        Args:
+            targets: classes (B,) or (B, T); None for all.
+
+        Returns:
+            Rows (B, T, ΣC), with a weight for each of the ΣC channels of all taps together, and
+            biases (B, T); for all classes (K, ΣC) and (K,).
         """
         return _rows_of(self.fuser.weight.flatten(1), self.fuser.bias, targets)
 
@@ -311,7 +316,8 @@ def _fuse(
 
     Args:
         branches: outputs (B, C, h, w) of the feature branches.
-        weight: (B, T, ΣC), or (K, ΣC) for all images alike.
+        weight: (B, T, ΣC), or (K, ΣC) for all images alike; ΣC is the number of channels of all
+            branches together.
         bias: (B, T), or (K,).
         map_size: (H, W) of the result (B, T, H, W).
     """

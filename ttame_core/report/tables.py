@@ -127,7 +127,13 @@ def best(rows: Rows, metric: str) -> dict[str, Best]:
 
 
 def wins(row: dict[str, Any], metric: str, winners: Mapping[str, Best]) -> Best | None:
-    """Return the best value of a row's backbone if the row has it; else None."""
+    """Return the best value of a metric on a row's backbone if the row has that value; else None.
+
+    Args:
+        row: row of `wide`.
+        metric: name of the metric.
+        winners: the metric's best values, by backbone.
+    """
     winner = winners.get(row["backbone"])
     if winner is None or row[metric] is None or row["role"] != RIVAL:
         return None
@@ -267,7 +273,9 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
-    """Return a sentence for each backbone on which AD and IC rank nothing, or perhaps nothing.
+    """Return a sentence for each backbone on which AD and IC rank nothing, or may do so.
+
+    Without random maps and annotated objects to compare, it is not known whether they do.
 
     Args:
         board: the leaderboard.

@@ -276,7 +276,7 @@ def changed(changes: Sequence[Mapping[str, Any]] | None, previous: str | None) -
 
 
 def _totals(rows: Iterable[Mapping[str, Any]], column: str) -> int:
-    """Add up a count over backbones, which is the same in all rows of a backbone."""
+    """Add up a count over backbones; all rows of a backbone have the same count."""
     return sum({row["backbone"]: row[column] for row in rows}.values())
 
 

@@ -275,7 +275,7 @@ def _rows(
 
 
 def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int) -> pa.RecordBatch:
-    """Return each map's cost: its shares of the shared pass and of the explainer's own cost."""
+    """Return each map's cost: equal shares of the pass for all explainers and of the own cost."""
     values = (
         np.full(rows.num_rows, theirs / images + its / maps, np.float32)
         for theirs, its in (

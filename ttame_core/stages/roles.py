@@ -52,7 +52,10 @@ def rivals(audit: spec.AuditSpec) -> list[str]:
 
 
 def write_roles(lake: Lake, audit: spec.AuditSpec, backbones: Iterable[str]) -> None:
-    """Write the files of an audit's roles on these backbones, as far as they are outdated."""
+    """Write a file with the role of each of the audit's explainers on each of the backbones.
+
+    Files that are there already, with the same role, stay as they are.
+    """
     files = {
         explainer_file(audit.dataset.name, backbone, name): asdict(role)
         for backbone in backbones

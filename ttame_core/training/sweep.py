@@ -69,7 +69,7 @@ def propose(settings: spec.Training, trials: Sequence[Trial]) -> spec.Training:
 def write_trial(
     lake: Lake, path: str, settings: spec.Training, history: list[dict[str, Any]], made_from: Any
 ) -> None:
-    """Write a trial: a row for each metric of the last validation in its head's history."""
+    """Write the result of a trial: a row for each metric of the head's last validation."""
     swept = {name: getattr(settings, name) for name in SWEEPS.names if hasattr(settings, name)}
     values = {row["term"]: row["value"] for row in history if "@" in row["term"]}
     rows = [{**swept, "metric": metric, "value": value} for metric, value in values.items()]

@@ -86,7 +86,7 @@ def _listed(
     names: dict[Any, str],
     about: tuple[spec.Split | None, str, str],
 ) -> Iterator[Listed]:
-    """Yield the annotation of each picture, and one with a reason for each unusable entry."""
+    """Yield a `Listed` for each picture, and one with a reason for each entry that is unusable."""
     split, path, changed = about
     prefix = f"{split}/" if split else ""
 

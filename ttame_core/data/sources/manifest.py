@@ -100,7 +100,7 @@ def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
         for row in rows:
             if None in row or None in row.values():
                 columns = len(rows.fieldnames or ())
-                raise csv.Error(f"it has not the {columns} columns of the first line")
+                raise csv.Error(f"it does not have the {columns} columns of the first line")
             yield row
             number += 1
     except csv.Error as error:
