@@ -68,18 +68,41 @@ def _servers() -> list[subprocess.Popen[bytes]]:
     return [server.server_process for server in started if server.server_process]
 
 
-def end_servers_with_this_process() -> None:
+@contextmanager
+def servers_end_with_this_process() -> Iterator[None]:
     """Let temporary Prefect servers end when this process does, also where it is killed.
 
-    For each a shell waits for the end of a pipe that this process holds open.
+    A thread looks for those that are started in this context, from their first moment.
     """
-    for server in _servers():
-        waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 3; kill -9 "$1"', "sh", str(server.pid)]
-        null = subprocess.DEVNULL
-        guard = subprocess.Popen(
-            waits, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
-        )
-        atexit.register(guard.kill)  # runs before Prefect ends the server itself
+    started = Event()
+    watch = Thread(target=_guard, args=(started,), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        started.set()
+        watch.join()
+
+
+def _guard(started: Event) -> None:
+    """Give each server a shell that waits for the end of a pipe which this process holds open."""
+    guarded: set[int] = set()
+    last = False
+    while not last:
+        last = started.wait(0.01)
+        for server in _servers():
+            if server.pid not in guarded:
+                guarded.add(server.pid)
+                _end_with_this_process(server)
+
+
+def _end_with_this_process(server: subprocess.Popen[bytes]) -> None:
+    waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 3; kill -9 "$1"', "sh", str(server.pid)]
+    null = subprocess.DEVNULL
+    guard = subprocess.Popen(
+        waits, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
+    )
+    atexit.register(guard.kill)  # runs before Prefect ends the server itself
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ttame_core import spec
+from ttame_core.audits.specification import open_spec
 from ttame_core.data.annotations.base import BrokenAnnotation, Picture, clip, mask_boxes
 from ttame_core.data.annotations.coco import Coco
 from ttame_core.data.annotations.masks import read_mask
@@ -230,7 +232,7 @@ class Reader:
 
 
 READERS = {
-    "pictures": Reader(read_picture, _pictures(), 0.5),
+    "pictures": Reader(read_picture, _pictures(), 0.3),
     "VOC": Reader(read_voc, [VOC], 0.15),
     "COCO": Reader(read_coco, [COCO], 0.1),
     "masks": Reader(read_png_mask, _masks(), 0.15),
@@ -239,10 +241,73 @@ READERS = {
 }
 
 
+def _any_format() -> list[bytes]:
+    """Files of every format that Pillow writes, which are far more than are read."""
+    Image.init()
+    image = Image.effect_noise((48, 32), 60)
+    files = []
+    for kind in sorted(Image.SAVE):
+        for mode in ("RGB", "L", "1"):
+            with suppress(Exception):  # what a format cannot hold
+                files.append(_encoded(image.convert(mode), kind))
+                break
+    return files
+
+
+def read_spec(data: bytes, folder: Path) -> None:
+    """Open a spec; no secret may come out of it, and nothing that it names may run."""
+    path, mark = folder / "audit.yaml", folder / "mark"
+    path.write_bytes(data.replace(b"MARK", str(mark).encode()))
+    os.environ["TTAME_TOKEN"] = SECRET
+    try:
+        audit = open_spec(path)
+        assert SECRET not in audit.model_dump_json()
+    except UserError as error:
+        if SECRET in str(error):
+            raise ValueError("a secret in a message") from error
+        raise
+    finally:
+        assert not mark.exists()
+
+
+SECRET = "c1d92b"
+SPEC = b"""name: small
+dataset: {name: drawn, source: {kind: shapes, train: 8, val: 4, test: 4, size: 32, seed: 1}}
+backbones:
+  - {model: resnet18, name: one, pretrained: false, taps: [layer4], args: {in_chans: 3}}
+  - model: resnet10t
+    fit: {epochs: 2, learning_rate: 1e-3, batch_size: 8}
+explainers: [center, {method: rise, settings: {masks: 10}}]
+training: {epochs: 1, learning_rate: 0.001}
+evaluation: {metrics: [{family: confidence}, {family: localization}]}
+"""
+SPECS = [
+    SPEC,
+    SPEC.replace(b"resnet18", b'"os:system"').replace(b"{in_chans: 3}", b'{command: "touch MARK"}'),
+    SPEC.replace(b"small", b"${TTAME_TOKEN}"),
+    SPEC.replace(b"small", b"!!python/object/apply:os.system ['touch MARK']"),
+    b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + b"".join(
+        b"%c: &%c [%s]\n" % (n + 1, n + 1, b", ".join([b"*%c" % n] * 9)) for n in range(97, 106)
+    ),
+    b"name: &n {name: *n}\n" + SPEC,
+    b"[" * 5000,
+    b"- " * 20000,
+    b"{a: " * 3000,
+    b"name: " + b"9" * 100_000,
+]
+
+HOSTILE = {
+    "any format": Reader(read_picture, _any_format(), 0.2),
+    "specs": Reader(read_spec, SPECS, 0.01),
+}
+ALL_READERS = READERS | HOSTILE
+
+
 def is_taken(kind: str, data: bytes, folder: Path) -> bool:
     """Whether a reader takes an input; False where it gives a reason. Raises anything else."""
     try:
-        READERS[kind].read(data, folder)
+        ALL_READERS[kind].read(data, folder)
     except (BrokenImage, BrokenAnnotation, UserError) as reason:
         if not str(reason):
             raise ValueError("a reason without words") from reason
@@ -252,7 +317,7 @@ def is_taken(kind: str, data: bytes, folder: Path) -> bool:
 
 def made(kind: str, seed: int, number: int) -> bytes:
     """One input."""
-    files = READERS[kind].files
+    files = ALL_READERS[kind].files
     rng = random.Random(f"{kind}/{seed}/{number}")
     return mutated(rng.choice(files), files, rng)
 
@@ -273,7 +338,7 @@ class Found:
 def fuzz(inputs: int, seed: int) -> Found:
     """Give each reader its share of the inputs, in a process that may crash."""
     found = Found()
-    for kind, reader in READERS.items():
+    for kind, reader in ALL_READERS.items():
         first, last = 0, round(reader.share * inputs)
         while first < last:
             first = _part(kind, seed, first, last, found) + 1

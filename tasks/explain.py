@@ -79,5 +79,6 @@ def _wanted(
             continue
         images = provenance.explained(shard.name, settings)
         dtype = provenance.audit.maps.dtype
-        wanted.append(WantedMaps(settings.name, explainer, made_from, images, dtype))
+        head = provenance.head_hash(backbone, settings)
+        wanted.append(WantedMaps(settings.name, explainer, made_from, images, dtype, head))
     return wanted

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from pathlib import Path
 
+import duckdb
 import pytest
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import Dataset
-from ttame_core.storage import file_system
+from ttame_core.storage import file_system, temporary_folder
 
 
 @pytest.mark.parametrize(
@@ -48,3 +51,32 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"pip install 'ttame\[{extra}\]'"):
         file_system(place)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        duckdb.IOException('Could not write to file "x": No space left on device'),
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+    ],
+)
+def test_no_room_for_temporary_files_is_one_sentence(error: Exception) -> None:
+    folders: list[Path] = []
+
+    def use() -> None:
+        with temporary_folder() as folder:
+            folders.append(folder)
+            raise error
+
+    with pytest.raises(UserError, match=r"no room for temporary files .* TMPDIR"):
+        use()
+    assert not folders[0].exists()
+
+
+def test_other_errors_pass_through_a_temporary_folder() -> None:
+    for error in (UserError("No space left on device"), ValueError("x"), OSError(errno.EIO, "x")):
+        raised = pytest.raises(type(error))
+        with raised as info, temporary_folder():
+            raise error
+        assert info.value is error

@@ -6,19 +6,53 @@ role), never from an address, because addresses are written into records, logs a
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core.errors import StoreAway, UserError
+from ttame_core.stopping import scratch
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}  # extra of ttame for a protocol
 CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "requests", "urllib3")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK = 8 * 2**20  # bytes that a stream reads in one request
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files, which is removed at the end of the context.
+
+    Raises:
+        UserError: there is no room for temporary files.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="ttame-") as folder, scratch(Path(folder)):
+            yield Path(folder)
+    except Exception as error:
+        if isinstance(error, UserError) or not is_full(error):
+            raise
+        place = tempfile.tempdir or os.environ.get("TMPDIR") or "the system's temporary folder"
+        raise UserError(
+            f"there is no room for temporary files in {place} ({error}): make room there, or name "
+            "another folder in the environment variable TMPDIR; what is whole stays"
+        ) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Say whether an error is that of a disk, or of the folders for temporary files, being full."""
+    words = str(error)  # DuckDB's errors have no number
+    return getattr(error, "errno", None) in FULL or any(
+        of in words for of in ("No space left on device", "No usable temporary directory")
+    )
 
 
 def without_credentials(place: str) -> str:

@@ -93,6 +93,9 @@ def verify(
         typer.Argument(help="whose records are looked at; default: all", metavar="AUDIT"),
     ] = None,
     workspace: Workspace = HERE,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="also read the pictures that data sets were made from")
+    ] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="remove what the next audit makes again")
     ] = False,
@@ -106,12 +109,13 @@ def verify(
     Examples:
         ttame verify
         ttame verify my-audit --repair
+        ttame verify --pixels
     """
     from ttame_core.audits import verify as verifying
     from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
-    faults = verifying.verify(lake, audit)
+    faults = verifying.verify(lake, audit, pixels)
     if not faults:
         say(f"all files of {lake} are what ttame wrote, made from one another, and complete")
         return

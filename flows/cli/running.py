@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.cli.options import out
-from flows.stopping import deaf_children, end_servers_with_this_process
+from flows.stopping import deaf_children, servers_end_with_this_process
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -56,8 +56,8 @@ def run(
     place = place_of(workspace)  # before the run begins, so that a refused address is in no run
     audit = load(path, variables)
     try:
-        with deaf_children(), get_client(sync_client=True):
-            end_servers_with_this_process()  # a temporary one was started if there is no other
+        with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
+            pass  # a temporary server was started if there is no other
         flow(audit, place)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed

@@ -110,16 +110,21 @@ cli.main()
 """
 # As a command that has started a temporary server, and is killed.
 SERVES = """
-import subprocess, sys, types
-process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+import subprocess, sys, time, types
+from flows.stopping import servers_end_with_this_process
 module = types.ModuleType("prefect.server.api.server")
-module.SubprocessASGIServer = types.SimpleNamespace(
-    _instances={0: types.SimpleNamespace(server_process=process)}
-)
-from flows.stopping import end_servers_with_this_process
+server = types.SimpleNamespace(server_process=None)
+module.SubprocessASGIServer = types.SimpleNamespace(_instances={0: server})
 sys.modules["prefect.server.api.server"] = module
-end_servers_with_this_process()
-print(process.pid, flush=True)
+with servers_end_with_this_process():
+    server.server_process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL
+    )
+    time.sleep(0.5)
+    if "started" not in sys.argv:
+        print(server.server_process.pid, flush=True)
+        sys.stdin.read()
+print(server.server_process.pid, flush=True)
 sys.stdin.read()
 """
 
@@ -141,10 +146,10 @@ def test_whatever_swallows_a_signal_the_command_ends(
     assert "swallowed" not in out
 
 
-def test_a_temporary_server_ends_with_a_command_that_is_killed() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize("state", ["starting", "started"])
+def test_a_temporary_server_ends_with_a_command_that_is_killed(state: str) -> None:
+    command, pipe = [sys.executable, "-c", SERVES, state], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
     server = psutil.Process(int(process.stdout.readline()))
     process.kill()
     process.wait()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +18,18 @@ import yaml
 
 from ttame_core import spec
 from ttame_core.audits.specification import complete
+from ttame_core.data.decoding import apart
+from ttame_core.data.files import read
+from ttame_core.data.images import BrokenImage, examine
+from ttame_core.data.plan import planned_rows
 from ttame_core.errors import UserError, nearest
 from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
-from ttame_core.lake.records import check_record, file_hashes, records
-from ttame_core.lake.schemas import REFUSED
+from ttame_core.lake.query.boards import scores_state
+from ttame_core.lake.query.connection import computed_leaderboard
+from ttame_core.lake.records import check_record, file_hashes, read_about, records
+from ttame_core.lake.schemas import HEAD, LEADERBOARD, REFUSED
+from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, is_abandoned
 from ttame_core.stages.provenance import Provenance
 
@@ -26,6 +37,8 @@ from ttame_core.stages.provenance import Provenance
 # has changed since; not written by ttame.
 DAMAGED, MISSING, STALE, FOREIGN = "damaged", "missing", "stale", "foreign"
 SCHEMA = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
+
+IDENTITY = ("dataset", "backbone", "explainer", "metric")  # of a leaderboard's row
 
 _OF = r"dataset=[^/]+/backbone=[^/]+"
 _SHARD = r"(?:train|val|test)-\d+"
@@ -63,12 +76,14 @@ class Fault:
         return self.state in (DAMAGED, STALE) and not self.path.startswith("audits/")
 
 
-def verify(lake: Lake, name: str | None = None) -> list[Fault]:
+def verify(lake: Lake, name: str | None = None, pixels: bool = False) -> list[Fault]:
     """Look at all files of a workspace.
 
     Args:
         lake: the workspace.
         name: the audit whose records are looked at; None for all.
+        pixels: whether the pictures are read that the data sets were made from, which tells those
+            that changed with the same size and time.
 
     Returns:
         What is wrong; nothing where all is well. A file is named once, by the first fault.
@@ -80,7 +95,10 @@ def verify(lake: Lake, name: str | None = None) -> list[Fault]:
     if name is not None and name not in names:
         raise UserError(f"{lake} has no audit called {name}." + nearest(name, names))
     first: dict[str, Fault] = {}
-    for fault in _Verification(lake).faults(sorted(names if name is None else {name})):
+    verification = _Verification(lake)
+    for fault in verification.faults(sorted(names if name is None else {name})):
+        first.setdefault(fault.path, fault)
+    for fault in verification.pixels() if pixels else ():
         first.setdefault(fault.path, fault)
     return sorted(first.values(), key=lambda fault: fault.path)
 
@@ -153,7 +171,7 @@ class _Verification:
         prints = {}
         for row in rows:
             tar, sidecar = (place(dataset, row["shard"]) for place in (shard_tar, shard_rows))
-            prints[row["shard"]] = self._fingerprint(sidecar)
+            prints[row["shard"]] = self._fingerprint(sidecar), row["sha256"]
             for path in (tar, sidecar):
                 if path not in self.files:
                     yield Fault(path, MISSING, "the list of shards has it")
@@ -214,7 +232,9 @@ class _Verification:
                 elif made_from.get("shard") not in (None, sidecar.get("sha256")):
                     yield Fault(path, STALE, "the shard's pictures have changed since it was made")
                 history = "/".join(("heads", *folders, "history.parquet"))
-                if made_from.get("head") not in (None, self._fingerprint(history)):
+                of_head = made_from.get("head"), self.about[path].get(HEAD)
+                now = self._fingerprint(history), self.about.get(history, {}).get(HEAD)
+                if any(mine not in (None, its) for mine, its in zip(of_head, now, strict=True)):
                     yield Fault(path, STALE, "its head has changed since it was made")
                 backbone = f"backbones/{folders[0]}/{folders[1]}/history.parquet"
                 weights = (made_from.get("backbone") or {}).get("weights")
@@ -257,26 +277,54 @@ class _Verification:
                 )
             before = folder
         if before:
-            yield from self._complete(before)
+            yield from self._last(before)
 
-    def _complete(self, folder: str) -> Iterator[Fault]:
-        """Yield files that the last record's spec asks for and that are missing or outdated."""
+    def _last(self, folder: str) -> Iterator[Fault]:
+        """Yield files that the last record's spec asks for and that are missing or outdated.
+
+        Where there are none, the leaderboard is computed anew from the scores and compared.
+        """
         try:
             text = self.lake.read_bytes(f"{folder}/spec.yaml")
             audit = complete(spec.AuditSpec.model_validate(yaml.safe_load(text)))
             failed = json.loads(self.lake.read_bytes(f"{folder}/record.json")).get("failures", {})
             whole = [b for b in audit.backbones if b.name not in failed]
             audit = audit.model_copy(update={"backbones": whole})
-            for work in Provenance(audit, self.lake, imports=False).work():
-                if not work.done:
-                    where = " ".join(filter(None, (work.stage, work.backbone, work.explainer)))
-                    yield Fault(
-                        f"{where} {work.shard}".strip(),
-                        MISSING,
-                        f"the spec of {folder} asks for it",
-                    )
+            undone = [w for w in Provenance(audit, self.lake, imports=False).work() if not w.done]
+            if not undone and (fault := self._other_board(folder, audit)):
+                yield fault
+            for work in undone:
+                where = " ".join(filter(None, (work.stage, work.backbone, work.explainer)))
+                unit = f"{where} {work.shard}".strip()
+                yield Fault(unit, MISSING, f"the spec of {folder} asks for it")
         except (UserError, ValueError, OSError, KeyError) as error:
             yield Fault(f"{folder}/spec.yaml", MISSING, f"what it asks for cannot be told: {error}")
+
+    def _other_board(self, folder: str, audit: spec.AuditSpec) -> Fault | None:
+        """Return the fault of a record's leaderboard that the scores do not give; None for none."""
+        path = f"{folder}/leaderboard.parquet"
+        board = computed_leaderboard(self.lake, audit.dataset.name, Selection.of(audit))
+        wrong = _difference(self.lake.read_table(path), board.cast(LEADERBOARD))
+        if wrong is None:
+            return None
+        state = scores_state(self.lake, audit.dataset.name, Selection.of(audit))
+        same = read_about(self.lake, folder).scores == state
+        words = f"the scores give another {wrong}"
+        return Fault(path, DAMAGED if same else STALE, words)
+
+    def pixels(self) -> Iterator[Fault]:
+        """Yield the shards whose pictures are others by now where they came from."""
+        for path in sorted(self.files):
+            if path.endswith(".tar") and LAYOUT.fullmatch(path):
+                _, dataset, _, name = path.split("/")
+                shard = name.removesuffix(".tar")
+                with suppress(UserError, OSError):  # those that are damaged have a fault already
+                    others = _others(self.lake, dataset, shard)
+                    if others:
+                        words = (
+                            f"{len(others)} of its pictures have changed since it was made, first"
+                        )
+                        yield Fault(path, STALE, f"{words} {others[0]}")
 
     def _fingerprint(self, path: str) -> str | None:
         return self.about.get(path, {}).get(FINGERPRINT.decode())
@@ -303,3 +351,47 @@ def _files(lake: Lake, folder: str) -> Iterator[str]:
             yield from _files(lake, path)
         else:
             yield path
+
+
+def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:
+    """Return the place of the first number that two leaderboards do not share; None for none."""
+    boards = []
+    for board in (recorded, computed):
+        rows = board.to_pylist()
+        boards.append({tuple(row[name] for name in IDENTITY): row for row in rows})
+    for key in sorted(boards[0].keys() | boards[1].keys()):
+        one, other = (board.get(key, {}) for board in boards)
+        for name in LEADERBOARD.names:
+            given, expected = one.get(name), other.get(name)
+            if not _alike(given, expected):
+                return f"{name} of {' '.join(key[1:])}"
+    return None
+
+
+def _alike(given: Any, expected: Any) -> bool:
+    if isinstance(given, float) and isinstance(expected, float) and not math.isnan(given):
+        return math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-12)
+    return bool(given == expected or (given != given and expected != expected))
+
+
+def _others(lake: Lake, dataset: str, shard: str) -> list[str]:
+    """Return the paths of pictures that are not, where they came from, what a shard holds."""
+    rows = {row["path"]: row for row in lake.read_table(shard_rows(dataset, shard)).to_pylist()}
+    planned = [row for row in planned_rows(lake, dataset, shard) if row["location"]]
+    with ThreadPoolExecutor() as pool:
+        same = pool.map(lambda row: _is_same(row["location"], rows.get(row["path"])), planned)
+        return [row["path"] for row, equal in zip(planned, same, strict=True) if not equal]
+
+
+def _is_same(location: str, row: Mapping[str, Any] | None) -> bool:
+    """Say whether a file is still the picture of a shard's row; rejected ones are as they are."""
+    if row is None or not row["sha256"]:
+        return True
+    try:
+        data = read(location)
+        if hashlib.sha256(data).hexdigest() == row["sha256"]:
+            return True
+        made = apart(examine, data, row["path"], max(row["width"], row["height"])).smaller
+    except (OSError, BrokenImage):
+        return False
+    return made is not None and hashlib.sha256(made).hexdigest() == row["sha256"]

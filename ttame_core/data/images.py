@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -21,6 +22,7 @@ DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 EXIF_ORIENTATION = 0x0112
 ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
+JPEG_QUALITY = 95
 MAX_RATIO = 50  # of the sides: a strip is scaled to a classifier's view by its shorter one
 Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
@@ -77,11 +79,84 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
         return image.size, orientation if orientation in ORIENTATIONS else 1
 
 
-def format_of(data: bytes) -> str:
-    """Return the suffix, without its dot, that a picture's content asks for, such as `png`."""
-    with _decoding(""):
-        name = (_open(data, "").format or "image").lower()
+@dataclass(frozen=True)
+class Examined:
+    """A picture that can be decoded to its end.
+
+    Attributes:
+        size: (width, height) as displayed, in pixels.
+        stored_size: (width, height) before the EXIF orientation is applied, in pixels.
+        orientation: orientation as in EXIF, 1 to 8.
+        suffix: the suffix, without its dot, that the content asks for, such as `png`.
+        smaller: the picture as displayed in a smaller JPEG file; None where it is small enough.
+        smaller_size: (width, height) of `smaller`, in pixels; `size` where there is none.
+    """
+
+    size: tuple[int, int]
+    stored_size: tuple[int, int]
+    orientation: int
+    suffix: str
+    smaller: bytes | None
+    smaller_size: tuple[int, int]
+
+
+def examine(data: bytes, name: str, max_size: int | None = None) -> Examined:
+    """Decode a picture to learn whether and as what it can be used.
+
+    Args:
+        data: content of the file.
+        name: name of the picture, for errors.
+        max_size: longest side, in pixels, of a picture that is small enough; None for any.
+
+    Raises:
+        BrokenImage: the picture cannot be decoded to its end.
+    """
+    image = decode_image(data, name)
+    size = smaller_size = image.size
+    smaller = None
+    scale = (max_size or max(size)) / max(size)
+    if scale < 1:
+        smaller_size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        smaller = to_jpeg(image.resize(smaller_size, Image.Resampling.LANCZOS))
+    stored_size, orientation = stored(data, name)
+    return Examined(size, stored_size, orientation, _suffix(data), smaller, smaller_size)
+
+
+def _suffix(data: bytes) -> str:
+    name = (_open(data, "").format or "image").lower()
     return "jpg" if name in ("jpeg", "mpo") else name
+
+
+def to_jpeg(image: Image.Image) -> bytes:
+    """Encode a picture as JPEG of JPEG_QUALITY."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def mask_values(data: bytes, name: str, sizes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, str]:
+    """Decode a mask to its values as they are stored.
+
+    Args:
+        data: content of a PNG file.
+        name: name of the mask, for errors.
+        sizes: the (width, height) in pixels that it may have, however many it claims.
+
+    Returns:
+        The values (H, W), or (H, W, channels) of colours; and Pillow's mode of them.
+
+    Raises:
+        BrokenImage: the file is no PNG, has another size, or cannot be decoded to its end.
+    """
+    with _decoding(name):
+        image = Image.open(io.BytesIO(data), formats=DECODERS)
+        if image.format != "PNG":
+            raise BrokenImage(name, f"it is a {image.format} file: masks are PNG files")
+        if image.size not in sizes:
+            raise BrokenImage(
+                name, "it has {}×{} pixels, the image {}×{}".format(*image.size, *sizes[0])
+            )
+        return np.asarray(image), image.mode
 
 
 @contextmanager
@@ -99,7 +174,9 @@ def _decoding(name: str) -> Iterator[None]:
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         reason = "truncated" if "truncated" in words.lower() else words or "damaged"
-        if not isinstance(error, OSError | ValueError | SyntaxError):
+        if isinstance(error, MemoryError):
+            reason = "decoding it takes more memory than there is (MemoryError)"
+        elif not isinstance(error, OSError | ValueError | SyntaxError):
             reason = f"damaged ({type(error).__name__}: {words})"
         raise BrokenImage(name, reason) from error
 

@@ -48,7 +48,7 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     for name, about in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
         split, samples = name.rsplit("-", 1)[0], int(about["samples"])
         shards.append(Shard(name, split, samples, about["sha256"]))
-        fingerprints[name] = about[FINGERPRINT.decode()]
+        fingerprints[name] = about[FINGERPRINT.decode()], about["sha256"]
     if not any(shard.samples for shard in shards):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)

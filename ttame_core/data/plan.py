@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -30,6 +29,7 @@ from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake, dataset_file, fingerprint
 from ttame_core.lake.query.connection import in_enough_memory
+from ttame_core.storage import temporary_folder
 
 MEMORY = "96MB"  # DuckDB's memory for a plan, beyond which it spills to disk
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
@@ -109,7 +109,7 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
             `dataset.classes`.
     """
     source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
-    with TemporaryDirectory() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
+    with temporary_folder() as spill, duckdb.connect(f"{spill}/plan.duckdb") as db:
         db.execute("SET enable_progress_bar = false")  # ttame shows its own
         db.execute(f"SET memory_limit = '{MEMORY}'")
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in source.entries()))

@@ -23,8 +23,9 @@ from ttame_core.data.annotations.base import (
     clip,
     mask_boxes,
 )
+from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
-from ttame_core.data.images import BrokenImage, decode_image, format_of, stored
+from ttame_core.data.images import BrokenImage, examine, to_jpeg
 from ttame_core.data.labels import class_of
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
@@ -32,8 +33,6 @@ from ttame_core.data.sources.base import Drawn
 from ttame_core.lake import Lake, dataset_file, shard_rows, shard_tar
 from ttame_core.lake.schemas import BOX, INDEX
 from ttame_core.lake.store import FINGERPRINT
-
-JPEG_QUALITY = 95
 
 # The rows of a shard, one per sample and one per rejected input (with a reason). Their file is
 # written after the tar, so that the shard is whole where the file exists.
@@ -100,7 +99,7 @@ def _drawn_sample(
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Return a drawn sample's members in the tar, and its row."""
     label, mask = entry["label"], drawn.mask
-    data = _jpeg(drawn.image)
+    data = to_jpeg(drawn.image)
     boxes = [] if mask is None else mask_boxes(mask, label)
     about = _about(entry, classes.index(label), label, drawn.image.size, boxes)
     return _members("jpg", data, about, mask), [_index_row(entry, data, about)]
@@ -115,22 +114,21 @@ def _read_sample(
     """Return a sample's members in the tar (None if rejected), and its rows: index and rejected."""
     try:
         data = read(entry["location"])
-        image = decode_image(data, entry["path"])
-        stored_size, orientation = stored(data, entry["path"])
     except OSError as error:
         return None, [_rejected("image", entry["path"], error.strerror or str(error))]
+    try:
+        image = apart(examine, data, entry["path"], max_size)
     except BrokenImage as broken:
         return None, [_rejected("image", entry["path"], broken.reason)]
     index = None if entry["label"] is None else class_of(entry["label"], classes)
     name = None if index is None else classes[index]
-    picture = Picture(image.size, stored_size, orientation)
+    picture = Picture(image.size, image.stored_size, image.orientation)
     boxes, mask, problems = _annotate(entry, name or "", annotations, picture)
-    extension = posixpath.splitext(entry["path"])[1][1:].lower() or format_of(data)
-    scale = (max_size or max(image.size)) / max(image.size)
-    if scale < 1:
-        image, boxes, mask = _shrunk(image, boxes, mask, scale)
-        extension, data = "jpg", _jpeg(image)
-    about = _about(entry, index, name, image.size, boxes)
+    extension = posixpath.splitext(entry["path"])[1][1:].lower() or image.suffix
+    if image.smaller is not None:
+        boxes, mask = _shrunk(boxes, mask, image.size, image.smaller_size)
+        extension, data = "jpg", image.smaller
+    about = _about(entry, index, name, image.smaller_size, boxes)
     return _members(extension, data, about, mask), [_index_row(entry, data, about), *problems]
 
 
@@ -156,20 +154,17 @@ def _annotate(
 
 
 def _shrunk(
-    image: Image.Image, boxes: list[dict[str, Any]], mask: np.ndarray | None, scale: float
-) -> tuple[Image.Image, list[dict[str, Any]], np.ndarray | None]:
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    factors = {"x": size[0] / image.width, "y": size[1] / image.height}
+    boxes: list[dict[str, Any]],
+    mask: np.ndarray | None,
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+    """Return the boxes and the mask of a picture whose (width, height) was changed."""
+    factors = {"x": after[0] / before[0], "y": after[1] / before[1]}
     moved = [{k: v if k == "name" else v * factors[k[0]] for k, v in box.items()} for box in boxes]
     if mask is not None:
-        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return image.resize(size, Image.Resampling.LANCZOS), moved, mask
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
+        mask = np.asarray(Image.fromarray(mask).resize(after, Image.Resampling.NEAREST))
+    return moved, mask
 
 
 def _about(

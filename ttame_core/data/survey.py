@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -24,11 +23,13 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, Picture
+from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
-from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
+from ttame_core.data.images import BrokenImage, examine, is_image
 from ttame_core.data.plan import listed_of, plan_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
+from ttame_core.storage import temporary_folder
 
 READ = 1000  # pictures that are read, at most; the others are only listed
 FEW = 20  # a class with fewer images can hardly be learned or judged
@@ -247,7 +248,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
 
 def _plan(dataset: spec.Dataset) -> Iterator[dict[str, Any]]:
     """Yield the rows of the plan of a data set's shards, which is not stored."""
-    with TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         lake = Lake(scratch)
         plan_shards(dataset, lake)
         with lake.open(dataset_file(dataset.name, "plan.parquet")) as stream:
@@ -301,13 +302,13 @@ class _Seen:
     def look(self, row: dict[str, Any]) -> _Look:
         try:
             data = read(row["location"])
-            picture = decode_image(data, row["path"])
-            facts = Picture(picture.size, *stored(data, row["path"]))
+            picture = apart(examine, data, row["path"])
         except BrokenImage as error:
             return _Look(row, broken=error.reason)
         except OSError as error:
             return _Look(row, broken=error.strerror or str(error))
         names, problem = [], ""
+        facts = Picture(picture.size, picture.stored_size, picture.orientation)
         if self.annotations and row["annotation_path"] is not None:
             try:
                 boxes, _ = self.annotations.annotate(listed_of(row), facts, row["label"] or "")

@@ -7,7 +7,7 @@ import pyarrow as pa
 from ttame_core.lake.map_values import STORED
 
 REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
-HEAD = "ttame.head"  # metadata of a head's history: SHA-256 of the head's file
+HEAD = "ttame.head"  # metadata of a head's history, and of maps: SHA-256 of the head's file
 WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
 BOX = pa.struct(

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ttame_core.errors import UserError
 from ttame_core.lake import seals
 from ttame_core.stopping import scratch
-from ttame_core.storage import file_system, reaching
+from ttame_core.storage import file_system, reaching, temporary_folder
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
@@ -206,7 +205,7 @@ class Lake:
         if self.local:
             yield self.path(path)
             return
-        with tempfile.TemporaryDirectory() as folder, scratch(Path(folder)):
+        with temporary_folder() as folder:
             copy = f"{folder}/{path.rsplit('/', 1)[-1]}"
             with reaching(self.url, self.fs):
                 self.fs.get_file(self.path(path), copy)
@@ -367,8 +366,8 @@ class Lake:
         if self.local:
             yield from self._create_local(Path(target))
             return
-        with tempfile.TemporaryDirectory() as folder, scratch(Path(folder)):
-            temporary = Path(folder) / "file"
+        with temporary_folder() as folder:
+            temporary = folder / "file"
             yield temporary
             try:
                 with reaching(self.url, self.fs):

@@ -24,7 +24,7 @@ from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, me
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.map_values import column_of, dtype_of, restore, store
-from ttame_core.lake.schemas import PREDICTION, REFUSED, WEIGHTS, maps_schema
+from ttame_core.lake.schemas import HEAD, PREDICTION, REFUSED, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, MADE_FROM, RowGroups
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
@@ -43,6 +43,7 @@ class WantedMaps:
         made_from: description of what makes the file, for its fingerprint.
         images: number of images of the shard, from its first, that are explained.
         dtype: number format of stored maps, as a spec's `maps.dtype` names it.
+        head: SHA-256 of the file of the explainer's head; "" where it has none.
     """
 
     name: str
@@ -50,6 +51,7 @@ class WantedMaps:
     made_from: Any
     images: int = ALL
     dtype: str = "float16"
+    head: str = ""
 
 
 def explain_shard(
@@ -92,7 +94,8 @@ def explain_shard(
                 names = backbone.name, order.name
                 schema, made_from = maps_schema(height, width, order.dtype), order.made_from
                 create = shard.lake.create_parquet
-                maps = create(shard.maps_file(*names), schema, made_from, **about)
+                own = {HEAD: order.head} if order.head else {}
+                maps = create(shard.maps_file(*names), schema, made_from, **about, **own)
                 costs = create(shard.scores_file("cost", *names), schema_of("cost"), made_from)
                 opened[order.name] = files.enter_context(maps), files.enter_context(costs)
             return opened[order.name]

@@ -31,6 +31,7 @@ from ttame_core.lake import (
     maps_file,
     scores_file,
 )
+from ttame_core.lake.schemas import HEAD as HEAD_HASH
 from ttame_core.lake.schemas import WEIGHTS
 from ttame_core.lake.store import MADE_FROM
 from ttame_core.metrics import REGISTRY as FAMILIES
@@ -280,6 +281,12 @@ class Provenance:
             "train": self._split_content("train"),
             "val": self._split_content("val"),
         }
+
+    def head_hash(self, backbone: spec.Backbone, explainer: spec.Explainer) -> str:
+        """Return the SHA-256 of an explainer's head as it was trained; "" where it has none."""
+        folder = head_folder(self.dataset, backbone.name, explainer.name)
+        needs_head = REGISTRY[explainer.method].needs_head
+        return self.lake.metadata(f"{folder}/history.parquet").get(HEAD_HASH, "") * needs_head
 
     def maps(
         self, backbone: spec.Backbone, explainer: spec.Explainer, shard: str

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import cv2
 import numpy as np
-from PIL import Image
 from pydantic import Field
 from typing_extensions import override
 
@@ -24,8 +22,9 @@ from ttame_core.data.annotations.base import (
     mask_boxes,
 )
 from ttame_core.data.annotations.placement import placement
+from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
-from ttame_core.data.images import DECODERS
+from ttame_core.data.images import BrokenImage, mask_values
 
 
 class MasksSettings(spec.Section):
@@ -84,23 +83,15 @@ def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) 
         BrokenAnnotation: the file is no PNG, has another size than the picture or too many objects,
             or it is not known whether a value is an object or a border.
     """
+    sizes = (picture.size, picture.stored_size)
     try:
-        image = Image.open(io.BytesIO(data), formats=DECODERS)
-        if image.format != "PNG":
-            raise BrokenAnnotation(f"the mask is a {image.format} file: masks are PNG files")
-        if image.size not in (picture.size, picture.stored_size):  # however many it claims
-            raise BrokenAnnotation(
-                "the mask has {}×{} pixels, the image {}×{}".format(*image.size, *picture.size)
-            )
-        array = np.asarray(image)
-    except BrokenAnnotation:
-        raise
-    except Exception as error:  # a damaged file can lead the decoder to any error
-        raise BrokenAnnotation(f"not a PNG mask: {error}") from error
+        array, mode = apart(mask_values, data, "mask", sizes)
+    except BrokenImage as error:
+        raise BrokenAnnotation(f"the mask cannot be used: {error.reason}") from error
     if array.ndim == 3:
-        colours = array[..., : min(3, len(image.mode.removesuffix("A")))].astype(np.uint32)
+        colours = array[..., : min(3, len(mode.removesuffix("A")))].astype(np.uint32)
         array = colours @ np.array([65536, 256, 1], dtype=np.uint32)[-colours.shape[2] :]
-    return placement(image.size, picture).mask(_numbered(array, image.mode == "P", void))
+    return placement(array.shape[1::-1], picture).mask(_numbered(array, mode == "P", void))
 
 
 def _numbered(array: np.ndarray, palette: bool, void: Sequence[int] | None) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event, Timer
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake
 from ttame_core.stopping import asked
+from ttame_core.storage import is_full, temporary_folder
 
 TRIES = 3  # of a query whose files are replaced while it reads them
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -71,9 +71,9 @@ def connect(
     """
     read_only = ReadOnly(lake)
     through = confined or not lake.local
-    with TemporaryDirectory() as spill, _database(Path(spill)) as db:
+    with temporary_folder() as spill, _database(spill) as db:
         try:
-            db.execute(f"SET temp_directory = '{_quoted(spill)}'")
+            db.execute(f"SET temp_directory = '{_quoted(str(spill))}'")
             memory = confined.memory if confined else MEMORY
             db.execute(f"SET memory_limit = '{_quoted(memory)}'")
             if through:
@@ -86,7 +86,7 @@ def connect(
         except (duckdb.Error, RuntimeError) as error:
             if stopped := asked():  # a query that a signal interrupts makes an error of its own
                 raise stopped from error
-            if not isinstance(error, duckdb.Error):
+            if not isinstance(error, duckdb.Error) or is_full(error):
                 raise
             if read_only.failed:  # DuckDB's error has only the text of the store's
                 raise read_only.failed from error
@@ -222,6 +222,19 @@ def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) 
     with suppress(duckdb.OutOfMemoryException):  # more than MEMORY may still be in use
         db.execute(f"SET memory_limit = '{MEMORY}'")
     return table
+
+
+def computed_leaderboard(lake: Lake, dataset: str, selection: Selection) -> pa.Table:
+    """Return what `leaderboard` does, from the scores also where a record still holds.
+
+    Args:
+        lake: the workspace.
+        dataset: name of the data set.
+        selection: the maps and scores to look at.
+    """
+    with connect(lake, selection=selection) as db:
+        db.execute("DELETE FROM recorded_boards; RESET VARIABLE recorded_boards")
+        return read_leaderboard(db, dataset)
 
 
 def leaderboard(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -32,6 +30,7 @@ from ttame_core.lake.schemas import (
     SWEEPS,
     maps_schema,
 )
+from ttame_core.storage import temporary_folder
 
 PARTITIONS = ("dataset", "backbone", "explainer")
 EITHER = pa.unify_schemas([maps_schema(1, 1), maps_schema(1, 1, "uint8")])  # float16 and uint8
@@ -91,8 +90,8 @@ def views() -> Views:
         UserError: a family of another package cannot be used.
     """
     _refuse_taken()
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "views.duckdb")
+    with temporary_folder() as folder:
+        path = folder / "views.duckdb"
         with duckdb.connect(path) as db:
             for name, (_, schema, partitions) in kinds().items():
                 db.register("empty", _readable(schema).empty_table())

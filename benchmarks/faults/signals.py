@@ -1,0 +1,118 @@
+"""Signals at random moments to the command, to its group, and to one of its processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from benchmarks.faults.kills import PATIENCE, run_audit
+from harness.audits import differences, temporary
+from ttame_core import spec
+
+SOON = 10  # seconds in which all processes end
+WAYS = ("process", "group", "child")
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+
+
+def signal_everywhere(
+    audit: spec.AuditSpec, folder: Path, signals: int, seed: int
+) -> tuple[str, list[str]]:
+    """Send signals to `ttame audit`, each to another run, and let a last run go to the end.
+
+    Args:
+        audit: the audit.
+        folder: an empty folder.
+        signals: number of signals.
+        seed: what moments, signals and receivers follow from.
+
+    Returns:
+        What was done; and processes that did not end in SOON, wrong exit codes, and files that are
+        not as in a workspace that nothing disturbed.
+    """
+    rng, problems = random.Random(seed), []
+    undisturbed, workspace = folder / "undisturbed", folder / "workspace"
+    run_audit(audit, undisturbed)
+    (folder / "audit.yaml").write_text(audit.model_dump_json())
+    begun = time.monotonic()
+    _wait(_start(folder, folder / "timed"))
+    duration = time.monotonic() - begun
+    sent: Counter[str] = Counter()
+    slowest = 0.0
+    for number in range(signals):
+        way = WAYS[number % len(WAYS)]
+        command = _start(folder, workspace)
+        time.sleep(rng.uniform(0, duration))
+        what = rng.choice(list(CODES))
+        said = f"{what.name} to the {way}, number {number} of seed {seed}"
+        everyone = _everyone(command.pid)
+        if command.poll() is not None:
+            continue  # the audit was over
+        sent[f"{what.name} to the {way}"] += 1
+        _send(command.pid, everyone, way, what, rng)
+        begun = time.monotonic()
+        if way == "child" and command.pid in (p.pid for p in everyone):
+            code = _wait(command)  # others go on without it, or the command says what is missing
+            everyone = [p for p in everyone if p.pid != command.pid]
+        else:
+            code = _wait(command)
+            if code != CODES[what] and code != 0:
+                problems.append(f"{said}: the command ended with {code}")
+        _, alive = psutil.wait_procs(everyone, timeout=max(1, begun + SOON - time.monotonic()))
+        took = time.monotonic() - begun
+        slowest = max(slowest, 0 if way == "child" else took)
+        if alive or (way != "child" and took > SOON + 1):
+            problems.append(f"{said}: after {took:.0f} s {len(alive)} processes were alive")
+        for process in alive:
+            process.kill()
+    if code := _wait(_start(folder, workspace)):
+        problems.append(f"the last run ended with {code}")
+    problems += [f"{name} differs" for name in differences(undisturbed, workspace)]
+    problems += [f"{name} was left behind" for name in temporary(workspace)]
+    ways = ", ".join(f"{count} {way}" for way, count in sorted(sent.items()))
+    return f"{sent.total()} signals ({ways}); the slowest end took {slowest:.1f} s", problems
+
+
+def _start(folder: Path, workspace: Path) -> subprocess.Popen[bytes]:
+    program = "from flows.cli import main; main()"
+    command = [sys.executable, "-c", program, "audit", f"{folder}/audit.yaml", "--workspace"]
+    home = {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
+    with (folder / "audit.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, str(workspace)],
+            env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | home,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _wait(command: subprocess.Popen[bytes]) -> int:
+    return command.wait(PATIENCE)
+
+
+def _everyone(pid: int) -> list[psutil.Process]:
+    """Return the process and all that it has started."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _send(
+    pid: int, everyone: list[psutil.Process], way: str, what: signal.Signals, rng: random.Random
+) -> None:
+    if way == "group":
+        os.killpg(pid, what)
+    elif way == "process" or len(everyone) < 2:
+        os.kill(pid, what)
+    else:
+        rng.choice(everyone[1:]).send_signal(what)
