@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import (
     bulk,
+    checksums,
     cost,
     leaderboard,
     memory,
@@ -27,7 +28,7 @@ from ttame_core.backbones.devices import keep_freed_memory
 
 PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
-    "storage",
+    *("storage", "checksums"),
 )
 OWN_DATA = ("real",)  # parts that need the user's pictures, and run where they are asked for alone
 
@@ -86,6 +87,8 @@ def main() -> None:
         console.print(memory.compare(options.samples, options.stages))
     if "storage" in options.only:
         console.print(storage.compare(where))
+    if "checksums" in options.only:
+        console.print(checksums.compare())
     if "real" in options.only:
         chosen = options.workspace, options.seeds, options.backbones, options.images
         for table in real.compare(options.pictures, *chosen):

@@ -15,6 +15,7 @@ import signal
 import struct
 import tempfile
 import traceback
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -248,7 +249,7 @@ def _any_format() -> list[bytes]:
     files = []
     for kind in sorted(Image.SAVE):
         for mode in ("RGB", "L", "1"):
-            with suppress(Exception):  # what a format cannot hold
+            with suppress(Exception), warnings.catch_warnings(action="ignore"):
                 files.append(_encoded(image.convert(mode), kind))
                 break
     return files

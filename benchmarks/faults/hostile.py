@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from benchmarks.faults.kills import run_audit
+from flows.cli.bounds import held_to
 from ttame_core import spec
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -84,7 +85,8 @@ def ask_bombs(folder: Path, times: int) -> tuple[str, list[str]]:
 
 def _ask(folder: Path, sql: str) -> None:
     try:
-        run_query(Lake(folder / "lake"), sql, LIMITS)
+        with held_to(LIMITS):
+            run_query(Lake(folder / "lake"), sql, LIMITS)
     except duckdb.Error as error:
         raise UserError(str(error)) from error
 

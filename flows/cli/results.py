@@ -28,11 +28,14 @@ def query(
         ttame query "FROM leaderboard WHERE metric = 'AD@15'" --format csv
         ttame query "FROM metric_values" --format parquet --output values.parquet
     """
+    from flows.cli.bounds import held_to
     from ttame_core.lake.query.connection import Limits, run_query
     from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
-    table = run_query(lake, sql, Limits(memory, rows, seconds))
+    limits = Limits(memory, rows, seconds)
+    with held_to(limits):
+        table = run_query(lake, sql, limits)
     if not lake.glob("datasets/*"):
         say(f"the workspace {lake} is empty: name another with --workspace, if you mean another")
     write_result(table, format, output)

@@ -321,10 +321,8 @@ class _Verification:
                 with suppress(UserError, OSError):  # those that are damaged have a fault already
                     others = _others(self.lake, dataset, shard)
                     if others:
-                        words = (
-                            f"{len(others)} of its pictures have changed since it was made, first"
-                        )
-                        yield Fault(path, STALE, f"{words} {others[0]}")
+                        words = f"{len(others)} of its pictures have changed since: {others[0]}"
+                        yield Fault(path, STALE, words + " and others" * (len(others) > 1))
 
     def _fingerprint(self, path: str) -> str | None:
         return self.about.get(path, {}).get(FINGERPRINT.decode())

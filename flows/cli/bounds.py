@@ -1,0 +1,61 @@
+"""The most that a query's process takes, where DuckDB does not keep to the query's limits.
+
+DuckDB counts no single value of gigabytes as memory, and cannot interrupt the making of one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Timer
+
+from tasks.logs import say
+from ttame_core.lake.query.connection import Limits
+from ttame_core.stopping import give_up
+
+SHARE = 3  # of the query's memory, which the whole process may take beyond what it has
+GRACE = 10  # seconds after its time in which a query can still end by itself
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@contextmanager
+def held_to(limits: Limits) -> Iterator[None]:
+    """Hold this process to the limits of its query; it ends with 2 where time is long over.
+
+    Args:
+        limits: the most that the query may take.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    timer = Timer(limits.seconds + GRACE, _end, [limits.seconds])
+    timer.daemon = True
+    timer.start()
+    try:
+        if (memory := _bytes(limits.memory)) is not None:
+            with suppress(OSError, ValueError):  # systems without such sizes, or without the limit
+                pages = int(Path("/proc/self/statm").read_text().split()[0])
+                most = pages * resource.getpagesize() + SHARE * memory
+                resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+        yield
+    finally:
+        timer.cancel()
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _bytes(memory: str) -> int | None:
+    """Return the number of bytes of a size such as `2GB`; None for a share, or what is no size."""
+    size = re.fullmatch(r"([\d.]+) *(\w+)", memory.strip())
+    unit = UNITS.get(size[2].upper()) if size else None
+    with suppress(ValueError):
+        return int(float(size[1]) * unit) if size and unit else None
+    return None
+
+
+def _end(seconds: float) -> None:
+    say(f"the query takes more than {seconds:g} s: ask for less, or raise --seconds", "error")
+    give_up()
+    os._exit(2)
