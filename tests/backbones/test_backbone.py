@@ -101,7 +101,7 @@ def test_pretrained_weights_that_cannot_be_had(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot be had.*local `checkpoint`"):
+    with pytest.raises(UserError, match=r"cannot be loaded.*local `checkpoint`"):
         load_backbone(spec.Backbone(model="resnet10t.c3_in1k", pretrained=True))
 
 

@@ -86,7 +86,10 @@ def check_names(gate: spec.Gate, audit: spec.AuditSpec) -> None:
 
 
 def _names(evaluation: spec.Evaluation) -> list[str]:
-    """Return names of metrics, for suggestions; those of `confidence` with levels and fills."""
+    """Return full names of metrics for a message's `Did you mean …?`, such as AD@15/blur.
+
+    Only those of the family `confidence` have levels and fills here.
+    """
     names = [stem for stem in stems() if "@" not in stem]
     for metric in evaluation.metrics:
         if metric.family == "confidence":
@@ -364,7 +367,10 @@ def _row(
 
 
 def _paired(pair: Mapping[str, Any]) -> Row:
-    """Return the means of both audits over the images that both have, as columns of a change."""
+    """Return the columns of a change that compare two audits, over the images that both have.
+
+    They are both means, their difference, and its interval.
+    """
     names = {"previous": "b", "value": "a", "change": "difference"}
     return {k: pair[v] for k, v in names.items()} | {k: pair[k] for k in ("ci_low", "ci_high")}
 

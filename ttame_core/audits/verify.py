@@ -174,7 +174,7 @@ class _Verification:
             prints[row["shard"]] = self._fingerprint(sidecar), row["sha256"]
             for path in (tar, sidecar):
                 if path not in self.files:
-                    yield Fault(path, MISSING, "the list of shards has it")
+                    yield Fault(path, MISSING, "the list of shards names it")
             if sidecar in self.about and self.about[sidecar].get("sha256") != row["sha256"]:
                 yield Fault(sidecar, STALE, "it belongs to another tar than the list of shards has")
             if tar in self.files and self.lake.sha256(tar) != row["sha256"]:
@@ -184,16 +184,16 @@ class _Verification:
         known = {place(dataset, r["shard"]) for r in rows for place in (shard_tar, shard_rows)}
         for path in sorted(self.files):
             if path.startswith(f"datasets/{dataset}/shards/") and path not in known:
-                yield Fault(path, STALE, "the list of shards does not have it")
+                yield Fault(path, STALE, "the list of shards does not name it")
         for name in ("index", "annotations", "rejected"):
             path = dataset_file(dataset, f"{name}.parquet")
             if path not in self.files:
-                yield Fault(path, MISSING, "a data set has it")
+                yield Fault(path, MISSING, "every data set has this file")
             elif self._fingerprint(path) != self._fingerprint(listed):
                 yield Fault(path, STALE, "it was gathered from other shards")
         plan = dataset_file(dataset, "plan.parquet")
         if plan not in self.files:
-            yield Fault(plan, MISSING, "a data set has it")
+            yield Fault(plan, MISSING, "every data set has this file")
         elif self._fingerprint(plan) != made_from.get("plan"):
             yield Fault(plan, STALE, "the shards were written by another plan")
 
@@ -217,7 +217,7 @@ class _Verification:
                 whole = f"{folder}/{weights}.safetensors"
                 refused = REFUSED in self.about[path]
                 if whole not in self.files and not refused:
-                    yield Fault(whole, MISSING, "the history of its training is there")
+                    yield Fault(whole, MISSING, "only the history of its training is left")
 
     def _maps_and_scores(self) -> Iterator[Fault]:
         for path in sorted(self.about):
@@ -246,7 +246,7 @@ class _Verification:
                 if of["metric"] == "cost":  # written with the maps, from the same
                     own = self._fingerprint(path)
                 if maps not in self.about:
-                    yield Fault(maps, MISSING, "there are scores of it")
+                    yield Fault(maps, MISSING, "there are scores of these maps")
                 elif own not in (None, self._fingerprint(maps)):
                     yield Fault(path, STALE, "its maps have changed since it was made")
 
@@ -262,9 +262,9 @@ class _Verification:
                 before = folder
                 continue
             if not about.files:
-                yield Fault(path, DAMAGED, "it holds no hashes: it is of an earlier version")
+                yield Fault(path, DAMAGED, "it has no hashes: an earlier version wrote it")
             for name in sorted(file_hashes(self.lake, folder).keys() - about.files.keys()):
-                yield Fault(f"{folder}/{name}", FOREIGN, "the record does not have it")
+                yield Fault(f"{folder}/{name}", FOREIGN, "record.json does not name it")
             named = about.previous and f"audits/{about.previous.record}"
             if about.previous and named == before:
                 last = f"{before}/record.json"
@@ -273,7 +273,7 @@ class _Verification:
             elif about.files and named != before:
                 lost = named or before or folder
                 yield Fault(
-                    f"{lost}/record.json", MISSING, f"the chain of records has it before {folder}"
+                    f"{lost}/record.json", MISSING, f"it should be the record before {folder}"
                 )
             before = folder
         if before:
@@ -298,7 +298,8 @@ class _Verification:
                 unit = f"{where} {work.shard}".strip()
                 yield Fault(unit, MISSING, f"the spec of {folder} asks for it")
         except (UserError, ValueError, OSError, KeyError) as error:
-            yield Fault(f"{folder}/spec.yaml", MISSING, f"what it asks for cannot be told: {error}")
+            reason = f"it is not known which files it asks for: {error}"
+            yield Fault(f"{folder}/spec.yaml", MISSING, reason)
 
     def _other_board(self, folder: str, audit: spec.AuditSpec) -> Fault | None:
         """Return the fault of a record's leaderboard that the scores do not give; None for none."""

@@ -375,7 +375,7 @@ def _wrong_arguments(settings: spec.Backbone, error: Exception) -> UserError:
 
 def _no_weights(settings: spec.Backbone, error: Exception) -> UserError:
     return UserError(
-        f"backbone {settings.name}: the pretrained weights of {settings.model} cannot be had "
+        f"backbone {settings.name}: the pretrained weights of {settings.model} cannot be loaded "
         f"({' '.join(str(error).split())[:200]}); go online once, fill the hub cache (HF_HOME, "
         "TORCH_HOME), or give a local `checkpoint`"
     )

@@ -144,7 +144,7 @@ def leaderboard_tables(board: pa.Table, width: int = WIDTH) -> list[Table]:
     """Make tables of the principal metrics for a terminal, as many as needed.
 
     Families of metrics are not split between tables. The best rival of each backbone is green, and
-    bold where it is apart from the next.
+    bold where its 95 % interval does not meet that of the next one.
 
     Args:
         board: the leaderboard.
