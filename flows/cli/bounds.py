@@ -25,7 +25,9 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 @contextmanager
 def held_to(limits: Limits) -> Iterator[None]:
-    """Hold this process to the limits of its query; it ends with 2 where time is long over.
+    """Limit the memory and the time of this process while it answers a query.
+
+    Where the query goes on long after its time, the process ends with exit code 2.
 
     Args:
         limits: the most that the query may take.
@@ -47,7 +49,7 @@ def held_to(limits: Limits) -> Iterator[None]:
 
 
 def _bytes(memory: str) -> int | None:
-    """Return the number of bytes of a size such as `2GB`; None for a share, or what is no size."""
+    """Return the number of bytes of a size such as `2GB`; None for other texts, such as `80%`."""
     size = re.fullmatch(r"([\d.]+) *(\w+)", memory.strip())
     unit = UNITS.get(size[2].upper()) if size else None
     with suppress(ValueError):

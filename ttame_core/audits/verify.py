@@ -82,8 +82,8 @@ def verify(lake: Lake, name: str | None = None, pixels: bool = False) -> list[Fa
     Args:
         lake: the workspace.
         name: the audit whose records are looked at; None for all.
-        pixels: whether the pictures are read that the data sets were made from, which tells those
-            that changed with the same size and time.
+        pixels: whether the original pictures of the data sets are read as well. Only that finds
+            pictures that have changed and still have the same size and time.
 
     Returns:
         What is wrong; nothing where all is well. A file is named once, by the first fault.
@@ -302,7 +302,7 @@ class _Verification:
             yield Fault(f"{folder}/spec.yaml", MISSING, reason)
 
     def _other_board(self, folder: str, audit: spec.AuditSpec) -> Fault | None:
-        """Return the fault of a record's leaderboard that the scores do not give; None for none."""
+        """Return the fault of a record's leaderboard that differs from the scores; else None."""
         path = f"{folder}/leaderboard.parquet"
         board = computed_leaderboard(self.lake, audit.dataset.name, Selection.of(audit))
         wrong = _difference(self.lake.read_table(path), board.cast(LEADERBOARD))
@@ -310,11 +310,11 @@ class _Verification:
             return None
         state = scores_state(self.lake, audit.dataset.name, Selection.of(audit))
         same = read_about(self.lake, folder).scores == state
-        words = f"the scores give another {wrong}"
+        words = f"the scores give something else for {wrong}"
         return Fault(path, DAMAGED if same else STALE, words)
 
     def pixels(self) -> Iterator[Fault]:
-        """Yield the shards whose pictures are others by now where they came from."""
+        """Yield a fault for each shard some of whose original pictures have changed since."""
         for path in sorted(self.files):
             if path.endswith(".tar") and LAYOUT.fullmatch(path):
                 _, dataset, _, name = path.split("/")
@@ -353,7 +353,10 @@ def _files(lake: Lake, folder: str) -> Iterator[str]:
 
 
 def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:
-    """Return the place of the first number that two leaderboards do not share; None for none."""
+    """Return where two leaderboards first differ, such as `value of net ttame AD@15`.
+
+    None stands for two leaderboards that are alike.
+    """
     boards = []
     for board in (recorded, computed):
         rows = board.to_pylist()
@@ -374,7 +377,7 @@ def _alike(given: Any, expected: Any) -> bool:
 
 
 def _others(lake: Lake, dataset: str, shard: str) -> list[str]:
-    """Return the paths of pictures that are not, where they came from, what a shard holds."""
+    """Return the paths of a shard's pictures whose original files have changed since."""
     rows = {row["path"]: row for row in lake.read_table(shard_rows(dataset, shard)).to_pylist()}
     planned = [row for row in planned_rows(lake, dataset, shard) if row["location"]]
     with ThreadPoolExecutor() as pool:
@@ -383,7 +386,7 @@ def _others(lake: Lake, dataset: str, shard: str) -> list[str]:
 
 
 def _is_same(location: str, row: Mapping[str, Any] | None) -> bool:
-    """Say whether a file is still the picture of a shard's row; rejected ones are as they are."""
+    """Say whether a file still holds the picture of a shard's row; True for rejected pictures."""
     if row is None or not row["sha256"]:
         return True
     try:

@@ -38,7 +38,7 @@ def apart(
     *args: P.args,
     **options: P.kwargs,
 ) -> T:
-    """Call a function in a process that may die of it.
+    """Call a function on a file in a process of its own, which the file may crash.
 
     A file counts as broken when a second, new process dies of it as well: something else may have
     ended the first.
@@ -70,7 +70,7 @@ def apart(
 
 
 class _Died(Exception):
-    """The end of a process, with its reason."""
+    """The error for a process that has ended without an answer, with the reason."""
 
 
 class _Process:

@@ -154,5 +154,5 @@ def _files(lake: Lake, folder: str) -> Entries:
 
 
 def _whole(files: Entries) -> list[str]:
-    """Return the names of whole Parquet files, each of which shows that a unit is complete."""
+    """Return the names of Parquet files that are not half written, one for each complete unit."""
     return [name for name in files if name.endswith(".parquet") and WRITING not in name]

@@ -75,7 +75,7 @@ def few_steps(settings: spec.Training, train: Sequence[tuple[str, int]]) -> str 
 def with_enough_epochs(
     settings: spec.Training, train: Sequence[tuple[str, int]]
 ) -> tuple[spec.Training, int]:
-    """Return the settings with at least `least_steps` steps, and the batches of an epoch.
+    """Return the settings with at least `least_steps` steps, and an epoch's number of batches.
 
     Args:
         settings: section `training` of a spec.
@@ -94,7 +94,7 @@ def settings_for(settings: spec.Training, batches: int) -> spec.Training:
 def masking_mode(backbone: Backbone, settings: spec.Training) -> str:
     """Return how a training masks images: as the setting `masking` says; `auto` is the backbone's.
 
-    The result is `raw`, `normalised`, `both` or `wide` (`Trained.masked_logits`).
+    The result is a `mode` of `Trained.masked_logits`, such as `raw` or `both`.
     """
     return backbone.masking if settings.masking == "auto" else settings.masking
 

@@ -225,7 +225,9 @@ def answer(db: duckdb.DuckDBPyConnection, sql: str, params: Sequence[Any] = ()) 
 
 
 def computed_leaderboard(lake: Lake, dataset: str, selection: Selection) -> pa.Table:
-    """Return what `leaderboard` does, from the scores also where a record still holds.
+    """Return the leaderboard of a lake, computed from its scores.
+
+    Unlike `leaderboard`, it takes nothing from records, not even from those that are still valid.
 
     Args:
         lake: the workspace.
