@@ -232,8 +232,8 @@ def _resolved(lake: Lake, a: str, b: str) -> tuple[str, str, str]:
     if not shared:
         kinds = [next(k for k in KINDS if name in known[k]) for name in (a, b)]
         raise UserError(
-            f"{a} and {b} cannot be compared, because one is an {kinds[0]} and the other a "
-            f"{kinds[1]}: name two explainers, two backbones or two audits"
+            f"{a} ({kinds[0]}) and {b} ({kinds[1]}) cannot be compared: name two explainers, two "
+            "backbones or two audits"
         )
     if a == b:
         raise UserError(f"{a} is compared with itself: name another {shared[0]}")
