@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 from tiny import jpeg
 
-from ttame_core.data.images import BrokenImage, decode_image, is_image, stored
+from ttame_core.data.images import (
+    DECODERS,
+    BrokenImage,
+    decode_image,
+    is_image,
+    is_other,
+    stored,
+)
 
 
 def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -128,7 +135,7 @@ def _flipped(kind: str) -> Iterator[bytes]:
             yield whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
 
 
-@pytest.mark.parametrize("kind", ["ICO", "ICNS", "DDS", "BLP", "SPIDER", "EPS", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("kind", ["ICO", "ICNS", "DDS", "BLP", "SPIDER", "EPS", "TGA", "SGI"])
 def test_other_formats_are_not_opened_whatever_their_name(kind: str) -> None:
     image = Image.new("P" if kind == "BLP" else "RGB", (16, 16))
     image = image.convert("F") if kind == "SPIDER" else image
@@ -136,7 +143,7 @@ def test_other_formats_are_not_opened_whatever_their_name(kind: str) -> None:
         decode_image(_encoded(image, kind), "picture.jpg")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", [name for name in DECODERS if name in Image.SAVE])
 def test_no_flipped_bit_raises_anything_else(kind: str) -> None:
     for number, data in enumerate(_flipped(kind)):
         if number % 5 == 0:
@@ -166,5 +173,27 @@ def test_whatever_a_decoder_raises_is_a_broken_image(
 
 
 def test_which_files_are_images() -> None:
-    assert all(is_image(n) for n in ("a.jpg", "x/B.JPG", "c.webp", "d.Png"))
+    assert all(is_image(n) for n in ("a.jpg", "x/B.JPG", "c.webp", "d.Png", "e.jpe", "f.AVIF"))
     assert not any(is_image(n) for n in ("a.txt", ".a.jpg", "x/.hidden.png", "jpg"))
+
+
+def test_pictures_are_known_by_their_content() -> None:
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM"):
+        data = _encoded(Image.new("RGB", (9, 7), (250, 0, 0)), kind)
+        assert may_be_image(data[:32]), kind
+        assert decode_image(data, "a").getpixel((4, 3))[0] > 240
+    assert not any(map(may_be_image, (b"", b"a text", b"<svg/>", b"%PDF-1.7")))
+    deep = np.array([[0, 32_896, 65_535]], dtype=np.uint16)
+    for kind in ("PPM", "JPEG2000"):
+        decoded = decode_image(_encoded(Image.fromarray(deep), kind), "a")
+        assert [decoded.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.json", "c.xml", "d.CSV", "e.mp4", "f.html", "g.zip"])
+def test_names_of_other_things(name: str) -> None:
+    assert is_other(name)
+
+
+@pytest.mark.parametrize("name", ["a", "b.dat", "c.bin", "d.jpg_original", "e.svg", "f.0001"])
+def test_names_that_tell_nothing(name: str) -> None:
+    assert not is_other(name)

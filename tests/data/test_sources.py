@@ -35,6 +35,7 @@ def test_folder(folder: Path) -> None:
     }
     assert {path: e.kind for path, e in found.items() if e.reason} == {
         "birds": "folder",
+        "cats/notes.txt": "file",
         "loose.jpg": "image",
     }
     assert found["birds"].label is None  # a folder without images is no class

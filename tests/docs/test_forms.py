@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -134,6 +137,245 @@ def _(here: Path) -> Section:
     pictures(here, "cats/1.jpg")
     (here / "cats/2.jpg").write_bytes(jpeg((510, 10)))
     return _folder(here)
+
+
+@PICTURES.example("`train/` and `val/` in one folder")
+def _(here: Path) -> Section:
+    return _folder(pictures(here, "train/cats/1.jpg", "val/cats/2.jpg"))
+
+
+@PICTURES.example("pictures of JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000 and PPM")
+def _(here: Path) -> Section:
+    kinds = {"jpe": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "gif": "GIF"}
+    kinds |= {"tif": "TIFF", "avif": "AVIF", "jp2": "JPEG2000", "ppm": "PPM"}
+    for suffix, kind in kinds.items():
+        with (here / f"1.{suffix}").open("wb") as stream:
+            Image.new("RGB", (40, 30), "red").save(stream, kind)
+    return _folder(here)
+
+
+@PICTURES.example("pictures without a suffix, or with another's")
+def _(here: Path) -> Section:
+    return _folder(pictures(here, "cats/1", "cats/2.dat", "cats/3.png"))
+
+
+@PICTURES.example("HEIC without the package pillow-heif")
+def _(here: Path) -> Section:
+    pictures(here, "cats/1.jpg")
+    (here / "cats/2.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    return _folder(here)
+
+
+@PICTURES.example("a picture of another format, such as SVG")
+def _(here: Path) -> Section:
+    pictures(here, "cats/1.jpg")
+    (here / "cats/2.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    return _folder(here)
+
+
+@PICTURES.example("a file that is no picture")
+def _(here: Path) -> Section:
+    pictures(here, "cats/1.jpg")
+    (here / "cats/notes.txt").write_text("no picture")
+    return _folder(here)
+
+
+def _table(here: Path, images: list[Any], **columns: object) -> Section:
+    pd.DataFrame({"image": images, **columns}).to_parquet(here / "t.parquet")
+    return {"kind": "table", "path": str(here / "t.parquet")}
+
+
+RED, BLUE = jpeg(), jpeg(colour="blue")
+
+
+@PICTURES.example("a Parquet file with a picture in each row")
+def _(here: Path) -> Section:
+    return _table(here, [RED, BLUE], label=["cat", "dog"])
+
+
+@PICTURES.example("a Parquet file with a picture in each row, given as `manifest`")
+def _(here: Path) -> Section:
+    table = _table(here, [RED, BLUE], label=["cat", "dog"])
+    return {**table, "kind": "manifest", "image_column": "image"}
+
+
+@PICTURES.example("a Parquet file of paths, given as `table`")
+def _(here: Path) -> Section:
+    return _table(pictures(here, "1.jpg"), ["1.jpg"])
+
+
+def _saved(**columns: list[Any]) -> datasets.Dataset:
+    classes = datasets.ClassLabel(names=["zebra", "ant"])
+    features = dict.fromkeys(columns, classes) | {"image": datasets.Image()}
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    return datasets.Dataset.from_dict(
+        {"image": images, **columns}, features=datasets.Features(features)
+    )
+
+
+@PICTURES.example("a data set that Hugging Face `datasets` has saved")
+def _(here: Path) -> Section:
+    _saved(label=[0, 1]).save_to_disk(here / "set")
+    return {"kind": "table", "path": str(here / "set")}
+
+
+@PICTURES.example("splits that Hugging Face `datasets` has saved")
+def _(here: Path) -> Section:
+    splits = {"train": _saved(label=[0, 1]), "test": _saved(label=[0, 1])}
+    datasets.DatasetDict(splits).save_to_disk(here / "sets")
+    return {"kind": "table", "path": str(here / "sets")}
+
+
+@PICTURES.example("a Parquet file of Hugging Face `datasets`")
+def _(here: Path) -> Section:
+    _saved(label=[0, 1]).to_parquet(here / "train-00000-of-00001.parquet")
+    return {"kind": "table", "path": str(here)}
+
+
+@PICTURES.example("a table with two columns of classes")
+def _(here: Path) -> Section:
+    _saved(fine_label=[0, 1], coarse_label=[0, 0]).to_parquet(here / "t.parquet")
+    return {"kind": "table", "path": str(here)}
+
+
+@PICTURES.example("tables that name other classes")
+def _(here: Path) -> Section:
+    _saved(label=[0, 1]).to_parquet(here / "a.parquet")
+    _table(here, [RED], label=[0])
+    return {"kind": "table", "path": str(here)}
+
+
+@PICTURES.example("a row without a picture")
+def _(here: Path) -> Section:
+    return _table(here, [RED, None], label=["cat", "dog"])
+
+
+@PICTURES.example("a table of Lance")
+def _(here: Path) -> Section:
+    (here / "t.lance").mkdir()
+    return {"kind": "table", "path": str(here / "t.lance")}
+
+
+def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Section:
+    with tarfile.open(path, mode) as writer:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            writer.addfile(member, io.BytesIO(data))
+    return {"kind": "webdataset", "path": str(path)}
+
+
+@PICTURES.example("a tar of a WebDataset, with `cls`")
+def _(here: Path) -> Section:
+    members = {"0001.jpg": RED, "0001.cls": b"0", "0002.JPG": BLUE, "0002.CLS": b"1"}
+    return tar(here / "0.tar", members)
+
+
+@PICTURES.example("tars of a WebDataset, with `json`")
+def _(here: Path) -> Section:
+    for number in (0, 1):
+        about = json.dumps({"label": "cat", "caption": "a cat"}).encode()
+        tar(here / f"train-{number:03}.tar", {"0001.jpg": RED, "0001.json": about})
+    return {"kind": "webdataset", "path": f"{here}/train-{{000..001}}.tar"}
+
+
+@PICTURES.example("a folder of tars, with `txt`")
+def _(here: Path) -> Section:
+    tar(here / "a.tar", {"0001.png": RED, "0001.txt": b"cat"})
+    tar(here / "b.tar", {"0001.webp": BLUE, "0001.txt": b"dog"})
+    return {"kind": "webdataset", "path": str(here)}
+
+
+@PICTURES.example("a tar without labels")
+def _(here: Path) -> Section:
+    return tar(here / "0.tar", {"0001.jpg": RED, "0002.jpg": BLUE})
+
+
+@PICTURES.example("the shards of another audit")
+def _(here: Path) -> Section:
+    source = _folder(pictures(here / "pictures", "cats/1.jpg", "dogs/1.jpg"))
+    shard_all(spec.Dataset(name="other", source=source), Lake(here / "lake"))
+    return {"kind": "webdataset", "path": str(here / "lake/datasets/other/shards")}
+
+
+@PICTURES.example("a sample without its label")
+def _(here: Path) -> Section:
+    return tar(here / "0.tar", {"0001.jpg": RED, "0002.jpg": BLUE, "0002.cls": b"0"})
+
+
+@PICTURES.example("a sample of several pictures")
+def _(here: Path) -> Section:
+    members = {"1.jpg": RED, "1.cls": b"0", "2.left.jpg": RED, "2.right.jpg": BLUE, "2.cls": b"0"}
+    return tar(here / "0.tar", members)
+
+
+@PICTURES.example("a tar without samples")
+def _(here: Path) -> Section:
+    tar(here / "0.tar", {})
+    tar(here / "1.tar", {"0001.jpg": RED})
+    return {"kind": "webdataset", "path": str(here)}
+
+
+@PICTURES.example("a compressed tar")
+def _(here: Path) -> Section:
+    return tar(here / "0.tar.gz", {"0001.jpg": RED}, "w:gz")
+
+
+@PICTURES.example("a tar that is cut off")
+def _(here: Path) -> Section:
+    source = tar(here / "0.tar", {"0001.jpg": RED, "0002.jpg": BLUE})
+    (here / "0.tar").write_bytes((here / "0.tar").read_bytes()[:1500])
+    return source
+
+
+@PICTURES.example("a program that gives a tar (`pipe:`)")
+def _(here: Path) -> Section:
+    return {"kind": "webdataset", "path": "pipe:cat 0.tar"}
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Section:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as writer:
+        for name, data in members.items():
+            writer.writestr(name, data)
+    return {"kind": "zip", "path": str(path)}
+
+
+@PICTURES.example("a zip file with a folder for each class")
+def _(here: Path) -> Section:
+    return archive(here / "a.zip", {"birds/wren/1.jpg": RED, "birds/robin/1.jpg": BLUE})
+
+
+@PICTURES.example("a zip file with `train/` and `val/`")
+def _(here: Path) -> Section:
+    return archive(here / "a.zip", {"train/wren/1.jpg": RED, "val/wren/1.jpg": BLUE})
+
+
+@PICTURES.example("a name in a zip file that leads out of it")
+def _(here: Path) -> Section:
+    return archive(here / "a.zip", {"wren/1.jpg": RED, "../robin/1.jpg": BLUE})
+
+
+@PICTURES.example("an encrypted picture in a zip file")
+def _(here: Path) -> Section:
+    source = archive(here / "a.zip", {"wren/1.jpg": RED, "robin/1.jpg": BLUE})
+    data = bytearray((here / "a.zip").read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # a flag in the list of files
+    (here / "a.zip").write_bytes(data)
+    return source
+
+
+@PICTURES.example("a zip file whose files lie over one another")
+def _(here: Path) -> Section:
+    source = archive(here / "a.zip", {"wren/1.jpg": RED, "robin/1.jpg": BLUE})
+    data = (here / "a.zip").read_bytes()
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    first = data[start : data.index(b"PK\x01\x02", start + 4)]
+    count = (20).to_bytes(2, "little")
+    ending = bytearray(data[end:])
+    ending[8:12] = count + count
+    ending[12:16] = (20 * len(first)).to_bytes(4, "little")
+    (here / "a.zip").write_bytes(data[:start] + 20 * first + ending)
+    return source
 
 
 def _coco(here: Path, images: list[Section], **thing: object) -> Section:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -109,7 +109,7 @@ def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
     for info in entries:
         place = info["name"].rstrip("/")
         name = posixpath.basename(place)
-        if place == folder or name.startswith(".") or name in SYSTEM_FOLDERS:
+        if place == folder or is_hidden(name):
             continue
         if info.get("islink"):
             with suppress(OSError):  # a link that leads nowhere fails when it is read
@@ -119,6 +119,11 @@ def listing(fs: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
         else:
             files[name] = info
     return dict(sorted(files.items())), sorted(folders)
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder of this name is left out of listings."""
+    return (name.startswith(".") and name != "..") or name in SYSTEM_FOLDERS
 
 
 def shown(path: str) -> str:
@@ -143,12 +148,24 @@ def read(location: str, most: int = LARGEST) -> bytes:
         OSError: the file cannot be read, is no plain file, or holds more.
         StoreAway: the store does not answer.
     """
+    with opened(location) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"it is larger than {most // 2**20} MiB")
+    return content
+
+
+@contextmanager
+def opened(location: str) -> Iterator[IO[bytes]]:
+    """Open a file for reading.
+
+    Raises:
+        OSError: the file cannot be read, or is no plain file.
+        StoreAway: the store does not answer.
+    """
     fs, path = file_system(location)
     if isinstance(fs, LocalFileSystem) and not os.path.isfile(path):  # a pipe has no end
         os.stat(path)
         raise OSError("it is no plain file")
     with reaching(location, fs), fs.open(path, "rb") as stream:
-        content: bytes = stream.read(most + 1)
-    if len(content) > most:
-        raise OSError(f"it is larger than {most // 2**20} MiB")
-    return content
+        yield stream

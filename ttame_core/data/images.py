@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import mimetypes
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -14,11 +19,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ttame_core.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif"}
-)
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+IMAGE_SUFFIXES = frozenset(chain.from_iterable(SUFFIXES.values()))
+HEIF = re.compile(rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", re.S)
 # Pillow opens some forty formats whatever a file is called, and for some starts other programs.
-DECODERS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+Image.preinit()
+for plugin in ("Tiff", "WebP", "Avif", "Jpeg2K"):
+    import_module(f"PIL.{plugin}ImagePlugin")
+if find_spec("pillow_heif"):
+    import_module("pillow_heif").register_heif_opener()
+DECODERS = tuple(name for name in SUFFIXES if name in Image.OPEN)
 EXIF_ORIENTATION = 0x0112
 ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
@@ -48,6 +69,18 @@ def is_image(path: str) -> bool:
     return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
 
 
+def is_other(path: str) -> bool:
+    """Say whether a file's name is that of something else than an image, such as a text."""
+    kind, _ = mimetypes.MimeTypes().guess_type(path)
+    return kind not in (None, "application/octet-stream") and not str(kind).startswith("image/")
+
+
+def may_be_image(start: bytes) -> bool:
+    """Say whether a file may be an image by its first 32 bytes, whatever its name is."""
+    accepting = [accept for name in DECODERS if (accept := Image.OPEN[name][1])]
+    return bool(HEIF.match(start)) or any(accept(start) for accept in accepting)
+
+
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode an image as displayed, to RGB.
 
@@ -61,7 +94,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         BrokenImage: the image cannot be decoded to its end.
     """
-    with _decoding(name):
+    with _decoding(data, name):
         image = _open(data, name)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
@@ -73,7 +106,7 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     Raises:
         BrokenImage: the header cannot be read.
     """
-    with _decoding(name):
+    with _decoding(data, name):
         image = _open(data, name)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
         return image.size, orientation if orientation in ORIENTATIONS else 1
@@ -148,7 +181,7 @@ def mask_values(data: bytes, name: str, sizes: Sequence[tuple[int, int]]) -> tup
     Raises:
         BrokenImage: the file is no PNG, has another size, or cannot be decoded to its end.
     """
-    with _decoding(name):
+    with _decoding(data, name):
         image = Image.open(io.BytesIO(data), formats=DECODERS)
         if image.format != "PNG":
             raise BrokenImage(name, f"it is a {image.format} file: masks are PNG files")
@@ -160,7 +193,7 @@ def mask_values(data: bytes, name: str, sizes: Sequence[tuple[int, int]]) -> tup
 
 
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(data: bytes, name: str) -> Iterator[None]:
     """Turn any error of a decoder into BrokenImage: damaged files cause errors of all kinds."""
     try:
         with warnings.catch_warnings():
@@ -170,6 +203,8 @@ def _decoding(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         reason = f"the file is not an image of a known format: {', '.join(DECODERS)}"
+        if "HEIF" not in DECODERS and HEIF.match(data):
+            reason = "HEIC needs a package: pip install pillow-heif"
         raise BrokenImage(name, reason) from error
     except Exception as error:
         words = " ".join(str(error).split())[:200]

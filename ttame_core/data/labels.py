@@ -8,10 +8,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
 
+from ttame_core.data.files import shown
+
+LONGEST = 4096  # characters of a text about a picture
 UNKNOWN = -1  # number that stands for a missing label
 MOST = 100_000  # larger numbers are taken for identifiers, not for positions in a list of classes
 _NUMBER = re.compile(r"([0-9]+)(?:\.0*)?", re.ASCII)
+
+
+def text_of(value: Any, what: str) -> str:
+    """Return a value of a table as text, with whole numbers without their fraction.
+
+    Args:
+        value: the value; None and NaN give an empty text.
+        what: the value's meaning, as a noun, for errors.
+
+    Raises:
+        ValueError: the value is neither a text nor a whole number.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, str):
+        if len(value) > LONGEST:
+            raise ValueError(f"the {what} has {len(value)} characters, which no path has")
+        if shown(value) != value:
+            raise ValueError(f"the {what} {shown(value)!r} is not UTF-8 text")
+        return value
+    if value is None or value != value:
+        return ""
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        with suppress(ArithmeticError, ValueError):
+            if value == int(value):
+                return str(int(value))
+    raise ValueError(
+        f"the {what} is {repr(value)[:80]}, a {type(value).__name__}: give a text or a whole number"
+    )
+
+
+def label_of(value: Any) -> str:
+    """Return a value of a table as the label of a picture.
+
+    Raises:
+        ValueError: the value is missing, negative, or neither a text nor a whole number.
+    """
+    label = text_of(value, "label").strip()
+    if not label:
+        raise ValueError("the label is missing")
+    if is_negative(label):
+        raise ValueError(f"the label {label} is negative; classes count from 0")
+    return label
+
+
+def is_negative(label: str) -> bool:
+    """Say whether a label is a number below 0."""
+    return label.startswith("-") and number_of(label[1:]) is not None
 
 
 def number_of(label: str) -> int | None:

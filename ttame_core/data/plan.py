@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, Listed
+from ttame_core.data.images import DECODERS
 from ttame_core.data.labels import class_of, classes_of, number_of
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry, Source
@@ -72,6 +73,7 @@ class ShardPlan:
         present: labels that inputs have, sorted; not all classes need have images.
         digests: a hash of the inputs of each shard, by the shard's name.
         settings: settings on which the content of shards depends.
+        remarks: sentences on how the source was understood.
     """
 
     dataset: str
@@ -79,6 +81,7 @@ class ShardPlan:
     present: tuple[int, ...]
     digests: dict[str, str]
     settings: dict[str, Any]
+    remarks: tuple[str, ...] = ()
 
     @property
     def shards(self) -> list[str]:
@@ -92,7 +95,8 @@ class ShardPlan:
     def made_from(self, shard: str) -> dict[str, Any]:
         """Return a description of what a shard is made from, for its fingerprint."""
         inputs = {"inputs": self.digests[shard], "classes": self.classes}
-        return {"format": FORMAT, "settings": self.settings, **inputs}
+        plugins = {"decoders": ["HEIF"]} if "HEIF" in DECODERS else {}  # what was rejected without
+        return {"format": FORMAT, "settings": self.settings, **inputs, **plugins}
 
 
 def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
@@ -118,7 +122,7 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
         for statement in duckdb.extract_statements(_sql("plan")):
             _execute(db, statement)
         labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
-        classes = source.classes() or _classes(db, dataset, labels)
+        classes = (not dataset.classes and source.classes()) or _classes(db, dataset, labels)
         numbers = {class_of(label, classes) for label in labels}
         present = tuple(sorted(number for number in numbers if number is not None))
         parts = _parts(db)
@@ -127,9 +131,8 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
             digests |= _execute(
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
-        plan = ShardPlan(
-            dataset.name, classes, present, digests, _settings(dataset, source, annotations)
-        )
+        settings, remarks = _settings(dataset, source, annotations), tuple(source.remarks)
+        plan = ShardPlan(dataset.name, classes, present, digests, settings, remarks)
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):

@@ -78,6 +78,7 @@ SELECT
     matched.location AS annotation, matched.name AS annotation_path, matched.content,
     matched.stamp AS annotation_stamp
 FROM once LEFT JOIN matched USING (path) LEFT JOIN shard_counts USING (split)
+WHERE NOT (kind = 'file' AND once.location IN (SELECT location FROM annotated))
 UNION ALL BY NAME
 SELECT '' AS shard, name AS path, 'annotation' AS kind,
     CASE WHEN reason <> '' THEN reason

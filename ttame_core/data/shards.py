@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import posixpath
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from ttame_core.data.annotations.base import (
     mask_boxes,
 )
 from ttame_core.data.decoding import apart
-from ttame_core.data.files import read
-from ttame_core.data.images import BrokenImage, examine, to_jpeg
+from ttame_core.data.images import BrokenImage, examine, is_image, to_jpeg
 from ttame_core.data.labels import class_of
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
@@ -61,16 +61,21 @@ def write_shard(dataset: spec.Dataset, lake: Lake, plan: ShardPlan, shard: str) 
     planned = dataset_file(dataset.name, "plan.parquet")
     of_plan = lake.metadata(planned).get(FINGERPRINT.decode())
     source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
+    inputs = planned_rows(lake, dataset.name, shard)
     rows: list[dict[str, Any]] = []
-    with lake.create(tar) as path, path.open("wb") as stream:
+    with (
+        source.reading(inputs) as read,
+        lake.create(tar) as path,
+        path.open("wb") as stream,
+    ):
         with wds.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
             sample: dict[str, bytes] | None
-            for entry in planned_rows(lake, dataset.name, shard):
+            for entry in inputs:
                 if drawn := source.draw(entry["path"]):
                     sample, sample_rows = _drawn_sample(entry, drawn, plan.classes)
                 else:
                     sample, sample_rows = _read_sample(
-                        entry, annotations, dataset.max_size, plan.classes
+                        entry, read, annotations, dataset.max_size, plan.classes
                     )
                 rows += [{**row, "shard": shard, "split": entry["split"]} for row in sample_rows]
                 if sample:
@@ -107,6 +112,7 @@ def _drawn_sample(
 
 def _read_sample(
     entry: dict[str, Any],
+    read: Callable[[str], bytes],
     annotations: Annotations | None,
     max_size: int | None,
     classes: tuple[str, ...],
@@ -124,7 +130,9 @@ def _read_sample(
     name = None if index is None else classes[index]
     picture = Picture(image.size, image.stored_size, image.orientation)
     boxes, mask, problems = _annotate(entry, name or "", annotations, picture)
-    extension = posixpath.splitext(entry["path"])[1][1:].lower() or image.suffix
+    extension = posixpath.splitext(entry["path"])[1][1:].lower()
+    if not is_image(entry["path"]):
+        extension = image.suffix
     if image.smaller is not None:
         boxes, mask = _shrunk(boxes, mask, image.size, image.smaller_size)
         extension, data = "jpg", image.smaller

@@ -19,14 +19,17 @@ from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, Picture
 from ttame_core.data.decoding import apart
-from ttame_core.data.files import read
 from ttame_core.data.images import BrokenImage, examine, is_image
 from ttame_core.data.plan import listed_of, plan_shards
+from ttame_core.data.sources import open_source
+from ttame_core.data.sources.folder import splits_in
+from ttame_core.data.sources.table import holds_images
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.storage import temporary_folder
@@ -38,10 +41,14 @@ UNLABELLED = ""  # stands for the class of images without labels
 EXAMPLES = 3  # files that a sentence names, at most
 PEEKED = 200  # entries of a folder that are examined to guess what it holds
 IMAGES_FOLDER = r"(jpeg)?images?|imgs?|photos?|pictures?|data"
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
+# The sources of files with many pictures, by suffix.
+KINDS = {
+    ".tar": "webdataset",
+    ".zip": "zip",
+    ".parquet": "table",
+    ".arrow": "table",
+    ".feather": "table",
+    ".lance": "table",
 }
 
 
@@ -82,16 +89,25 @@ class Survey:
 def find_source(place: str) -> spec.Source:
     """Return the source that describes the pictures at a path.
 
-    A file is a CSV or Parquet manifest, or a list. A folder holds `<class>/` or `images/<class>/`,
+    A file is a CSV or Parquet manifest, a list, or one of KINDS, of which there may be a folder. A
+    folder holds `<class>/` or `images/<class>/`,
     or one of these in a folder for each split. Images without labels are in a folder, or found by a
     pattern, or a single picture.
 
     Raises:
         UserError: there is nothing at the path, or no such folder with images in it.
     """
+    if re.search(r"\.tar$|\.tar[^/]*[}\]*]$", place, re.I):
+        here = place if "://" in place else str(Path(place).expanduser().resolve())
+        return spec.Source(kind="webdataset", path=here)
     path = Path(place).expanduser().resolve()
-    if path.suffix.lower() in (".csv", ".parquet"):
+    suffix = path.suffix.lower()
+    if suffix == ".csv" or (
+        path.is_file() and suffix == ".parquet" and not holds_images(str(path))
+    ):
         return spec.Source(kind="manifest", path=str(path))
+    if suffix in KINDS and path.exists():
+        return spec.Source(kind=KINDS[suffix], path=str(path))
     if glob.has_magic(place) or (path.is_file() and is_image(path.name)):
         return spec.Source(kind="glob", path=str(path))
     if path.is_file():
@@ -109,6 +125,11 @@ def find_source(place: str) -> spec.Source:
     for root in (*named, path):
         if any(is_image(file.name) for file in root.iterdir()):
             return spec.Source(kind="folder", path=str(root))
+    kinds = {
+        KINDS[suffix] for name in _peek(path) if (suffix := Path(name).suffix.lower()) in KINDS
+    }
+    if len(kinds) == 1:
+        return spec.Source(kind=kinds.pop(), path=str(path))
     raise UserError(
         f"{place} holds no class folders with images in them: it must look like "
         f"{place}/<class>/picture.jpg"
@@ -159,13 +180,9 @@ def choose_annotations(dataset: spec.Dataset) -> spec.Annotations | None:
 
 def _splits(root: Path) -> dict[spec.Split, str]:
     """Return the folders of splits in a folder; none unless there are `train` and another."""
-    named = {folder.name.lower(): folder for folder in _folders(root)}
-    by_split: dict[spec.Split, str] = {}
-    for split in spec.SPLITS:
-        for name in SPLIT_NAMES[split]:
-            if name in named and any(_holds_images(f) for f in _folders(named[name])):
-                by_split.setdefault(split, str(named[name]))
-    return by_split if "train" in by_split and len(by_split) > 1 else {}
+    names = [folder.name for folder in _folders(root)]
+    splits = splits_in(LocalFileSystem(), str(root), names)
+    return {split: str(root / name) for split, name in splits.items()}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -222,8 +239,12 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
         if len(sample) >= 2 * READ:
             sample = sorted(sample, key=lambda row: row["rank"])[:READ]
     sample = sorted(sample, key=lambda row: row["rank"])[:READ]
-    seen = _Seen(open_annotations(dataset.annotations))
-    with ThreadPoolExecutor(thread_name_prefix="look") as pool:
+    source, annotations = open_source(dataset.source), open_annotations(dataset.annotations)
+    with (
+        source.reading(sample) as read,
+        ThreadPoolExecutor(thread_name_prefix="look") as pool,
+    ):
+        seen = _Seen(annotations, read)
         for number, look in enumerate(pool.map(seen.look, sample), start=1):
             seen.add(look)
             if progress:
@@ -291,6 +312,7 @@ class _Seen:
     """The findings about all pictures that were read so far."""
 
     annotations: Annotations | None
+    read: Callable[[str], bytes]
     sides: list[int] = field(default_factory=list)
     objects: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     broken: list[str] = field(default_factory=list)
@@ -301,7 +323,7 @@ class _Seen:
 
     def look(self, row: dict[str, Any]) -> _Look:
         try:
-            data = read(row["location"])
+            data = self.read(row["location"])
             picture = apart(examine, data, row["path"])
         except BrokenImage as error:
             return _Look(row, broken=error.reason)

@@ -6,14 +6,14 @@ import glob
 import posixpath
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from fsspec.utils import glob_translate
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import by_split, locate, stamp, walk
-from ttame_core.data.images import is_image
-from ttame_core.data.sources.base import Entry, Source, image_entry
+from ttame_core.data.files import by_split, locate, opened, stamp, walk
+from ttame_core.data.sources.base import Entry, File, Source, file_entry
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system
 
@@ -38,25 +38,28 @@ class Glob(Source):
 
 
 def _found(place: str, split: spec.Split | None) -> Iterator[Entry]:
-    """Yield the images that a pattern finds."""
-    prefix, some = f"{split}/" if split else "", False
-    for path, location, changed in _files(place):
-        some = True
-        yield image_entry(prefix + path, location, None, split, changed)
+    """Yield the files that a pattern finds; one that is named itself is taken for an image."""
+    if not glob.has_magic(place):
+        ((_, fs, path),) = locate(place, "picture")
+        location, changed = fs.unstrip_protocol(path), stamp(fs.info(path))
+        name = posixpath.basename(path)
+        yield Entry(f"{split}/{name}" if split else name, location, None, split, changed)
+        return
+    some = False
+    for file in _files(place):
+        entry = file_entry(file, None, split)
+        some = some or entry.kind == "image"
+        yield entry
     if not some:
         raise UserError(f"no image is found by {place}: correct `source.path` in the spec")
 
 
-def _files(place: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (path relative to the pattern's fixed part, location, stamp) of the images."""
-    if not glob.has_magic(place):
-        ((_, fs, path),) = locate(place, "picture")
-        yield posixpath.basename(path), fs.unstrip_protocol(path), stamp(fs.info(path))
-        return
+def _files(place: str) -> Iterator[File]:
+    """Yield the files that a pattern finds, with paths relative to its fixed part."""
     fs, pattern = file_system(place)
     parts = pattern.split("/")
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    root = "/".join(parts[:fixed])
-    for path, location, changed in walk(fs, root):
-        if is_image(path) and re.match(glob_translate("/".join(parts[fixed:])), path):
-            yield path, location, changed
+    wanted = re.compile(glob_translate("/".join(parts[fixed:])))
+    for path, location, changed in walk(fs, "/".join(parts[:fixed])):
+        if wanted.match(path):
+            yield File(path, location, changed, partial(opened, location))

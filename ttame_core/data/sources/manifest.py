@@ -6,7 +6,6 @@ import csv
 import io
 import posixpath
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -15,12 +14,12 @@ from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.files import locate, shown
+from ttame_core.data.files import locate
+from ttame_core.data.labels import text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
 
-LONGEST = 4096  # characters of a cell
 ROWS_AT_ONCE = 1024  # of a Parquet file: a few bytes of one can stand for a long text in each row
 
 
@@ -86,7 +85,8 @@ def _label_column(columns: list[str], path: str, settings: ManifestSettings) -> 
         if column not in columns:
             raise UserError(
                 f"the manifest {path} has no column {column!r}; it has {', '.join(columns)}: set "
-                "`image_column` and `label_column` (null where the images have no labels)."
+                "`image_column` and `label_column` (null where the images have no labels), or read "
+                "it by `kind: table` where rows hold the images themselves."
                 + nearest(column, columns)
             )
     return settings.label_column if settings.label_column in wanted else None
@@ -122,26 +122,10 @@ def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterato
 
 
 def _text(value: Any, what: str, where: str) -> str:
-    """Return a cell as text, with whole numbers without their fraction; '' for an empty cell.
-
-    Raises:
-        UserError: the cell is neither a text nor a whole number.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if isinstance(value, str):
-        if len(value) > LONGEST:
-            raise UserError(f"{where}: the {what} has {len(value)} characters, which no path has")
-        if shown(value) != value:
-            raise UserError(f"{where}: the {what} {shown(value)!r} is not UTF-8 text")
-        return value if what == "image" else value.strip()
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        if value != value:
-            return ""
-        if value == value // 1:
-            return str(int(value))
-    raise UserError(
-        f"{where}: the {what} is {value!r}, a {type(value).__name__}: give a text or a whole number"
-    )
+    """Return a cell as text; raises UserError where it is neither a text nor a whole number."""
+    try:
+        text = text_of(value, what)
+    except ValueError as error:
+        hint = "; where rows hold the images themselves, `kind: table` reads them"
+        raise UserError(f"{where}: {error}{hint * (what == 'image')}") from error
+    return text if what == "image" else text.strip()

@@ -6,7 +6,7 @@ import posixpath
 
 from ttame_core import spec
 from ttame_core.data.files import locate, stamp
-from ttame_core.data.labels import number_of
+from ttame_core.data.labels import is_negative
 from ttame_core.data.sources.base import Entry
 from ttame_core.errors import UserError
 from ttame_core.storage import reaching, without_credentials
@@ -30,7 +30,7 @@ class NamedImages:
         Raises:
             UserError: the label is negative.
         """
-        if label and label.startswith("-") and number_of(label[1:]) is not None:
+        if label and is_negative(label):
             raise UserError(f"{where}: the label {label} is negative; classes count from 0")
         absolute = path.startswith("/") or "://" in without_credentials(path)
         location = path if absolute else posixpath.join(self.root, path)

@@ -1,0 +1,416 @@
+"""Tables whose rows hold pictures: Parquet and Arrow files, as Hugging Face `datasets` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+from typing_extensions import override
+
+from ttame_core import spec
+from ttame_core.data.files import LARGEST, listing, locate, shown, stamp, walk
+from ttame_core.data.labels import label_of, text_of
+from ttame_core.data.sources.base import Entry, Source
+from ttame_core.data.sources.containers import by_container, inside, opened
+from ttame_core.data.splits import BESIDE, split_files
+from ttame_core.errors import UserError, nearest
+
+AUTO = "auto"
+# Names of columns, the first of which is taken where nothing else tells.
+USUAL = {"image": ("image",), "label": ("label", "labels", "class", "cls", "target")}
+SUFFIXES = (".parquet", ".arrow", ".feather")
+# Rows of a Parquet file, of which a few bytes can stand for a long value in each row.
+IMAGES_AT_ONCE, LABELS_AT_ONCE = 16, 1024
+NO_LABEL = -1  # in columns of classes of Hugging Face `datasets`
+
+
+class TableSettings(spec.Section):
+    """The keys of a spec for tables; `path` is a file, or a folder of files."""
+
+    path: spec.Location
+    image_column: str | None = Field(
+        None, description="column of the images; default: the only one that holds images"
+    )
+    label_column: str | None = Field(
+        AUTO,
+        description="column of labels; auto: the one whose classes the file names, or `label`; "
+        "null: images have no labels, or they are ignored",
+    )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a file that are read.
+
+    Attributes:
+        image: name of the column of images.
+        label: name of the column of labels; None where images have none.
+        names: names of the classes that numbers in the column of labels stand for; None where the
+            file does not say.
+    """
+
+    image: str
+    label: str | None
+    names: tuple[str, ...] | None
+
+
+class Table(Source):
+    """A source of the images in rows of Parquet and Arrow files, with the classes that they name.
+
+    A folder may be one that Hugging Face `datasets` has saved or downloaded.
+    """
+
+    name = "table"
+    settings: TableSettings
+    Settings = TableSettings
+
+    def __init__(self, settings: TableSettings) -> None:
+        super().__init__(settings)
+        self._names: tuple[str, ...] | None = None
+        self._of = ""
+
+    @override
+    def classes(self) -> tuple[str, ...] | None:
+        return self._names
+
+    @override
+    def entries(self) -> Iterator[Entry]:
+        files: dict[str, tuple[spec.Split | None, Any, str]] = {}
+        for split, fs, root in locate(self.settings.path, "table"):
+            for name, path in _files(fs, root):
+                files[f"{split}/{name}" if split else name] = split, fs, path
+        splits = split_files(files) if isinstance(self.settings.path, str) else {}
+        if splits:
+            self.remarks.append(f"the names of the files in {self.settings.path} tell their splits")
+        labels = set()
+        for name, (split, fs, path) in files.items():
+            if splits and name not in splits:
+                yield Entry(shown(name), "", None, None, kind="file", reason=BESIDE)
+                continue
+            place = fs.unstrip_protocol(path)
+            with opened(place) as stream:
+                table = _Rows(stream, place)
+                columns = _columns(table.schema, _features(table.schema, fs, path), place, self)
+                labels.add(columns.label)
+                self._check_names(columns, place)
+                changed = stamp(fs.info(path))
+                for row, path_of, label, reason in table.described(columns):
+                    entry = f"{name}/{row:06d}" + (f"/{path_of}" if path_of else "")
+                    entry, own = shown(entry), splits.get(name, split)
+                    if reason:
+                        yield Entry(entry, "", None, own, reason=reason)
+                    else:
+                        yield Entry(entry, inside(place, row), label, own, changed)
+        said = " and ".join(f"`{label}`" for label in sorted(filter(None, labels)))
+        self.remarks.append(
+            f"the labels of {self.settings.path} are those of the column {said}"
+            if said
+            else f"the images of {self.settings.path} have no labels: where a column has them, "
+            "name it as `source.label_column`"
+        )
+
+    def _check_names(self, columns: Columns, place: str) -> None:
+        """Remember the classes that a file names, which must be those of the files before."""
+        if not self._of:
+            self._names, self._of = columns.names, place
+        elif columns.names != self._names:
+            raise UserError(
+                f"{self._of} and {place} do not name the same classes in the same order, so that "
+                "their numbers mean different things: give them as data sets of their own"
+            )
+
+    @override
+    def reading(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> AbstractContextManager[Callable[[str], bytes]]:
+        return self._reading(rows)
+
+    @contextmanager
+    def _reading(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
+        """Copy the images into a file of their own, since they can only be read in their order."""
+        with TemporaryFile() as scratch:
+            copied: dict[str, tuple[int, int]] = {}
+            for place, numbers in by_container(rows).items():
+                with opened(place) as stream:
+                    table = _Rows(stream, place)
+                    image = _columns(table.schema, {}, place, self).image
+                    for row, data in table.images(image, sorted(row for (row,) in numbers)):
+                        copied[inside(place, row)] = scratch.tell(), len(data)
+                        scratch.write(data)
+            scratch.flush()
+
+            def read(location: str) -> bytes:
+                if location not in copied:
+                    raise OSError("its row holds no image")
+                position, size = copied[location]
+                if size > LARGEST:
+                    raise OSError(f"it is larger than {LARGEST // 2**20} MiB")
+                return os.pread(scratch.fileno(), size, position)
+
+            yield read
+
+
+def _files(fs: Any, root: str) -> Iterator[tuple[str, str]]:
+    """Yield name and path of each file of a table: of the file itself, or of those in a folder.
+
+    Raises:
+        UserError: there is none, or it is of a kind that is not read.
+    """
+    if root.lower().endswith(".lance"):
+        raise UserError(
+            f"{root} is a table of Lance, which is not read: write it as Parquet "
+            "(`pyarrow.parquet.write_table(lance.dataset(path).to_table(), file)`)"
+        )
+    if not fs.isdir(root):
+        yield posixpath.basename(root), root
+        return
+    names = [name for name, *_ in walk(fs, root) if name.lower().endswith(SUFFIXES)]
+    saved: dict[str, set[str] | None] = {}
+    for name in names:
+        folder = posixpath.dirname(posixpath.join(root, name))
+        if folder not in saved:
+            saved[folder] = _saved(fs, folder)
+    some = False
+    for name in names:
+        path = posixpath.join(root, name)
+        files, file = saved[posixpath.dirname(path)], posixpath.basename(name)
+        # What `datasets` computes and stores beside its data begins with `cache-`.
+        if file in files if files is not None else not file.startswith("cache-"):
+            some = True
+            yield name, path
+    if not some:
+        raise UserError(f"{root} holds no Parquet and no Arrow files: correct `source.path`")
+
+
+def _saved(fs: Any, folder: str) -> set[str] | None:
+    """Return the names of the files that a saved data set consists of; None where it is none."""
+    if "state.json" not in listing(fs, folder)[0]:
+        return None
+    state = _json(fs, posixpath.join(folder, "state.json"))
+    if state.get("_indices_data_files"):
+        raise UserError(
+            f"the data set in {folder} is a selection of its rows: call `flatten_indices()` and "
+            "save it again"
+        )
+    files = state.get("_data_files")
+    if not isinstance(files, list):
+        return None
+    return {str(file.get("filename")) for file in files if isinstance(file, dict)}
+
+
+def _json(fs: Any, path: str) -> dict[str, Any]:
+    with opened(fs.unstrip_protocol(path)) as stream:
+        try:
+            content = json.load(stream)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def holds_images(path: str) -> bool:
+    """Say whether a Parquet file has a column of images, and not of their paths."""
+    with opened(path) as stream:
+        return any(_holds_images(column.type) for column in _Rows(stream, path).schema)
+
+
+def _features(schema: pa.Schema, fs: Any, path: str) -> dict[str, Any]:
+    """Return what Hugging Face `datasets` says of a file's columns, by name; empty for nothing."""
+    told: Any = None
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text:
+        try:
+            told = json.loads(text)["info"]["features"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            told = None
+    beside = posixpath.join(posixpath.dirname(path), "dataset_info.json")
+    if not told and fs.exists(beside):
+        told = _json(fs, beside).get("features")
+    if not isinstance(told, dict):
+        return {}
+    return {name: about for name, about in told.items() if isinstance(about, dict)}
+
+
+def _columns(schema: pa.Schema, features: Mapping[str, Any], place: str, source: Table) -> Columns:
+    """Find the columns of images and of labels, and the names of the classes.
+
+    Raises:
+        UserError: there is no such column, or there are several.
+    """
+    settings = source.settings
+    held = [name for name in schema.names if _holds_images(schema.field(name).type)]
+    image = _chosen(settings.image_column, held, schema, place, "image")
+    if image is None:
+        raise UserError(
+            f"{place} has no column of images in bytes; it has {', '.join(schema.names)}: where "
+            "these are paths, give it as `kind: manifest`"
+        )
+    if image not in held:
+        raise UserError(
+            f"the column {image} of {place} holds no images in bytes but {schema.field(image).type}"
+        )
+    if settings.label_column is None:
+        return Columns(image, None, None)
+    own = None if settings.label_column == AUTO else settings.label_column
+    classes = [name for name in features if features[name].get("_type") == "ClassLabel"]
+    known = [name for name in classes if name in schema.names] or [
+        name for name in USUAL["label"] if name in schema.names
+    ]
+    label = _chosen(own, known, schema, place, "label")
+    return Columns(image, label, _names(features.get(label or "", {}), place))
+
+
+def _chosen(
+    named: str | None, candidates: Sequence[str], schema: pa.Schema, place: str, what: str
+) -> str | None:
+    """Return the column that a spec names, or the only candidate, or that of a usual name."""
+    if named is not None:
+        if named not in schema.names:
+            raise UserError(
+                f"{place} has no column {named!r}; it has {', '.join(schema.names)}."
+                + nearest(named, schema.names)
+            )
+        return named
+    columns = [name for name in USUAL[what] if name in candidates][:1] or candidates
+    if len(columns) > 1:
+        raise UserError(
+            f"{place} has several columns of {what}s ({', '.join(columns)}): name one as "
+            f"`source.{what}_column`"
+        )
+    return columns[0] if columns else None
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _names(feature: Mapping[str, Any], place: str) -> tuple[str, ...] | None:
+    if feature.get("_type") != "ClassLabel" or not feature.get("names"):
+        return None
+    names = feature["names"]
+    whole = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    if not whole or len(set(names)) < len(names):
+        raise UserError(f"the names of the classes in {place} are not texts that all differ")
+    return tuple(names)
+
+
+class _Rows:
+    """The rows of a Parquet or Arrow file."""
+
+    def __init__(self, stream: IO[bytes], place: str) -> None:
+        self.place = place
+        start = stream.read(6)
+        stream.seek(0)
+        self.parquet: pq.ParquetFile | None = None
+        self.groups: Iterator[pa.RecordBatch] | None = None
+        with self._told():
+            if start[:4] == b"PAR1":
+                self.parquet = pq.ParquetFile(stream)
+                self.schema: pa.Schema = self.parquet.schema_arrow
+            elif start == b"ARROW1":
+                file = pa.ipc.open_file(stream)
+                self.schema = file.schema
+                self.groups = (file.get_batch(n) for n in range(file.num_record_batches))
+            else:
+                batches = pa.ipc.open_stream(stream)
+                self.schema, self.groups = batches.schema, iter(batches)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn the errors of a damaged file into a sentence."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{self.place} cannot be read as Parquet or Arrow ({words}): get it again, or "
+                "leave it out"
+            ) from error
+
+    def described(self, columns: Columns) -> Iterator[tuple[int, str, str | None, str]]:
+        """Yield number, name of the image, label, and why it is rejected, of each row."""
+        kind = self.schema.field(columns.image).type
+        named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+        wanted = [f"{columns.image}.path"] * named + ([columns.label] if columns.label else [])
+        for first, batch in self._batches(wanted, LABELS_AT_ONCE):
+            images = batch.column(columns.image).field("path").to_pylist() if named else None
+            labels = batch.column(columns.label).to_pylist() if columns.label else None
+            for offset in range(batch.num_rows):
+                path, label, reason = "", None, ""
+                try:
+                    if images:
+                        path = posixpath.basename(text_of(images[offset], "name"))
+                    if labels:
+                        label = _label(labels[offset], columns.names)
+                except ValueError as error:
+                    reason = str(error)
+                yield first + offset, path, label, reason
+
+    def images(self, image: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield number and image of some rows, which must be sorted, without those of no image."""
+        for first, batch in self._batches([image], IMAGES_AT_ONCE, rows):
+            column = batch.column(image)
+            begin, end = bisect_left(rows, first), bisect_left(rows, first + batch.num_rows)
+            for row in rows[begin:end]:
+                value = column[row - first].as_py()
+                data = value.get("bytes") if isinstance(value, dict) else value
+                if isinstance(data, bytes):
+                    yield row, data
+
+    def _batches(
+        self, wanted: Sequence[str], at_once: int, rows: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield the number of the first row, and the rows, of each part with one of some rows."""
+        first = 0
+        with self._told():
+            if self.parquet:
+                for group in range(self.parquet.num_row_groups):
+                    count = self.parquet.metadata.row_group(group).num_rows
+                    if _any(rows, first, count):
+                        begin = first
+                        for batch in self.parquet.iter_batches(
+                            at_once, row_groups=[group], columns=list(wanted)
+                        ):
+                            yield begin, batch
+                            begin += batch.num_rows
+                    first += count
+                return
+            names = list(dict.fromkeys(name.removesuffix(".path") for name in wanted))
+            for batch in self.groups or ():
+                if _any(rows, first, batch.num_rows):
+                    chosen = batch.select(names)
+                    chosen.validate(full=True)
+                    yield first, chosen
+                first += batch.num_rows
+
+
+def _any(rows: Sequence[int] | None, first: int, count: int) -> bool:
+    return rows is None or bisect_left(rows, first) < bisect_left(rows, first + count)
+
+
+def _label(value: Any, names: tuple[str, ...] | None) -> str | None:
+    """Return the label that a value stands for; None where there is no label."""
+    if names is None:
+        return label_of(value)
+    if value is None or value == NO_LABEL:
+        return None
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    if value in names:
+        return str(value)
+    raise ValueError(f"its label {str(value)[:80]} is none of the file's {len(names)} classes")
