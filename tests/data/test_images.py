@@ -19,6 +19,7 @@ from ttame_core.data.images import (
     decode_image,
     is_image,
     is_other,
+    may_be_image,
     stored,
 )
 
