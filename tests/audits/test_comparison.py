@@ -179,7 +179,7 @@ def test_two_audits(lake: Lake) -> None:
 def test_names_that_are_not_there(lake: Lake) -> None:
     with pytest.raises(UserError, match=r"quik is no explainer.*Did you mean quick"):
         compare(lake, "quik", "slow")
-    with pytest.raises(UserError, match="two of a kind"):
+    with pytest.raises(UserError, match="cannot be compared: name two explainers"):
         compare(lake, "quick", "net")
     with pytest.raises(UserError, match="with itself"):
         compare(lake, "quick", "quick")
