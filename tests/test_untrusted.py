@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 import shutil
 import tarfile
@@ -19,7 +20,8 @@ from safetensors.torch import save_file
 from tiny import shard_all, tiny_backbone
 
 from ttame_core import spec
-from ttame_core.backbones import Backbone, load_backbone, own_weights
+from ttame_core.backbones import Backbone, classes, load_backbone, own_weights
+from ttame_core.backbones.checkpoints import file_hash
 from ttame_core.data.loader import read_shard
 from ttame_core.data.plan import plan_shards
 from ttame_core.errors import UserError
@@ -354,3 +356,39 @@ def test_a_manifests_paths_become_keys_that_are_names(path: str, tmp_path: Path)
     assert len(rows) == 2
     assert all(set(row["key"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for row in rows)
     assert [p.name for p in tmp_path.iterdir()] in (["list.csv", "lake"], ["lake", "list.csv"])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "list", "path": "PIPE", "root": "HERE"},
+        {"kind": "manifest", "path": "PIPE"},
+        {"kind": "folder", "path": "PIPE"},
+    ],
+)
+def test_a_pipe_is_no_list_of_pictures(source: dict[str, str], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    places = {"PIPE": str(pipe), "HERE": str(tmp_path)}
+    dataset = spec.Dataset(name="d", source={k: places.get(v, v) for k, v in source.items()})
+    with pytest.raises(UserError, match="pipe"):
+        plan_shards(dataset, Lake(tmp_path / "lake"))
+
+
+def test_a_pipe_is_no_annotations(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    source = {"kind": "folder", "path": str(folder)}
+    annotations = {"kind": "coco", "path": str(tmp_path / "pipe.json")}
+    dataset = spec.Dataset(name="d", source=source, annotations=annotations)
+    with pytest.raises(UserError, match="is a pipe"):
+        plan_shards(dataset, Lake(tmp_path / "lake"))
+
+
+def test_a_pipe_is_no_checkpoint_and_no_class_names(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no plain file"):
+        file_hash(str(tmp_path / "pipe"))
+    with pytest.raises(UserError, match="no checkpoint"):
+        load_backbone(spec.Backbone(**NET, checkpoint=str(tmp_path / "pipe")))
+    with pytest.raises(UserError, match="no plain file"):
+        classes._read(str(tmp_path / "pipe"), "net")

@@ -99,6 +99,11 @@ def _older(path: Path) -> None:
     lake.write_parquet(MAPS, rows, schema, made_from)
 
 
+def _values(path: Path) -> None:
+    """Put the single values of a record in the place of its leaderboard."""
+    shutil.copy(path.with_name("values.parquet"), path)
+
+
 def _earlier(path: Path) -> None:
     """Put the record of before in the place of the last one."""
     shutil.rmtree(path)
@@ -118,7 +123,8 @@ def _earlier(path: Path) -> None:
         (f"{RECORD}/leaderboard.parquet", _edit), (f"{RECORD}/values.parquet", _edit),
         (f"{RECORD}/record.json", _words), (f"{RECORD}/record.json", Path.unlink),
         (f"{RECORD}/report.html", _words), (f"{RECORD}/report.html", _add),
-        (f"{LATER}/spec.yaml", _words),
+        (f"{LATER}/spec.yaml", _words), (f"{LATER}/spec.yaml", _cut),
+        (f"{LATER}/leaderboard.parquet", Path.unlink), (f"{LATER}/leaderboard.parquet", _values),
     ],
 )  # fmt: skip
 def test_every_damage_is_found(path: str, damage: Callable[[Path], None], workspace: Path) -> None:

@@ -55,6 +55,8 @@ LAYOUT = re.compile(
     r"|audits/[^/]+/[^/]+/.+"
 )
 
+RECORD = re.compile(r"audits/[^/]+/[^/]+/.")
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -130,6 +132,7 @@ class _Verification:
             yield from self._dataset(dataset)
         yield from self._trained()
         yield from self._maps_and_scores()
+        yield from self._unfinished()
         for audit in audits:
             yield from self._records(audit)
 
@@ -250,8 +253,15 @@ class _Verification:
                 elif own not in (None, self._fingerprint(maps)):
                     yield Fault(path, STALE, "its maps have changed since it was made")
 
+    def _unfinished(self) -> Iterator[Fault]:
+        folders = {"/".join(path.split("/")[:3]) for path in self.files if RECORD.match(path)}
+        for folder in sorted(folders.difference(records(self.lake))):
+            words = "the record was not written to its end, or lost its leaderboard since"
+            yield Fault(f"{folder}/leaderboard.parquet", MISSING, f"{words}: remove {folder}")
+
     def _records(self, audit: str) -> Iterator[Fault]:
         before: str | None = None
+        sound = False
         for folder in records(self.lake, audit):
             path = f"{folder}/record.json"
             try:
@@ -259,8 +269,9 @@ class _Verification:
             except UserError as error:
                 place = re.search(rf"{re.escape(folder)}/\S+", str(error))
                 yield Fault(place[0] if place else path, DAMAGED, str(error))
-                before = folder
+                before, sound = folder, False
                 continue
+            sound = True
             if not about.files:
                 yield Fault(path, DAMAGED, "it has no hashes: an earlier version wrote it")
             for name in sorted(file_hashes(self.lake, folder).keys() - about.files.keys()):
@@ -276,7 +287,7 @@ class _Verification:
                     f"{lost}/record.json", MISSING, f"it should be the record before {folder}"
                 )
             before = folder
-        if before:
+        if before and sound:
             yield from self._last(before)
 
     def _last(self, folder: str) -> Iterator[Fault]:
@@ -297,7 +308,7 @@ class _Verification:
                 where = " ".join(filter(None, (work.stage, work.backbone, work.explainer)))
                 unit = f"{where} {work.shard}".strip()
                 yield Fault(unit, MISSING, f"the spec of {folder} asks for it")
-        except (UserError, ValueError, OSError, KeyError) as error:
+        except (UserError, ValueError, OSError, KeyError, yaml.YAMLError) as error:
             reason = f"it is not known which files it asks for: {error}"
             yield Fault(f"{folder}/spec.yaml", MISSING, reason)
 

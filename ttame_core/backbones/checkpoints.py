@@ -112,11 +112,17 @@ def _is_finite(values: Tensor) -> bool:
 
 
 def file_hash(path: str) -> str:
-    """Return the SHA-256 of a file, which is cached until the file's size or time changes."""
+    """Return the SHA-256 of a file, which is cached until the file's size or time changes.
+
+    Raises:
+        UserError: there is no such file, or it is a pipe or a device, which may have no end.
+    """
     try:
         stat = Path(path).stat()
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    if not Path(path).is_file():
+        raise UserError(f"cannot read the checkpoint {path}: it is no plain file")
     return _file_hash(path, stat.st_size, stat.st_mtime_ns)
 
 

@@ -209,7 +209,10 @@ def _subset(name: str) -> str | None:
 def _read(path: str, backbone: str) -> list[str]:
     """Read class names from a file: a line each, or JSON: a list, or names by number."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        file = Path(path).expanduser()
+        if file.exists() and not file.is_file():  # a pipe has no end
+            raise OSError("it is no plain file")
+        text = file.read_text(encoding="utf-8-sig")
         if not path.lower().endswith(".json"):
             return [line.strip() for line in text.splitlines() if line.strip()]
         content = json.loads(text)
@@ -218,7 +221,7 @@ def _read(path: str, backbone: str) -> list[str]:
                 content = {number: name for name, number in content.items()}
             content = [content[key] for key in sorted(content, key=int)]
         return [" ".join(entry) if isinstance(entry, list) else str(entry) for entry in content]
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"backbone {backbone}: the class names in {path} cannot be read ({error}): give a text "
             f"file of a name a line, a JSON list, or the name of a list of timm such as {IMAGENET}"

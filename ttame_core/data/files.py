@@ -47,7 +47,7 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
         (split, file system, path) of each; split is None where `location` is a single path.
 
     Raises:
-        UserError: a file or folder does not exist or cannot be reached.
+        UserError: a file or folder does not exist, cannot be reached, or is a pipe or a device.
     """
     located: list[tuple[spec.Split | None, Any, str]] = []
     for split, place in by_split(location):
@@ -59,6 +59,10 @@ def locate(location: spec.Location, what: str) -> list[tuple[spec.Split | None, 
             raise UserError(f"cannot read the {what} {place}: {error}") from error
         if not exists:
             raise UserError(f"the {what} {place} does not exist: correct its `path` in the spec")
+        if isinstance(fs, LocalFileSystem) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise UserError(
+                f"the {what} {place} is a pipe or a device, which may have no end: name a file"
+            )
         located.append((split, fs, path.rstrip("/")))
     return located
 
