@@ -91,7 +91,7 @@ def test_mistakes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tame needs a trained head: give --head FILE" in said(None, "tame")
     assert "cannot read the head nothing" in said("nothing")
     assert "give the head and --tap that go together" in said("one.jpg")
-    assert "oracle explains the images of a data set" in said(None, "oracle")
+    assert "oracle explains only the images of a data set" in said(None, "oracle")
     assert "Did you mean gradcam" in said(None, "gradcan")
     assert "classes 0 to 9" in said(None, "gradcam", target="12")
     assert not (own / "out.png").exists()
