@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow
 from typing_extensions import override
 
+from ttame_core.data.plan import ShardPlan
 from ttame_core.spec import AuditSpec
 
 P = ParamSpec("P")
@@ -22,15 +23,18 @@ class AuditFlow(Flow[P, R]):
 
     @override
     def serialize_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters for the Prefect server, with a spec replaced by its name.
+        """Return the parameters for the Prefect server, with specs and plans replaced by names.
 
         The whole spec is in the record that the audit leaves in the workspace.
         """
-        told = {
-            name: {"name": value.name} if isinstance(value, AuditSpec) else value
-            for name, value in parameters.items()
-        }
+        told = {name: _told(value) for name, value in parameters.items()}
         return super().serialize_parameters(told)
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, AuditSpec):
+        return {"name": value.name}
+    return value.dataset if isinstance(value, ShardPlan) else value
 
 
 def flow(

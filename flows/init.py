@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -13,9 +12,13 @@ from rich.table import Table
 
 from tasks.logs import is_quiet, say
 from ttame_core import spec
-from ttame_core.data.draft import draft, name_of
+from ttame_core.audits.readiness import problems
+from ttame_core.audits.specification import open_spec
+from ttame_core.data.draft import Wanted, draft, name_of
+from ttame_core.data.plan import plan_shards
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
 from ttame_core.errors import UserError, writing
+from ttame_core.lake import Lake
 
 SHOWN = 30  # classes that are printed
 
@@ -24,7 +27,7 @@ console = Console(stderr=True, highlight=False)
 
 def init(
     place: str | None,
-    models: Sequence[str],
+    wanted: Wanted,
     name: str | None,
     output: str | None,
     force: bool,
@@ -34,7 +37,7 @@ def init(
 
     Args:
         place: folder, list or manifest of the pictures; None asks for it.
-        models: classifiers, as a spec names them.
+        wanted: the classifiers.
         name: name of the audit; None for the name of the folder.
         output: file to write; None for `<name>.yaml`.
         force: whether an existing file is replaced.
@@ -64,14 +67,41 @@ def init(
         ):
             without = survey.dataset.model_copy(update={"annotations": None})
             survey = Survey(**{**survey.__dict__, "dataset": without, "objects": {}})
-    if not models and ask:
-        answer = _ask(
-            "Classifiers, such as resnet50 (none: a small one is trained on the images)", ""
-        )
-        models = answer.replace(",", " ").split()
-    _write(output, draft(name, survey, models, output))
+    if not wanted.models and ask:
+        wanted = _ask_for_classifiers()
+    _write(output, draft(name, survey, wanted, output))
+    wrong = _wrong(output)
     then = f"; next:\n  ttame audit {output} --dry-run\n  ttame audit {output}"
-    say(f"wrote {output}" + ("" if is_quiet() else then))
+    say(f"wrote {output}" + ("" if is_quiet() or wrong else then))
+    for sentence in wrong:
+        say(f"before it can be audited: {sentence}", "warning")
+
+
+def _ask_for_classifiers() -> Wanted:
+    """Ask for classifiers and, where there is one, for its weights and the names of its classes."""
+    answer = _ask("Classifiers, such as resnet50 (none: a small one is trained on the images)", "")
+    models = answer.replace(",", " ").split()
+    if len(models) != 1:
+        return Wanted(models)
+    weights = _ask("The file of its weights (none: those that its name says)", "") or None
+    names = _ask("The file of its classes' names, one a line (none: as it says)", "") or None
+    return Wanted(models, weights, names)
+
+
+def _wrong(output: str) -> list[str]:
+    """Return a sentence for each reason why the spec in a file cannot be audited as it stands.
+
+    Published weights are not downloaded for that.
+    """
+    try:
+        audit = open_spec(output)
+        lake = Lake(f"memory://init/{audit.name}")
+        sound = [one for one in audit.backbones if not one.trust]  # the others' code is not run
+        audit = audit.model_copy(update={"backbones": sound})
+        plan = plan_shards(audit.dataset, lake)
+        return list(problems(audit, lake, plan, fetch=False).values()) if sound else []
+    except UserError as error:
+        return str(error).splitlines()
 
 
 def _ask(question: str, default: str) -> str:

@@ -8,21 +8,23 @@ from flows.engine import Unit, opened_without_networks
 from flows.open_audit import named, open_spec, place_of
 from tasks.progress import progress
 from tasks.shard import finish, plan, write
+from ttame_core.data.plan import ShardPlan
 from ttame_core.spec import AuditSpec
 
 
 @flow(name="shard_dataset", flow_run_name=named("shard"))
-def shard_dataset(spec: AuditSpec | str, workspace: str) -> None:
+def shard_dataset(spec: AuditSpec | str, workspace: str, planned: ShardPlan | None = None) -> None:
     """Write the audit's data set into the workspace; only shards whose inputs changed are written.
 
     Args:
         spec: the audit, or the path of its YAML file.
         workspace: folder or URL of the lake.
+        planned: the plan of the shards, where it was made just before.
     """
     audit = open_spec(spec)
     dataset = audit.dataset
     common = {"dataset": dataset, "workspace": place_of(workspace)}
-    shards = plan(dataset, workspace)
+    shards = planned or plan(dataset, workspace)
     with (
         progress(f"shard {dataset.name}", "shards") as report,
         opened_without_networks(audit.compute) as engine,

@@ -12,13 +12,15 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from flows.each_backbone import BackbonesFailed
 from flows.engine import opened
 from flows.shard_dataset import shard_dataset
+from tasks.check import check
+from tasks.shard import plan
 from ttame_core.spec import AuditSpec
 
 
 def run_stages(
     stages: Sequence[Flow[..., Any]], audit: AuditSpec, workspace: str
 ) -> dict[str, BaseException]:
-    """Shard the data set, then run the stages on one engine.
+    """Check all that can be known before, shard the data set, then run the stages on one engine.
 
     Args:
         stages: flows, in order.
@@ -32,7 +34,9 @@ def run_stages(
     # Only the outer flow sends heartbeats: stopping those of an inner flow would take a second.
     hearts = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with hearts, opened(audit.compute):  # one engine for all stages
-        shard_dataset(audit, workspace)
+        shards = plan(audit.dataset, workspace)
+        check(audit, workspace, shards)
+        shard_dataset(audit, workspace, shards)
         for stage in stages:
             left = [b for b in audit.backbones if b.name not in failures]
             if not left:

@@ -22,6 +22,12 @@ def init(
         list[str] | None,
         typer.Option(help="classifier; may be repeated; default: a small one is trained"),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="file of the classifier's weights; default: as it is named")
+    ] = None,
+    class_names: Annotated[
+        str | None, typer.Option(help="file of its classes' names; default: as the model says")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="audit's name; default: the folder's")] = None,
     output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
@@ -34,12 +40,14 @@ def init(
     Examples:
         ttame init photos
         ttame init photos --model resnet50 --model torchvision/swin_t --yes
+        ttame init photos --model resnet50 --weights mine.safetensors --class-names names.txt
         ttame init photos/list.csv --name birds --output specs/birds.yaml
     """
     from flows.init import init
+    from ttame_core.data.draft import Wanted
 
     ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    init(images, model or [], name, output, force, ask)
+    init(images, Wanted(model or [], weights, class_names), name, output, force, ask)
 
 
 def doctor(workspace: Workspace = HERE) -> None:

@@ -12,7 +12,7 @@ from tiny import jpeg
 
 from ttame_core import spec
 from ttame_core.data import survey as surveying
-from ttame_core.data.draft import draft
+from ttame_core.data.draft import Wanted, draft
 from ttame_core.data.survey import Survey, choose_annotations, find_source, survey
 from ttame_core.errors import UserError
 
@@ -162,8 +162,8 @@ def test_images_without_labels(place: Path) -> None:
         "The images have no labels, so that the accuracy of a classifier will not be known."
     ]
     assert find_source(f"{flat}/*.jpg").kind == find_source(str(flat / "1.jpg")).kind == "glob"
-    text = draft("flat", found, ["resnet18"], "flat.yaml")
+    text = draft("flat", found, Wanted(["resnet18"]), "flat.yaml")
     assert "25 images without labels" in text
     assert "fit" not in text.split("backbones:")[1].split("explainers")[0]
     with pytest.raises(UserError, match="name one with --model"):
-        draft("flat", found, [], "flat.yaml")
+        draft("flat", found, Wanted(), "flat.yaml")

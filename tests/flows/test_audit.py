@@ -118,6 +118,9 @@ def test_a_failed_backbone_does_not_stop_the_others(
     result = ttame("audit", edit_spec(with_broken))
     assert result.returncode == 2
     assert "backbone broken failed" in result.stderr
+    told, _, later = result.stderr.partition("backbone broken cannot be audited, the others can")
+    assert "shards in" not in told  # before the first stage
+    assert "shards in" in later
     assert "another architecture" in result.stderr
     assert "Traceback" not in result.stderr
     workspace = tmp_path / "workspace"
@@ -140,6 +143,8 @@ def test_dry_run_says_what_is_to_do_and_does_nothing(
     lines = {line.split()[0]: line for line in after.stdout.splitlines() if line.strip()}
     assert "net" in lines["train"]
     assert before.stdout != after.stdout
+    for words in ("In all about", "passes of an image", "that are free"):
+        assert words in after.stdout
 
 
 def test_a_given_head_is_taken_and_a_head_is_exported(

@@ -43,8 +43,13 @@ def test_a_spec_for_a_folder(ttame: Run, birds: Path, tmp_path: Path) -> None:
     assert again.returncode == 2
     assert "birds.yaml is there already" in again.stderr
     assert (tmp_path / "birds.yaml").read_text() == "mine"
-    assert ttame("init", birds, "--force", "--model", "resnet18").returncode == 0
-    assert open_spec(tmp_path / "birds.yaml").backbones[0].name == "resnet18"
+    assert "ttame audit birds.yaml" in made.stderr
+    other = ttame("init", birds, "--force", "--model", "resnet18")
+    assert other.returncode == 0, other.stderr
+    (backbone,) = open_spec(tmp_path / "birds.yaml").backbones
+    assert (backbone.name, backbone.fit) == ("resnet18", None)
+    assert "ttame audit" not in other.stderr  # its classes are no birds of these
+    assert "before it can be audited: " in other.stderr
 
 
 def test_no_folder_is_a_mistake(ttame: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,24 +40,53 @@ def name_of(place: str) -> str:
     return plain.strip("-._+")[:120] or "my-audit"
 
 
-def draft(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
+@dataclass(frozen=True)
+class Wanted:
+    """The classifiers that a spec is drafted for.
+
+    Attributes:
+        models: as a spec names them; none for a small one that the audit trains.
+        weights: file of weights of the one model; None for those that its name says.
+        class_names: file of the names of its classes, or the name of a list; None as it says.
+    """
+
+    models: Sequence[str] = ()
+    weights: str | None = None
+    class_names: str | None = None
+
+    @property
+    def own(self) -> dict[str, str]:
+        """The keys of a backbone that these options give."""
+        keys = {"checkpoint": self.weights, "class_names": self.class_names}
+        return {key: value for key, value in keys.items() if value is not None}
+
+
+def draft(name: str, survey: Survey, wanted: Wanted, file: str) -> str:
     """Write the YAML text of a spec.
 
     Args:
         name: name of the audit.
         survey: survey of the pictures.
-        models: classifiers, as a spec names them; none for a small one that the audit trains.
+        wanted: the classifiers.
         file: path that the spec will have, for the commands in its comments.
 
     Raises:
-        UserError: the name or a model cannot be in a spec.
+        UserError: the name or a model cannot be in a spec, or no model is named and none can be
+            trained on the images.
     """
-    if not _classes(survey) and not models:
+    classes = len(_classes(survey))
+    if classes < 2 and not wanted.models:
+        have = "one class alone" if classes else "no labels"
         raise UserError(
-            "the images have no labels, so that no classifier can be trained on them: name one "
+            f"the images have {have}, so that no classifier can be trained on them: name one "
             "with --model"
         )
-    text = _render(name, survey, models, file)
+    if wanted.own and len(wanted.models) != 1:
+        raise UserError(
+            "--weights and --class-names are of one classifier: say which architecture it has by "
+            "one --model, such as --model resnet50"
+        )
+    text = _render(name, survey, wanted, file)
     try:
         spec.AuditSpec.model_validate(yaml.safe_load(text))
     except ValidationError as error:
@@ -65,7 +95,7 @@ def draft(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
     return text
 
 
-def _render(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
+def _render(name: str, survey: Survey, wanted: Wanted, file: str) -> str:
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
@@ -92,9 +122,14 @@ def _render(name: str, survey: Survey, models: Sequence[str], file: str) -> str:
         sides=survey.sides,
         shrink=survey.sides[2] > 2 * MAX_SIZE,
         max_size=MAX_SIZE,
-        backbones=[_backbone(model, len(_classes(survey)), small) for model in models]
+        backbones=[_backbone(model, len(_classes(survey)), wanted.own) for model in wanted.models]
         or [_own_classifier(small)],
-        explainers=["ttame", "gradcam", "random", *(["oracle"] if dataset.annotations else [])],
+        explainers=[
+            *(["ttame"] if train else []),
+            *("gradcam", "random"),
+            *(["oracle"] if dataset.annotations else []),
+        ],
+        untrained=not train,
         batch_size=small,
     )
 
@@ -105,36 +140,34 @@ def _classes(survey: Survey) -> list[str]:
 
 def _own_classifier(batch_size: int | None) -> dict[str, Any]:
     return {
-        "section": SMALL | {"fit": _fit({}, batch_size)},
+        "section": SMALL | {"fit": {"batch_size": batch_size} if batch_size else {}},
         "comment": "A small classifier that is trained on these images first, so that there is "
         "something to audit.",
     }
 
 
-def _fit(settings: dict[str, Any], batch_size: int | None) -> dict[str, Any]:
-    return settings | ({"batch_size": batch_size} if batch_size else {})
-
-
-def _backbone(model: str, classes: int, batch_size: int | None) -> dict[str, Any]:
-    """Make a backbone's section, with `fit` where the model has another number of classes."""
+def _backbone(model: str, classes: int, own: dict[str, str]) -> dict[str, Any]:
+    """Make a backbone's section, with the weights and the class names that its owner gave."""
     try:
         checked = spec.Backbone.model_validate(model)
     except ValidationError as error:
         problem = spec.problem_of(error, spec.Backbone.model_fields)
         raise UserError(f"{model!r} cannot be a model in a spec: {problem}") from error
     if checked.library == "factory":  # users trust what they name themselves
-        return {"section": {"model": model, "trust": True}, "comment": ""}
+        return {"section": {"model": model, "trust": True, **own}, "comment": ""}
     if checked.library == "huggingface":  # the number of its classes is not known
-        return {"section": {"model": model}, "comment": ""}
+        return {"section": {"model": model, **own}, "comment": ""}
     known = _classes_of(checked)
-    if classes in (0, known):
-        return {"section": model, "comment": ""}
-    fit = _fit({"epochs": 10}, batch_size)
-    return {
-        "section": {"model": model, "pretrained": True, "fit": fit},
-        "comment": f"Its {known} classes are not the {classes} of these images: `fit` trains it "
-        "for them first.",
-    }
+    if "checkpoint" in own:
+        return {"section": {"model": model, **own}, "comment": ""}
+    if own:
+        return {"section": {"model": model, "pretrained": True, **own}, "comment": ""}
+    comment = (
+        f"Its {known} published classes are matched with the {classes} of these images by name; "
+        "`labels: {CLASS: ITS CLASS}` says it of others. For weights of your own write "
+        "`{model: …, checkpoint: FILE, class_names: FILE}`."
+    )
+    return {"section": model, "comment": "" if classes in (0, known) else comment}
 
 
 def _classes_of(backbone: spec.Backbone) -> int:
