@@ -69,7 +69,8 @@ def print_plan(audit: AuditSpec, workspace: str) -> None:
         table.add_row(*names, str(missing), str(there), *_cells(effort))
         total = total.plus(effort) if effort else total
     console.print(table)
-    for sentence in (*sentences, _in_all(total, Lake(workspace))):
+    remarks = [f"{audit.dataset.name}: {remark}." for remark in plan.remarks]
+    for sentence in (*remarks, *sentences, _in_all(total, Lake(workspace))):
         console.print(sentence, markup=False)
 
 

@@ -11,7 +11,7 @@ from tasks.logs import event
 from tasks.progress import bar
 from tasks.unit import skipped, unit
 from ttame_core import spec
-from ttame_core.data.index import finish_dataset
+from ttame_core.data.index import count_rejected, finish_dataset, left_out
 from ttame_core.data.plan import ShardPlan, plan_shards
 from ttame_core.data.shards import write_shard
 from ttame_core.lake import Lake
@@ -21,7 +21,10 @@ from ttame_core.lake import Lake
 def plan(dataset: spec.Dataset, workspace: str) -> ShardPlan:
     """List the inputs of a data set's source, and assign each to a shard."""
     with bar(f"list the inputs of {dataset.name}", ""):
-        return plan_shards(dataset, Lake(workspace))
+        shards = plan_shards(dataset, Lake(workspace))
+    for remark in shards.remarks:
+        get_run_logger().info("data set %s: %s", dataset.name, remark)
+    return shards
 
 
 @unit("shard {dataset.name} {shards}")
@@ -44,4 +47,7 @@ def finish(dataset: spec.Dataset, workspace: str, shards: ShardPlan) -> Any:
     """Merge the indexes of all shards into the index of the data set."""
     with bar(f"index {dataset.name}", ""):
         finish_dataset(dataset, Lake(workspace), shards)
-    get_run_logger().info("data set %s is in %s", dataset.name, workspace)
+    logger = get_run_logger()
+    if sentence := left_out(count_rejected(Lake(workspace), dataset.name)):
+        logger.warning("data set %s: %s", dataset.name, sentence)
+    logger.info("data set %s is in %s", dataset.name, workspace)

@@ -21,7 +21,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, families, maps_file, scores_file
 from ttame_core.lake.query.connection import leaderboard
 from ttame_core.lake.records import read_about
-from ttame_core.lake.schemas import INDEX, maps_schema
+from ttame_core.lake.schemas import INDEX, REJECTED, maps_schema
 
 IMAGES = 24
 WHERE = ("d", "net", "quick", "test-000000")
@@ -145,6 +145,16 @@ def test_a_record_names_the_one_before_it(tmp_path: Path) -> None:
 
 
 # ---- what is no number, or of another time ---------------------------------------------------
+
+
+def test_a_record_says_how_many_inputs_were_left_out(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    kinds = ["image", "file", "image"]
+    rows = [{"path": str(n), "kind": kind, "reason": "x"} for n, kind in enumerate(kinds)]
+    lake.write_parquet("datasets/d/rejected.parquet", rows, REJECTED, "x")
+    folder = _recorded(lake, audit, 1)
+    assert lake.read_json(f"{folder}/record.json")["rejected"] == {"file": 1, "image": 2}
 
 
 def test_a_failed_backbones_earlier_rows_are_in_no_record(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tiny import jpeg, shard_all
 
 from ttame_core import spec
 from ttame_core.data import plan as planning
-from ttame_core.data.index import load_classes, load_shards
+from ttame_core.data.index import count_rejected, left_out, load_classes, load_shards
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.data.plan import plan_shards
 from ttame_core.data.shards import write_shard
@@ -68,6 +68,10 @@ def test_every_input_is_in_exactly_one_of_index_and_rejected(folder: Path, tmp_p
     assert set(refused) == {"dogs/broken.jpg", "dogs/empty.jpg", "dogs/text.jpg", "loose.jpg"}
     assert all(row["reason"] for row in rejected)
     assert load_classes(lake, "d") == ["cats", "dogs"]
+    counts = count_rejected(lake, "d")
+    assert counts == {"folder": 1, "image": 4}
+    assert left_out(counts).startswith("1 folder and 4 images were left out, for reasons")
+    assert left_out({}) == ""
     keys = [row["key"] for row in index]
     assert len(set(keys)) == len(keys)
     assert all(key.isascii() and "." not in key and " " not in key for key in keys)

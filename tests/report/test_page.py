@@ -86,6 +86,14 @@ def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
     assert len(page) < 10e6
 
 
+def test_the_first_lines_say_what_was_left_out(known: Known) -> None:
+    assert "left out" not in _render(known)
+    page = _render(known, rejected={"file": 1200, "image": 1})
+    sentence = "1 image and 1,200 other files were left out, for reasons that stand in"
+    assert sentence in page
+    assert page.index(sentence) < page.index("leaderboard")
+
+
 def test_a_record_of_the_whole_data_set_says_of_which_scores_it_is(
     known: Known, report: Path, tmp_path: Path
 ) -> None:

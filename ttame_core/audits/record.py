@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 from ttame_core import plugins, spec
 from ttame_core.audits.gates import NewRecord, find_changes, not_numbers
 from ttame_core.audits.recorded import connect_audit, own_values
+from ttame_core.data.index import count_rejected
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, leaderboard, read_leaderboard
@@ -77,6 +78,7 @@ class Recorded:
         changes: rows of the view `audit_changes`.
         versions: versions of packages, by name.
         matched: sentence by backbone on how classes of the data set were matched with its own.
+        rejected: number of the data set's inputs that were rejected, by kind.
     """
 
     lake: Lake
@@ -91,6 +93,7 @@ class Recorded:
     changes: Sequence[Mapping[str, Any]]
     versions: Mapping[str, str]
     matched: Mapping[str, str]
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
@@ -148,6 +151,7 @@ def write_record(
     provenance = Provenance(audit, lake)
     asked = provenance.explainers()
     matched = read_sentences(provenance)
+    rejected = count_rejected(lake, audit.dataset.name)
     made_from: dict[str, Any] = {
         "audit": audit.name,
         "versions": versions,
@@ -186,6 +190,7 @@ def write_record(
                     changes,
                     versions,
                     matched,
+                    rejected,
                 )
             )
     lake.write_json(
@@ -195,6 +200,7 @@ def write_record(
                 **made_from,
                 "run": outcome.run,
                 **({"scores": state} if state else {}),
+                "rejected": rejected,
                 "board": board_fingerprint(board),
                 "files": file_hashes(lake, folder),
                 "previous": before.model_dump() if before else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows
 from ttame_core.lake.schemas import ANNOTATIONS, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT, MADE_FROM
 
+OTHER = {"file": "other file"}  # words for kinds of rejected inputs
 GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
 
 
@@ -166,6 +168,36 @@ def load_shards(lake: Lake, name: str, split: str | None = None) -> list[Shard]:
     """
     rows = lake.read_table(_shards_file(lake, name)).to_pylist()
     return [Shard(**row) for row in rows if split in (None, row["split"])]
+
+
+def count_rejected(lake: Lake, name: str) -> dict[str, int]:
+    """Return how many inputs of a data set were rejected, by kind: image, annotation, folder, file.
+
+    Args:
+        lake: the workspace.
+        name: name of the data set.
+    """
+    path = dataset_file(name, "rejected.parquet")
+    if not lake.exists(path):
+        return {}
+    return dict(sorted(Counter(lake.read_table(path, ["kind"])["kind"].to_pylist()).items()))
+
+
+def left_out(rejected: Mapping[str, int]) -> str:
+    """Say in a sentence how many inputs were rejected; empty where none was.
+
+    Args:
+        rejected: number of inputs by kind.
+    """
+    if not rejected:
+        return ""
+    counts = [
+        f"{count:,} {OTHER.get(kind, kind)}{'' if count == 1 else 's'}"
+        for kind, count in sorted(rejected.items(), key=lambda pair: (pair[0] == "file", pair[0]))
+    ]
+    more = f"{', '.join(counts[:-1])} and {counts[-1]}" if len(counts) > 1 else counts[0]
+    was = "was" if sum(rejected.values()) == 1 else "were"
+    return f"{more} {was} left out, for reasons that stand in the view `rejected`."
 
 
 def load_classes(lake: Lake, name: str) -> list[str]:

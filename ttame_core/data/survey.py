@@ -229,7 +229,8 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
     left_out: dict[tuple[str, str], _LeftOut] = defaultdict(_LeftOut)
     annotated = 0
     sample: list[dict[str, Any]] = []
-    for row in _plan(dataset):
+    remarks: list[str] = []
+    for row in _plan(dataset, remarks):
         if not row["shard"]:
             left_out[row["kind"], row["reason"]].add(row["path"])
             continue
@@ -251,6 +252,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
                 progress(number, len(sample))
     counts = {label: dict(images[label]) for label in sorted(images)}
     problems = [
+        *(f"{remark[0].upper()}{remark[1:]}." for remark in remarks),
         *(found.sentence(*why) for why, found in sorted(left_out.items())),
         *seen.problems(),
         *_problems_of_classes(counts),
@@ -267,11 +269,18 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
     )
 
 
-def _plan(dataset: spec.Dataset) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the plan of a data set's shards, which is not stored."""
+def _plan(dataset: spec.Dataset, remarks: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the plan of a data set's shards, which is not stored.
+
+    Args:
+        dataset: the section of a spec.
+        remarks: list to which the remarks of the source are added.
+    """
     with temporary_folder() as scratch:
         lake = Lake(scratch)
-        plan_shards(dataset, lake)
+        plan = plan_shards(dataset, lake)
+        if remarks is not None:
+            remarks += plan.remarks
         with lake.open(dataset_file(dataset.name, "plan.parquet")) as stream:
             for batch in pq.ParquetFile(stream).iter_batches():
                 yield from batch.to_pylist()

@@ -48,7 +48,7 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
-# A row per input that was rejected. kind: image, annotation or folder.
+# A row per input that was rejected. kind: image, annotation, folder or file (no picture).
 REJECTED = pa.schema([("path", pa.string()), ("kind", pa.string()), ("reason", pa.string())])
 
 # A row per shard. sha256: hash of the tar file; samples: number of samples in it.

@@ -73,7 +73,7 @@ def render_page(
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=Markup(style),
-            audited=verdict.audited(audit, findings, rows),
+            audited=verdict.audited(audit, findings, rows, recorded.rejected),
             answers=[
                 verdict.trust(rows, drop, minimum, recorded.failures, changes),
                 verdict.best_where(rows, drop, winners, findings, blind),

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ttame_core import spec
+from ttame_core.data.index import left_out
 from ttame_core.lake import AUDIT_TIME
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
@@ -42,8 +43,17 @@ class Answer:
     lines: list[Line] = field(default_factory=list)
 
 
-def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
-    """Return one sentence on what was audited."""
+def audited(
+    audit: spec.AuditSpec, findings: Findings, rows: Rows, rejected: Mapping[str, int]
+) -> str:
+    """Return one sentence on what was audited, and one on what was left out, if anything was.
+
+    Args:
+        audit: the spec.
+        findings: findings, which tell the images and classes.
+        rows: rows of the leaderboard.
+        rejected: number of the data set's inputs that were rejected, by kind.
+    """
     backbones = sorted({row["backbone"] for row in rows})
     explainers = {row["explainer"]: row["role"] for row in rows}
     rivals = [name for name, role in explainers.items() if role == RIVAL]
@@ -53,8 +63,8 @@ def audited(audit: spec.AuditSpec, findings: Findings, rows: Rows) -> str:
     return (
         f"{_count(len(backbones), 'classifier')} ({_list(backbones, 8)}) on "
         f"{_count(findings.images, 'image')}{classes} of {audit.dataset.name} "
-        f"({audit.maps.split}), explained by {_list(rivals, 8) or 'no explainer'}{beside}."
-    )
+        f"({audit.maps.split}), explained by {_list(rivals, 8) or 'no explainer'}{beside}. {left_out(rejected)}"
+    ).rstrip()
 
 
 def trust(
