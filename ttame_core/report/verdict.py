@@ -60,11 +60,12 @@ def audited(
     ends = [name for name, role in explainers.items() if role != RIVAL]
     beside = f", measured against {_list(ends)}" if ends else ""
     classes = f" in {_count(findings.classes, 'class', 'classes')}" if findings.classes else ""
-    return (
+    sentence = (
         f"{_count(len(backbones), 'classifier')} ({_list(backbones, 8)}) on "
         f"{_count(findings.images, 'image')}{classes} of {audit.dataset.name} "
-        f"({audit.maps.split}), explained by {_list(rivals, 8) or 'no explainer'}{beside}. {left_out(rejected)}"
-    ).rstrip()
+        f"({audit.maps.split}), explained by {_list(rivals, 8) or 'no explainer'}{beside}."
+    )
+    return f"{sentence} {left_out(rejected)}".rstrip()
 
 
 def trust(
