@@ -20,12 +20,14 @@ from PIL import Image
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
+from ttame_core.audits.readiness import bytes_of
 from ttame_core.data.index import load_classes, load_shards
 from ttame_core.data.loader import image_bytes, read_shard
-from ttame_core.data.plan import plan_shards
+from ttame_core.data.plan import plan_shards, planned_rows
 from ttame_core.data.shards import write_shard
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry
+from ttame_core.data.sources.containers import is_same, parts_of
 from ttame_core.data.survey import find_source, survey
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -245,8 +247,13 @@ def test_a_file_that_changed_after_it_was_listed(tmp_path: Path) -> None:
     dataset = spec.Dataset(name="d", source={"kind": "webdataset", "path": str(path)})
     lake = Lake(tmp_path / "lake")
     plan = plan_shards(dataset, lake)
+    assert bytes_of(lake, "d") == len(RED)  # what the shards will take, not the tar for each
+    (row,) = planned_rows(lake, "d", plan.shards[0])
+    container = parts_of(row["location"])[0]
+    assert is_same(container, row["stamp"])
     tar(path, ("0.jpg", BLUE), ("0.cls", "dog"))
     os.utime(path, (1, 1))
+    assert not is_same(container, row["stamp"])
     with pytest.raises(UserError, match="was changed since its pictures were listed"):
         write_shard(dataset, lake, plan, plan.shards[0])
 
@@ -286,7 +293,10 @@ def test_what_datasets_saves(tmp_path: Path, kind: str) -> None:
         (GREEN, "zebra"),
         (BLACK, None),
     ]
-    assert load_classes(Lake(tmp_path / "lake"), "d") == ["zebra", "ant", "cow"]
+    lake = Lake(tmp_path / "lake")
+    assert load_classes(lake, "d") == ["zebra", "ant", "cow"]
+    total = sum(map(len, (RED, BLUE, GREEN, BLACK)))
+    assert total / 2 < bytes_of(lake, "d") < total * 4  # small files have a large frame
     assert find_source(str(place)).kind == "table"
 
 
@@ -405,6 +415,7 @@ def test_a_zip_file_gives_its_own_bytes(tmp_path: Path) -> None:
     }
     rejected = Lake(tmp_path / "lake").read_table("datasets/d/rejected.parquet").to_pylist()
     assert [(row["path"], row["kind"]) for row in rejected] == [("README.txt", "file")]
+    assert bytes_of(Lake(tmp_path / "lake"), "d") == sum(map(len, (RED, BLUE, GREEN)))
     assert find_source(place) == spec.Source(kind="zip", path=place)
     found = survey(spec.Dataset(name="d", source={"kind": "zip", "path": place}))
     assert (found.total, found.looked_at) == (3, 3)

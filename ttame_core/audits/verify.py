@@ -22,6 +22,7 @@ from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
 from ttame_core.data.images import BrokenImage, examine
 from ttame_core.data.plan import planned_rows
+from ttame_core.data.sources.containers import MARK, is_same, parts_of
 from ttame_core.errors import UserError, nearest
 from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
@@ -392,14 +393,21 @@ def _others(lake: Lake, dataset: str, shard: str) -> list[str]:
     rows = {row["path"]: row for row in lake.read_table(shard_rows(dataset, shard)).to_pylist()}
     planned = [row for row in planned_rows(lake, dataset, shard) if row["location"]]
     with ThreadPoolExecutor() as pool:
-        same = pool.map(lambda row: _is_same(row["location"], rows.get(row["path"])), planned)
+        same = pool.map(
+            lambda row: _is_same(row["location"], row["stamp"], rows.get(row["path"])), planned
+        )
         return [row["path"] for row, equal in zip(planned, same, strict=True) if not equal]
 
 
-def _is_same(location: str, row: Mapping[str, Any] | None) -> bool:
-    """Say whether a file still holds the picture of a shard's row; True for rejected pictures."""
+def _is_same(location: str, stamp: str, row: Mapping[str, Any] | None) -> bool:
+    """Say whether a file still holds the picture of a shard's row; True for rejected pictures.
+
+    Pictures that lie in a file of many have changed where that file has.
+    """
     if row is None or not row["sha256"]:
         return True
+    if MARK in location:
+        return is_same(parts_of(location)[0], stamp)
     try:
         data = read(location)
         if hashlib.sha256(data).hexdigest() == row["sha256"]:

@@ -1,6 +1,7 @@
 """Pictures that lie together in a file: where they lie there, and whether it is still the same.
 
-A location is the file's own, `#`, and numbers that say where in the file the picture lies.
+A location is the file's own, MARK, and numbers that say where in the file the picture lies. A stamp
+is the picture's own size in bytes, the file's stamp, and whatever else tells of a change.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from ttame_core.data.files import stamp
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system, reaching
 
+MARK = "#inside="
+
 
 def inside(container: str, *numbers: int) -> str:
     """Return the location of a picture in a file of many."""
-    return f"{container}#{','.join(map(str, numbers))}"
+    return f"{container}{MARK}{','.join(map(str, numbers))}"
 
 
 def parts_of(location: str) -> tuple[str, tuple[int, ...]]:
     """Return the file of a picture, and the numbers that say where in it the picture lies."""
-    container, _, numbers = location.rpartition("#")
+    container, _, numbers = location.rpartition(MARK)
     return container, tuple(map(int, numbers.split(",")))
 
 
@@ -42,17 +45,27 @@ def by_container(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int,
         numbers[container].append(where)
         stamps[container] = row["stamp"]
     for container, planned in stamps.items():
-        fs, path = file_system(container)
-        try:
-            with reaching(container, fs):
-                now = stamp(fs.info(path))
-        except FileNotFoundError:
-            now = ""
-        if not now or not f"{planned}/".startswith(f"{now}/"):
+        if not is_same(container, planned):
             raise UserError(
                 f"{container} was changed since its pictures were listed: run this again"
             )
     return dict(numbers)
+
+
+def is_same(container: str, planned: str) -> bool:
+    """Say whether a file is the one of which a plan was made.
+
+    Args:
+        container: path or URL of the file.
+        planned: stamp of a picture in it.
+    """
+    fs, path = file_system(container)
+    try:
+        with reaching(container, fs):
+            now = stamp(fs.info(path))
+    except FileNotFoundError:
+        return False
+    return f"{planned.partition('/')[2]}/".startswith(f"{now}/")
 
 
 @contextmanager

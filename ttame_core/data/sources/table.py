@@ -104,13 +104,13 @@ class Table(Source):
                 labels.add(columns.label)
                 self._check_names(columns, place)
                 changed = stamp(fs.info(path))
-                for row, path_of, label, reason in table.described(columns):
+                for row, path_of, label, size, reason in table.described(columns):
                     entry = f"{name}/{row:06d}" + (f"/{path_of}" if path_of else "")
                     entry, own = shown(entry), splits.get(name, split)
                     if reason:
                         yield Entry(entry, "", None, own, reason=reason)
                     else:
-                        yield Entry(entry, inside(place, row), label, own, changed)
+                        yield Entry(entry, inside(place, row), label, own, f"{size}/{changed}")
         said = " and ".join(f"`{label}`" for label in sorted(filter(None, labels)))
         self.remarks.append(
             f"the labels of {self.settings.path} are those of the column {said}"
@@ -317,11 +317,14 @@ class _Rows:
         start = stream.read(6)
         stream.seek(0)
         self.parquet: pq.ParquetFile | None = None
+        self._size = 0
         self.groups: Iterator[pa.RecordBatch] | None = None
         with self._told():
             if start[:4] == b"PAR1":
                 self.parquet = pq.ParquetFile(stream)
                 self.schema: pa.Schema = self.parquet.schema_arrow
+                rows = self.parquet.metadata.num_rows
+                self._size = stream.seek(0, 2) // max(1, rows)  # of a row, on average
             elif start == b"ARROW1":
                 file = pa.ipc.open_file(stream)
                 self.schema = file.schema
@@ -342,14 +345,18 @@ class _Rows:
                 "leave it out"
             ) from error
 
-    def described(self, columns: Columns) -> Iterator[tuple[int, str, str | None, str]]:
-        """Yield number, name of the image, label, and why it is rejected, of each row."""
+    def described(self, columns: Columns) -> Iterator[tuple[int, str, str | None, int, str]]:
+        """Yield number, name of the image, label, about its size in bytes, and the row's reason.
+
+        A reason says why the row is rejected, and is empty where it is not.
+        """
         kind = self.schema.field(columns.image).type
         named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
         wanted = [f"{columns.image}.path"] * named + ([columns.label] if columns.label else [])
         for first, batch in self._batches(wanted, LABELS_AT_ONCE):
             images = batch.column(columns.image).field("path").to_pylist() if named else None
             labels = batch.column(columns.label).to_pylist() if columns.label else None
+            size = self._size or batch.column(columns.image).nbytes // max(1, batch.num_rows)
             for offset in range(batch.num_rows):
                 path, label, reason = "", None, ""
                 try:
@@ -359,7 +366,7 @@ class _Rows:
                         label = _label(labels[offset], columns.names)
                 except ValueError as error:
                     reason = str(error)
-                yield first + offset, path, label, reason
+                yield first + offset, path, label, size, reason
 
     def images(self, image: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """Yield number and image of some rows, which must be sorted, without those of no image."""

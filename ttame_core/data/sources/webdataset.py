@@ -154,7 +154,7 @@ class WebDataset(Source):
             return Entry(shown(path), "", None, split, kind=kind, reason=str(error))
         member = sample.members[suffix]
         location = inside(place, member.offset_data, member.size)
-        return Entry(path, location, label, split, f"{changed}/{member.offset_data}")
+        return Entry(path, location, label, split, f"{member.size}/{changed}/{member.offset_data}")
 
     def _tars(self) -> dict[str, tuple[spec.Split | None, Any, str]]:
         """Return split, file system and path of each tar, by its name in the lake.

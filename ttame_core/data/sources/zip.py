@@ -152,7 +152,7 @@ def _file(
         reason = "it is encrypted"
     elif member.file_size > LARGEST:
         reason = f"it is larger than {LARGEST // 2**20} MiB"
-    stamped = f"{changed}/{member.CRC}"
+    stamped = f"{member.file_size}/{changed}/{member.CRC}"
     return File(path, location, stamped, partial(_unpacking, archive, member), reason)
 
 
