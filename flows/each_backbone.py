@@ -9,9 +9,9 @@ from typing import Any
 from prefect.tasks import Task
 
 from flows.engine import Engine, Unit
-from flows.open_audit import place_of
 from tasks.progress import progress
 from ttame_core.errors import UserError
+from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
 
 TOGETHER = 8  # shards of a task run, at most
@@ -80,7 +80,7 @@ def units_of_shards(
     """
     audit = provenance.audit
     shards = [name for name, _ in provenance.shards(audit.maps.split)]
-    common = {"audit": audit, "workspace": place_of(workspace)}
+    common = {"audit": audit, "workspace": Lake(workspace).place}
     return [
         Unit(backbone.name, task, {**common, "backbone": backbone, "shards": some}, len(some))
         for backbone, its in zip(

@@ -41,12 +41,6 @@ def open_audit(spec: AuditSpec | str, workspace: str) -> Provenance:
     return provenance
 
 
-def place_of(workspace: str) -> str:
-    """Return the workspace's absolute address, for processes with another working folder."""
-    lake = Lake(workspace)
-    return lake.root if lake.local else workspace
-
-
 def named(verb: str) -> Callable[[], str]:
     """Make a function that names flow runs by a verb and the audit's name, as in `train birds`."""
 

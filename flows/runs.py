@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tasks.names import names_of
@@ -26,6 +29,9 @@ FLOWS = (
     "dump_maps",
     "import_maps",
 )
+# Variables by which Prefect may know a server, and files of others that may speak of it.
+VARIABLES = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
+SHARED = (".env", "pyproject.toml")
 LOOKED_AT = 100  # at most so many flow runs, the newest first, and so many task runs
 Names = tuple[str, str, str, str]  # stage, data set or audit, backbone, explainer; '' for any
 
@@ -57,14 +63,18 @@ def recent_runs(workspace: str, audit: str | None = None) -> Runs:
     Returns:
         The runs; only `source` where PREFECT_API_URL is not set or the server does not answer.
     """
+    from_files = "running and failed: as the files say"
+    unknown = Runs(f"{from_files}, for no PREFECT_API_URL is set")
+    if not _server_may_be_named():
+        return unknown
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    if not (url := PREFECT_API_URL.value()):
+        return unknown
     from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    from_files = "running and failed: as the files say"
-    if not (url := PREFECT_API_URL.value()):
-        return Runs(f"{from_files}, for no PREFECT_API_URL is set")
     shown = without_password(url)
     runs = Runs(f"running and failed: as {shown} and the files say")
     try:
@@ -76,6 +86,22 @@ def recent_runs(workspace: str, audit: str | None = None) -> Runs:
     except (HTTPError, PrefectException, OSError):
         return Runs(f"{from_files}, for {shown} does not answer")
     return runs
+
+
+def _server_may_be_named() -> bool:
+    """Say whether there is anything that could name a server, without importing Prefect."""
+    home = os.environ.get("PREFECT_HOME") or Path.home() / ".prefect"
+    own = Path(home, "profiles.toml"), Path("prefect.toml")
+    given = {name.upper() for name, value in os.environ.items() if value}
+    imported = "prefect" in sys.modules  # whose settings may have been changed in this process
+    return bool(
+        imported
+        or given & VARIABLES
+        or any(path.exists() for path in own)
+        or any(
+            b"prefect" in Path(name).read_bytes().lower() for name in SHARED if os.path.isfile(name)
+        )
+    )
 
 
 def _ask(client: Any, workspace: str, audit: str | None, runs: Runs) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from flows.audit_flow import flow
 from flows.each_backbone import batches
 from flows.engine import Unit, opened_without_networks
-from flows.open_audit import named, open_spec, place_of
+from flows.open_audit import named, open_spec
 from tasks.progress import progress
 from tasks.shard import finish, plan, write
 from ttame_core.data.plan import ShardPlan
+from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec
 
 
@@ -23,7 +24,7 @@ def shard_dataset(spec: AuditSpec | str, workspace: str, planned: ShardPlan | No
     """
     audit = open_spec(spec)
     dataset = audit.dataset
-    common = {"dataset": dataset, "workspace": place_of(workspace)}
+    common = {"dataset": dataset, "workspace": Lake(workspace).place}
     shards = planned or plan(dataset, workspace)
     with (
         progress(f"shard {dataset.name}", "shards") as report,

@@ -23,7 +23,6 @@ from ttame_core.lake.contents import STAGES, StageFiles, stage_files
 from ttame_core.lake.query.formats import write_result
 from ttame_core.lake.records import read_about
 from ttame_core.spec import AuditSpec
-from ttame_core.stages.provenance import Provenance
 
 SCHEMA = pa.schema(
     [
@@ -119,6 +118,8 @@ def _planned(lake: Lake, audit: AuditSpec) -> dict[Names, tuple[int, int]]:
 
     The result is empty where the data set is not in the workspace.
     """
+    from ttame_core.stages.provenance import Provenance  # and PyTorch, which others do without
+
     dataset = audit.dataset.name
     if not lake.exists(dataset_file(dataset, "shards.parquet")):
         return {}

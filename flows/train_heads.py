@@ -5,9 +5,10 @@ from __future__ import annotations
 from flows.audit_flow import flow
 from flows.each_backbone import run_units
 from flows.engine import Unit, opened_for_training
-from flows.open_audit import named, open_audit, place_of
+from flows.open_audit import named, open_audit
 from tasks.train import train
 from ttame_core.explainers import REGISTRY
+from ttame_core.lake import Lake
 from ttame_core.spec import AuditSpec
 
 
@@ -24,7 +25,7 @@ def train_heads(spec: AuditSpec | str, workspace: str) -> None:
     """
     audit = open_audit(spec, workspace).audit
     explainers = [e for e in audit.explainers if REGISTRY[e.method].needs_head]
-    common = {"audit": audit, "workspace": place_of(workspace)}
+    common = {"audit": audit, "workspace": Lake(workspace).place}
     units = [
         Unit(b.name, train, {**common, "backbone": b, "explainer": e})
         for b in audit.backbones

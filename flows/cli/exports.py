@@ -33,10 +33,10 @@ def export_mlflow(
         ttame export-mlflow my-audit
         ttame export-mlflow my-audit@previous --to sqlite:///mlflow.db
     """
-    from ttame_core.exports.mlflow import export_record
-
     if audit.endswith((".yaml", ".yml")):
         audit = load(audit, var).name
+    from ttame_core.exports.mlflow import export_record
+
     say(export_record(Lake(workspace), audit, to))
 
 
@@ -51,10 +51,11 @@ def export_dataset(
     Examples:
         ttame export-dataset my-audit.yaml explained/
     """
+    audit = load(spec, var)
     from ttame_core.exports.huggingface import export_dataset
     from ttame_core.stages.provenance import Provenance
 
-    provenance = Provenance(load(spec, var), Lake(workspace))
+    provenance = Provenance(audit, Lake(workspace))
     provenance.check()
     export_dataset(provenance, folder, lambda name: say(f"wrote {name}"))
     say(f"in Python: datasets.load_dataset({folder!r})")

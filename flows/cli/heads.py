@@ -65,6 +65,7 @@ def export_head(
     Examples:
         ttame export-head my-audit.yaml --backbone resnet50 --output resnet50.onnx
     """
+    audit = load(spec, var)
     from tasks.models import backbone_of, current_head
     from ttame_core.explainers import REGISTRY, NotApplicable
     from ttame_core.explainers.trained import Trained
@@ -72,7 +73,7 @@ def export_head(
     from ttame_core.heads.export import export
     from ttame_core.stages.provenance import Provenance
 
-    provenance = Provenance(load(spec, var), Lake(workspace))
+    provenance = Provenance(audit, Lake(workspace))
     provenance.check()
     named = {b.name: b for b in provenance.audit.backbones}
     if backbone not in named:

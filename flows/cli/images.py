@@ -49,17 +49,18 @@ def explain_image(
         ttame explain-image photo.jpg --backbone torchvision/vgg16 --head vgg16.safetensors
         ttame explain-image *.jpg --spec my-audit.yaml --backbone net --output explained/
     """
+    alone = {"--tap": tap, "--checkpoint": checkpoint}
+    if spec and (wrong := next((name for name, value in alone.items() if value), None)):
+        raise UserError(f"{wrong} cannot be given with --spec: the spec says it already")
+    if not spec and not backbone:
+        raise UserError("say which classifier to explain: --backbone MODEL, or --spec SPEC")
+    audit = load(spec, var) if spec else None
     from flows.explain_image import open_named, open_of_spec, write_pictures
 
-    if spec:
-        alone = {"--tap": tap, "--checkpoint": checkpoint}
-        if wrong := next((name for name, value in alone.items() if value), None):
-            raise UserError(f"{wrong} cannot be given with --spec: the spec says it already")
-        opened = open_of_spec(load(spec, var), workspace, backbone, head, explainer or [])
-    elif backbone:
-        opened = open_named(backbone, checkpoint, head, tap, explainer or [], images)
+    if audit:
+        opened = open_of_spec(audit, workspace, backbone, head, explainer or [])
     else:
-        raise UserError("say which classifier to explain: --backbone MODEL, or --spec SPEC")
+        opened = open_named(str(backbone), checkpoint, head, tap, explainer or [], images)
     failed = write_pictures(images, *opened, target, output)
     for sentence in failed:
         say(sentence, "error")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,11 +27,11 @@ def import_maps(
         ttame import-maps maps.parquet my-audit.yaml --name theirs
         ttame import-maps maps/ my-audit.yaml --name theirs --backbone resnet50
     """
-    from flows.import_maps import import_maps, only_imported
-
-    flow = partial(import_maps, place=place, name=name, backbone=backbone)
-    failed = run(flow, spec, workspace, var)
+    theirs = {"place": place, "name": name, "backbone": backbone}
+    failed = run("import_maps", spec, workspace, var, **theirs)
     audit = load(spec, var)
+    from flows.import_maps import only_imported
+
     added = only_imported(audit, place, name, backbone).explainers
     print_outcome(audit.model_copy(update={"explainers": [*audit.explainers, *added]}), workspace)
     finish(failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,7 +12,7 @@ from flows.stopping import deaf_children, servers_end_with_this_process
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec
+from ttame_core.spec import AuditSpec, load_spec
 
 if TYPE_CHECKING:
     from flows.each_backbone import BackbonesFailed
@@ -32,33 +33,41 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
     wrong = next((v for v in variables or [] if "=" not in v), None)
     if wrong:
         raise UserError(f"--var {wrong} has no value: write --var {wrong}=VALUE")
+    load_spec(path, pairs)  # most mistakes are told before the registries import PyTorch
     from ttame_core.audits.specification import open_spec
 
     return open_spec(path, pairs)
 
 
 def run(
-    flow: Any, path: str, workspace: str, variables: list[str] | None
+    name: str, path: str, workspace: str, variables: list[str] | None, /, **options: Any
 ) -> BackbonesFailed | GatesFailed | None:
     """Run a flow over a spec.
+
+    Args:
+        name: name of the flow, which its module in `flows` has as well.
+        path: path of the spec.
+        workspace: folder or URL of the lake.
+        variables: texts of the form NAME=VALUE, which fill `${NAME}` in the file.
+        **options: further arguments of the flow.
 
     Returns:
         The error that names the backbones or gates that failed; None where all went well.
     """
+    place = Lake(workspace).place  # before the run begins, so that a refused address is in no run
+    audit = load(path, variables)  # and before Prefect is imported
     from prefect.client.orchestration import get_client
 
     from flows import messages
     from flows.each_backbone import BackbonesFailed
-    from flows.open_audit import place_of
     from ttame_core.audits.gates import GatesFailed
 
     messages.install()
-    place = place_of(workspace)  # before the run begins, so that a refused address is in no run
-    audit = load(path, variables)
+    flow = getattr(import_module(f"flows.{name}"), name)
     try:
         with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
             pass  # a temporary server was started if there is no other
-        flow(audit, place)
+        flow(audit, place, **options)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:

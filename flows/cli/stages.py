@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,9 +17,7 @@ def shard(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> Non
     Examples:
         ttame shard my-audit.yaml
     """
-    from flows.shard_dataset import shard_dataset
-
-    finish(run(shard_dataset, spec, workspace, var))
+    finish(run("shard_dataset", spec, workspace, var))
 
 
 def fit_backbone(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
@@ -29,9 +26,7 @@ def fit_backbone(spec: Spec, workspace: Workspace = HERE, var: Variables = None)
     Examples:
         ttame fit-backbone my-audit.yaml
     """
-    from flows.fit_backbones import fit_backbones
-
-    finish(run(fit_backbones, spec, workspace, var))
+    finish(run("fit_backbones", spec, workspace, var))
 
 
 def train(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
@@ -40,9 +35,7 @@ def train(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> Non
     Examples:
         ttame train my-audit.yaml
     """
-    from flows.train_heads import train_heads
-
-    finish(run(train_heads, spec, workspace, var))
+    finish(run("train_heads", spec, workspace, var))
 
 
 def explain(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
@@ -51,9 +44,7 @@ def explain(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> N
     Examples:
         ttame explain my-audit.yaml
     """
-    from flows.explain_dataset import explain_dataset
-
-    finish(run(explain_dataset, spec, workspace, var))
+    finish(run("explain_dataset", spec, workspace, var))
 
 
 def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> None:
@@ -62,9 +53,7 @@ def evaluate(spec: Spec, workspace: Workspace = HERE, var: Variables = None) -> 
     Examples:
         ttame evaluate my-audit.yaml
     """
-    from flows.evaluate_maps import evaluate_maps
-
-    finish(run(evaluate_maps, spec, workspace, var))
+    finish(run("evaluate_maps", spec, workspace, var))
 
 
 def sweep(
@@ -79,12 +68,11 @@ def sweep(
         ttame sweep my-audit.yaml
         ttame sweep my-audit.yaml --trials 50
     """
-    from flows.sweep_training import sweep_training
+    failed = run("sweep_training", spec, workspace, var, trials=trials)
     from ttame_core.explainers import REGISTRY
     from ttame_core.report.listings import sweep_table
     from ttame_core.training.sweep import read_trials, shortfall
 
-    failed = run(partial(sweep_training, trials=trials), spec, workspace, var)
     audit = load(spec, var)
     console = out()
     for backbone in audit.backbones:

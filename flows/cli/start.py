@@ -83,13 +83,12 @@ def audit(
         ttame audit zoo.yaml --var DATA=/data/birds --workspace s3://my-bucket/audits
     """
     if dry_run:
+        planned = load(spec, var)
         from flows.dry_run import print_plan
 
-        print_plan(load(spec, var), workspace)
+        print_plan(planned, workspace)
         return
-    from flows.audit_zoo import audit_zoo
-
-    failed = run(audit_zoo, spec, workspace, var)
+    failed = run("audit_zoo", spec, workspace, var)
     done = load(spec, var)
     failures = getattr(failed, "failures", {})
     whole = [b for b in done.backbones if b.name not in failures]
@@ -118,6 +117,7 @@ def status(
         ttame status my-audit.yaml
         ttame status --format json
     """
+    audit = load(spec, var) if spec else None
     from flows.status import print_status
 
-    print_status(workspace, load(spec, var) if spec else None, format, output)
+    print_status(workspace, audit, format, output)

@@ -94,6 +94,11 @@ class Lake:
 
     # ---- paths -----------------------------------------------------------------------------
 
+    @property
+    def place(self) -> str:
+        """The workspace's absolute address, which holds in processes with another folder."""
+        return self.root if self.local else self.url
+
     def path(self, *parts: str) -> str:
         """Return the absolute path or key of a file, as its file system wants it.
 

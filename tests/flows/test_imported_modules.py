@@ -1,0 +1,62 @@
+"""What commands import: those that answer at once do without what takes seconds to import."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# pandas is not among them: pyarrow imports it wherever it is installed.
+SLOW = {"torch", "timm", "torchvision", "prefect", "scipy", "matplotlib", "numba"}
+ROOTS = """
+import atexit, sys
+atexit.register(lambda: print("imported", *{name.partition(".")[0] for name in sys.modules}))
+from flows.cli import main
+main()
+"""
+
+
+def _imported(*arguments: str, folder: Path) -> tuple[int, set[str]]:
+    """The exit code of a command, and the packages that it has imported."""
+    free = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    ended = subprocess.run(
+        [sys.executable, "-c", ROOTS, *arguments],
+        env=free | {"PREFECT_HOME": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith("imported "))
+    return ended.returncode, set(line.split()[1:])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("--help", "audit", "audti x.yaml", "audit nowhere.yaml", "audit nowhere.yaml --dry-run"),
+        *("train nowhere.yaml", "export-mlflow nowhere.yaml", "status nowhere.yaml"),
+        *("explain-image photo.jpg", "audit wrong.yaml", "audit unset.yaml"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_imported(line: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("name: a\nbacbones: []\n")
+    (tmp_path / "unset.yaml").write_text("name: a\ndataset: {name: '${DATA}'}\n")
+    code, imported = _imported(*line.split(), folder=tmp_path)
+    assert code == (0 if line == "--help" else 2)
+    assert imported & (SLOW | {"duckdb"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("query FROM{}maps", 0), ("audits", 0), ("status", 0), ("compare a b", 2)],
+)
+def test_answers_from_the_workspace_need_neither_pytorch_nor_prefect(
+    line: str, expected: int, tmp_path: Path
+) -> None:
+    arguments = (word.replace("{}", " ") for word in line.split())
+    code, imported = _imported(*arguments, folder=tmp_path)
+    assert code == expected
+    assert imported & SLOW == set()
