@@ -16,7 +16,6 @@ from rich.text import Text
 
 from flows.doctor import size
 from flows.runs import Runs, recent_runs
-from ttame_core.data.index import load_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.lake.contents import STAGES, StageFiles, stage_files
@@ -160,9 +159,9 @@ class _Totals:
 
     def _of_splits(self, dataset: str) -> Counter[str]:
         if dataset not in self._splits:
-            there = self._lake.exists(dataset_file(dataset, "shards.parquet"))
-            shards = load_shards(self._lake, dataset) if there else []
-            self._splits[dataset] = Counter(s.split for s in shards if s.samples)
+            place = dataset_file(dataset, "shards.parquet")
+            shards = self._lake.read_table(place).to_pylist() if self._lake.exists(place) else []
+            self._splits[dataset] = Counter(s["split"] for s in shards if s["samples"])
         return self._splits[dataset]
 
 
