@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from ttame_core.storage import without_password
 
 IMPORTED = ("torch", "torchvision", "timm", "prefect", "duckdb", "pyarrow")
 ROOM = 5 * 2**30  # bytes; with less the disk may be full before an audit ends
+REACH = 5.0  # seconds that a connection of this machine with itself may take
 ANSWER = 10.0  # seconds that a Prefect server has to answer
 ABOVE = "mend what is broken above first, if anything is; else this is a defect of ttame"
 MARKS = {"right": ("✓", "green"), "odd": ("!", "yellow"), "broken": ("✗", "red")}
@@ -246,27 +248,41 @@ def size(number: float) -> str:
 
 def prefect() -> Iterator[Finding]:
     """Examine the Prefect server, or whether a temporary one can be started."""
-    from prefect.settings import (
-        PREFECT_API_URL,
-        PREFECT_HOME,
-        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
-    )
+    from prefect.settings import PREFECT_API_URL
 
-    if url := PREFECT_API_URL.value():
-        yield _server(url)
-        return
+    url = PREFECT_API_URL.value()
+    yield _server(url) if url else temporary_server()
+
+
+def temporary_server() -> Finding:
+    """Examine whether a temporary Prefect server can be started and reached."""
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE
+
     home = Path(PREFECT_HOME.value()).expanduser()
     there = next(path for path in (home, *home.parents) if path.exists())
     if not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         words = "no server, and none may be started"
         advice = "set PREFECT_API_URL, or: prefect config set PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=1"
-        yield Finding("prefect runs", words, "broken", advice)
-    elif not _takes_files(there):
+        return Finding("prefect runs", words, "broken", advice)
+    if not _takes_files(there):
         words = f"{there}, where a temporary server keeps its records, cannot be written to"
-        yield Finding("prefect runs", words, "broken", "set PREFECT_HOME to a folder of yours")
-    else:
-        words = "no PREFECT_API_URL is set: each command starts a temporary server for itself"
-        yield Finding("prefect runs", words)
+        return Finding("prefect runs", words, "broken", "set PREFECT_HOME to a folder of yours")
+    if reason := _loopback():
+        words = f"127.0.0.1, where a temporary server would answer, cannot be reached ({reason})"
+        advice = "allow connections of this machine with itself, or set PREFECT_API_URL"
+        return Finding("prefect runs", words, "broken", advice)
+    words = "no PREFECT_API_URL is set: each command starts a temporary server for itself"
+    return Finding("prefect runs", words)
+
+
+def _loopback() -> str:
+    """Say why this machine cannot connect with itself; an empty text where it can."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=REACH).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _server(url: str) -> Finding:

@@ -62,10 +62,14 @@ def _end(number: int) -> None:
 
 
 def _servers() -> list[subprocess.Popen[bytes]]:
-    """Return the temporary Prefect servers that this process has started."""
+    """Return the temporary Prefect servers that this process has started.
+
+    Another thread may just be importing Prefect's module, or making a server.
+    """
     module = sys.modules.get("prefect.server.api.server")
-    started = module.SubprocessASGIServer._instances.values() if module else ()
-    return [server.server_process for server in started if server.server_process]
+    made = getattr(getattr(module, "SubprocessASGIServer", None), "_instances", {})
+    processes = (getattr(server, "server_process", None) for server in list(made.values()))
+    return [process for process in processes if process is not None]
 
 
 @contextmanager

@@ -6,11 +6,14 @@ Prefect is imported, because Prefect then prints its records through `Lines`.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
 import sys
 import time
+import unicodedata
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,8 +22,20 @@ from rich.console import Console
 from tasks.names import names_of
 from ttame_core.errors import printable
 
+# What Latin letters without marks stand in for, on a terminal that cannot show more.
+ASCII = {"✓": "+", "✗": "x", "×": "x", "→": "->", "–": "-", "—": "-", "−": "-", "±": "+-"}
+ASCII |= {"≥": ">=", "≤": "<=", "ρ": "rho", "δ": "delta", "λ": "lambda", "│": "|", "─": "-"}
+
 QUIET, FORMAT = "TTAME_QUIET", "TTAME_LOG_FORMAT"
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
+
+# Libraries that print by themselves, and the variables that silence them.
+SILENT_LIBRARIES = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -35,8 +50,47 @@ def choose(quiet: bool, log_format: str) -> None:
     os.environ[QUIET] = "1" if quiet else ""
     os.environ[FORMAT] = log_format
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = "tasks.logs.Lines"
+    for name in ("NO_PROXY", "no_proxy"):  # a temporary server is on this machine
+        others = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*others, "127.0.0.1", "localhost"]))
     if log_format == "json":  # also on a terminal, where bars would show these messages
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    if quiet or log_format == "json":
+        os.environ |= SILENT_LIBRARIES
+    hear_libraries()
+
+
+def hear_libraries() -> None:
+    """Print what libraries log or warn of as messages of this program, in this process.
+
+    Without --quiet and JSON, warnings are printed as Python does.
+    """
+    lines = Lines()
+    lines.setLevel(logging.WARNING)
+    logging.lastResort = lines
+    if is_quiet() or is_json():
+        logging.captureWarnings(True)
+        warned = logging.getLogger("py.warnings")
+        warned.handlers, warned.propagate = [lines], False
+
+
+def speak_ascii() -> None:
+    """Write what a stream's encoding does not have in ASCII, where Python would raise an error."""
+    codecs.register_error("ascii letters", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if (stream.encoding or "").lower().replace("-", "") != "utf8":
+            with suppress(AttributeError):  # a stream of another kind, which has no encoding
+                stream.reconfigure(errors="ascii letters")  # type: ignore[union-attr]
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = ""
+    for character in error.object[error.start : error.end]:
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        text += ASCII.get(character) or plain or "?"
+    return text, error.end
 
 
 def is_quiet() -> bool:
@@ -153,3 +207,7 @@ def _write(fields: dict[str, Any]) -> None:
     # One call, so that the lines of processes that share a stream do not mix.
     sys.stderr.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
     sys.stderr.flush()
+
+
+if is_quiet() or is_json():  # in a process that the command line has started
+    hear_libraries()

@@ -98,6 +98,7 @@ def main() -> None:
     Stopped by a signal, it ends with 128 and the signal's number: 130 for Ctrl-C.
     """
     stop_on_signals()
+    logs.speak_ascii()
     try:
         app()
     except UserError as error:

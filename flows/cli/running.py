@@ -57,13 +57,17 @@ def run(
     place = Lake(workspace).place  # before the run begins, so that a refused address is in no run
     audit = load(path, variables)  # and before Prefect is imported
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
 
     from flows import messages
+    from flows.doctor import temporary_server
     from flows.each_backbone import BackbonesFailed
     from ttame_core.audits.gates import GatesFailed
 
     messages.install()
     flow = getattr(import_module(f"flows.{name}"), name)
+    if not PREFECT_API_URL.value() and (found := temporary_server()).state == "broken":
+        raise UserError(f"{found.words}: {found.advice}")
     try:
         with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
             pass  # a temporary server was started if there is no other
@@ -71,6 +75,11 @@ def run(
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:
+        if "ephemeral Prefect" in str(error):
+            raise UserError(
+                "Prefect's temporary server did not start in time: run again, or start one "
+                "(prefect server start) and set PREFECT_API_URL"
+            ) from error
         if "Failed to reach API" not in str(error):
             raise
         raise UserError(

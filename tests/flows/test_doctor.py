@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from stores import Store
 
 from flows import doctor
+from tasks import logs
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -82,6 +85,28 @@ def test_a_temporary_server_needs_a_folder() -> None:
         (found,) = doctor.prefect()
     assert found.state == "broken"
     assert "PREFECT_HOME" in found.advice
+
+
+def test_a_temporary_server_needs_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: object, timeout: float) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(doctor.socket, "create_connection", refuse)
+    found = doctor.temporary_server()
+    assert found.state == "broken"
+    assert "127.0.0.1" in found.words
+    assert "Operation not permitted" in found.words
+
+
+def test_a_temporary_server_is_reached_beside_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intern.example")
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("TTAME_QUIET", "TTAME_LOG_FORMAT", "PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"):
+        monkeypatch.setenv(name, "")
+    logs.choose(quiet=False, log_format="text")
+    assert os.environ["NO_PROXY"] == "intern.example,127.0.0.1,localhost"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert urllib.request.proxy_bypass("127.0.0.1:8123")
 
 
 def test_sizes_for_people() -> None:

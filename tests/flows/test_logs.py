@@ -114,6 +114,41 @@ def test_quiet_leaves_the_outcome_errors_and_defects(
         assert words in said
 
 
+LIBRARIES = """
+import logging, sys, warnings
+from tasks import logs
+logs.speak_ascii()
+logs.choose(sys.argv[1] == "quiet", sys.argv[1] if sys.argv[1] != "quiet" else "text")
+logging.getLogger("timm.models").error("No checkpoint found")
+logging.getLogger("somebody").warning("careful")
+logging.getLogger("somebody").info("nothing")
+warnings.warn("soon gone", FutureWarning)
+logs.say("done ✓ → José")
+"""
+
+
+def _said(how: str, **environment: str) -> str:
+    command = [sys.executable, "-c", LIBRARIES, how]
+    env = os.environ | environment
+    done = subprocess.run(command, env=env, capture_output=True, check=True)
+    return done.stderr.decode(environment.get("PYTHONIOENCODING", "utf-8"))
+
+
+def test_libraries_speak_json_and_are_quiet_where_that_was_chosen() -> None:
+    said = list(map(json.loads, _said("json").splitlines()))
+    assert [line["level"] for line in said] == ["error", "warning", "warning", "info"]
+    assert [line["message"] for line in said[:2]] == ["No checkpoint found", "careful"]
+    assert "soon gone" in said[2]["message"]
+    assert _said("quiet").splitlines() == ["done ✓ → José"]
+    for words in ("No checkpoint found", "careful", "soon gone"):
+        assert words in _said("text")
+
+
+def test_a_terminal_without_utf8_gets_ascii() -> None:
+    assert _said("quiet", PYTHONIOENCODING="ascii").splitlines() == ["done + -> Jose"]
+    assert _said("quiet", PYTHONIOENCODING="latin-1").splitlines() == ["done + -> José"]
+
+
 BARS = """
 import time
 from tasks.progress import bar

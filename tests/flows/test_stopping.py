@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import forked
 import psutil
@@ -18,6 +19,7 @@ import pytest
 from forked import PATIENCE
 from slow_disk import slow_in
 
+from flows import stopping
 from harness.audits import differences, temporary
 from ttame_core.lake import Lake
 from ttame_core.stopping import Stopped, give_up, scratch
@@ -144,6 +146,16 @@ def test_whatever_swallows_a_signal_the_command_ends(
     assert words.count("the same command goes on from there") == 1
     assert "asking" not in out
     assert "swallowed" not in out
+
+
+def test_a_server_is_looked_for_while_prefect_is_being_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = ModuleType("prefect.server.api.server")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert stopping._servers() == []
+    module.SubprocessASGIServer = SimpleNamespace(_instances={None: object()})  # type: ignore[attr-defined]
+    assert stopping._servers() == []
 
 
 @pytest.mark.parametrize("state", ["starting", "started"])
