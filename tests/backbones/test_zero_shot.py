@@ -14,7 +14,11 @@ from pydantic import ValidationError
 
 from ttame_core import spec
 from ttame_core.backbones import load_backbone
+from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError
+from ttame_core.explainers import forward_pass
+from ttame_core.explainers.ttame import TTame
+from ttame_core.heads.files import head_bytes, read_head
 
 transformers = pytest.importorskip("transformers")
 
@@ -113,3 +117,43 @@ def test_what_is_no_model_of_texts(tmp_path: Path) -> None:
     save(tmp_path / "clip", "clip")
     with pytest.raises(UserError, match="by `prompts`"):
         load_backbone(spec.Backbone.model_validate({"model": str(tmp_path / "clip")}))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_head_of_one_list_of_names_explains_another_list(tmp_path: Path, kind: str) -> None:
+    save(tmp_path / "m", kind)
+
+    def explainer(prompts: dict[str, str]) -> TTame:
+        section = {"model": str(tmp_path / "m"), "prompts": prompts}
+        return TTame(load_backbone(spec.Backbone.model_validate(section)))
+
+    first = explainer(PROMPTS)
+    head = first.new_head("class", "shared")
+    torch.manual_seed(1)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    (tmp_path / "head.safetensors").write_bytes(head_bytes(head))
+    other = explainer({**PROMPTS, "fox": "a red fox", "ox": "an ox in a field"})
+    read = read_head(tmp_path / "head.safetensors", other, "")
+    assert read.state_dict().keys() == head.state_dict().keys()
+
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    nothing = [torch.zeros(0, 4)] * 2
+    batch = Batch(["a", "b"], images, torch.zeros(2).long(), nothing, [None] * 2)
+    forward = forward_pass(other.backbone, batch)
+    maps = other.use(read).attribute(forward, torch.arange(5).expand(2, 5))
+    # By hand: the row of a class is the matrix, read by its text's embedding among the others'.
+    embeddings = other.backbone.model.embeddings
+    rows = embeddings - embeddings.mean(dim=0)
+    rows = 2 * rows / rows.abs().sum(dim=1, keepdim=True)
+    rows = torch.cat([rows, torch.full((5, 1), 2.0)], dim=1) @ head.matrix.detach()
+    same = explainer(PROMPTS | {"fox": "a red fox", "ox": "an ox in a field"}).new_head(
+        "class", "shared"
+    )
+    same.load_state_dict(head.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(same.vectors(None) @ same.matrix, rows)
+        direct = same.eval()(forward.features, torch.arange(5).expand(2, 5))
+    torch.testing.assert_close(maps, direct, atol=1e-4, rtol=1e-4)
+    assert maps.shape[:2] == (2, 5)
+    assert (maps[:, 3] - maps[:, 4]).abs().max() > 1e-4  # new names have maps of their own
