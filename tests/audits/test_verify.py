@@ -28,6 +28,7 @@ MAPS = f"maps/{NET}/explainer=center/test-000000.parquet"
 OTHER_MAPS = MAPS.replace("000000", "000001")
 SCORES = f"scores/metric=confidence/{NET}/explainer=center/test-000000.parquet"
 ROLE = f"explainers/{NET}/explainer=center/role.parquet"
+CLASSES = f"classes/{NET}/classes.parquet"
 INDEX, LISTED, PLAN = (f"datasets/drawn/{name}.parquet" for name in ("index", "shards", "plan"))
 RECORD, LATER = (f"audits/small/2026010{day}T000000Z" for day in (1, 2))
 
@@ -118,7 +119,8 @@ def _earlier(path: Path) -> None:
         (INDEX, _edit), (INDEX, Path.unlink), (LISTED, _flip),
         (MAPS, _flip), (MAPS, _cut), (MAPS, _edit), (MAPS, _other), (MAPS, Path.unlink),
         (MAPS, _rename), (MAPS, _add), (MAPS, _swap), (MAPS, _older), (SCORES, _swap),
-        (ROLE, _flip), (ROLE, _swap), (PLAN, Path.unlink), (PLAN, _cut), (LATER, _earlier),
+        (ROLE, _flip), (ROLE, _swap), (CLASSES, Path.unlink), (PLAN, Path.unlink), (PLAN, _cut),
+        (LATER, _earlier),
         (SCORES, _flip), (SCORES, _edit), (SCORES, _other), (SCORES, Path.unlink),
         (f"{RECORD}/leaderboard.parquet", _edit), (f"{RECORD}/values.parquet", _edit),
         (f"{RECORD}/record.json", _words), (f"{RECORD}/record.json", Path.unlink),

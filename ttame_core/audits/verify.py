@@ -25,7 +25,7 @@ from ttame_core.data.plan import planned_rows
 from ttame_core.data.sources.containers import MARK, is_same, parts_of
 from ttame_core.errors import UserError, nearest
 from ttame_core.heads.files import is_whole_head
-from ttame_core.lake import Lake, dataset_file, fingerprint, shard_rows, shard_tar
+from ttame_core.lake import Lake, classes_file, dataset_file, fingerprint, shard_rows, shard_tar
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import computed_leaderboard
 from ttame_core.lake.records import check_record, file_hashes, read_about, records
@@ -303,6 +303,10 @@ class _Verification:
             whole = [b for b in audit.backbones if b.name not in failed]
             audit = audit.model_copy(update={"backbones": whole})
             undone = [w for w in Provenance(audit, self.lake, imports=False).work() if not w.done]
+            for backbone in whole:
+                path = classes_file(audit.dataset.name, backbone.name)
+                if path not in self.files:
+                    yield Fault(path, MISSING, "there are maps without the names of their classes")
             if not undone and (fault := self._other_board(folder, audit)):
                 yield fault
             for work in undone:
