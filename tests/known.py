@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import copytree
 
@@ -13,7 +14,7 @@ from ttame_core import spec
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.families import schema_of
-from ttame_core.lake.schemas import HISTORY, maps_schema
+from ttame_core.lake.schemas import ANNOTATIONS, HISTORY, maps_schema
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 # What each explainer keeps of the confidence: better by far, worse, the ends of the scale.
@@ -33,11 +34,11 @@ def names_of(lake: Lake) -> list[tuple[str, int]]:
     return sorted((row["key"], row["label"]) for row in index if row["split"] == "test")
 
 
-def known_lake(drawn: Lake, root: Path) -> tuple[Lake, spec.AuditSpec]:
+def known_lake(drawn: Lake, root: Path, without: Sequence[str] = ()) -> tuple[Lake, spec.AuditSpec]:
     """Twelve images of the backbones net and other.
 
     Of net, the last image is wrong, and all explainers look outside the box of the first two. All
-    classes have hostile names.
+    classes have hostile names. without: labels, boxes, classes (all but the first), or images.
     """
     copytree(Path(drawn.root, "datasets"), root / "datasets")  # and no other test's scores
     lake = Lake(root)
@@ -45,10 +46,16 @@ def known_lake(drawn: Lake, root: Path) -> tuple[Lake, spec.AuditSpec]:
     classes = [f"{name} {HOSTILE}" for name in index["class"].to_pylist()]
     place = index.schema.get_field_index("class")
     index = index.set_column(place, index.schema.field("class"), [classes])
+    if "images" in without:
+        index = index.slice(0, 0)
     lake.write_parquet("datasets/drawn/index.parquet", index, index.schema, {})
-    for backbone in ("net", "other"):
+    if "boxes" in without:
+        path = "datasets/drawn/annotations.parquet"
+        lake.write_parquet(path, [], ANNOTATIONS, {})
+    for backbone in ("net", "other") if "images" not in without else ():
         for explainer in KEPT:
-            _write(lake, backbone, explainer)
+            if explainer != "oracle" or "boxes" not in without:
+                _write(lake, backbone, explainer, without)
     history = [
         {"epoch": 0, "step": step, "term": "loss", "value": 9.0 / step} for step in range(1, 21)
     ]
@@ -60,8 +67,8 @@ def known_lake(drawn: Lake, root: Path) -> tuple[Lake, spec.AuditSpec]:
     return lake, complete(spec.AuditSpec.model_validate(AUDIT))
 
 
-def _write(lake: Lake, backbone: str, explainer: str) -> None:
-    keys = names_of(lake)
+def _write(lake: Lake, backbone: str, explainer: str, without: Sequence[str]) -> None:
+    keys = [(key, 0 if "classes" in without else label) for key, label in names_of(lake)]
     common = [
         {
             "key": key,
@@ -72,6 +79,8 @@ def _write(lake: Lake, backbone: str, explainer: str) -> None:
     ]
     for row in common:
         row["target"] = row["predicted"]
+        if "labels" in without:
+            row["label"] = None
     heat = np.zeros((4, 4), dtype=np.float16)
     heat[: 2 if explainer == "gradcam" else 1, :2] = 1
     rows = [{**r, "probability": 0.8, "height": 4, "width": 4, "map": heat.ravel()} for r in common]
@@ -89,9 +98,9 @@ def _write(lake: Lake, backbone: str, explainer: str) -> None:
     )
     scores: dict[str, list[dict]] = {"confidence": [], "localization": [], "shape": [], "cost": []}
     scores |= {"road": [], "curves": []}
-    thumbnail = np.zeros(196, dtype=np.float32)
-    thumbnail[0 if explainer == "gradcam" else 1] = 1
     for i, row in enumerate(common):
+        thumbnail = np.zeros(196, dtype=np.float32)
+        thumbnail[2 * i + (explainer != "gradcam")] = 1
         for keep in (100.0, 50.0, 15.0):
             left = 0.8 * KEPT[explainer] * (1 - 0.01 * i) * (0.9 if keep == 15 else 1)
             scores["confidence"].append(
@@ -123,5 +132,7 @@ def _write(lake: Lake, backbone: str, explainer: str) -> None:
             scores["curves"].append(
                 {**row, "curve": curve, "fill": fill, "auc": 0.4, "probabilities": steps}
             )
+    if "boxes" in without:
+        del scores["localization"]
     for family, own in scores.items():
         lake.write_parquet(scores_file(family, *place), own, schema_of(family), {})

@@ -14,6 +14,7 @@ documents them. Modules are imported when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     )
     from ttame_core.errors import UserError
     from ttame_core.lake import Lake
+
+__version__ = version("ttame")
 
 _PLACES = {
     "Lake": "ttame_core.lake",
@@ -46,6 +49,7 @@ _PLACES = {
 __all__ = [
     "Lake",
     "UserError",
+    "__version__",
     "evaluate",
     "explain",
     "load_backbone",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from importlib import metadata
 from inspect import cleandoc
 from typing import Annotated
 
@@ -50,6 +51,12 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+def _say_version(asked_for: bool) -> None:
+    if asked_for:
+        typer.echo(f"ttame {metadata.version('ttame')}")
+        raise typer.Exit
+
+
 @app.callback(
     help="Where in the image did the decision come from, and how far can that be trusted?"
 )
@@ -60,6 +67,10 @@ def choose(
     log_format: Annotated[
         LogFormat, typer.Option(help="messages on standard error: text, or a JSON object a line")
     ] = LogFormat.text,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="say the version"),
+    ] = False,
 ) -> None:
     """Choose how much all commands say, and in which form."""
     logs.choose(quiet, log_format)

@@ -13,7 +13,7 @@ from ttame_core.lake import Lake
 
 
 def query(
-    sql: Annotated[str, typer.Argument(help="one SELECT; the views are listed in the README")],
+    sql: Annotated[str, typer.Argument(help="one SELECT; docs/report.md lists the views")],
     workspace: Workspace = HERE,
     format: Format = "table",
     output: Output = None,

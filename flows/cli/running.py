@@ -56,6 +56,7 @@ def run(
     """
     place = Lake(workspace).place  # before the run begins, so that a refused address is in no run
     audit = load(path, variables)  # and before Prefect is imported
+    from prefect import tags
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -71,7 +72,8 @@ def run(
     try:
         with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
             pass  # a temporary server was started if there is no other
-        flow(audit, place, **options)
+        with tags("ttame", audit.name):
+            flow(audit, place, **options)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:

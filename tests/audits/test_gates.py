@@ -86,7 +86,7 @@ def _changes(lake: Lake, time: str, *gates: dict[str, Any], **options: Any) -> l
     board = lake.read_table(f"{folder}/leaderboard.parquet")
     new = replace(NewRecord(f"zoo/{time}", "this", board, [], []), **options)
     with connect(lake) as db:
-        rows = find_changes(lake, db, _audit(*gates), new)
+        rows = find_changes(lake, db, _audit(*gates), new).rows
     lake.write_parquet(f"{folder}/changes.parquet", rows, AUDIT_CHANGES, "x")
     return run_query(lake, f"FROM audit_changes WHERE timestamp = '{time}'").to_pylist()
 

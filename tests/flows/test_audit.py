@@ -77,20 +77,23 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     assert scores == [(16 * 4 * 3, 16)]
 
     artifacts = _prefect(
-        server, "artifacts/filter", {"artifacts": {"key": {"like_": "leaderboard"}}}
+        server, "artifacts/filter", {"artifacts": {"key": {"like_": "small-leaderboard"}}}
     )
     assert any("AD@15" in artifact["data"] for artifact in artifacts)
-    gallery, link = (_newest(server, key) for key in ("gallery", "report"))
+    gallery, link = (_newest(server, key) for key in ("small-gallery", "small-report"))
     assert str(folder) in gallery["description"]
     _, _, picture = gallery["data"].partition("](data:image/webp;base64,")
     with Image.open(io.BytesIO(base64.b64decode(picture.partition(")")[0]))) as sheet:
         assert (sheet.width > 570, sheet.height > 760) == (True, True)  # 3 × 4 tiles of 200 pixels
     assert len(gallery["data"]) < 500_000
     assert (folder / "report.html").as_uri() in link["data"]
+    for words in ("Can the explanations be trusted?", "What changed?", "AD@15 ↓", "first audit"):
+        assert words in link["data"]
     for stage in ("train-heads", "train-ttame-on-net", "explain", "evaluate"):
         assert float(_newest(server, stage)["data"]) == 100.0
     flows = _prefect(server, "flow_runs/filter", {"limit": 200})
     assert {"audit small", "explain small"} <= {run["name"] for run in flows}
+    assert all({"ttame", "small"} <= {*run["tags"]} for run in flows if "small" in run["name"])
     runs = _prefect(server, "task_runs/filter", {"limit": 200})
     assert "explain test-000000 of net" in {run["name"] for run in runs}
 

@@ -160,8 +160,8 @@ def test_an_audit_and_a_dump_started_at_once_take_turns_on_a_device(worker: Serv
     assert {"leaderboard.parquet", "report.html"} <= {path.name for path in record.iterdir()}
     left = worker.api("artifacts/filter", {"flow_runs": {"id": {"any_": [audit]}}})
     by_key = {artifact["key"]: artifact["data"] for artifact in left}
-    assert {"leaderboard", "gallery", "report"} <= by_key.keys()
-    assert "AD@15" in by_key["leaderboard"]
+    assert {"small-leaderboard", "small-gallery", "small-report"} <= by_key.keys()
+    assert "AD@15" in by_key["small-leaderboard"]
     made = worker.api("task_runs/filter", {"flow_runs": {"id": {"any_": _within(worker, dump)}}})
     assert {"explain test-000000 of net", "train ttame on net"} <= {run["name"] for run in made}
     assert not [run for run in made if run["name"].startswith(("evaluate", "report"))]

@@ -9,6 +9,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+import ttame_core as tt
 from flows.cli import CONTENTS, app
 
 COMMANDS = typer.main.get_command(app).commands
@@ -33,6 +34,11 @@ def test_examples_are_shown_and_can_be_typed(name: str) -> None:
         typed = shlex.split(re.sub(r"\$\(.*\)", "KEY", example))
         assert typed[:2] == ["ttame", name]
         COMMANDS[name].make_context(name, typed[2:])  # raises where an option is not there
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"ttame {tt.__version__}\n")
 
 
 def test_brackets_are_no_markup() -> None:

@@ -97,6 +97,8 @@ def test_a_picture_opens_and_closes_with_the_keyboard(page: object) -> None:
     assert viewer.is_visible()
     assert "ttame on net" in viewer.locator("p").inner_text()
     page.keyboard.press("ArrowRight")
+    assert "ttame on net: what is left at 15 %" in viewer.locator("p").inner_text()
+    page.keyboard.press("ArrowRight")
     assert "gradcam on net" in viewer.locator("p").inner_text()
     assert viewer.locator("img").evaluate("image => image.naturalWidth") == 64
     page.keyboard.press("Escape")

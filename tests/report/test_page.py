@@ -20,15 +20,18 @@ from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import Lake
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.schemas import YARDSTICK
-from ttame_core.report.findings import Findings, certain_winners, gather
-from ttame_core.report.page import headline, render_page
+from ttame_core.report.evidence import weigh
+from ttame_core.report.findings import gather
+from ttame_core.report.page import render_page
 from ttame_core.report.plots import COLOURS, Plots, looks
 from ttame_core.report.rendering import render
-from ttame_core.report.tables import Best, wide
-from ttame_core.report.verdict import attention, best_where, changed, trust
+from ttame_core.report.tables import Best, headline
+from ttame_core.report.verdict import judge
 from ttame_core.stages.roles import Role
 
 Known = tuple[Lake, spec.AuditSpec]
+RECORD = "known/20260201T000000Z"  # of the fixture `report`
+pytestmark = pytest.mark.usefixtures("report")
 CHANGE = {
     "gate": "ad15",
     "backbone": "net",
@@ -65,7 +68,11 @@ def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **c
         findings = gather(db, audit, board, "20260301T000000Z")
         now = datetime(2026, 3, 1, tzinfo=UTC)
         recorded = Recorded(lake, db, audit, "", "", now, board, {}, [], [], {"ttame": "0"}, {})
-        return render_page(replace(recorded, **changes), findings, winners or {}, {})
+        recorded = replace(recorded, **changes)
+        with own_values(db, lake, RECORD):
+            evidence = weigh(recorded, findings)
+        verdict = judge(recorded, findings, winners or {}, evidence)
+        return render_page(recorded, findings, winners or {}, {}, verdict)
 
 
 def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
@@ -134,7 +141,6 @@ def test_nothing_is_best_where_ad_and_ic_rank_nothing(known: Known) -> None:
     assert "AD/IC void" in page
     assert 'class="best' not in page
     assert 'class="text sure"' not in page
-    assert "Not known on net" in page
 
 
 def test_headline_has_one_of_each_kind() -> None:
@@ -174,64 +180,3 @@ def test_there_is_no_plot_without_data() -> None:
     assert plots.sizes([], "energy_in_box") == plots.cost([], "AD@15") == []
     assert plots.ranks([]) is None
     assert plots.scale([], "AD@15") is None
-
-
-# ---- the words on top -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def found(known: Known) -> Findings:
-    with connect_audit(*known) as db:
-        return gather(db, known[1], audit_board(*known), "20260301T000000Z")
-
-
-def test_trust_is_gates_failures_and_discrimination(known: Known) -> None:
-    rows = wide(audit_board(*known))[1]
-    assert trust(rows, "AD@15", 30, {}, []).tone == "good"
-    assert trust(rows, "AD@15", 99, {}, []).tone == "bad"
-    assert trust(rows, "AD@15", 30, {"third": "broken"}, []).short == "Not on third: failed"
-    gate = trust(rows, "AD@15", 30, {}, [CHANGE, {**CHANGE, "failed": False}])
-    assert gate.short == "No: 1 check failed"
-    assert gate.lines[0].words == "1 of 2 checks of the gates hold."
-    for row in rows:
-        row["discrimination"] = None
-    assert trust(rows, "AD@15", 30, {}, []).short == "Not known"
-
-
-def test_no_trust_where_random_maps_do_as_well(known: Known) -> None:
-    rows = wide(audit_board(*known))[1]
-    for row in rows:
-        if row["explainer"] == "random" and row["backbone"] == "net":
-            row["AD@15"] = {**row["AD@15"], "ci_low": 1.0}
-    answer = trust(rows, "AD@15", 30, {}, [])
-    assert (answer.tone, answer.short) == ("care", "Not on net")
-
-
-def test_who_is_best_and_whether_it_is_certain(known: Known, found: Findings, report: Path) -> None:
-    lake, audit = known
-    board = audit_board(lake, audit)
-    rows = wide(board)[1]
-    with connect_audit(lake, audit) as db, own_values(db, lake, f"known/{report.parent.name}"):
-        winners = certain_winners(db, board)
-    answer = best_where(rows, "AD@15", winners, found, set())
-    assert answer.short == "ttame, everywhere, beyond chance"
-    assert answer.lines[0].words.startswith("net: ttame, AD@15 23.5 %; next gradcam, 57.5 %")
-    maybe = {"AD@15": {b: Best("23.5", False) for b in ("net", "other")}}
-    answer = best_where(rows, "AD@15", maybe, found, set())
-    assert answer.short == "ttame, everywhere; certain on 0"
-    assert "may be chance" in answer.lines[0].words
-
-
-def test_what_needs_a_look_has_links(found: Findings) -> None:
-    answer = attention(found, ["a does not apply"], [])
-    assert answer.short == "2 possible shortcuts"
-    assert [line.link for line in answer.lines] == ["shortcuts", "wrong", "gallery", "notes"]
-    assert attention(found, [], [CHANGE]).tone == "bad"
-
-
-def test_what_changed() -> None:
-    assert changed(None, None).short == "This is the first audit of this name"
-    assert changed(None, "20260101T101500Z").short == "Not compared"
-    assert changed([], "20260101T101500Z").lines[0].words == "Since the audit of 2026-01-01 10:15."
-    assert changed([{**CHANGE, "gate": ""}], None).short == "1 metric beyond chance"
-    assert changed([CHANGE], None).tone == "bad"

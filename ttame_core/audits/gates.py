@@ -194,9 +194,22 @@ class NewRecord:
     absent: Collection[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Changes:
+    """The changes since earlier records of an audit.
+
+    Attributes:
+        rows: rows of AUDIT_CHANGES.
+        since: for each backbone with values of the same images in an earlier record, that record.
+    """
+
+    rows: list[Row]
+    since: Mapping[str, str]
+
+
 def find_changes(
     lake: Lake, db: duckdb.DuckDBPyConnection, audit: spec.AuditSpec, new: NewRecord
-) -> list[Row]:
+) -> Changes:
     """Compare a new record with the last one, and check the gates.
 
     Args:
@@ -204,9 +217,6 @@ def find_changes(
         db: connection that sees the single values of the new record.
         audit: the spec.
         new: the new record.
-
-    Returns:
-        Rows of AUDIT_CHANGES.
     """
     earlier = predecessors(lake, audit, new.name, new.run)
     pairs = {
@@ -218,7 +228,8 @@ def find_changes(
     rows = new.board.to_pylist()
     values = {(r["backbone"], r["explainer"], r["metric"]): r["value"] for r in rows}
     changed = _changed_maps(db, audit, new.name, earlier)
-    return rows_of(Audited(audit, values, pairs, changed, new.absent, new.failed))
+    since = {backbone: pair["earlier"] for (backbone, *_), pair in pairs.items()}
+    return Changes(rows_of(Audited(audit, values, pairs, changed, new.absent, new.failed)), since)
 
 
 def _changed_maps(

@@ -79,6 +79,8 @@ class Recorded:
         versions: versions of packages, by name.
         matched: sentence by backbone on how classes of the data set were matched with its own.
         rejected: number of the data set's inputs that were rejected, by kind.
+        before: the last record of the same audit, name/timestamp; None for the first one.
+        since: for each backbone that is compared with an earlier record, that record.
     """
 
     lake: Lake
@@ -94,6 +96,8 @@ class Recorded:
     versions: Mapping[str, str]
     matched: Mapping[str, str]
     rejected: Mapping[str, int] = field(default_factory=dict)
+    before: str | None = None
+    since: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit_board(lake: Lake, audit: spec.AuditSpec) -> pa.Table:
@@ -171,10 +175,10 @@ def write_record(
         absent = {(r["backbone"], r["explainer"]) for r in refusals}
         with own_values(db, lake, record):
             new = NewRecord(record, outcome.run, board, outcome.failures.keys(), absent)
-            changes = [
-                *not_numbers(board, [(b.name, e.name) for b in whole for e in asked], absent),
-                *find_changes(lake, db, audit, new),
-            ]
+            compared = find_changes(lake, db, audit, new)
+            explained = whole if db.sql("FROM recorded LIMIT 1").fetchall() else []
+            maps = [(b.name, e.name) for b in explained for e in asked]
+            changes = [*not_numbers(board, maps, absent), *compared.rows]
             lake.write_parquet(f"{folder}/changes.parquet", changes, AUDIT_CHANGES, made_from)
             render(
                 Recorded(
@@ -191,6 +195,8 @@ def write_record(
                     versions,
                     matched,
                     rejected,
+                    before.record if before else None,
+                    compared.since,
                 )
             )
     lake.write_json(

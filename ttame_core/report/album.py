@@ -137,6 +137,6 @@ def _exhibit(
         any_row["probability"],
         *view.size,
         place(view.copy()),
-        [tuple(box) for box in (boxes / scale).tolist()],
+        [tuple(box) for box in (boxes / scale).clamp(0, 100).tolist()],
         maps,
     )

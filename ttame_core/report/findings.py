@@ -24,7 +24,8 @@ from ttame_core.stages.roles import rivals
 Rows = list[dict[str, Any]]
 
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
-SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks")
+SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look")
+TABLES = ("leaderboard", "bests")  # tables of the page that are made from the leaderboard
 EXHIBITS = ("gallery", "disputed", "outside", "wrong")
 
 
@@ -41,7 +42,7 @@ class Findings:
         order: names of the rivals, the best mean rank first.
         leads: for each backbone, the rival that keeps most confidence.
         keep: percentage of kept pixels in masked images; None where there are none.
-        images: number of images of the split.
+        images: number of explained images.
         sql: queries by name, as `ttame query` takes them.
     """
 
@@ -105,26 +106,19 @@ def gather(
     ).fetchall()
     ranked = [row["explainer"] for row in series["ranks"] if row["timestamp"] == now]
     order = [*ranked, *(name for name in rivals(audit) if name not in ranked)]
-    sql = {name: _runnable(_sql(name), known) for name in (*SERIES, *EXHIBITS)}
-    sql["leaderboard"] = _runnable(_LEADERBOARD, known)
+    sql = {name: _runnable(sql_text(name), known) for name in (*SERIES, *EXHIBITS, *TABLES)}
     return Findings(series, exhibits, scores, classes, order, leads, keep, images, sql)
 
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])
-_LEADERBOARD = """SELECT backbone, explainer, metric, value, ci_low, ci_high, images
-FROM leaderboard
-WHERE dataset = getvariable('dataset')
-AND list_contains(getvariable('backbones'), backbone)
-AND list_contains(getvariable('explainers'), explainer)
-ORDER BY metric, backbone, value
-"""
 
 
 def _rows(db: duckdb.DuckDBPyConnection, name: str) -> Rows:
-    return answer(db, _sql(name)).to_pylist()
+    return answer(db, sql_text(name)).to_pylist()
 
 
-def _sql(name: str) -> str:
+def sql_text(name: str) -> str:
+    """Return the text of a report's SQL file with this name."""
     return resources.files("ttame_core.report").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
@@ -170,7 +164,7 @@ def certain_winners(db: duckdb.DuckDBPyConnection, board: pa.Table) -> dict[str,
     for backbone, rows in contests.items():
         set_variables(db, {"backbone": backbone})
         db.register("contests", pa.Table.from_pylist(rows))
-        pairs = answer(db, _sql("pairs"))
+        pairs = answer(db, sql_text("pairs"))
         metrics = pairs["metric"].to_numpy()
         bucket, a, b = (pairs[c].to_numpy() for c in ("bucket", "a", "b"))
         for row in rows:

@@ -59,14 +59,18 @@ const named = (cell) => [...cell.childNodes].filter((n) => n.nodeName !== "SMALL
 function csv(table) {
   const interval = [...table.tHead.rows[0].cells].map((_, column) =>
     [...table.tBodies[0].rows].some((row) => row.cells[column].dataset.low !== undefined));
+  const beside = [...table.tHead.rows[0].cells].map((_, column) =>
+    [...table.tBodies[0].rows].some((row) => row.cells[column].dataset.beside !== undefined));
   const lines = [[...table.tHead.rows[0].cells].flatMap((cell, column) => {
     const name = cell.dataset.name ?? cell.textContent.replace(/[↓↑]/g, "").trim();
+    if (beside[column]) return [name, `${name} value`];
     return interval[column] ? [name, `${name} low`, `${name} high`] : [name];
   })];
   for (const row of table.tBodies[0].rows) {
     if (row.hidden) continue;
     lines.push([...row.cells].flatMap((cell, column) => {
       const text = cell.dataset.v ?? named(cell);
+      if (beside[column]) return [text, cell.dataset.beside ?? ""];
       return interval[column] ? [text, cell.dataset.low ?? "", cell.dataset.high ?? ""] : [text];
     }));
   }
@@ -113,5 +117,5 @@ document.addEventListener("keydown", (event) => {
 });
 
 window.addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details.print, details.more")) details.open = true;
+  for (const details of document.querySelectorAll("details:not(.sql)")) details.open = true;
 });

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -15,7 +15,6 @@ from ttame_core.audits.record import Recorded
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
-from ttame_core.report import verdict
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.findings import Findings
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
@@ -24,13 +23,14 @@ from ttame_core.report.tables import (
     Rows,
     arrow,
     families,
-    principal,
+    headline,
     refusals,
     short,
     warnings,
     wide,
     wins,
 )
+from ttame_core.report.verdict import Verdict
 from ttame_core.stages.roles import roles
 
 
@@ -39,6 +39,7 @@ def render_page(
     findings: Findings,
     winners: Mapping[str, Mapping[str, Best]],
     exhibits: Mapping[str, Sequence[Exhibit]],
+    verdict: Verdict,
 ) -> str:
     """Return the page of a record as HTML.
 
@@ -47,22 +48,15 @@ def render_page(
         findings: findings about the audit, beside its leaderboard.
         winners: best rivals by metric and backbone (`findings.certain_winners`).
         exhibits: images to show, by kind.
+        verdict: answers to the questions on top, and the reasons of the first.
     """
-    audit, changes, versions = recorded.audit, recorded.changes, recorded.versions
+    audit, versions = recorded.audit, recorded.versions
     metrics, rows = wide(recorded.board)
-    refused = refusals(recorded.refusals)
     drop = f"AD@{findings.keep:g}" if findings.keep is not None else None
     seen = looks(findings.order, roles(audit))
     script, style = (_asset(name) for name in ("page.js", "page.css"))
     minimum = audit.evaluation.minimum_discrimination
-    times = sorted({r["timestamp"] for r in findings.series["ranks"]})
-    previous = times[-2] if len(times) > 1 else None
-    blind = {
-        r["backbone"]
-        for r in rows
-        if r["discrimination"] and r["discrimination"]["value"] < minimum
-    }
-    winners = _without_void(winners, blind)
+    winners = _without_void(winners, verdict.blind)
     return (
         _environment()
         .from_string(_asset("page.html"))
@@ -73,14 +67,11 @@ def render_page(
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=Markup(style),
-            audited=verdict.audited(audit, findings, rows, recorded.rejected),
-            answers=[
-                verdict.trust(rows, drop, minimum, recorded.failures, changes),
-                verdict.best_where(rows, drop, winners, findings, blind),
-                verdict.attention(findings, refused, changes),
-                verdict.changed(changes, previous),
-            ],
-            changes=changes,
+            audited=verdict.audited,
+            answers=verdict.answers,
+            reasons=verdict.reasons,
+            drop=drop,
+            changes=recorded.changes,
             looks=[look for look in seen.values() if look.place is not None],
             others=[name for name, look in seen.items() if look.place is None],
             hidden=max(0, len({r["backbone"] for r in rows}) - BACKBONES),
@@ -88,18 +79,19 @@ def render_page(
             keep=f"{findings.keep:g}" if findings.keep is not None else None,
             minimum=minimum,
             backbones=_backbones(rows),
-            blind=blind,
+            blind=verdict.blind,
             bests=_bests(metrics, rows, winners),
             boards=_boards(metrics, rows, winners),
             plots=_plots(Plots(seen), recorded.board.to_pylist(), findings, drop),
             classes=_classes(findings),
+            first=_first(findings),
             outside=exhibits.get("outside", ()),
             wrong=exhibits.get("wrong", ()),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
             failures=recorded.failures,
             warnings=warnings(recorded.board, minimum),
-            refusals=refused,
+            refusals=refusals(recorded.refusals),
             matched=recorded.matched,
             spec=recorded.frozen,
             versions="\n".join(f"{name} {version}" for name, version in versions.items()),
@@ -129,21 +121,8 @@ def _backbones(rows: Rows) -> list[dict[str, Any]]:
     ]
 
 
-def headline(metrics: Sequence[str]) -> list[str]:
-    """Return one principal metric for each entry of the view `metrics`, such as one of all AD@….
-
-    That is the metric at the level 15, else the one without a level, else the first.
-    """
-    kinds: dict[int, list[str]] = {}
-    for metric in principal(metrics):
-        kinds.setdefault(direction(metric).place, []).append(metric)
-    return [
-        min(members, key=lambda m: (not m.endswith("@15"), "@" in m)) for members in kinds.values()
-    ]
-
-
 def _without_void(
-    winners: Mapping[str, Mapping[str, Best]], blind: set[str]
+    winners: Mapping[str, Mapping[str, Best]], blind: Collection[str]
 ) -> dict[str, Mapping[str, Best]]:
     """Leave out the winners at AD and IC on `blind` backbones, where these metrics rank nothing."""
     return {
@@ -274,6 +253,19 @@ def _classes(findings: Findings) -> list[dict[str, Any]]:
             }
         )
     return tables
+
+
+def _first(findings: Findings) -> list[dict[str, Any]]:
+    """Return the predictions to look at first: a table for each backbone."""
+    rows = findings.series["look"]
+    return [
+        {
+            "backbone": name,
+            "lead": findings.leads.get(name),
+            "rows": [row for row in rows if row["backbone"] == name],
+        }
+        for name in sorted({row["backbone"] for row in rows})
+    ]
 
 
 # ---- plots and pictures ---------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Plots of a report: SVG by matplotlib, in the page's colours, with a panel for each backbone.
 
 The colour of a series is a custom property of the page (--s1 … --s6), so that the dark theme can
-change it. A series without a colour of its own is grey, and shows its name under the pointer.
+change it. A series without a colour of its own is grey, and has its name at its end.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ PANEL = (3.7, 2.7)  # width and height in inches
 WIDE = (7.4, 2.4)
 SQUARE = (4.6, 3.6)
 ENDS = ("oracle", "random")  # methods of the yardsticks at the ends of the scale
+DASHES = {"oracle": (0, (5, 2)), "random": (0, (1, 1.5))}
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Look:
     def line(self) -> dict[str, Any]:
         """The arguments of matplotlib's `plot` for the series."""
         if self.place is None:
-            dashes = "solid" if self.role == RIVAL else (0, (1, 1.5))
+            dashes = "solid" if self.role == RIVAL else DASHES.get(self.method, (0, (1, 1.5)))
             return {"color": SOFT, "linewidth": 0.9, "linestyle": dashes, "alpha": 0.75}
         return {"color": self.colour, "marker": MARKERS[self.place], "zorder": 5 - self.place / 10}
 
@@ -274,6 +275,8 @@ class Plots:
                         x, [r["value"] for r in own], **look.line, markevery=markevery
                     )
                     line.set_gid(_gid(look))
+                    if look.place is None:
+                        _name_at_end(axes, look, x[-1], own[-1]["value"])
                     if band and look.place is not None:
                         low, high = zip(*map(band, own), strict=True)
                         axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
@@ -548,6 +551,20 @@ def _ends(series: Sequence[tuple[Look, list[Mapping[str, Any]]]], x_label: str) 
         first, *_, last = [*(sorted(own, key=lambda r: r["x"]) * 2)]
         texts.append(f"{look.name} from {first['value']:.3g} to {last['value']:.3g}")
     return f"Over {x_label}: " + "; ".join(texts) + "."
+
+
+def _name_at_end(axes: Axes, look: Look, x: float, y: float) -> None:
+    """Write a grey line's name above its right end, for paper and phones, which have no pointer."""
+    axes.annotate(
+        look.name,
+        (x, y),
+        xytext=(0, 2),
+        textcoords="offset points",
+        color=SOFT,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+    )
 
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import duckdb
 from PIL import Image
@@ -13,17 +14,21 @@ from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.selection import Selection
 from ttame_core.report.album import exhibits
+from ttame_core.report.answers import Answer, Line
+from ttame_core.report.evidence import weigh
 from ttame_core.report.findings import certain_winners, gather
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
+from ttame_core.report.verdict import judge
 from ttame_core.stages.roles import rivals
 
+ANSWERS = "answers.json"  # the answers at the top of a report, beside it
 PICTURED = 8  # samples on the contact sheet
 COMPARED = 5  # backbones with small contact sheets, and explainers on each, at most
 
 
 def render(recorded: Recorded) -> None:
-    """Write contact-sheet.png, the pictures and report.html of a record into its folder."""
+    """Write report.html, answers.json, contact-sheet.png and pictures into a record's folder."""
     lake, db, audit = recorded.lake, recorded.db, recorded.audit
     whole = [b.name for b in audit.backbones if b.name not in recorded.failures]
     sheet = _sheet(lake, db, audit, whole, [e.name for e in audit.explainers], PICTURED)
@@ -33,9 +38,27 @@ def render(recorded: Recorded) -> None:
     findings = gather(db, audit, recorded.board, recorded.folder.rsplit("/", 1)[1])
     pictures = exhibits(lake, db, audit.dataset.name, findings, recorded.folder)
     winners = certain_winners(db, recorded.board)
-    page = render_page(recorded, findings, winners, pictures)
+    verdict = judge(recorded, findings, winners, weigh(recorded, findings))
+    lake.write_json(f"{recorded.folder}/{ANSWERS}", [asdict(own) for own in verdict.answers])
+    page = render_page(recorded, findings, winners, pictures, verdict)
     with lake.create(f"{recorded.folder}/report.html") as path:
         path.write_text(page, encoding="utf-8")
+
+
+def read_answers(lake: Lake, folder: str) -> list[Answer]:
+    """Return the answers at the top of a record's report.
+
+    Args:
+        lake: the workspace.
+        folder: folder of the record, within the lake.
+
+    Returns:
+        The answers; none where the record was written before they were kept.
+    """
+    if not lake.exists(f"{folder}/{ANSWERS}"):
+        return []
+    answers = lake.read_json(f"{folder}/{ANSWERS}")
+    return [Answer(**{**own, "lines": [Line(**line) for line in own["lines"]]}) for own in answers]
 
 
 def contact_sheets(

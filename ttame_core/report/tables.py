@@ -72,6 +72,19 @@ def principal(metrics: Sequence[str]) -> list[str]:
     return chosen
 
 
+def headline(metrics: Sequence[str]) -> list[str]:
+    """Return one principal metric for each entry of the view `metrics`, such as one of all AD@….
+
+    That is the metric at the level 15, else the one without a level, else the first.
+    """
+    kinds: dict[int, list[str]] = {}
+    for metric in principal(metrics):
+        kinds.setdefault(direction(metric).place, []).append(metric)
+    return [
+        min(members, key=lambda m: (not m.endswith("@15"), "@" in m)) for members in kinds.values()
+    ]
+
+
 def families(metrics: Sequence[str]) -> dict[str, list[str]]:
     """Group metrics by family, both in reading order; unknown ones are in the family `other`."""
     by_family: dict[str, list[str]] = {}

@@ -51,7 +51,14 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
     "audit_changes": ("audits/*/*/changes.parquet", AUDIT_CHANGES, ()),
 }
-ANSWERS = ("leaderboard", "ranks", "disagreement", "object_sizes", "map_changes")  # SQL files
+ANSWERS = (
+    "leaderboard",
+    "ranks",
+    "disagreement",
+    "trust",
+    "object_sizes",
+    "map_changes",
+)  # SQL files
 # The view of a kind's files. All columns are given, so that DuckDB opens no file to learn them.
 READ_FILES = """
 CREATE VIEW files_{name} AS FROM read_parquet(

@@ -1,7 +1,8 @@
 -- Three recorded images of each kind and backbone: the best, the typical (nearest to the median) and
--- the worst, by the share of the confidence that the leading explainer's map keeps.
+-- the worst, by the share of the confidence that the leading explainer's map keeps, at most all of it.
+-- Among equals the most confident prediction comes first, so that the best are no odd cases.
 WITH kept AS (
-    SELECT backbone, explainer, key, p_masked / greatest(p, 1e-9) AS share
+    SELECT backbone, explainer, key, p, least(1, p_masked / greatest(p, 1e-9)) AS share
     FROM confidence
     WHERE dataset = getvariable('dataset') AND target = predicted
     AND keep = getvariable('keep') AND fill = 'zero'
@@ -15,8 +16,8 @@ measured AS (
 ),
 placed AS (
     SELECT *,
-           row_number() OVER (PARTITION BY backbone ORDER BY share DESC, md5(key)) AS best,
-           row_number() OVER (PARTITION BY backbone ORDER BY share, md5(key)) AS worst,
+           row_number() OVER (PARTITION BY backbone ORDER BY share DESC, p DESC, md5(key)) AS best,
+           row_number() OVER (PARTITION BY backbone ORDER BY share, p DESC, md5(key)) AS worst,
            row_number() OVER (PARTITION BY backbone ORDER BY distance, md5(key)) AS typical
     FROM measured
 )

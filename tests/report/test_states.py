@@ -1,0 +1,144 @@
+"""No false sentence on the page, whatever became of the audit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+
+import pytest
+from known import known_lake
+
+from ttame_core import spec
+from ttame_core.audits.record import Outcome, write_record
+from ttame_core.lake import Lake
+from ttame_core.report.answers import Answer
+from ttame_core.report.rendering import read_answers, render
+
+BOTH = {"net": "its weights are gone", "other": "its weights are gone"}
+
+
+@dataclass(frozen=True)
+class State:
+    """An audit's last record: the answers, and the page's words."""
+
+    trust: Answer
+    best: Answer
+    look: Answer
+    change: Answer
+    page: str
+
+    @property
+    def words(self) -> str:
+        """All words of the four answers."""
+        answers = (self.trust, self.best, self.look, self.change)
+        return "\n".join(
+            text for a in answers for text in (a.short, *(line.words for line in a.lines))
+        )
+
+
+@pytest.fixture
+def state(drawn: tuple[Lake, str], tmp_path: Path) -> Callable[..., State]:
+    """Make the last of records with these failures, of a lake without some things."""
+
+    def make(
+        *failures: dict[str, str], without: Sequence[str] = (), gates: Sequence[dict] = ()
+    ) -> State:
+        lake, audit = known_lake(drawn[0], tmp_path / "lake", without)
+        if gates:
+            checks = [spec.Gate.model_validate(gate) for gate in gates]
+            audit = audit.model_copy(update={"gates": checks})
+        for day, failed in enumerate(failures or ({},), 1):
+            outcome = Outcome(failed, datetime(2026, 1, day, tzinfo=UTC))
+            folder = write_record(lake, audit, outcome, render)
+        page = Path(lake.path(f"{folder}/report.html")).read_text()
+        body = re.sub(r"<(style|script|svg).*?</\1>|<[^>]*>", " ", page, flags=re.S)
+        return State(*read_answers(lake, folder), unescape(" ".join(body.split())))
+
+    return make
+
+
+def test_all_failed(state: Callable[..., State]) -> None:
+    last = state(BOTH)
+    assert last.trust.short == "No: every classifier failed"
+    assert last.best.short == "Not known: no explainer was measured"
+    assert (last.look.tone, last.look.short) == ("bad", "2 failed classifiers")
+    assert last.change.short == "This is the first audit of this name"
+    assert "No classifier's images of drawn (test) were explained." in last.page
+    for word in ("Nothing stands out", "0 classifiers", "Yes", "best beats"):
+        assert word not in last.words
+
+
+def test_one_failed(state: Callable[..., State]) -> None:
+    last = state({"other": BOTH["other"]})
+    assert last.trust.short == "Not on other: failed"
+    assert "1 classifier (net) on 12 images" in last.page
+    assert "other failed." in last.words
+
+
+def test_the_second_audit_of_a_name_whose_first_failed(state: Callable[..., State]) -> None:
+    last = state(BOTH, {})
+    assert last.change.short == "Nothing to compare with"
+    assert "of 2026-01-01 00:00" in last.words
+    assert "first audit" not in last.words
+
+
+def test_the_audit_after_one_that_failed(state: Callable[..., State]) -> None:
+    last = state({}, BOTH)
+    assert last.change.short == "Not known"
+    assert "Nothing beyond chance" not in last.words
+
+
+def test_a_classifier_that_failed_last_time(state: Callable[..., State]) -> None:
+    last = state({"other": BOTH["other"]}, {})
+    assert last.change.short == "Nothing beyond chance"
+    assert "net: since the audit of 2026-01-01 00:00." in last.words
+    assert "other: nothing earlier to compare with." in last.words
+
+
+def test_no_image(state: Callable[..., State]) -> None:
+    last = state(without=["images"])
+    assert last.trust.short == "No: no image was explained"
+    assert last.look.short == "No image was explained"
+    assert last.best.short == "Not known: no explainer was measured"
+
+
+def test_one_class(state: Callable[..., State]) -> None:
+    last = state(without=["classes"])
+    assert last.trust.tone == "care"
+    assert "only one class" in last.trust.short
+
+
+def test_no_labels(state: Callable[..., State]) -> None:
+    last = state(without=["labels"])
+    assert last.trust.tone == "care"
+    assert "accuracy is not known" in last.words
+    assert "Which predictions are wrong is not known: no image has a label." in last.words
+    assert "Nothing stands out" not in last.words
+
+
+def test_no_boxes(state: Callable[..., State]) -> None:
+    last = state(without=["boxes"])
+    assert last.trust.tone == "care"
+    assert "How much a map could keep is not known without annotated objects." in last.words
+    assert "whether it can read masked images is not known" in last.words
+    assert "Shortcuts were not looked for: that takes annotated objects." in last.words
+    assert "outside every box" not in last.words
+
+
+def test_gates_failed(state: Callable[..., State]) -> None:
+    last = state(gates=[{"accuracy": {"at_least": 99}}])
+    assert last.trust.short == "Not on net: 1 check of the gates failed"
+    assert last.look.short == "1 failed check"
+    assert (last.look.tone, last.change.tone) == ("bad", "bad")
+
+
+def test_few_images_are_never_green(state: Callable[..., State]) -> None:
+    last = state()
+    assert (last.trust.tone, last.trust.short) == (
+        "care",
+        "With care: only 12 images and few images of a class",
+    )
