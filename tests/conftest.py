@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tiny import shard_all, tiny_backbone
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # test processes, and those they start, run side by side
 
+import flows  # noqa: F401 (which sets variables that all processes of the tests have)
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
@@ -27,6 +29,23 @@ torch.set_num_threads(1)  # of this process, where torch came before the variabl
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One more than there are cores: many tests wait for a server, or for a process to end."""
     return (yield) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """What a test changes of its process is put back: the next one may be any other."""
+    environment, path, folder = dict(os.environ), [*sys.path], os.getcwd()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        return (yield)
+    finally:
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.path[:] = path
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 @pytest.fixture(scope="session")
