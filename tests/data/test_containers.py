@@ -234,6 +234,18 @@ def test_many_tars_and_their_splits(tmp_path: Path) -> None:
         entries(kind="webdataset", path=f"{tmp_path}/test-*.tar")
 
 
+def test_tars_are_known_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    place = tar(tmp_path / "tars/x-000.tar", ("1.jpg", RED), ("1.cls", "cat"))
+    folder = str(tmp_path / "tars")
+    for path in (place, folder, f"{folder}/x-{{000..000}}.tar", f"{folder}/x-*.tar"):
+        source = find_source(path)
+        assert (source.kind, source.own["path"]) == ("webdataset", path)
+        assert taken(kind="webdataset", path=path) == {"x-000.tar/1.jpg": "cat"}
+    url = "https://example.org/x-{000..146}.tar"
+    assert find_source(url) == spec.Source(kind="webdataset", path=url)
+
+
 def test_tars_with_labels_after_tars_without(tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", ("1.jpg", RED))
     tar(tmp_path / "1.tar", ("1.jpg", RED), ("1.cls", "0"))
