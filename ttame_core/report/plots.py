@@ -554,15 +554,19 @@ def _ends(series: Sequence[tuple[Look, list[Mapping[str, Any]]]], x_label: str) 
 
 
 def _name_at_end(axes: Axes, look: Look, x: float, y: float) -> None:
-    """Write a grey line's name above its right end, for paper and phones, which have no pointer."""
+    """Write a grey line's name at its right end, for paper and phones, which have no pointer.
+
+    That of the annotated objects is below the line, so that the two ends of the scale do not meet.
+    """
+    below = look.method == "oracle"
     axes.annotate(
         look.name,
         (x, y),
-        xytext=(0, 2),
+        xytext=(0, -2 if below else 2),
         textcoords="offset points",
         color=SOFT,
         ha="right",
-        va="bottom",
+        va="top" if below else "bottom",
         fontsize=8,
     )
 
