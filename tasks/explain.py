@@ -13,7 +13,7 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import in_smaller_batches
 from ttame_core.explainers import NotApplicable
-from ttame_core.lake import Lake
+from ttame_core.lake import Lake, classes_file
 from ttame_core.stages.explain import WantedMaps, explain_shard, target_classes, write_refusal
 from ttame_core.stages.matched import match_of, write_match
 from ttame_core.stages.provenance import Provenance
@@ -34,9 +34,14 @@ def explain(
 
 
 def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
-    """Write the missing maps of one shard, and return whether any were missing."""
+    """Write the missing maps of one shard and the names of their classes.
+
+    Returns:
+        Whether any of these were missing.
+    """
     missing = provenance.missing_maps(backbone, shard)
-    if not missing:
+    names = classes_file(provenance.dataset, backbone.name)
+    if not missing and provenance.lake.exists(names):
         return False
     model = backbone_of(provenance, backbone)
     match = match_of(provenance, backbone, model)

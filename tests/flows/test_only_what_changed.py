@@ -146,6 +146,16 @@ def test_the_whole_and_nothing_again(
     assert audit(start, workspace) == {}
 
 
+def test_lost_names_of_classes_cost_no_pass(
+    start: dict[str, Any], audit: Run, workspace: Path
+) -> None:
+    (names,) = workspace.glob("classes/**/classes.parquet")
+    rows = pq.read_table(names).to_pylist()
+    names.unlink()
+    assert audit(start, workspace) == {}
+    assert pq.read_table(names).to_pylist() == rows
+
+
 def test_a_new_backbone_costs_one_backbone(
     start: dict[str, Any], audit: Run, workspace: Path, whole: dict[str, Any]
 ) -> None:
