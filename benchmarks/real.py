@@ -191,11 +191,13 @@ def _heads(workspace: Path) -> Iterable[tuple[str, str]]:
 def _tables(workspace: Path, dataset: str, seeds: int) -> Iterable[Table]:
     with connect(Lake(str(workspace / "lake"))) as db:
         board = db.execute(
-            "SELECT backbone, explainer, metric, value, images FROM leaderboard WHERE dataset = ?",
+            "SELECT backbone, explainer, metric, value, images FROM leaderboard "
+            "WHERE dataset = ? AND explainer <> '-'",
             [dataset],
         ).fetchall()
         values = db.execute(
-            "SELECT backbone, explainer, metric, key, value FROM metric_values WHERE dataset = ?",
+            "SELECT backbone, explainer, metric, key, value FROM metric_values "
+            "WHERE dataset = ? AND explainer <> '-'",
             [dataset],
         ).fetchall()
     for backbone in sorted({row[0] for row in board}):

@@ -56,6 +56,11 @@ def print_plan(audit: AuditSpec, workspace: str) -> None:
         except UserError as error:
             words = str(error)
         sentences.append(f"{backbone.name}: {words}")
+    if audit.compute.address:
+        sentences.append(
+            f"compute: the audit uses the cluster at {audit.compute.address}, and whoever runs it "
+            "may run code on this machine"
+        )
     efforts["shard", "", ""] = Effort(images.total(), bytes=bytes_of(planned, plan.dataset))
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("stage", "backbone", "explainer"):

@@ -166,6 +166,12 @@ def test_a_recipe_is_left_to_the_classifier_where_none_of_its_keys_is_given() ->
         ),
         (
             "name: a\n",
+            "name: a\ncompute: {engine: dask, address: 'tcp://a:1'}\n",
+            2,
+            ["may run code on this machine", "trust: true"],
+        ),
+        (
+            "name: a\n",
             "name: a\ncompute: {engine: ray, device: 'cuda:1'}\n",
             2,
             ["engine ray shares out the GPUs"],

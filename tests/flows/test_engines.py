@@ -162,7 +162,7 @@ def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(UserError, match="set PREFECT_API_URL"),
-        opened(Compute(engine="dask", address="tcp://10.0.0.1:8786")),
+        opened(Compute(engine="dask", address="tcp://10.0.0.1:8786", trust=True)),
     ):
         pass
 
@@ -222,6 +222,6 @@ def test_the_same_lake_of_a_cluster(
 ) -> None:
     """A worker is killed on the way."""
     with _dask(tmp_path, server | slow_in(*KILLED)) if engine == "dask" else nullcontext() as at:
-        audit = start(engine, **({"address": at} if at else {"at_once": 2}))
+        audit = start(engine, **({"address": at, "trust": True} if at else {"at_once": 2}))
         os.kill(_writer(tmp_path / engine, KILLED[0], audit), signal.SIGKILL)
         _ends_as(audit, tmp_path / engine, *expected)
