@@ -7,7 +7,7 @@ import os
 import posixpath
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -130,13 +130,8 @@ class Table(Source):
             )
 
     @override
-    def reading(
-        self, rows: Sequence[Mapping[str, Any]]
-    ) -> AbstractContextManager[Callable[[str], bytes]]:
-        return self._reading(rows)
-
     @contextmanager
-    def _reading(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
+    def reading(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
         """Copy the images into a file of their own, since they can only be read in their order."""
         with TemporaryFile() as scratch:
             copied: dict[str, tuple[int, int]] = {}

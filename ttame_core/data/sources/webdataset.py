@@ -8,7 +8,7 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -169,36 +169,30 @@ class WebDataset(Source):
         return tars
 
     @override
-    def reading(
-        self, rows: Sequence[Mapping[str, Any]]
-    ) -> AbstractContextManager[Callable[[str], bytes]]:
-        return _reading(rows)
+    @contextmanager
+    def reading(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
+        with ExitStack() as files:
+            streams: dict[str, IO[bytes]] = {}
+            lock = Lock()
+            by_container(rows)
 
+            def read(location: str) -> bytes:
+                place, (offset, size) = parts_of(location)
+                if size > LARGEST:
+                    raise OSError(f"it is larger than {LARGEST // 2**20} MiB")
+                with lock, reaching(place, file_system(place)[0]):
+                    if place not in streams:
+                        if len(streams) >= MOST_OPEN:
+                            files.pop_all().close()
+                            streams.clear()
+                        streams[place] = files.enter_context(opened(place))
+                    streams[place].seek(offset)
+                    content = streams[place].read(size)
+                if len(content) < size:
+                    raise OSError("its tar breaks off")
+                return content
 
-@contextmanager
-def _reading(rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
-    with ExitStack() as files:
-        streams: dict[str, IO[bytes]] = {}
-        lock = Lock()
-        by_container(rows)
-
-        def read(location: str) -> bytes:
-            place, (offset, size) = parts_of(location)
-            if size > LARGEST:
-                raise OSError(f"it is larger than {LARGEST // 2**20} MiB")
-            with lock, reaching(place, file_system(place)[0]):
-                if place not in streams:
-                    if len(streams) >= MOST_OPEN:
-                        files.pop_all().close()
-                        streams.clear()
-                    streams[place] = files.enter_context(opened(place))
-                streams[place].seek(offset)
-                content = streams[place].read(size)
-            if len(content) < size:
-                raise OSError("its tar breaks off")
-            return content
-
-        yield read
+            yield read
 
 
 def _listed(place: str) -> Iterator[tuple[Any, str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import IO, Any
@@ -56,27 +56,21 @@ class Zip(Source):
                         yield Entry(shown(file.path), "", None, None, "", "file", BESIDE)
 
     @override
-    def reading(
-        self, rows: Sequence[Mapping[str, Any]]
-    ) -> AbstractContextManager[Callable[[str], bytes]]:
-        return _reading(rows)
+    @contextmanager
+    def reading(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
+        with ExitStack() as files:
+            archives = {}
+            for place in by_container(rows):
+                archive = files.enter_context(_archive(files.enter_context(opened(place)), place))
+                members = {member.header_offset: member for member in archive.infolist()}
+                archives[place] = archive, members
 
+            def read(location: str) -> bytes:
+                place, (offset,) = parts_of(location)
+                archive, members = archives[place]
+                return _content(archive, members[offset])
 
-@contextmanager
-def _reading(rows: Sequence[Mapping[str, Any]]) -> Iterator[Callable[[str], bytes]]:
-    with ExitStack() as files:
-        archives = {}
-        for place in by_container(rows):
-            archive = files.enter_context(_archive(files.enter_context(opened(place)), place))
-            members = {member.header_offset: member for member in archive.infolist()}
-            archives[place] = archive, members
-
-        def read(location: str) -> bytes:
-            place, (offset,) = parts_of(location)
-            archive, members = archives[place]
-            return _content(archive, members[offset])
-
-        yield read
+            yield read
 
 
 @contextmanager
