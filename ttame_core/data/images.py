@@ -113,21 +113,30 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A picture that can be decoded to its end.
+class Picture:
+    """The sizes and the orientation of a picture, which annotations refer to.
 
     Attributes:
         size: (width, height) as displayed, in pixels.
         stored_size: (width, height) before the EXIF orientation is applied, in pixels.
         orientation: orientation as in EXIF, 1 to 8.
-        suffix: the suffix, without its dot, that the content asks for, such as `png`.
-        smaller: the picture as displayed in a smaller JPEG file; None where it is small enough.
-        smaller_size: (width, height) of `smaller`, in pixels; `size` where there is none.
     """
 
     size: tuple[int, int]
     stored_size: tuple[int, int]
     orientation: int
+
+
+@dataclass(frozen=True)
+class Examined(Picture):
+    """A picture that can be decoded to its end.
+
+    Attributes:
+        suffix: the suffix, without its dot, that the content asks for, such as `png`.
+        smaller: the picture as displayed in a smaller JPEG file; None where it is small enough.
+        smaller_size: (width, height) of `smaller`, in pixels; `size` where there is none.
+    """
+
     suffix: str
     smaller: bytes | None
     smaller_size: tuple[int, int]

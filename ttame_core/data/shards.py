@@ -17,15 +17,9 @@ from PIL import Image
 
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
-from ttame_core.data.annotations.base import (
-    Annotations,
-    BrokenAnnotation,
-    Picture,
-    clip,
-    mask_boxes,
-)
+from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, clip, mask_boxes
 from ttame_core.data.decoding import apart
-from ttame_core.data.images import BrokenImage, examine, is_image, to_jpeg
+from ttame_core.data.images import BrokenImage, Picture, examine, is_image, to_jpeg
 from ttame_core.data.labels import class_of
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
@@ -128,8 +122,7 @@ def _read_sample(
         return None, [_rejected("image", entry["path"], broken.reason)]
     index = None if entry["label"] is None else class_of(entry["label"], classes)
     name = None if index is None else classes[index]
-    picture = Picture(image.size, image.stored_size, image.orientation)
-    boxes, mask, problems = _annotate(entry, name or "", annotations, picture)
+    boxes, mask, problems = _annotate(entry, name or "", annotations, image)
     extension = posixpath.splitext(entry["path"])[1][1:].lower()
     if not is_image(entry["path"]):
         extension = image.suffix

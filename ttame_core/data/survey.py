@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
-from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, Picture
+from ttame_core.data.annotations.base import Annotations, BrokenAnnotation
 from ttame_core.data.decoding import apart
 from ttame_core.data.images import BrokenImage, examine, is_image
 from ttame_core.data.plan import listed_of, plan_shards
@@ -339,10 +339,9 @@ class _Seen:
         except OSError as error:
             return _Look(row, broken=error.strerror or str(error))
         names, problem = [], ""
-        facts = Picture(picture.size, picture.stored_size, picture.orientation)
         if self.annotations and row["annotation_path"] is not None:
             try:
-                boxes, _ = self.annotations.annotate(listed_of(row), facts, row["label"] or "")
+                boxes, _ = self.annotations.annotate(listed_of(row), picture, row["label"] or "")
                 names = [box["name"] for box in boxes]
             except (BrokenAnnotation, OSError) as error:
                 problem = str(error)

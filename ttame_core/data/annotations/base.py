@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
+from ttame_core.data.images import Picture
 
 Box = dict[str, Any]  # name, x0, y0, x1, y1
 MOST_OBJECTS = 255  # number of objects that a mask of uint8 can hold
@@ -49,21 +50,6 @@ class Listed:
     stamp: str
     split: spec.Split | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """The sizes and the orientation of a picture, which annotations refer to.
-
-    Attributes:
-        size: (width, height) as displayed, in pixels.
-        stored_size: (width, height) before the EXIF orientation is applied, in pixels.
-        orientation: orientation as in EXIF, 1 to 8.
-    """
-
-    size: tuple[int, int]
-    stored_size: tuple[int, int]
-    orientation: int
 
 
 class Annotations(ABC):
