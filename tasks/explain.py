@@ -25,23 +25,26 @@ from ttame_core.stages.shard import StoredShard
 def explain(
     audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone, shards: list[str]
 ) -> Any:
-    """Write the missing maps of some shards: a file for each shard and explainer."""
+    """Write the missing maps of some shards: a file for each shard and explainer.
+
+    The names of the classes are written with them, or alone where they were lost.
+    """
     provenance = Provenance(audit, Lake(workspace))
     write_roles(provenance.lake, provenance.audit, [backbone.name])
     with one_network():
         made = [_explain(provenance, backbone, shard) for shard in shards]
+        names = classes_file(provenance.dataset, backbone.name)
+        if not any(made) and not provenance.lake.exists(names):
+            model = backbone_of(provenance, backbone)
+            write_match(provenance, backbone.name, match_of(provenance, backbone, model))
+            return None
     return None if any(made) else skipped()
 
 
 def _explain(provenance: Provenance, backbone: spec.Backbone, shard: str) -> bool:
-    """Write the missing maps of one shard and the names of their classes.
-
-    Returns:
-        Whether any of these were missing.
-    """
+    """Write the missing maps of one shard, and return whether any were missing."""
     missing = provenance.missing_maps(backbone, shard)
-    names = classes_file(provenance.dataset, backbone.name)
-    if not missing and provenance.lake.exists(names):
+    if not missing:
         return False
     model = backbone_of(provenance, backbone)
     match = match_of(provenance, backbone, model)

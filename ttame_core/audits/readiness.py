@@ -121,7 +121,7 @@ def check_backbone(
 
 
 def check_disk(audit: spec.AuditSpec, plan: ShardPlan, lake: Lake) -> None:
-    """Check that the pictures fit on the workspace's disk, where it is one.
+    """Check that the pictures fit on the workspace's disk, where it is one and none is there yet.
 
     Args:
         audit: the spec.
@@ -131,7 +131,7 @@ def check_disk(audit: spec.AuditSpec, plan: ShardPlan, lake: Lake) -> None:
     Raises:
         UserError: the shards are larger than the room that is left.
     """
-    if not lake.local or audit.dataset.max_size or count_current(lake, plan):
+    if not lake.local or audit.dataset.max_size:
         return
     free = shutil.disk_usage(Path(lake.root)).free
     needed = bytes_of(lake, plan.dataset)
@@ -171,11 +171,14 @@ def problems(
         UserError: nothing can be audited.
     """
     check_data(audit, plan)
-    check_disk(audit, plan, lake)
+    there = count_current(lake, plan)
+    if not there:
+        check_disk(audit, plan, lake)
+    provenance = Provenance(audit, lake) if there == len(plan.shards) else None
     found: dict[str, str] = {}
     for settings in audit.backbones if plan.shards else ():
         try:
-            if not _is_through(audit, lake, plan, settings):
+            if provenance is None or not _is_through(provenance, settings):
                 check_backbone(audit, plan, settings, fetch)
         except UserError as error:
             found[settings.name] = str(error)
@@ -184,12 +187,7 @@ def problems(
     return found
 
 
-def _is_through(
-    audit: spec.AuditSpec, lake: Lake, plan: ShardPlan, settings: spec.Backbone
-) -> bool:
+def _is_through(provenance: Provenance, settings: spec.Backbone) -> bool:
     """Say whether the last shard's scores of a backbone are there, which are made at the end."""
-    if count_current(lake, plan) < len(plan.shards):
-        return False
-    provenance = Provenance(audit, lake)
-    last = [name for name, _ in provenance.shards(audit.maps.split)][-1:]
+    last = [name for name, _ in provenance.shards(provenance.audit.maps.split)][-1:]
     return all(not provenance.missing_scores(settings, shard) for shard in last)
