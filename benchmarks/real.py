@@ -7,7 +7,7 @@ both classifiers of examples/efficientnet_lite.py (dependency group `weights`) s
 and can be killed and run again:
 
 - ten: trained on TEN's training pictures, tested on its test pictures;
-- many: MANY's pictures divided 70 : 30 at random within their classes;
+- many: MANY's pictures divided 70 : 30 at random, whatever their classes;
 - unseen: MANY's classes divided 70 : 30, so that no test picture's class has a training picture;
 - carried: heads that were trained on TEN explain the test pictures of `many`.
 """
@@ -27,20 +27,21 @@ import numpy as np
 import yaml
 from rich.table import Table
 
+from ttame_core.audits.statistics import bootstrap_weights, paired
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.directions import direction
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BACKBONES = ("lite0", "lite1")
 CONFIDENCE = [f"{metric}@{keep}" for metric in ("AD", "IC") for keep in (100, 50, 15)]
 OTHERS = ["insertion", "deletion", "ROAD", "energy_in_box", "max_box_acc_v2"]
-LOWER_IS_BETTER = ("AD", "deletion")
 TRAIN_SHARE = 0.7
 STEPS = {"batch_size": 16, "min_steps": 300}
 CURVE_STEPS, REMOVED = 16, [10, 30, 50, 70, 90]  # half of the defaults
-RESAMPLES = 2000  # of the bootstrap over images
 Row = tuple[str, str, str]  # path, label, split
+Pairs = dict[str, tuple[int, list[float]]]  # by key: group for the bootstrap, values of the seeds
 
 
 def compare(
@@ -83,7 +84,7 @@ def _ten(folder: Path) -> Iterable[Row]:
 
 
 def _divided(folder: Path) -> Iterable[Row]:
-    """Yield the pictures of each class, divided at random into training and test pictures."""
+    """Yield the pictures, divided at random into training and test pictures."""
     chance = random.Random(0)
     paths = _files(folder / "images")
     chance.shuffle(paths)
@@ -196,16 +197,16 @@ def _tables(workspace: Path, dataset: str, seeds: int) -> Iterable[Table]:
             [dataset],
         ).fetchall()
         values = db.execute(
-            "SELECT backbone, explainer, metric, key, value FROM metric_values "
-            "WHERE dataset = ? AND explainer <> '-'",
+            "SELECT backbone, explainer, metric, key, hash(key) % 256, value FROM metric_values "
+            "WHERE dataset = ? AND explainer <> '-' ORDER BY key",
             [dataset],
         ).fetchall()
+        weights = bootstrap_weights(db)
     for backbone in sorted({row[0] for row in board}):
         of_backbone = [row[1:] for row in board if row[0] == backbone]
         yield _values(f"{dataset}, {backbone}", of_backbone, seeds)
-        yield _differences(
-            f"{dataset}, {backbone}: ttame − rival", [r[1:] for r in values if r[0] == backbone]
-        )
+        own = [row[1:] for row in values if row[0] == backbone]
+        yield _differences(f"{dataset}, {backbone}: ttame − rival", own, weights)
 
 
 def _values(title: str, board: list[tuple[str, str, float, int]], seeds: int) -> Table:
@@ -218,7 +219,7 @@ def _values(title: str, board: list[tuple[str, str, float, int]], seeds: int) ->
     by_explainer: dict[str, dict[str, list[float]]] = {}
     images: dict[str, int] = {}
     for explainer, metric, value, count in board:
-        name = "ttame" if explainer.startswith("ttame-") else explainer
+        name = _line(explainer)
         by_explainer.setdefault(name, {}).setdefault(metric, []).append(value)
         if metric == "AD@50":
             images[name] = count
@@ -231,37 +232,43 @@ def _values(title: str, board: list[tuple[str, str, float, int]], seeds: int) ->
     return table
 
 
-def _differences(title: str, values: list[tuple[str, str, str, float]]) -> Table:
+def _line(explainer: str) -> str:
+    """Return the line of a table in which an explainer stands: all seeds of ttame in one."""
+    return "ttame" if explainer.startswith("ttame-") else explainer
+
+
+def _differences(
+    title: str, values: list[tuple[str, str, str, int, float]], weights: np.ndarray
+) -> Table:
     """Make the table of ttame's lead in points, each with a 95 % interval over the images.
 
     A lead is positive where ttame is better. Values of its seeds are averaged for each image.
     """
-    sums: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for explainer, metric, key, value in values:
-        name = "ttame" if explainer.startswith("ttame-") else explainer
-        sums.setdefault((name, metric), {}).setdefault(key, []).append(value)
-    metrics = [m for m in CONFIDENCE + OTHERS if ("ttame", m) in sums]
+    by_line: dict[tuple[str, str], Pairs] = {}
+    for explainer, metric, key, bucket, value in values:
+        images = by_line.setdefault((_line(explainer), metric), {})
+        images.setdefault(key, (bucket, []))[1].append(value)
+    metrics = [m for m in CONFIDENCE + OTHERS if ("ttame", m) in by_line]
     table = Table(title=title)
     for column in ("rival", *metrics):
         table.add_column(column, justify="left" if column == "rival" else "right")
-    for rival in sorted({name for name, _ in sums} - {"ttame", "random", "center"}):
+    for rival in sorted({name for name, _ in by_line} - {"ttame", "random", "center"}):
         cells = (
-            _lead(metric, sums[("ttame", metric)], sums.get((rival, metric), {}))
+            _lead(metric, by_line["ttame", metric], by_line.get((rival, metric), {}), weights)
             for metric in metrics
         )
         table.add_row(rival, *cells)
     return table
 
 
-def _lead(metric: str, ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str:
+def _lead(metric: str, ours: Pairs, theirs: Pairs, weights: np.ndarray) -> str:
     keys = sorted(ours.keys() & theirs.keys())
     if not keys:
         return ""
-    sign = -1 if metric.startswith(LOWER_IS_BETTER) else 1
-    pairs = np.array([sign * (np.mean(ours[k]) - np.mean(theirs[k])) for k in keys])
-    samples = np.random.default_rng(0).choice(pairs, (RESAMPLES, len(pairs))).mean(axis=1)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return f"{pairs.mean():+.1f} ({low:+.1f}, {high:+.1f})"
+    sign = -1 if direction(metric).lower_is_better else 1
+    leads = np.array([sign * (np.mean(ours[k][1]) - np.mean(theirs[k][1])) for k in keys])
+    found = paired(leads, np.array([ours[k][0] for k in keys]), weights)
+    return "{difference:+.1f} ({ci_low:+.1f}, {ci_high:+.1f})".format(**found)
 
 
 def _carried(workspace: Path) -> Table:
