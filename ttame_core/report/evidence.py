@@ -221,11 +221,12 @@ def _losses(
     """Return each head's loss at the beginning of its training, and its mean over the end."""
     losses = {}
     for explainer in trained:
-        own = [
-            row["value"]
-            for row in sorted(findings.series["training"], key=lambda r: r["step"])
+        rows = [
+            row
+            for row in findings.series["training"]
             if (row["backbone"], row["explainer"], row["metric"]) == (backbone, explainer, "loss")
         ]
+        own = [row["value"] for row in sorted(rows, key=lambda row: row["step"])]
         if len(own) > 1:
             end = own[-max(1, len(own) // 20) :]
             losses[explainer] = (own[0], mean(end) if all(map(math.isfinite, end)) else math.nan)
