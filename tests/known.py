@@ -12,9 +12,9 @@ from tiny import PLAIN
 
 from ttame_core import spec
 from ttame_core.audits.specification import complete
-from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake import Lake, classes_file, maps_file, scores_file
 from ttame_core.lake.families import schema_of
-from ttame_core.lake.schemas import ANNOTATIONS, HISTORY, maps_schema
+from ttame_core.lake.schemas import ANNOTATIONS, CLASSES, HISTORY, maps_schema
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 # What each explainer keeps of the confidence: better by far, worse, the ends of the scale.
@@ -52,6 +52,10 @@ def known_lake(drawn: Lake, root: Path, without: Sequence[str] = ()) -> tuple[La
     if "boxes" in without:
         path = "datasets/drawn/annotations.parquet"
         lake.write_parquet(path, [], ANNOTATIONS, {})
+    labels = sorted({(row["label"], row["class"]) for row in index.to_pylist()})
+    for backbone in ("net", "other"):
+        rows = [{"number": label, "name": name, "labels": [label]} for label, name in labels]
+        lake.write_parquet(classes_file("drawn", backbone), rows, CLASSES, {})
     for backbone in ("net", "other") if "images" not in without else ():
         for explainer in KEPT:
             if explainer != "oracle" or "boxes" not in without:

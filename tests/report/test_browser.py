@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from known import HOSTILE
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -37,7 +40,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 @pytest.fixture
 def page(browser: object, report: Path) -> Iterator[object]:
-    """The page, which must do nothing but load itself."""
+    with _opened(browser, report) as page:
+        yield page
+
+
+@pytest.fixture
+def images(browser: object, report: Path) -> Iterator[object]:
+    with _opened(browser, report.with_name("images.html")) as page:
+        yield page
+
+
+@contextmanager
+def _opened(browser: object, path: Path) -> Iterator[object]:
+    """A page, which must do nothing but load itself."""
     page = browser.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -45,7 +60,7 @@ def page(browser: object, report: Path) -> Iterator[object]:
     page.on(
         "request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or said.append(r.url)
     )
-    page.goto(report.as_uri())
+    page.goto(path.as_uri())
     yield page
     page.close()
     assert said == []
@@ -157,3 +172,76 @@ def test_it_prints(page: object) -> None:
     pdf = page.pdf(format="A4")
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 50_000
+
+
+def _count(images: object) -> str:
+    return images.locator("#count").inner_text()
+
+
+def _choose(images: object, **values: str) -> None:
+    for name, value in values.items():
+        images.select_option(f"select[name={name}]", value)
+
+
+def test_images_are_chosen_by_classifier_class_rightness_and_place(images: object) -> None:
+    assert _count(images) == "24 of 24 predictions"
+    _choose(images, backbone="net", right="false")
+    assert _count(images) == "1 of 24 predictions"
+    assert "taken for" in images.locator("#images article h2").inner_text()
+    _choose(images, right="", inside="false")  # all maps of net's first two images are beside
+    assert _count(images) == "2 of 24 predictions"
+    images.click("button[type=reset]")
+    images.wait_for_function("document.getElementById('count').textContent.startsWith('24')")
+    name = images.locator("select[name=class] option").nth(1).get_attribute("value")
+    _choose(images, **{"class": name})
+    own = images.locator("#images article h2").all_inner_texts()
+    assert own
+    assert all(text.startswith(name) for text in own)
+
+
+def test_images_with_little_trust_come_first(images: object) -> None:
+    images.fill("input[name=trust]", "75")
+    # What ttame keeps of the twelve images: 81 · (1 − 0.01 i) %, on both classifiers.
+    assert _count(images) == "8 of 24 predictions"
+    said = images.locator("#images figure:nth-child(2) figcaption").all_inner_texts()
+    assert [text.split(",")[0] for text in said[:3]] == [
+        *["ttame: trust 72"] * 2,
+        "ttame: trust 73",
+    ]
+
+
+def test_two_explainers_stand_side_by_side(images: object) -> None:
+    card = images.locator("#images article").first
+    assert card.locator("canvas").count() == 2
+    images.select_option("select[name=left]", label="gradcam")
+    images.select_option("select[name=other]", label="none")
+    assert card.locator("canvas").count() == 1
+    assert card.locator("figcaption").nth(1).inner_text().startswith("gradcam: trust")
+    pixel = "canvas => [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data]"
+    red, green, blue, opacity = card.locator("canvas").evaluate(pixel)
+    assert (red, green, blue) == pytest.approx((253, 231, 37), abs=3)  # viridis at its end
+    assert opacity == pytest.approx(0.75 * 255, abs=1)
+
+
+def test_the_selection_goes_along_as_csv(images: object, tmp_path: Path) -> None:
+    _choose(images, backbone="net", inside="false")
+    with images.expect_download() as download:
+        images.click("#csv")
+    download.value.save_as(tmp_path / "images.csv")
+    rows = list(csv.DictReader((tmp_path / "images.csv").read_text().splitlines()))
+    shown = images.locator("#images code").all_inner_texts()
+    assert [row["key"] for row in rows] == shown
+    assert {row["backbone"] for row in rows} == {"net"}
+    assert rows[0]["class"].endswith(HOSTILE)
+    assert float(rows[0]["trust of ttame"]) == pytest.approx(80.19)
+
+
+def test_images_of_hostile_classes_are_text(images: object) -> None:
+    assert images.locator("img[src=x]").count() == 0
+    assert images.locator("#images h2", has_text=HOSTILE).count() == 24
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_images_fit_every_screen(images: object, width: int) -> None:
+    images.set_viewport_size({"width": width, "height": 900})
+    assert images.evaluate("document.documentElement.scrollWidth") <= width

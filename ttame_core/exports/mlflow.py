@@ -15,8 +15,8 @@ from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.records import check_record, read_board, records
 from ttame_core.lake.schemas import BACKBONE
 
-FILES = ("report.html", "pictures/*", "contact-sheet.png", "*.yaml", "leaderboard.parquet",
-         "changes.parquet")  # fmt: skip
+FILES = ("report.html", "images.html", "pictures/*", "contact-sheet.png", "*.yaml",
+         "leaderboard.parquet", "changes.parquet")  # fmt: skip
 RECORD = "ttame.record"  # tag of a run: the audit's name and time
 AT_ONCE = 100  # parameters that MLflow takes in one request; it takes more metrics
 LONGEST = 6000  # characters that MLflow takes in a parameter

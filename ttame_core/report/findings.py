@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look")
-TABLES = ("leaderboard", "bests")  # tables of the page that are made from the leaderboard
+TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 EXHIBITS = ("gallery", "disputed", "outside", "wrong")
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from ttame_core.audits.record import Recorded
@@ -16,6 +12,7 @@ from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.album import EXPLAINERS, Exhibit
+from ttame_core.report.assets import asset, environment, script_hash
 from ttame_core.report.findings import Findings
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
@@ -54,18 +51,18 @@ def render_page(
     metrics, rows = wide(recorded.board)
     drop = f"AD@{findings.keep:g}" if findings.keep is not None else None
     seen = looks(findings.order, roles(audit))
-    script, style = (_asset(name) for name in ("page.js", "page.css"))
+    script, style = (asset(name) for name in ("page.js", "page.css"))
     minimum = audit.evaluation.minimum_discrimination
     winners = _without_void(winners, verdict.blind)
     return (
-        _environment()
-        .from_string(_asset("page.html"))
+        environment()
+        .from_string(asset("page.html"))
         .render(
             title=f"Audit {audit.name}",
             when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
             version=versions["ttame"],
             script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script_hash=script_hash(script),
             style=Markup(style),
             audited=verdict.audited,
             answers=verdict.answers,
@@ -97,16 +94,6 @@ def render_page(
             versions="\n".join(f"{name} {version}" for name, version in versions.items()),
         )
     )
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("ttame_core.report").joinpath(name).read_text("utf-8")
 
 
 # ---- tables ---------------------------------------------------------------------------------

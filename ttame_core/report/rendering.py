@@ -17,6 +17,7 @@ from ttame_core.report.album import exhibits
 from ttame_core.report.answers import Answer, Line
 from ttame_core.report.evidence import weigh
 from ttame_core.report.findings import certain_winners, gather
+from ttame_core.report.images import render_images
 from ttame_core.report.page import render_page
 from ttame_core.report.pictures import contact_sheet, find_samples
 from ttame_core.report.verdict import judge
@@ -28,7 +29,7 @@ COMPARED = 5  # backbones with small contact sheets, and explainers on each, at 
 
 
 def render(recorded: Recorded) -> None:
-    """Write report.html, answers.json, contact-sheet.png and pictures into a record's folder."""
+    """Write report.html, images.html, answers.json and pictures into a record's folder."""
     lake, db, audit = recorded.lake, recorded.db, recorded.audit
     whole = [b.name for b in audit.backbones if b.name not in recorded.failures]
     sheet = _sheet(lake, db, audit, whole, [e.name for e in audit.explainers], PICTURED)
@@ -43,6 +44,8 @@ def render(recorded: Recorded) -> None:
     page = render_page(recorded, findings, winners, pictures, verdict)
     with lake.create(f"{recorded.folder}/report.html") as path:
         path.write_text(page, encoding="utf-8")
+    with lake.create(f"{recorded.folder}/images.html") as path:
+        path.write_text(render_images(recorded, findings), encoding="utf-8")
 
 
 def read_answers(lake: Lake, folder: str) -> list[Answer]:
