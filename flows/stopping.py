@@ -21,6 +21,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 8.0  # seconds in which a command ends by itself once a signal has come
 said = Event()  # set when the command has said that it was stopped
 WORDS = "stopped: what is whole stays, and the same command goes on from there"
+SERVERLESS = (
+    "Prefect's temporary server has ended, without which nothing more can be recorded: what is "
+    "whole stays, and the same command goes on from there"
+)
+signalled = Event()  # set when a signal has come, also where the main thread does not hear of it
 
 
 def stop_on_signals() -> None:
@@ -45,20 +50,21 @@ def _hearing() -> int:
 def _end_in_time(heard: int) -> None:
     while (number := os.read(heard, 1)[0]) not in SIGNALS:
         pass
+    signalled.set()
     time.sleep(PATIENCE)
     if not said.is_set():
         logs.say(WORDS, "error")
-    _end(number)
+    _end(128 + number)
 
 
-def _end(number: int) -> None:
+def _end(code: int) -> None:
     """End this process and those that it has started without delay; remove half-written files."""
     give_up()
     for child in active_children():
         child.kill()
     for server in _servers():
         server.kill()
-    os._exit(128 + number)
+    os._exit(code)
 
 
 def _servers() -> list[subprocess.Popen[bytes]]:
@@ -109,6 +115,32 @@ def _end_with_this_process(server: subprocess.Popen[bytes]) -> None:
     atexit.register(guard.kill)  # runs before Prefect ends the server itself
 
 
+@contextmanager
+def no_longer_than_servers() -> Iterator[None]:
+    """End this process with exit code 1 when a temporary Prefect server of its own has ended.
+
+    Prefect would ask the server again for many minutes. After a signal, which may have ended the
+    server too, the process ends by that signal.
+    """
+    over = Event()
+    watch = Thread(target=_watch_servers, args=(over,), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch_servers(over: Event) -> None:
+    while not over.wait(1.0):
+        if any(server.poll() is not None for server in _servers()):
+            if over.wait(1.0) or signalled.is_set():
+                return
+            logs.say(SERVERLESS, "error")
+            _end(1)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     for again in SIGNALS:
         signal.signal(again, _end_at_once)
@@ -121,7 +153,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    _end(number)
+    _end(128 + number)
 
 
 def end_on_signals() -> None:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows.cli.options import out
-from flows.stopping import deaf_children, servers_end_with_this_process
+from flows.stopping import (
+    deaf_children,
+    no_longer_than_servers,
+    servers_end_with_this_process,
+)
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -72,7 +76,7 @@ def run(
     try:
         with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
             pass  # a temporary server was started if there is no other
-        with tags("ttame", audit.name):
+        with no_longer_than_servers(), tags("ttame", audit.name):
             flow(audit, place, **options)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed

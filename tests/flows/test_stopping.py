@@ -110,10 +110,10 @@ def app():
 cli.app = app
 cli.main()
 """
-# As a command that has started a temporary server, and is killed.
+# As a command that has started a temporary server, and is killed, or whose server is.
 SERVES = """
 import subprocess, sys, time, types
-from flows.stopping import servers_end_with_this_process
+from flows.stopping import no_longer_than_servers, servers_end_with_this_process
 module = types.ModuleType("prefect.server.api.server")
 server = types.SimpleNamespace(server_process=None)
 module.SubprocessASGIServer = types.SimpleNamespace(_instances={0: server})
@@ -127,7 +127,8 @@ with servers_end_with_this_process():
         print(server.server_process.pid, flush=True)
         sys.stdin.read()
 print(server.server_process.pid, flush=True)
-sys.stdin.read()
+with no_longer_than_servers():
+    sys.stdin.read()
 """
 
 
@@ -167,6 +168,15 @@ def test_a_temporary_server_ends_with_a_command_that_is_killed(state: str) -> No
     process.wait()
     _, alive = psutil.wait_procs([server], timeout=PATIENCE)
     assert alive == []
+
+
+def test_a_command_ends_when_its_temporary_server_does() -> None:
+    command, pipe = [sys.executable, "-c", SERVES, "started"], subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    psutil.Process(int(process.stdout.readline())).kill()
+    process.wait(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "temporary server has ended" in process.stderr.read()
 
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
