@@ -130,6 +130,17 @@ def print_outcome(audit: AuditSpec, workspace: str) -> None:
         say(f"report: {workspace}/{records[-1]}")
 
 
+def print_answers(audit: AuditSpec, workspace: str) -> None:
+    """Print the answers at the top of the last report of the audit."""
+    from ttame_core.lake.records import records
+    from ttame_core.report.listings import answers_table
+    from ttame_core.report.rendering import read_answers
+
+    lake = Lake(workspace)
+    for folder in records(lake, audit.name)[-1:]:
+        out().print(answers_table(read_answers(lake, folder)))
+
+
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
     """Print a sentence for each gate that failed in the last record of the audit."""
     from ttame_core.audits.record import failed_gates

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import HERE, Format, Output, Spec, Variables, Workspace
-from flows.cli.running import finish, load, print_failed_gates, print_outcome, run
+from flows.cli.running import finish, load, print_answers, print_failed_gates, print_outcome, run
 
 
 def init(
@@ -93,6 +93,7 @@ def audit(
     failures = getattr(failed, "failures", {})
     whole = [b for b in done.backbones if b.name not in failures]
     print_outcome(done.model_copy(update={"backbones": whole}), workspace)
+    print_answers(done, workspace)
     print_failed_gates(done, workspace)
     finish(failed)
 

@@ -14,6 +14,9 @@ import pytest
 import yaml
 from pages import DOCS, ROOT
 
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
@@ -79,6 +82,38 @@ def test_it_is_whole(tmp_path: Path) -> None:
     ).read_text()
     functions = pages[site / "api.html"].ids
     assert {"ttame_core.api.explain", "ttame_core.explainers.base.Explainer"} <= functions
+    _look_into(site)
+
+
+def _look_into(site: Path) -> None:
+    """Search in a page read from the disk, and see that tables and code fit a phone."""
+    if CHROMIUM is None:
+        return
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
+        page.goto((site / "decisions/index.html").as_uri())
+        page.fill("input.md-search__input", "minimum_discrimination")
+        first = page.locator(".md-search-result__link").first
+        first.wait_for(state="attached")
+        assert "spec.html" in " ".join(
+            link.get_attribute("href") for link in page.locator(".md-search-result__link").all()
+        )
+        page.set_viewport_size({"width": 390, "height": 900})
+        page.goto((site / "spec.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        heights = "codes => codes.map(code => code.offsetHeight)"  # of one line each
+        keys = page.locator("td:first-child > code")
+        assert len(set(keys.evaluate_all(heights))) == 1
+        assert keys.count() > 90
+        browser.close()
+        assert said == []
 
 
 def test_a_broken_link_or_a_page_outside_the_contents_fails(tmp_path: Path) -> None:

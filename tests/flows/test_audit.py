@@ -61,6 +61,10 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     assert {("-", "accuracy"), ("-", "discrimination")} <= metrics
     assert all(row["images"] == 16 for row in board)
     assert "AD@15" in result.stdout
+    answers = json.loads((folder / "answers.json").read_text())
+    for line, own in zip(result.stdout.splitlines()[-4:], answers, strict=True):
+        assert line.startswith(own["question"])
+        assert line.rstrip().endswith(own["short"])
     assert str(folder.relative_to(tmp_path)) in result.stderr + result.stdout
 
     files = f"{workspace}/explainers/*/*/*/role.parquet"

@@ -13,9 +13,22 @@ from ttame_core.explainers import Explainer
 from ttame_core.lake.query.directions import directions
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.metrics import Family
+from ttame_core.report.answers import Answer
 from ttame_core.report.tables import arrow
 from ttame_core.spec import Section
 from ttame_core.training.coverage import Coverage
+
+TONES = {"good": "green", "care": "yellow", "bad": "red", "plain": ""}
+
+
+def answers_table(answers: Sequence[Answer]) -> Table:
+    """Make a table of the short answers at the top of a report, a line each with its question."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for own in answers:
+        table.add_row(Text(own.question), Text(own.short, style=f"bold {TONES[own.tone]}".strip()))
+    return table
 
 
 def coverage_line(coverage: Coverage) -> str:

@@ -22,22 +22,25 @@ class AuditSpec(Section):
     defaults filled in, when a spec is opened (`audits.specification.complete`).
     """
 
-    name: Name
-    dataset: Dataset
-    backbones: list[Backbone] = Field(min_length=1)
+    name: Name = Field(description="name of the audit, under which its records are kept")
+    dataset: Dataset = Field(description="the images, and where their annotations lie")
+    backbones: list[Backbone] = Field(min_length=1, description="the classifiers")
     explainers: list[Explainer] = Field(
         default_factory=lambda: [
             Explainer(method=method) for method in ("ttame", "gradcam", "random", "oracle")
         ],
         min_length=1,
+        description="what makes maps; default: ttame, gradcam, random, oracle",
     )
-    training: Training = Training()
-    maps: Maps = Maps()
-    evaluation: Evaluation = Field(default_factory=Evaluation)
+    training: Training = Field(Training(), description="how heads are trained")
+    maps: Maps = Field(Maps(), description="what is explained")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="how maps are scored")
     gates: list[Gate] = Field(
         default_factory=list, description="conditions that fail the audit (docs/schedules.md)"
     )
-    compute: Compute = Field(default_factory=Compute)
+    compute: Compute = Field(
+        default_factory=Compute, description="devices, number formats and engines"
+    )
 
     @field_validator("backbones", "explainers")
     @classmethod

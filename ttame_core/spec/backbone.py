@@ -14,11 +14,23 @@ class Preprocessing(Section):
     """The section of a spec that overrides the preprocessing in a model's own configuration."""
 
     input_size: tuple[int, int] | None = Field(None, description="height, width")
-    crop_pct: float | None = Field(None, gt=0, le=1)
-    crop_mode: Literal["center", "squash", "border"] | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="side of the central crop, as a share of the resized image's"
+    )
+    crop_mode: Literal["center", "squash", "border"] | None = Field(
+        None,
+        description="center: resize the shorter side and crop; squash: resize both sides; border: "
+        "resize the longer side and pad",
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] | None = Field(
+        None, description="of the resizing"
+    )
+    mean: tuple[float, float, float] | None = Field(
+        None, description="of each channel in [0, 1], which is subtracted"
+    )
+    std: tuple[float, float, float] | None = Field(
+        None, description="of each channel in [0, 1], by which it is divided"
+    )
     channel_order: Literal["rgb", "bgr"] | None = Field(
         None, description="of the channels as the network takes them; `mean` and `std` follow it"
     )
@@ -27,17 +39,17 @@ class Preprocessing(Section):
 class Fit(Section):
     """The section of a spec about training a classifier on the data set itself."""
 
-    epochs: int = Field(60, ge=1)
-    batch_size: int = Field(32, ge=2)
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    epochs: int = Field(60, ge=1, description="passes through the split train")
+    batch_size: int = Field(32, ge=2, description="images of a step")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="method of optimisation")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the one-cycle schedule")
     weight_decay: float = Field(0.05, ge=0, description="of weights; biases and norms have none")
     crop_scale: float = Field(0.5, gt=0, le=1, description="least share of the image in a crop")
-    vertical_flip: bool = False
+    vertical_flip: bool = Field(False, description="flip images upside down as well")
     occlusion: float = Field(
         0.5, ge=0, le=1, description="share of the images that are partly blacked out in training"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of the weights and of the images' order")
 
 
 class Backbone(Section):
@@ -50,15 +62,21 @@ class Backbone(Section):
     name: Name = Field(
         "", description="name in the lake; default: the model's name", validate_default=False
     )
-    pretrained: bool = False
-    checkpoint: str | None = None
-    fit: Fit | None = None
+    pretrained: bool = Field(False, description="take the model's published weights")
+    checkpoint: str | None = Field(
+        None, description="file of the weights: safetensors, or a state dict of PyTorch"
+    )
+    fit: Fit | None = Field(
+        None, description="train the classifier on the data set; `{}`: with the defaults"
+    )
     outputs: Literal["softmax", "sigmoid", "binary"] | None = Field(
         None,
         description="softmax: one class excludes the others; sigmoid: it does not; binary: one "
         "logit; default: what the model's outputs and its configuration tell, else softmax",
     )
-    num_classes: int | None = Field(None, ge=2)
+    num_classes: int | None = Field(
+        None, ge=2, description="number of classes; default: as the model or its weights say"
+    )
     class_names: list[str] | str | None = Field(
         None,
         description="names of its classes in the order of its outputs: a list, a file (a name a "
@@ -89,7 +107,9 @@ class Backbone(Section):
     head: str | None = Field(
         None, description="safetensors of a trained T-TAME head, in place of training one"
     )
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = Field(
+        Preprocessing(), description="what differs from the model's own preprocessing"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,11 @@ from ttame_core.spec.base import Section
 class Compute(Section):
     """The section of a spec about devices, number formats and engines."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto: a GPU where there is one",
+    )
     devices: int = Field(
         1, ge=1, description="GPUs, or processes on the CPU, that train one head together"
     )

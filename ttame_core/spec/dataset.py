@@ -20,7 +20,7 @@ class OpenSection(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: str
+    kind: str = Field(description="one of the kinds below, or one of a plug-in")
 
     if TYPE_CHECKING:
 
@@ -60,9 +60,11 @@ class Annotations(OpenSection):
 class Dataset(Section):
     """The section of a spec about the data set."""
 
-    name: Name
-    source: Source
-    annotations: Annotations | None = None
+    name: Name = Field(description="name in the lake")
+    source: Source = Field(description="where the pictures and their labels come from")
+    annotations: Annotations | None = Field(
+        None, description="boxes or masks of objects; default: none, or those of the source"
+    )
     splits: dict[Split, float] = Field(
         default_factory=lambda: {"train": 0.7, "val": 0.1, "test": 0.2},  # type: ignore[arg-type]
         description="shares by which images are divided that the source does not put in a split",

@@ -15,13 +15,12 @@ class Gate(Section):
     """A condition that the audit's results must meet: `- AD@15: {explainer: ttame, worse_by: 2}`.
 
     A gate has exactly one of `worse_by`, `at_least` and `at_most`.
-
-    Attributes:
-        metric: full name of a metric; or changed_maps, the percentage of images whose map and the
-            last audit's map of it have a correlation under `correlation`.
     """
 
-    metric: str
+    metric: str = Field(
+        description="full name of a metric, such as AD@15; or changed_maps, the percentage of "
+        "images whose map and the last audit's map of it have a correlation under `correlation`"
+    )
     backbone: str = Field("*", description="pattern of backbones' names")
     explainer: str | None = Field(
         None, description="pattern of explainers' names; default: all but yardsticks (random, …)"
@@ -32,8 +31,8 @@ class Gate(Section):
         description="the gate fails if the metric has become worse since the last audit by more "
         "than this, in the metric's unit, and by more than chance on the same images",
     )
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(None, description="the gate fails below this value")
+    at_most: float | None = Field(None, description="the gate fails above this value")
     correlation: float | None = Field(
         None, ge=-1, le=1, description="of changed_maps: a map under it has changed; default: 0.8"
     )

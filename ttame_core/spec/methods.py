@@ -18,7 +18,7 @@ from ttame_core.spec.base import Name, Section, Split, distinct
 class Maps(Section):
     """The section of a spec about what is explained."""
 
-    split: Split = "test"
+    split: Split = Field("test", description="split whose images are explained")
     images: int | None = Field(
         None,
         ge=1,
@@ -57,7 +57,7 @@ class Explainer(Section):
     permuted labels.
     """
 
-    method: str
+    method: str = Field(description="method, as `ttame explainers` lists them")
     name: Name = Field(
         "", description="name in the lake; default: the method", validate_default=False
     )
@@ -95,7 +95,7 @@ class Metric(Section):
     A spec gives only its name, or also settings: `- confidence: {keep: [50, 15], images: 200}`.
     """
 
-    family: str
+    family: str = Field(description="family, as `ttame metrics` lists them")
     images: int | None = Field(
         None, ge=1, description="score only the first so many of the split; default: all with maps"
     )
@@ -135,6 +135,7 @@ class Evaluation(Section):
     metrics: list[Metric] = Field(
         default_factory=lambda: [Metric(family=f) for f in ("confidence", "localization", "shape")],
         min_length=1,
+        description="families of metrics; default: confidence, localization, shape",
     )
     minimum_discrimination: float = Field(
         30.0,

@@ -56,10 +56,10 @@ class Training(Section):
         "shared, since such a head starts near its end, else 800; with 0 steps and 0 epochs a head "
         "is what its start from gradients makes it",
     )
-    batch_size: int = Field(32, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    batch_size: int = Field(32, ge=2, description="images of a step")
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="method of optimisation")
     learning_rate: float = Field(5e-3, gt=0, description="peak of the one-cycle schedule")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(5e-4, ge=0, description="of weights; biases have none")
     lambda_variation: float = Field(0.01, ge=0, description="λ1, weight of the map's variation")
     lambda_area: float = Field(2.0, ge=0, description="λ2, weight of the map's area")
@@ -98,7 +98,7 @@ class Training(Section):
         200, ge=0, description="images of the split val that a head is scored on, up to 8 times"
     )
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of the weights and of the images' order")
 
     @model_validator(mode="after")
     def _begins(self) -> Training:

@@ -112,7 +112,7 @@ class Annotations(ABC):
 class BoxesSettings(spec.Section):
     """The keys of a spec for formats whose boxes have names."""
 
-    path: spec.Location
+    path: spec.Location = Field(description="the file or folder, or one for each split")
     objects: dict[str, list[str]] = Field(
         default_factory=dict,
         description="names of objects whose boxes count, for each image class; default: all",

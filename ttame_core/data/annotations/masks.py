@@ -30,7 +30,7 @@ from ttame_core.data.images import BrokenImage, mask_values
 class MasksSettings(spec.Section):
     """The keys of a spec for masks."""
 
-    path: spec.Location
+    path: spec.Location = Field(description="the folder of the masks, or one for each split")
     void: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, description="values of pixels that are no object, beside 0; [] for none"
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
@@ -21,7 +22,9 @@ from ttame_core.errors import UserError
 class FolderSettings(spec.Section):
     """The keys of a spec for folders; with a folder per split, `path: {train: …, test: …}`."""
 
-    path: spec.Location
+    path: spec.Location = Field(
+        description="the folder: a path or URL, or one for each split, {train: PLACE, test: PLACE}"
+    )
 
 
 class Folder(Source):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from fsspec.utils import glob_translate
+from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
@@ -21,7 +22,9 @@ from ttame_core.storage import file_system
 class GlobSettings(spec.Section):
     """The keys of a spec for patterns such as `photos/**/*.jpg`, or for a picture's path."""
 
-    path: spec.Location
+    path: spec.Location = Field(
+        description="the pattern, such as `/data/**/*.jpg`, or one for each split"
+    )
 
 
 class Glob(Source):

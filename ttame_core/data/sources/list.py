@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
@@ -17,8 +18,8 @@ from ttame_core.errors import UserError
 class ListSettings(spec.Section):
     """The keys of a spec for lists; paths in the files are relative to `root`."""
 
-    path: spec.Location
-    root: spec.Place
+    path: spec.Location = Field(description="the file, or one for each split")
+    root: spec.Place = Field(description="folder that image paths are relative to")
 
 
 class List(Source):

@@ -26,15 +26,17 @@ ROWS_AT_ONCE = 1024  # of a Parquet file: a few bytes of one can stand for a lon
 class ManifestSettings(spec.Section):
     """The keys of a spec for manifests; the column of splits is used where the file has it."""
 
-    path: spec.Location
+    path: spec.Location = Field(description="the file, or one for each split")
     root: spec.Place | None = Field(
         None, description="folder that image paths are relative to; default: the file's"
     )
-    image_column: str = "path"
+    image_column: str = Field("path", description="column of the images' paths")
     label_column: str | None = Field(
         "label", description="column of labels; null: images have no labels, or they are ignored"
     )
-    split_column: str = "split"
+    split_column: str = Field(
+        "split", description="column of the splits, if there is one: train, val or test"
+    )
 
 
 class Manifest(Source):

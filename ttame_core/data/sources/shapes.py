@@ -17,11 +17,11 @@ from ttame_core.data.sources.base import Drawn, Entry, Source
 class ShapesSettings(spec.Section):
     """The keys of a spec for the drawn data set."""
 
-    train: int = Field(3000, ge=0)
-    val: int = Field(300, ge=0)
-    test: int = Field(600, ge=0)
+    train: int = Field(3000, ge=0, description="number of pictures for training")
+    val: int = Field(300, ge=0, description="number of pictures for validation")
+    test: int = Field(600, ge=0, description="number of pictures to explain")
     size: int = Field(96, ge=32, le=2048, description="side of the square pictures in pixels")
-    seed: spec.Seed = 0
+    seed: spec.Seed = Field(0, description="seed of what is drawn")
 
 
 class Shapes(Source):

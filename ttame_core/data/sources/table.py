@@ -37,7 +37,7 @@ NO_LABEL = -1  # in columns of classes of Hugging Face `datasets`
 class TableSettings(spec.Section):
     """The keys of a spec for tables; `path` is a file, or a folder of files."""
 
-    path: spec.Location
+    path: spec.Location = Field(description="a file or a folder of files, or one for each split")
     image_column: str | None = Field(
         None, description="column of the images; default: the only one that holds images"
     )

@@ -47,7 +47,10 @@ class WebDatasetSettings(spec.Section):
     `path` is a tar, a folder of tars, or a pattern such as `train-{000..146}.tar` or `*.tar`.
     """
 
-    path: spec.Location
+    path: spec.Location = Field(
+        description="a tar, a folder of tars, or a pattern such as `train-{000..146}.tar`; or one "
+        "for each split"
+    )
     image: str | None = Field(
         None, description="suffix of the image among a sample's files; default: the one image"
     )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import IO, Any
 
+from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
@@ -25,7 +26,7 @@ from ttame_core.errors import UserError
 class ZipSettings(spec.Section):
     """The keys of a spec for zip files; with one for each split, `path: {train: …, test: …}`."""
 
-    path: spec.Location
+    path: spec.Location = Field(description="the file, or one for each split")
 
 
 class Zip(Source):
