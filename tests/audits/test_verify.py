@@ -9,9 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from audited import audit_alone
+from damages import cut, delete, edit, flip, put_back, rename, replace, reword, swap
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
@@ -26,6 +26,7 @@ NET = "dataset=drawn/backbone=net"
 TAR, SIDECAR = (f"datasets/drawn/shards/test-000000.{kind}" for kind in ("tar", "parquet"))
 MAPS = f"maps/{NET}/explainer=center/test-000000.parquet"
 OTHER_MAPS = MAPS.replace("000000", "000001")
+NOTES = f"maps/{NET}/notes.txt"
 SCORES = f"scores/metric=confidence/{NET}/explainer=center/test-000000.parquet"
 ROLE = f"explainers/{NET}/explainer=center/role.parquet"
 CLASSES = f"classes/{NET}/classes.parquet"
@@ -50,54 +51,9 @@ def test_a_whole_workspace_has_no_fault(whole: Path) -> None:
     assert verify(Lake(whole)) == []
 
 
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-30])
-
-
-def _edit(path: Path) -> None:
-    """Write a Parquet file again, with its metadata and other rows."""
-    pq.write_table(pq.read_table(path).slice(1), path)
-
-
-def _other(path: Path) -> None:
-    """Put the file of another shard in the place of one."""
-    shutil.copy(path.with_name(path.name.replace("000000", "000001")), path)
-
-
-def _rename(path: Path) -> None:
-    path.rename(path.with_name(f"old-{path.name}"))
-
-
 def _add(path: Path) -> None:
-    path.with_name("notes.txt").write_text("mine")
-
-
-def _words(path: Path) -> None:
-    path.write_text(path.read_text().replace("net", "not"))
-
-
-def _swap(path: Path) -> None:
-    """Exchange the files of two explainers."""
-    other = Path(str(path).replace("explainer=center", "explainer=random"))
-    mine, theirs = path.read_bytes(), other.read_bytes()
-    path.write_bytes(theirs)
-    other.write_bytes(mine)
-
-
-def _older(path: Path) -> None:
-    """Put a file back that was made of other pictures, whole as it was then."""
-    lake = Lake(path.parents[4])
-    about = lake.metadata(MAPS)
-    made_from = json.loads(about["ttame.made_from"]) | {"shard": "0" * 64}
-    table = lake.read_table(MAPS)
-    rows, schema = table.to_pylist(), table.schema.remove_metadata()
-    lake.write_parquet(MAPS, rows, schema, made_from)
+    """Put a file of others in the place of one that is not there."""
+    path.write_text("mine")
 
 
 def _values(path: Path) -> None:
@@ -107,36 +63,31 @@ def _values(path: Path) -> None:
 
 def _earlier(path: Path) -> None:
     """Put the record of before in the place of the last one."""
-    shutil.rmtree(path)
-    shutil.copytree(path.with_name("20260101T000000Z"), path)
+    shutil.rmtree(path.parent)
+    shutil.copytree(path.parent.with_name("20260101T000000Z"), path.parent)
 
 
 @pytest.mark.parametrize(
     ("path", "damage"),
     [
-        (TAR, _flip), (TAR, _cut), (TAR, Path.unlink), (TAR, _other),
-        (SIDECAR, _flip), (SIDECAR, Path.unlink), (SIDECAR, _other),
-        (INDEX, _edit), (INDEX, Path.unlink), (LISTED, _flip),
-        (MAPS, _flip), (MAPS, _cut), (MAPS, _edit), (MAPS, _other), (MAPS, Path.unlink),
-        (MAPS, _rename), (MAPS, _add), (MAPS, _swap), (MAPS, _older), (SCORES, _swap),
-        (ROLE, _flip), (ROLE, _swap), (CLASSES, Path.unlink), (PLAN, Path.unlink), (PLAN, _cut),
-        (LATER, _earlier),
-        (SCORES, _flip), (SCORES, _edit), (SCORES, _other), (SCORES, Path.unlink),
-        (f"{RECORD}/leaderboard.parquet", _edit), (f"{RECORD}/values.parquet", _edit),
-        (f"{RECORD}/record.json", _words), (f"{RECORD}/record.json", Path.unlink),
-        (f"{RECORD}/report.html", _words), (f"{RECORD}/report.html", _add),
-        (f"{LATER}/spec.yaml", _words), (f"{LATER}/spec.yaml", _cut),
-        (f"{LATER}/leaderboard.parquet", Path.unlink), (f"{LATER}/leaderboard.parquet", _values),
+        (TAR, flip), (TAR, cut), (TAR, delete), (TAR, replace),
+        (SIDECAR, flip), (SIDECAR, delete), (SIDECAR, replace),
+        (INDEX, edit), (INDEX, delete), (LISTED, flip),
+        (MAPS, flip), (MAPS, cut), (MAPS, edit), (MAPS, replace), (MAPS, delete),
+        (MAPS, rename), (NOTES, _add), (MAPS, swap), (MAPS, put_back), (SCORES, swap),
+        (ROLE, flip), (ROLE, swap), (CLASSES, delete), (PLAN, delete), (PLAN, cut),
+        (f"{LATER}/leaderboard.parquet", _earlier), (ROLE, delete),
+        (SCORES, flip), (SCORES, edit), (SCORES, replace), (SCORES, delete),
+        (f"{RECORD}/leaderboard.parquet", edit), (f"{RECORD}/values.parquet", edit),
+        (f"{RECORD}/record.json", reword), (f"{RECORD}/record.json", delete),
+        (f"{RECORD}/report.html", reword), (f"{RECORD}/notes.txt", _add),
+        (f"{LATER}/spec.yaml", reword), (f"{LATER}/spec.yaml", cut),
+        (f"{LATER}/leaderboard.parquet", delete), (f"{LATER}/leaderboard.parquet", _values),
     ],
 )  # fmt: skip
-def test_every_damage_is_found(path: str, damage: Callable[[Path], None], workspace: Path) -> None:
+def test_every_damage_is_named(path: str, damage: Callable[[Path], None], workspace: Path) -> None:
     damage(workspace / path)
-    faults = verify(Lake(workspace))
-    assert faults
-    assert any(
-        Path(path).parent.as_posix() in fault.path or "center" in fault.path + fault.reason
-        for fault in faults
-    )
+    assert path in {fault.path for fault in verify(Lake(workspace))}
 
 
 def test_a_link_in_the_place_of_a_file(workspace: Path, tmp_path: Path) -> None:
@@ -205,11 +156,11 @@ def test_a_record_that_is_gone_and_one_of_another_time(workspace: Path) -> None:
 
 
 def test_repair_removes_what_is_made_again_and_nothing_else(workspace: Path) -> None:
-    _flip(workspace / MAPS)
-    _words(workspace / RECORD / "report.html")
+    flip(workspace / MAPS)
+    reword(workspace / RECORD / "report.html")
     (workspace / "mine.txt").write_text("mine")
     lake = Lake(workspace)
     assert repair(lake, verify(lake)) == [MAPS]
     assert (workspace / "mine.txt").exists()
     assert (workspace / OTHER_MAPS).exists()
-    assert {fault.path for fault in verify(lake)} > {MAPS, "mine.txt", f"{RECORD}/report.html"}
+    assert {fault.path for fault in verify(lake)} == {MAPS, "mine.txt", f"{RECORD}/report.html"}

@@ -8,18 +8,24 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from damages import cut, delete, edit, flip, put_back, rename, replace, reword, swap
 from safetensors.torch import load_file, save
 from tiny import PLAIN, shard_all
+from typer.testing import CliRunner, Result
 
+from flows.cli import app
 from harness.audits import AUDIT, audit_once, differences, temporary, whole
 from tasks import models
 from ttame_core import spec
+from ttame_core.audits.record import Outcome, write_record
+from ttame_core.audits.verify import verify
 from ttame_core.backbones import Backbone
 from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
@@ -206,6 +212,71 @@ def test_what_a_kill_left_beside_a_finished_training_goes(
     for folder in (HEAD, FITTED):
         (workspace / folder / "checkpoint.pt").write_bytes(b"x")
     _mended(undisturbed, workspace)
+
+
+# ---- what a person damages by hand ------------------------------------------------------------
+
+SHARDS = "datasets/drawn/shards"
+LISTS = "datasets/drawn"
+MADE = "dataset=drawn/backbone=net"
+TRAINED = ("backbones/", "heads/")
+DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
+    (f"{LISTS}/plan.parquet", put_back), (f"{LISTS}/shards.parquet", cut),
+    (f"{LISTS}/index.parquet", delete), (f"{LISTS}/annotations.parquet", edit),
+    (f"{LISTS}/rejected.parquet", rename),
+    (TEST_TAR, flip), (f"{SHARDS}/test-000001.tar", cut), (f"{SHARDS}/train-000002.tar", replace),
+    (f"{SHARDS}/val-000000.tar", delete), (f"{SHARDS}/test-000002.parquet", replace),
+    (f"{FITTED}/weights.safetensors", flip), (f"{FITTED}/history.parquet", delete),
+    (f"{HEAD}/head.safetensors", cut), (f"{HEAD}/spec.json", reword),
+    (f"{HEAD}/history.parquet", edit),
+    (MAPS, swap), (MAPS.replace("000001", "000002"), replace),
+    (MAPS.replace("000001", "000003"), put_back), (SCORES.replace("000001", "000004"), delete),
+    (SCORES.replace("000001", "000005"), swap), (SCORES.replace("000001", "000000"), edit),
+    (f"classes/{MADE}/classes.parquet", delete),
+    (f"explainers/{MADE}/explainer=ttame/role.parquet", swap),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recorded(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace of an audit that nothing disturbed, with its record but for the page."""
+    workspace = shutil.copytree(undisturbed, tmp_path_factory.mktemp("recorded") / "workspace")
+    _record(workspace, 1)
+    return workspace
+
+
+def _record(workspace: Path, day: int) -> None:
+    ended = Outcome({}, datetime(2026, 1, day, tzinfo=UTC))
+    write_record(Lake(workspace), AUDIT, ended, lambda recorded: None)
+
+
+def _verify(workspace: Path, *options: str) -> Result:
+    arguments = ["verify", "--workspace", str(workspace), "--format", "csv", *options]
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("path", "damage"), [d for d in DAMAGES if d[0].startswith(TRAINED)])
+def test_verify_names_a_damage_of_what_was_trained(
+    path: str, damage: Callable[[Path], None], recorded: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(recorded, tmp_path / "workspace")
+    damage(workspace / path)
+    assert path in {fault.path for fault in verify(Lake(workspace))}
+
+
+def test_verify_repair_and_an_audit_mend_what_a_person_damaged(
+    recorded: Path, tmp_path: Path
+) -> None:
+    workspace = shutil.copytree(recorded, tmp_path / "workspace")
+    for path, damage in DAMAGES:
+        damage(workspace / path)
+    assert _verify(workspace, "--repair").exit_code == 1
+    (workspace / f"{LISTS}/old-rejected.parquet").unlink()  # a foreign file stays, and is named
+    models._loaded.clear()  # as in a new process
+    _mended(recorded, workspace)
+    _record(workspace, 2)
+    whole = _verify(workspace)
+    assert (whole.stdout, whole.exit_code) == ("", 0)
 
 
 # ---- no room, no permission ------------------------------------------------------------------

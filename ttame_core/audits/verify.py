@@ -24,15 +24,27 @@ from ttame_core.data.images import BrokenImage, examine
 from ttame_core.data.plan import planned_rows
 from ttame_core.data.sources.containers import MARK, is_same, parts_of
 from ttame_core.errors import UserError, nearest
+from ttame_core.explainers import REGISTRY
 from ttame_core.heads.files import is_whole_head
-from ttame_core.lake import Lake, classes_file, dataset_file, fingerprint, shard_rows, shard_tar
+from ttame_core.lake import (
+    Lake,
+    classes_file,
+    dataset_file,
+    fingerprint,
+    head_folder,
+    maps_file,
+    scores_file,
+    shard_rows,
+    shard_tar,
+)
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import computed_leaderboard
 from ttame_core.lake.records import check_record, file_hashes, read_about, records
 from ttame_core.lake.schemas import HEAD, LEADERBOARD, REFUSED
 from ttame_core.lake.selection import Selection
-from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, is_abandoned
+from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, PATH, is_abandoned
 from ttame_core.stages.provenance import Provenance
+from ttame_core.stages.roles import missing_roles
 
 # States of a file: not as it was written; not there though others need it; made from something that
 # has changed since; not written by ttame.
@@ -160,17 +172,17 @@ class _Verification:
             self.lake.read_table(path, [] if self.lake.local else None)
         except UserError:
             return "it is not as it was written"
-        return ""
+        written = self.about[path].get(PATH.decode(), path)  # earlier versions did not say it
+        return "" if written == path else f"it was written as {written}"
 
     def _dataset(self, dataset: str) -> Iterator[Fault]:
         listed = dataset_file(dataset, "shards.parquet")
         try:
-            table = self.lake.read_table(listed)
+            rows = self.lake.read_table(listed, ["shard", "sha256"]).to_pylist()
         except (UserError, OSError):
             state = DAMAGED if listed in self.files else MISSING
             yield Fault(listed, state, "the list of shards cannot be read")
-            return
-        rows = table.to_pylist()
+            rows = self._rows_beside(dataset)
         made_from = self._made_from(listed)
         prints = {}
         for row in rows:
@@ -193,19 +205,29 @@ class _Verification:
             path = dataset_file(dataset, f"{name}.parquet")
             if path not in self.files:
                 yield Fault(path, MISSING, "every data set has this file")
-            elif self._fingerprint(path) != self._fingerprint(listed):
+            elif self._fingerprint(listed) not in (None, self._fingerprint(path)):
                 yield Fault(path, STALE, "it was gathered from other shards")
         plan = dataset_file(dataset, "plan.parquet")
         if plan not in self.files:
             yield Fault(plan, MISSING, "every data set has this file")
-        elif self._fingerprint(plan) != made_from.get("plan"):
+        elif made_from.get("plan") not in (None, self._fingerprint(plan)):
             yield Fault(plan, STALE, "the shards were written by another plan")
+
+    def _rows_beside(self, dataset: str) -> list[dict[str, str]]:
+        """Return name and hash of the shards that a data set has, by the rows beside them."""
+        return [
+            {"shard": path.rsplit("/", 1)[-1].removesuffix(".parquet"), "sha256": about["sha256"]}
+            for path, about in self.about.items()
+            if path.startswith(f"datasets/{dataset}/shards/") and "sha256" in about
+        ]
 
     def _trained(self) -> Iterator[Fault]:
         for path in sorted(self.files):
             folder, _, name = path.rpartition("/")
             top = path.split("/")[0]
             history = f"{folder}/history.parquet"
+            if name in ("weights.safetensors", "head.safetensors") and history not in self.files:
+                yield Fault(history, MISSING, "it is the history of the training beside it")
             if (top, name) == ("backbones", "weights.safetensors"):
                 expected = self.about.get(history, {}).get("weights")
                 if f"sha256:{self.lake.sha256(path)}" != expected and expected:
@@ -302,17 +324,16 @@ class _Verification:
             failed = json.loads(self.lake.read_bytes(f"{folder}/record.json")).get("failures", {})
             whole = [b for b in audit.backbones if b.name not in failed]
             audit = audit.model_copy(update={"backbones": whole})
-            undone = [w for w in Provenance(audit, self.lake, imports=False).work() if not w.done]
+            undone = list(_undone(Provenance(audit, self.lake, imports=False)))
             for backbone in whole:
                 path = classes_file(audit.dataset.name, backbone.name)
                 if path not in self.files:
                     yield Fault(path, MISSING, "there are maps without the names of their classes")
             if not undone and (fault := self._other_board(folder, audit)):
                 yield fault
-            for work in undone:
-                where = " ".join(filter(None, (work.stage, work.backbone, work.explainer)))
-                unit = f"{where} {work.shard}".strip()
-                yield Fault(unit, MISSING, f"the spec of {folder} asks for it")
+            for path in undone:
+                other = "; what is there was made from something else" * (path in self.files)
+                yield Fault(path, MISSING, f"the spec of {folder} asks for it{other}")
         except (UserError, ValueError, OSError, KeyError, yaml.YAMLError) as error:
             reason = f"it is not known which files it asks for: {error}"
             yield Fault(f"{folder}/spec.yaml", MISSING, reason)
@@ -366,6 +387,25 @@ def _files(lake: Lake, folder: str) -> Iterator[str]:
             yield from _files(lake, path)
         else:
             yield path
+
+
+def _undone(provenance: Provenance) -> Iterator[str]:
+    """Yield the paths of files that an audit asks for and that are missing or outdated."""
+    audit, dataset = provenance.audit, provenance.dataset
+    yield from missing_roles(provenance.lake, audit, [b.name for b in audit.backbones])
+    for backbone in audit.backbones:
+        name = backbone.name
+        weights = provenance.fitted_weights(backbone)
+        if weights and not provenance.is_fitted(backbone):
+            yield weights
+        for e in provenance.explainers():
+            if REGISTRY[e.method].needs_head and not provenance.head_is_current(backbone, e):
+                yield f"{head_folder(dataset, name, e.name)}/head.safetensors"
+        for shard, _ in provenance.shards(audit.maps.split):
+            for e in provenance.missing_maps(backbone, shard):
+                yield maps_file(dataset, name, e.name, shard)
+            for e, metric in provenance.missing_scores(backbone, shard):
+                yield scores_file(metric.family, dataset, name, e.name, shard)
 
 
 def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:

@@ -30,6 +30,7 @@ from ttame_core.storage import file_system, reaching, temporary_folder
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
+PATH = b"ttame.path"  # where in its workspace a file was written
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
 HALF_WRITTEN = re.compile(rf"\..+{re.escape(WRITING)}(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+")
@@ -427,6 +428,7 @@ class Lake:
         about: dict[Any, str] = {
             FINGERPRINT: fingerprint(made_from),
             MADE_FROM: json.dumps(made_from, sort_keys=True, default=str),
+            PATH: path,
             **metadata,
         }
         marked = schema.with_metadata(about)

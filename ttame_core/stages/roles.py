@@ -56,15 +56,23 @@ def write_roles(lake: Lake, audit: spec.AuditSpec, backbones: Iterable[str]) -> 
 
     Files that are there already, with the same role, stay as they are.
     """
+    for path, row in missing_roles(lake, audit, backbones).items():
+        lake.write_parquet(path, [row], EXPLAINERS, row)
+
+
+def missing_roles(
+    lake: Lake, audit: spec.AuditSpec, backbones: Iterable[str]
+) -> dict[str, dict[str, str | None]]:
+    """Return the rows of the audit's files of roles that are missing or outdated, by their path."""
     files = {
         explainer_file(audit.dataset.name, backbone, name): asdict(role)
         for backbone in backbones
         for name, role in roles(audit).items()
     }
     there = lake.are_current(list(files.items()))
-    for (path, row), current in zip(files.items(), there, strict=True):
-        if not current:
-            lake.write_parquet(path, [row], EXPLAINERS, row)
+    return {
+        path: row for (path, row), current in zip(files.items(), there, strict=True) if not current
+    }
 
 
 def _is_control(audit: spec.AuditSpec, explainer: spec.Explainer) -> bool:
