@@ -107,7 +107,8 @@ def verify(
 ) -> None:
     """Check that all files are as ttame wrote them, fit together, and are complete.
 
-    The exit code is 0 where all is well, and 1 otherwise.
+    The exit code is 0 where all is well, and 1 otherwise. Where all is well, the hash of each
+    audit's last record is said: kept elsewhere, or signed, it tells whether anything was changed.
 
     Examples:
         ttame verify
@@ -121,6 +122,8 @@ def verify(
     faults = verifying.verify(lake, audit, pixels)
     if not faults:
         say(f"all files of {lake} are what ttame wrote, made from one another, and complete")
+        for last in verifying.last_records(lake, audit):
+            say(f"audits/{last.record}/record.json has the SHA-256 {last.sha256}")
         return
     write_result(verifying.faults_table(faults), format, output)
     if repair:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +20,7 @@ from tiny import jpeg, shard_all
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, write_record
 from ttame_core.audits.specification import open_spec
-from ttame_core.audits.verify import repair, verify
+from ttame_core.audits.verify import last_records, repair, verify
 from ttame_core.lake import Lake
 from ttame_core.lake.records import board_fingerprint, sealed
 from ttame_core.lake.schemas import HEAD, HISTORY, LEADERBOARD, maps_schema
@@ -153,6 +156,23 @@ def test_a_record_that_is_gone_and_one_of_another_time(workspace: Path) -> None:
     assert (fault.path, fault.state) == (f"{RECORD}/record.json", "missing")
     shutil.copytree(before, workspace / RECORD)
     assert verify(Lake(workspace)) == []
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="there is no ssh-keygen")
+def test_a_record_is_signed_as_the_page_says(whole: Path, tmp_path: Path) -> None:
+    key, page = tmp_path / "key", Path(__file__).parents[2] / "docs/reliability.md"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    (tmp_path / "signers").write_text(f"auditor@example.org {(tmp_path / 'key.pub').read_text()}")
+    (tmp_path / "workspace").symlink_to(whole)
+    (last,) = last_records(Lake(whole))
+    record = whole / "audits" / last.record / "record.json"
+    assert hashlib.sha256(record.read_bytes()).hexdigest() == last.sha256
+    for command in re.findall(r"^    (ssh-keygen .*)$", page.read_text(), re.M):
+        given = command.replace("~/.ssh/id_ed25519", str(key)).replace("NAME/TIME", last.record)
+        subprocess.run(given, shell=True, cwd=tmp_path, check=True)
+    given = given.replace(str(last.record), f"small/{RECORD.split('/')[-1]}")
+    assert subprocess.run(given, shell=True, cwd=tmp_path, capture_output=True).returncode
+    assert last_records(Lake(whole), "small") == [last]
 
 
 def test_repair_removes_what_is_made_again_and_nothing_else(workspace: Path) -> None:

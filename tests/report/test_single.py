@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +12,10 @@ from PIL import Image
 
 import ttame_core as tt
 from ttame_core.backbones import Backbone
+from ttame_core.data import decoding
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
-from ttame_core.report.single import explain_picture
+from ttame_core.report.single import explain_picture, read_picture
 
 NAMES = [f"class {i}" for i in range(10)]
 
@@ -42,3 +46,19 @@ def test_it_says_what_the_tensors_say(tiny: Backbone, photo: Image.Image) -> Non
 def test_an_explainer_without_a_map_is_said(tiny: Backbone, photo: Image.Image) -> None:
     with pytest.raises(UserError, match=r"oracle has no map of photo\.png"):
         explain_picture("photo.png", photo, {"oracle": REGISTRY["oracle"](tiny)}, NAMES)
+
+
+def test_a_picture_that_would_take_all_memory_or_has_no_end_is_refused(
+    photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo.save(tmp_path / "photo.png")
+    assert np.array_equal(read_picture(str(tmp_path / "photo.png")), photo)
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in ("/dev/zero", str(tmp_path / "pipe.png")):
+        with pytest.raises(UserError, match=f"{path} cannot be read: it is no plain file"):
+            read_picture(path)
+    Image.new("L", (13_000, 13_000)).save(tmp_path / "large.png")
+    monkeypatch.setattr(decoding, "MEMORY", 2**28)
+    monkeypatch.setattr(decoding, "SECONDS", 0.2)
+    with pytest.raises(UserError, match=r"large\.png cannot be read: decoding it takes more than"):
+        read_picture(str(tmp_path / "large.png"))

@@ -39,7 +39,14 @@ from ttame_core.lake import (
 )
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import computed_leaderboard
-from ttame_core.lake.records import check_record, file_hashes, read_about, records
+from ttame_core.lake.records import (
+    Previous,
+    check_record,
+    file_hashes,
+    last_record,
+    read_about,
+    records,
+)
 from ttame_core.lake.schemas import HEAD, LEADERBOARD, REFUSED
 from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, PATH, is_abandoned
@@ -124,6 +131,18 @@ def repair(lake: Lake, faults: list[Fault]) -> list[str]:
     for path in again:
         lake.remove(path)
     return again
+
+
+def last_records(lake: Lake, name: str | None = None) -> list[Previous]:
+    """Return the last record of each audit with the hash of its record.json; of one, by its name.
+
+    That hash stands for the record's files and for all records before it.
+
+    Raises:
+        UserError: the record.json of one is not as it was written.
+    """
+    names = sorted({folder.split("/")[1] for folder in records(lake, name or "*")})
+    return [last for last in (last_record(lake, name) for name in names) if last]
 
 
 def faults_table(faults: list[Fault]) -> pa.Table:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ttame_core.data.decoding import apart
+from ttame_core.data.files import read
 from ttame_core.data.images import decode_image
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError
@@ -51,17 +53,16 @@ class Explained:
 
 
 def read_picture(path: str) -> Image.Image:
-    """Read the picture in a file.
+    """Read the picture in a file; it is decoded in a process of its own, which may die of it.
 
     Raises:
         UserError: there is no such file, or it holds no picture.
     """
     try:
-        with open(path, "rb") as stream:
-            data = stream.read()
+        data = read(path)
     except OSError as error:
-        raise UserError(f"image {path} cannot be read: {error.strerror}") from error
-    return decode_image(data, path)
+        raise UserError(f"image {path} cannot be read: {error.strerror or error}") from error
+    return apart(decode_image, data, path)
 
 
 def explain_picture(
