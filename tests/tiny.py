@@ -44,7 +44,7 @@ def tiny_backbone(model: str = "resnet10t", **arguments: object) -> Backbone:
     torch.manual_seed(0)
     if model == "resnet10t":
         arguments = {"channels": (8, 16, 24, 32), "stem_width": 8} | arguments
-    net = timm.create_model(model, num_classes=10, **arguments)
+    net = timm.create_model(model, **{"num_classes": 10} | arguments)
     return Backbone(net, model, PLAIN)
 
 

@@ -13,7 +13,13 @@ from ttame_core.heads.attention import SharedHead
 from ttame_core.metrics import drop, masked_probabilities
 from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max
-from ttame_core.training.start import MAP_DEVIATION, _average_drop, begin, start_from_gradients
+from ttame_core.training.start import (
+    MAP_DEVIATION,
+    _average_drop,
+    _mean_gradients,
+    begin,
+    start_from_gradients,
+)
 
 
 def _started(model: str, permuted: bool = False, **arguments: object) -> tuple:
@@ -57,6 +63,25 @@ def test_where_logits_are_linear_in_the_last_tap_its_part_is_cam() -> None:
             cam = F.interpolate(cam[:, None], head.map_size, mode="bilinear")
             both = torch.stack([head(features, targets).flatten(), cam.flatten()])
             assert torch.corrcoef(both)[0, 1] > 0.9, target
+
+
+def test_gradients_are_those_of_likely_classes_and_of_all_in_turn() -> None:
+    """The gradient of a logit's mean over places, class by class, and classes that nobody sees."""
+    backbone = tiny_backbone(num_classes=21)
+    images = torch.rand(6, 3, 64, 64)
+    classes, gradients, _ = _mean_gradients(backbone, images.split(4))
+    assert classes[:, 2:].flatten().tolist() == [k % 21 for k in range(6 * 8)]
+    with torch.no_grad():
+        logits = backbone(backbone.normalise(images))
+    assert torch.equal(classes[:, :2], logits.topk(2, dim=1).indices)
+    tap = backbone.taps[-1]  # a mean over places and a linear layer come after it
+    cam = backbone.model.get_classifier().weight[classes].detach() / (tap.height * tap.width)
+    torch.testing.assert_close(gradients[..., -tap.channels :], cam)
+
+
+def test_few_classes_are_looked_at_once_each_image() -> None:
+    classes, _, _ = _mean_gradients(tiny_backbone(num_classes=3), torch.rand(4, 3, 64, 64).split(2))
+    assert classes[:, 2:].tolist() == [[0, 1, 2]] * 4
 
 
 def test_permuted_labels_pair_gradients_with_others_classes() -> None:

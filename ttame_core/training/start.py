@@ -19,8 +19,9 @@ from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max
 from ttame_core.training.orders import first_images
 
-START_IMAGES = 384
-LIKELIEST = 4  # classes of each image whose gradients are looked at
+START_IMAGES = 192
+LIKELIEST = 2  # classes of each image, the most probable ones, whose gradients are looked at
+IN_TURN = 8  # further classes of each image: all of the classifier's take their turn
 RIDGE = 0.1  # of the mean square length of the class vectors
 # Standard deviations of a channel: branches start near the identity, and ReLU cuts nothing.
 BRANCH_SCALE, BRANCH_SHIFT = 0.1, 3.0
@@ -92,7 +93,8 @@ def start_from_gradients(
 
     The weight of class k on a tap's channels is, as in Grad-CAM, the mean over places of the
     gradient of its logit. Ridge regression of these means on the class vectors gives the head's
-    matrix P, also for classes that none of the images has. Branches start near the identity, and
+    matrix P. A logit has gradients on any image, so that classes take part which none of the images
+    shows. Branches start near the identity, and
     class maps have the standard deviation MAP_DEVIATION and the mean 0.
 
     Args:
@@ -135,25 +137,29 @@ def start_from_gradients(
 def _mean_gradients(
     backbone: Backbone, batches: Iterable[Tensor]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the gradients of the most probable classes of N images.
+    """Return the gradients of some classes of N images.
+
+    Of each image these are the LIKELIEST most probable classes, and the next IN_TURN of all
+    classes: the first image has classes 0 to IN_TURN - 1, and after the last class comes the first.
 
     Returns:
         Classes (N, T) int64; gradients (N, T, ΣC) of their logits with respect to the taps'
         channels, means over places; and the standard deviation (C) of each tap's channels.
     """
-    classes, gradients, moments = [], [], []
+    images, classes, gradients, moments = 0, [], [], []
     for batch in batches:
         inputs = backbone.normalise(batch).requires_grad_()
         with torch.enable_grad():
             logits, outputs = tap_outputs(backbone.model, backbone.taps, inputs)
         features = [t.feature_map(x.detach()) for t, x in zip(backbone.taps, outputs, strict=True)]
-        likeliest = logits.topk(min(LIKELIEST, logits.shape[1]), dim=1).indices
+        looked_at = torch.cat([_likeliest(logits), _in_turn(logits, images)], dim=1)
+        images += len(batch)
         means = []
-        for slopes in target_gradients(logits, likeliest, outputs, unused=True):
+        for slopes in target_gradients(logits, looked_at, outputs, unused=True):
             by_tap = zip(backbone.taps, slopes, strict=True)
             maps = [tap.feature_map(slope).float() for tap, slope in by_tap]
             means.append(torch.cat([m.mean(dim=(2, 3)) for m in maps], dim=1))
-        classes.append(likeliest)
+        classes.append(looked_at)
         gradients.append(torch.stack(means, dim=1))
         flat = [x.float().transpose(0, 1).flatten(1) for x in features]
         moments.append([torch.stack([x.mean(dim=1), x.square().mean(dim=1)]) for x in flat])
@@ -162,6 +168,18 @@ def _mean_gradients(
         mean, square = torch.stack(tap).mean(dim=0)
         deviations.append((square - mean.square()).clamp(min=0).sqrt())
     return torch.cat(classes), torch.cat(gradients), deviations
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    return logits.topk(min(LIKELIEST, logits.shape[1]), dim=1).indices
+
+
+def _in_turn(logits: Tensor, before: int) -> Tensor:
+    """Return the classes whose turn it is, for a batch that comes after a number of images."""
+    number, classes = logits.shape
+    turns = min(IN_TURN, classes)
+    first = torch.arange(before, before + number, device=logits.device) * turns
+    return (first[:, None] + torch.arange(turns, device=logits.device)) % classes
 
 
 def _ridge(vectors: Tensor, gradients: Tensor) -> Tensor:
