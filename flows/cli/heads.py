@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,7 +12,9 @@ from flows.cli.running import load
 from tasks.logs import say
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec, Explainer
+
+if TYPE_CHECKING:
+    from ttame_core.spec import AuditSpec, Explainer
 
 
 def import_head(

@@ -16,11 +16,11 @@ from flows.stopping import (
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec, load_spec
 
 if TYPE_CHECKING:
     from flows.each_backbone import BackbonesFailed
     from ttame_core.audits.gates import GatesFailed
+    from ttame_core.spec import AuditSpec
 
 
 def load(path: str, variables: list[str] | None) -> AuditSpec:
@@ -33,6 +33,8 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
     Raises:
         UserError: the spec is wrong, or a variable has no value.
     """
+    from ttame_core.spec import load_spec
+
     pairs = dict(v.partition("=")[::2] for v in variables or [])
     wrong = next((v for v in variables or [] if "=" not in v), None)
     if wrong:

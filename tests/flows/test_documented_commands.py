@@ -59,8 +59,7 @@ def test_every_command_of_the_documentation_runs(
     _pictures(tmp_path / "birds")
     _spec(spec_file, "my-audit")
     (tmp_path / "question.sql").write_text(QUESTION)
-    for _ in range(2):  # so that there is a previous one
-        assert ttame("audit", "my-audit.yaml").returncode == 0
+    assert ttame("audit", "my-audit.yaml").returncode == 0  # the previous one of the documented
     maps = next((tmp_path / "workspace/maps").glob("*/*/explainer=random/*.parquet"))
     shutil.copy(maps, tmp_path / "maps.parquet")
     key = ttame("query", "FROM maps SELECT min(key)", "--format", "csv").stdout.split()[-1]
@@ -78,6 +77,6 @@ def test_every_command_of_the_documentation_runs(
             words += ["--yes", "--output", f"drafted-{number}.yaml"]
         result = ttame(*words)
         assert result.returncode == 0, f"ttame {line}: {result.stderr}"
-        if drafts:  # what it drafts takes hours to train
+        if drafts and not (tmp_path / "birds.yaml").exists():  # the drafted takes hours to train
             _spec(spec_file, "birds")
             assert ttame("audit", "birds.yaml").returncode == 0

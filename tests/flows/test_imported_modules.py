@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# pandas is not among them: pyarrow imports it wherever it is installed.
-SLOW = {"torch", "timm", "torchvision", "prefect", "scipy", "matplotlib", "numba"}
+SLOW = {"torch", "timm", "torchvision", "prefect", "scipy", "matplotlib", "numba", "pandas"}
 ROOTS = """
 import atexit, sys
 atexit.register(lambda: print("imported", *{name.partition(".")[0] for name in sys.modules}))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ttame_core.audits.statistics import SIGNIFICANT, bootstrap_weights, holm, paired
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.connection import connect, table_of
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.metric_values import SETTINGS
 from ttame_core.lake.records import check_record, records
@@ -99,7 +99,7 @@ def _compared(db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str, dataset:
         row["p_corrected"] = corrected
         row["better"] = _better(row, a, b)
     rows.sort(key=lambda r: (*(r[c] for c in cell), direction(r["metric"]).place, r["metric"]))
-    return pa.Table.from_pylist(rows, _schema(cell))
+    return table_of(db, rows, _schema(cell))
 
 
 def _schema(cell: Sequence[str]) -> pa.Schema:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import Lake
-from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.connection import connect, table_of
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.records import read_about, records
 
@@ -66,28 +66,28 @@ def audits(lake: Lake, name: str | None = None) -> pa.Table:
             (record, explainer, metric): value
             for record, explainer, metric, value in db.execute(MEANS, [HEADLINE]).fetchall()
         }
-    rows = []
-    for folder in sorted(folders, key=lambda f: (f.split("/")[2], f)):
-        _, audit, timestamp = folder.split("/")
-        if name not in (None, audit):
-            continue
-        about = read_about(lake, folder)
-        record = f"{audit}/{timestamp}"
-        checks, failed, words = verdicts.get(record, (0, 0, None))
-        gates = f"{failed} of {checks} failed" if failed else f"{checks} hold" if checks else ""
-        first = next((e for e in about.explainers if (record, e) in rivals), "")
-        rows.append(
-            {
-                "name": audit,
-                "timestamp": timestamp,
-                "backbones": len(about.backbones or []),
-                "explainers": len(about.explainers),
-                "failures": len(about.failures),
-                "gates": gates,
-                "headline": words or _headline(record, first, means),
-            }
-        )
-    return pa.Table.from_pylist(rows, SCHEMA)
+        rows = []
+        for folder in sorted(folders, key=lambda f: (f.split("/")[2], f)):
+            _, audit, timestamp = folder.split("/")
+            if name not in (None, audit):
+                continue
+            about = read_about(lake, folder)
+            record = f"{audit}/{timestamp}"
+            checks, failed, words = verdicts.get(record, (0, 0, None))
+            gates = f"{failed} of {checks} failed" if failed else f"{checks} hold" if checks else ""
+            first = next((e for e in about.explainers if (record, e) in rivals), "")
+            rows.append(
+                {
+                    "name": audit,
+                    "timestamp": timestamp,
+                    "backbones": len(about.backbones or []),
+                    "explainers": len(about.explainers),
+                    "failures": len(about.failures),
+                    "gates": gates,
+                    "headline": words or _headline(record, first, means),
+                }
+            )
+        return table_of(db, rows, SCHEMA)
 
 
 def _headline(record: str, first: str, means: dict[Any, float]) -> str:

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from ttame_core.errors import UserError
+from ttame_core.lake.families import TYPES
 from ttame_core.lake.query.boards import recorded_boards
 from ttame_core.lake.query.metric_values import add_metrics
 from ttame_core.lake.query.read_only import ReadOnly
@@ -29,6 +30,7 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 MEMORY = "190MB"
 MORE = ("256MB", "512MB", "1GB", "80%")  # tried in turn where a query cannot run in MEMORY
 Result = TypeVar("Result")
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def _fill(
     db.execute(
         "SET VARIABLE recorded_boards = (SELECT list(DISTINCT dataset) FROM recorded_boards)"
     )
-    db.register("explained", _partitions(read_only))
-    db.execute("INSERT INTO partitions FROM explained")
+    for folders in _partitions(read_only):
+        db.execute("INSERT INTO partitions VALUES (?, ?, ?)", folders)
     for name, (pattern, _, partitions) in kinds().items():
         condition = "true"
         if selection and pattern.startswith(("maps/", "scores/")):
@@ -137,15 +139,14 @@ def _fill(
             read_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
 
 
-def _partitions(read_only: ReadOnly) -> pa.Table:
+def _partitions(read_only: ReadOnly) -> list[tuple[str, ...]]:
     """Return data set, backbone and explainer of all maps and scores, from names of folders."""
     folders = {
         tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
         for pattern in ("maps/*/*/*", "scores/*/*/*/*")
         for path in read_only.glob(pattern)
     }
-    rows = [dict(zip(PARTITIONS, names, strict=True)) for names in sorted(folders)]
-    return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in PARTITIONS]))
+    return sorted(folders)
 
 
 def _condition(selection: Selection) -> str:
@@ -157,6 +158,20 @@ def _condition(selection: Selection) -> str:
 
     whose = [selection.dataset], selection.backbones, selection.explainers
     return " AND ".join(map(among, PARTITIONS, whose))
+
+
+def table_of(db: duckdb.DuckDBPyConnection, rows: Rows, schema: pa.Schema) -> pa.Table:
+    """Make a table of rows; PyArrow's own way imports pandas, which takes half a second.
+
+    Args:
+        db: any connection.
+        rows: rows, each with all columns.
+        schema: names and types of the columns; the types are among those of families (TYPES).
+    """
+    types = {arrow: sql for sql, arrow in TYPES.items()}
+    columns = ", ".join(f'unnest(?::{types[f.type]}[]) AS "{f.name}"' for f in schema)
+    lists = [[row[name] for row in rows] for name in schema.names]
+    return db.sql(f"SELECT {columns}", params=lists).to_arrow_table()
 
 
 def values_of(scores: Mapping[str, pa.Table]) -> list[tuple[str, str, float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -23,6 +24,7 @@ class Direction:
         lower_is_better: whether lower values are better; None where neither is.
         unit: `%`, `s`, `passes`, or '' for plain numbers.
         principal: whether the metric is shown where there is no room for all.
+        description: words for a listing.
     """
 
     place: int
@@ -30,6 +32,7 @@ class Direction:
     lower_is_better: bool | None
     unit: str
     principal: bool
+    description: str = ""
 
 
 UNKNOWN = Direction(1000, "", None, "", False)
@@ -42,45 +45,41 @@ def add_directions(db: duckdb.DuckDBPyConnection) -> None:
         UserError: a metric of another package has a name that is taken.
     """
     db.execute(resources.files("ttame_core.lake.query").joinpath("sql/directions.sql").read_text())
-    for name, scores in families.in_order().items():
-        for metric in scores.metrics:
-            _refuse_known(db, name, metric.pattern)
-            db.execute(
-                "INSERT INTO metrics SELECT count(*) + 1, ?, ?, ?, ?, ?, ? FROM metrics",
-                [
-                    metric.pattern,
-                    scores.family or name,
-                    metric.lower_is_better,
-                    metric.unit,
-                    metric.principal,
-                    metric.description,
-                ],
-            )
-
-
-def _refuse_known(db: duckdb.DuckDBPyConnection, family: str, pattern: str) -> None:
-    known = db.execute(
-        "SELECT pattern FROM metrics "
-        "WHERE rtrim($1, '*') GLOB pattern OR rtrim(pattern, '*') GLOB $1",
-        [pattern],
-    ).fetchone()
-    if known:
-        raise UserError(
-            f"{families.origin_of(family)} has a metric {pattern}, and {known[0]} is there "
-            "already: give the metric another name"
-        )
+    known = [{"pattern": pattern, **asdict(told)} for pattern, told in directions().items()]
+    columns, lists = ", ".join(known[0]), [[row[name] for row in known] for name in known[0]]
+    values = ", ".join("unnest(?)" for _ in lists)
+    db.execute(f"INSERT INTO metrics ({columns}) SELECT {values}", lists)
 
 
 @cache
 def directions() -> dict[str, Direction]:
-    """Return family, direction and unit of all metrics, by their patterns, in reading order."""
-    with duckdb.connect() as db:
-        add_directions(db)
-        rows = db.sql(
-            "SELECT pattern, place, family, lower_is_better, unit, principal FROM metrics "
-            "ORDER BY place"
-        ).fetchall()
-    return {pattern: Direction(*rest) for pattern, *rest in rows}
+    """Return family, direction and unit of all metrics, by their patterns, in reading order.
+
+    Raises:
+        UserError: a metric of another package has a name that is taken.
+    """
+    known: dict[str, Direction] = {}
+    for name, scores in families.in_order().items():
+        for metric in scores.metrics:
+            _refuse_known(known, name, metric.pattern)
+            known[metric.pattern] = Direction(
+                len(known) + 1,
+                scores.family or name,
+                metric.lower_is_better,
+                metric.unit,
+                metric.principal,
+                metric.description,
+            )
+    return known
+
+
+def _refuse_known(known: Iterable[str], family: str, pattern: str) -> None:
+    for other in known:
+        if fnmatchcase(pattern.rstrip("*"), other) or fnmatchcase(other.rstrip("*"), pattern):
+            raise UserError(
+                f"{families.origin_of(family)} has a metric {pattern}, and {other} is there "
+                "already: give the metric another name"
+            )
 
 
 def direction(metric: str) -> Direction:
