@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-all test-lowest bench faults docs zoo lint
+.PHONY: install demo test test-all test-lowest bench bench-gpu faults docs zoo lint
 
 install: $(BIN)/.installed
 
@@ -33,6 +33,9 @@ test-lowest: ## the fast tests with the lowest versions that pyproject.toml allo
 
 bench: install ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks
+
+bench-gpu: install ## the same on a GPU, and the tests that need one, in ten minutes at most
+	$(BIN)/python -m benchmarks.gpu
 
 faults: install ## kill -9 at random moments, a server that goes away, broken inputs (docs/reliability.md)
 	$(BIN)/python -m benchmarks.faults

@@ -23,19 +23,20 @@ from benchmarks import (
     server,
     stages,
     storage,
+    versus,
 )
 from ttame_core.backbones.devices import keep_freed_memory
 
 PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
-    *("storage", "checksums"),
+    *("storage", "checksums", "versus"),
 )
 OWN_DATA = ("real",)  # parts that need the user's pictures, and run where they are asked for alone
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", default=cost.MODELS, help="timm names")
+    parser.add_argument("models", nargs="*", help="timm names; default: those of cost, versus")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
@@ -47,8 +48,11 @@ def main() -> None:
     of_real.add_argument("--workspace", type=Path, default=Path("build/real"))
     of_real.add_argument("--seeds", type=int, default=3)
     of_real.add_argument("--backbones", nargs="+", choices=real.BACKBONES, default=real.BACKBONES)
-    of_real.add_argument("--images", type=int, default=100, help="for insertion, deletion, ROAD")
+    parser.add_argument(
+        "--images", type=int, help="real: for insertion, deletion, ROAD (100); versus: all (256)"
+    )
     options = parser.parse_args()
+    timed = options.models or cost.MODELS
     if "real" in options.only and not options.pictures:
         parser.error("--only real needs --pictures TEN MANY, two folders (benchmarks/real.py)")
     warnings.simplefilter("ignore")
@@ -61,12 +65,12 @@ def main() -> None:
         f"{cost.RISE_TIMED} masks and extrapolated. Medians of {options.rounds} interleaved rounds."
     )
     where = "cuda" if cuda else "cpu"
-    for model in options.models if "cost" in options.only else ():
+    for model in timed if "cost" in options.only else ():
         console.print(
             cost.compare(model, options.batch_size, options.rounds, where, options.memory)
         )
     if "cost" in options.only and not cuda:
-        console.print(cost.memory_kept(options.models, options.batch_size, options.rounds))
+        console.print(cost.memory_kept(timed, options.batch_size, options.rounds))
     if "rise" in options.only:
         console.print(rise.compare(options.rounds, where))
     if "bulk" in options.only:
@@ -89,8 +93,13 @@ def main() -> None:
         console.print(storage.compare(where))
     if "checksums" in options.only:
         console.print(checksums.compare())
+    if "versus" in options.only:
+        for table in versus.compare(
+            options.models or versus.MODELS, options.images or versus.IMAGES
+        ):
+            console.print(table)
     if "real" in options.only:
-        chosen = options.workspace, options.seeds, options.backbones, options.images
+        chosen = options.workspace, options.seeds, options.backbones, options.images or 100
         for table in real.compare(options.pictures, *chosen):
             console.print(table)
 

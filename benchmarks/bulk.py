@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 
 import torch
 from rich.table import Table
@@ -28,23 +29,25 @@ ROUNDS = 5
 PLAIN, FOLDED, EXPLAINED = "plain", "plain, folded and channels-last", "explained"
 
 
-def compare(device: str) -> Table:
+def compare(
+    device: str, models: Sequence[str] = MODELS, images: int = IMAGES, batch_size: int = 32
+) -> Table:
     """Images per second of both, for models of rising cost."""
-    compute = spec.Compute(device=device, batch_size=32)
-    source = {"kind": "shapes", "train": 0, "val": 0, "test": IMAGES, "size": 384}
-    dataset = spec.Dataset(name="bulk", source=source)  # type: ignore[arg-type]
-    table = Table(title=f"images/s of a shard of {IMAGES}, batches of {compute.batch_size}")
+    compute = spec.Compute(device=device, batch_size=batch_size)
+    source = {"kind": "shapes", "train": 0, "val": 0, "test": images, "size": 384}
+    dataset = spec.Dataset(name="bulk", source=source, samples_per_shard=images)  # type: ignore[arg-type]
+    table = Table(title=f"images/s of a shard of {images}, batches of {compute.batch_size}")
     for name in ("", PLAIN, FOLDED, EXPLAINED, f"{EXPLAINED} / {PLAIN}", f"/ {FOLDED}"):
         table.add_column(name, justify="left" if not name else "right")
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
         shard_all(dataset, lake)
-        for model in MODELS:
-            table.add_row(model, *_row(lake, model, compute))
+        for model in models:
+            table.add_row(model, *_row(lake, model, images, compute))
     return table
 
 
-def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
+def _row(lake: Lake, model: str, images: int, compute: spec.Compute) -> list[str]:
     as_it_comes = random_backbone(model).to(device_of(compute))
     backbone = place(random_backbone(model).fold(), compute)
     channels = [tap.channels for tap in backbone.taps]
@@ -57,8 +60,8 @@ def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
         for batch in load_batches(
             lake, "bulk", [SHARD], network.preprocessing, compute.batch_size, compute.workers
         ):
-            images = batch.float_images(network.device)
-            network(network.normalise(images)).argmax(dim=1).cpu()
+            inputs = network.normalise(batch.float_images(network.device))
+            network(inputs).argmax(dim=1).cpu()
 
     def explained() -> None:
         nonlocal rounds
@@ -72,5 +75,5 @@ def _row(lake: Lake, model: str, compute: spec.Compute) -> list[str]:
         EXPLAINED: explained,
     }
     times = seconds(contestants, ROUNDS)
-    speeds = [f"{IMAGES / sorted(taken)[len(taken) // 2]:.1f}" for taken in times.values()]
+    speeds = [f"{images / sorted(taken)[len(taken) // 2]:.1f}" for taken in times.values()]
     return [*speeds, *(f"{1 / ratio(times, EXPLAINED, base):.3f}" for base in (PLAIN, FOLDED))]

@@ -44,7 +44,7 @@ def compare(device: str, model: str = "resnet50") -> Table:
     for name in ("", "images/s", "core hours per million", "bytes per image", "files per shard"):
         table.add_column(name, justify="right" if name else "left")
     with tempfile.TemporaryDirectory() as folder:
-        _draw(Path(folder, "images"))
+        draw(Path(folder, "images"), IMAGES)
         lake = Lake(f"{folder}/lake")
         stages: dict[str, tuple[Callable[[], None], str]] = {
             "plain inference, images in memory": (lambda: _plain(backbone), "nothing"),
@@ -68,11 +68,11 @@ def compare(device: str, model: str = "resnet50") -> Table:
     return table
 
 
-def _draw(folder: Path) -> None:
+def draw(folder: Path, images: int, seed: int = 0) -> None:
     """Pictures of smooth noise with a little grain, some 75 kB of JPEG each."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     (folder / "noise").mkdir(parents=True)
-    for number in range(IMAGES):
+    for number in range(images):
         small = generator.integers(0, 256, (25, 33, 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC))
         picture = np.clip(smooth + generator.normal(0, GRAIN, smooth.shape), 0, 255)
