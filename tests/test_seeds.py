@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tiny import tiny_backbone
 
 from ttame_core import spec
-from ttame_core.data.shapes import draw_label
+from ttame_core.data.shapes import draw_labels
 from ttame_core.data.sources import REGISTRY as SOURCES
 from ttame_core.explainers import REGISTRY
 from ttame_core.metrics import REGISTRY as FAMILIES
@@ -59,7 +59,7 @@ def test_every_seed_is_taken(seed: int) -> None:
     }
     assert propose(settings, [{**trial, "epochs": 1}]).seed == seed
     perturbations(["key"], (3, 2, 2), f"{seed}/0")
-    draw_label("train", 0, seed)
+    draw_labels("train", 0, seed)
     torch.Generator().manual_seed(seed_of_step(seed, 60, 100_003))
 
 

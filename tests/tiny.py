@@ -108,6 +108,6 @@ def noise_pass(backbone: Backbone, count: int = 3) -> ForwardPass:
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     keys = [str(i) for i in range(count)]
     nothing = Batch(
-        keys, images, torch.zeros(count).long(), [torch.zeros(0, 4)] * count, [None] * count
+        keys, images, torch.zeros(count, 1).long(), [torch.zeros(0, 4)] * count, [None] * count
     )
     return forward_pass(backbone, nothing)

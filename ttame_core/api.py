@@ -380,7 +380,7 @@ def _batch(
     return Batch(
         list(keys) if keys is not None else [str(i) for i in range(count)],
         floats,
-        torch.zeros(count, dtype=torch.int64),
+        torch.zeros(count, 1, dtype=torch.int64),
         [b.float().cpu() for b in boxes] if boxes is not None else [_around(m) for m in objects],
         objects,
     )

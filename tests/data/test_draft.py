@@ -22,7 +22,8 @@ def found(train: int = 300, annotations: spec.Annotations | None = None) -> Surv
     images = {"heron": {"train": train, "test": 40}, "teal": {"train": 0, "test": 10}}
     dataset = spec.Dataset(name="zoo", source=SOURCE, annotations=annotations)
     objects = {"heron": ["beak", "wing"], "teal": ["wing"]}
-    return Survey(dataset, images, 30, objects, 50, (40, 500, 3000), [])
+    splits = {"train": train, "test": 50}
+    return Survey(dataset, images, splits, 30, objects, 50, (40, 500, 3000), [])
 
 
 def written(tmp_path: Path, text: str) -> spec.AuditSpec:

@@ -84,7 +84,7 @@ def test_an_unlabelled_data_set(tmp_path: Path) -> None:
     assert _samples(lake) == {"0.png": (None, None), "1.png": (None, None)}
     assert load_classes(lake, "d") == []
     (batch,) = load_batches(lake, "d", ["test-000000"], PLAIN, 4, 1)
-    assert batch.labels.tolist() == [UNKNOWN, UNKNOWN]
+    assert batch.labels.tolist() == [[UNKNOWN], [UNKNOWN]]
 
 
 def test_a_number_beyond_the_classes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ttame_core.data.shapes import CLASSES, draw_label, draw_sample
+from ttame_core.data.shapes import CLASSES, draw_labels, draw_sample
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,9 @@ def test_a_sample_is_always_the_same() -> None:
 
 
 def test_label_is_known_without_drawing(many: list) -> None:
-    assert [draw_label("train", i, size=64) for i in range(200)] == [s.label for s in many]
+    assert [draw_labels("train", i, size=64) for i in range(200)] == [
+        list(dict.fromkeys(s.labels)) for s in many
+    ]
 
 
 def test_boxes_are_tight_around_the_mask(many: list) -> None:
@@ -34,7 +36,7 @@ def test_boxes_are_tight_around_the_mask(many: list) -> None:
 
 
 def test_every_class_is_drawn_and_nothing_but_the_outline_tells_it(many: list) -> None:
-    labels = np.array([s.label for s in many])
+    labels = np.array([s.labels[0] for s in many])
     assert set(labels) == set(range(len(CLASSES)))
     centres = np.array([np.mean(np.nonzero(s.mask), axis=1) for s in many if len(s.boxes) == 1])
     assert centres.std(axis=0).min() > 64 / 8  # not always central

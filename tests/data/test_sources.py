@@ -150,11 +150,17 @@ def test_wrong_row_of_a_manifest(folder: Path, rows: bytes, words: str) -> None:
         (pd.Categorical(["cat", "dog"]), ["cat", "dog"]),
         ([b"cat", b"dog"], ["cat", "dog"]),
         ([True, False], "row 1: the label is True, a bool"),
-        ([[1], [2]], r"row 1: the label is \[1\], a list"),
+        ([[1], [2, 3, 2]], ["1", "2\x1f3"]),
+        ([["a"], []], ["a", None]),
+        ([["a"], ["b", None]], "row 2: the label is missing"),
+        ([{"a": 1}, {"a": 2}], r"row 1: the label is \{'a': 1\}, a dict"),
         ([1.0, 2.5], "row 2: the label is 2.5, a float"),
         ([1.0, None], "row 2: the label is missing"),
     ],
-    ids=["floats", "integers", "categories", "bytes", "booleans", "lists", "fractions", "missing"],
+    ids=[
+        *("floats", "integers", "categories", "bytes", "booleans", "lists", "empty list", "hole"),
+        *("mappings", "fractions", "missing"),
+    ],
 )
 def test_labels_of_parquet(folder: Path, labels: object, found: list[str] | str) -> None:
     path = folder / "m.parquet"
@@ -165,6 +171,24 @@ def test_labels_of_parquet(folder: Path, labels: object, found: list[str] | str)
             _entries(kind="manifest", path=str(path))
     else:
         assert [e.label for e in _entries(kind="manifest", path=str(path))] == found
+
+
+@pytest.mark.parametrize(
+    ("separator", "found"),
+    [
+        ({}, ["cat\x1fdog", "a|b"]),
+        ({"label_separator": "|"}, ["cat; dog;cat", "a\x1fb"]),
+        ({"label_separator": None}, ["cat; dog;cat", "a|b"]),
+    ],
+    ids=["default", "other", "none"],
+)
+def test_several_labels_of_a_manifest(
+    folder: Path, separator: dict[str, str | None], found: list[str]
+) -> None:
+    rows = "path,label\ncats/a b.jpg,cat; dog;cat\ndogs/same.jpg,a|b\n"
+    assert _labels(folder, rows, **separator) == found
+    with pytest.raises(UserError, match="row 1: the label is missing"):
+        _labels(folder, "path,label\ncats/a b.jpg, ; \n")
 
 
 def test_images_without_labels(folder: Path, tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def _(here: Path) -> Section:
     return _text(here, "manifest", "path,label\na.jpg,cat\nb.jpg,dog\n")
 
 
+@PICTURES.example("a CSV file with labels such as `cat;dog`")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path,label\na.jpg,cat;dog\nb.jpg,dog\n")
+
+
 @PICTURES.example("a CSV file without labels")
 def _(here: Path) -> Section:
     return _text(here, "manifest", "path\na.jpg\nb.jpg\n")
@@ -188,6 +193,11 @@ def _table(here: Path, images: list[Any], **columns: object) -> Section:
 RED, BLUE = jpeg(), jpeg(colour="blue")
 
 
+@PICTURES.example("a Parquet file with lists of labels")
+def _(here: Path) -> Section:
+    return _table(here, [RED, BLUE], label=[["cat", "dog"], ["dog"]])
+
+
 @PICTURES.example("a Parquet file with a picture in each row")
 def _(here: Path) -> Section:
     return _table(here, [RED, BLUE], label=["cat", "dog"])
@@ -277,6 +287,11 @@ def _(here: Path) -> Section:
         about = json.dumps({"label": "cat", "caption": "a cat"}).encode()
         tar(here / f"train-{number:03}.tar", {"0001.jpg": RED, "0001.json": about})
     return {"kind": "webdataset", "path": f"{here}/train-{{000..001}}.tar"}
+
+
+@PICTURES.example("a tar with lists of labels in `json`")
+def _(here: Path) -> Section:
+    return tar(here / "0.tar", {"1.jpg": RED, "1.json": b'{"labels": ["cat", "dog"]}'})
 
 
 @PICTURES.example("a folder of tars, with `txt`")
@@ -394,6 +409,11 @@ ONE = {"id": 1, "file_name": "1.jpg"}
 @ANNOTATIONS.example("a COCO file with boxes")
 def _(here: Path) -> Section:
     return _coco(here, [ONE])
+
+
+@ANNOTATIONS.example("a COCO file for pictures without labels")
+def _(here: Path) -> Section:
+    return {**_coco(here, [ONE]), "labels": True}
 
 
 @ANNOTATIONS.example("a COCO file with polygons")

@@ -99,7 +99,7 @@ def test_a_row_per_image_and_target(drawn: tuple[Lake, str], targets: object, co
         for number, (row, heat) in enumerate(rows):
             image, place = divmod(number, count)
             assert row["key"] == batch.keys[image]
-            assert row["label"] == batch.labels[image]
+            assert row["label"] == batch.labels[image, 0]
             assert row["predicted"] == probabilities[image].argmax()
             assert row["target"] == wanted[image, place]
             assert np.isclose(row["probability"], probabilities[image, row["target"]], atol=1e-5)
@@ -130,6 +130,27 @@ def test_classes_that_do_not_exclude_each_other(drawn: tuple[Lake, str]) -> None
         assert row["predicted"] == row["target"]
         image = batch.keys.index(row["key"])
         assert np.isclose(row["probability"], p[image, row["target"]], atol=1e-5)
+
+
+def test_a_threshold_of_ones_own(drawn: tuple[Lake, str]) -> None:
+    """With above-P, each class above P has a map and counts as predicted."""
+    lake, dataset = drawn
+    backbone = tiny_backbone()
+    backbone.outputs, backbone.name = Outputs("sigmoid"), "above"
+    explainers = {"gradcam": REGISTRY["gradcam"](backbone)}
+    explain_shard(StoredShard(*drawn, SHARD), backbone, _maps(explainers), "above-0.3", COMPUTE)
+    (batch,) = load_batches(*drawn, [SHARD], PLAIN, 12, 2)
+    p = forward_pass(backbone, batch).logits.sigmoid()
+    expected = {
+        (key, target)
+        for key, row in zip(batch.keys, p, strict=True)
+        for target in range(10)
+        if row[target] > 0.3 or target == row.argmax()
+    }
+    rows = [row for row, _ in read_maps(lake, maps_file(dataset, "above", "gradcam", SHARD))]
+    assert {(row["key"], row["target"]) for row in rows} == expected
+    assert any(0.3 < row["probability"] < 0.5 for row in rows)
+    assert all(row["predicted"] == row["target"] for row in rows)
 
 
 def test_scores_are_those_of_each_image_alone(drawn: tuple[Lake, str]) -> None:
@@ -252,7 +273,7 @@ def test_a_refusal_is_a_file_without_rows_and_with_the_reason(drawn: tuple[Lake,
 
 
 def test_wrong_classes() -> None:
-    logits, labels = torch.randn(2, 10), torch.tensor([1, UNKNOWN])
+    logits, labels = torch.randn(2, 10), torch.tensor([[1, 2], [UNKNOWN, UNKNOWN]])
     with pytest.raises(UserError, match="a label that net knows"):
         choose_targets(logits, labels, "label", "net")
     with pytest.raises(UserError, match=r"class 10.*0 to 9"):

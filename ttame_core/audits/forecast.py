@@ -115,7 +115,7 @@ class _Timed:
     def batch(self, count: int) -> Batch:
         """Return so many images of noise, without annotations."""
         keys, nothing = [str(number) for number in range(count)], torch.zeros(0, 4)
-        labels = torch.full((count,), UNKNOWN)
+        labels = torch.full((count, 1), UNKNOWN)
         return Batch(keys, self.noise[:count], labels, [nothing] * count, [None] * count)
 
     def fit(self, fit: spec.Fit) -> Effort:

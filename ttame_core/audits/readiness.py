@@ -70,6 +70,12 @@ def check_data(audit: spec.AuditSpec, plan: ShardPlan) -> None:
                 f"{'one class alone' if plan.classes else 'no labels'}, so that backbone "
                 f"{backbone.name} cannot be trained on them: leave `fit` out and give weights"
             )
+        if backbone.fit and plan.several and backbone.outputs != "sigmoid":
+            raise UserError(
+                f"images of data set {name} have more than one label, and backbone "
+                f"{backbone.name} would be trained for classes that exclude each other: say "
+                "`outputs: sigmoid`"
+            )
 
 
 def check_backbone(
@@ -107,7 +113,7 @@ def check_backbone(
     unknown = match.unmatched or not data.present
     choose_targets(
         torch.zeros(1, backbone.num_classes),
-        torch.tensor([UNKNOWN if unknown else 0]),
+        torch.tensor([[UNKNOWN if unknown else 0]]),
         targets,
         settings.name,
     )

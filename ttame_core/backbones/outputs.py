@@ -20,6 +20,7 @@ from ttame_core.backbones.wrapping import is_quantised
 from ttame_core.errors import UserError
 
 NAMES = ("logits", "output", "outputs", "out", "scores", "predictions", "pred")
+HALF = 0.5  # a class that does not exclude others counts as predicted above it
 SUM = 1e-3  # by which a row of probabilities may miss 1
 LEAST = 10  # outputs within [0, 1] that are not so by chance
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -82,25 +83,26 @@ class Outputs:
         logits = logits.float()
         return logits.sigmoid() if self.kind == "sigmoid" else logits.softmax(dim=-1)
 
-    def predict(self, probabilities: Tensor, targets: Tensor) -> Tensor:
+    def predict(self, probabilities: Tensor, targets: Tensor, above: float = HALF) -> Tensor:
         """Say which targets (B,) are predicted by probabilities (B, K): (B,) bool.
 
         An image's most probable class counts as predicted. Where classes do not exclude each other,
-        so does each class with a probability above ½.
+        so does each class with a probability above a threshold.
         """
         predicted = probabilities.argmax(dim=1) == targets
         if self.kind == "sigmoid":
-            predicted |= probabilities.gather(1, targets[:, None])[:, 0] > 0.5
+            predicted |= probabilities.gather(1, targets[:, None])[:, 0] > above
         return predicted
 
-    def predicted(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def predicted(self, logits: Tensor, above: float = HALF) -> tuple[Tensor, Tensor]:
         """Return the predicted classes of images.
 
         An image's most probable class counts as predicted. Where classes do not exclude each other,
-        so does each class with a probability above ½.
+        so does each class with a probability above a threshold.
 
         Args:
             logits: (B, K).
+            above: the threshold, in (0, 1).
 
         Returns:
             Classes (B, T) int64, the most probable first, where T is the largest number of
@@ -110,9 +112,10 @@ class Outputs:
         if self.kind != "sigmoid":
             best = logits.argmax(dim=1, keepdim=True)
             return best, torch.ones_like(best, dtype=torch.bool)
-        most = int((logits > 0).sum(dim=1).max().clamp(min=1))
-        values, classes = logits.topk(most, dim=1)
-        chosen = values > 0
+        probabilities = self.probabilities(logits)
+        most = int((probabilities > above).sum(dim=1).max().clamp(min=1))
+        classes = logits.topk(most, dim=1).indices
+        chosen = probabilities.gather(1, classes) > above
         chosen[:, 0] = True
         return classes, chosen
 

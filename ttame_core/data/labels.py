@@ -1,7 +1,8 @@
 """Labels of images, which are text in every source, and the classes that they stand for.
 
 Where all labels are numbers, they are numbers of classes, in folders, lists and manifests alike.
-Otherwise they are names of classes, whose order is that of the spec or of the alphabet.
+Otherwise they are names of classes, whose order is that of the spec or of the alphabet. A picture
+may have several labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ttame_core.data.files import shown
 
 LONGEST = 4096  # characters of a text about a picture
 UNKNOWN = -1  # number that stands for a missing label
+SEVERAL = "\x1f"  # between the labels of a picture that has several
 MOST = 100_000  # larger numbers are taken for identifiers, not for positions in a list of classes
 _NUMBER = re.compile(r"([0-9]+)(?:\.0*)?", re.ASCII)
 
@@ -61,6 +63,33 @@ def label_of(value: Any) -> str:
     if is_negative(label):
         raise ValueError(f"the label {label} is negative; classes count from 0")
     return label
+
+
+def labels_of(value: Any, separator: str | None = None) -> str | None:
+    """Return a value of a table as the labels of a picture, of which there may be several.
+
+    Args:
+        value: a label, or a list of labels.
+        separator: text between the labels of a picture that is one text; None: it is one label.
+
+    Returns:
+        The labels with SEVERAL between them, each once; None for an empty list.
+
+    Raises:
+        ValueError: a label is missing, negative, or neither a text nor a whole number.
+    """
+    if isinstance(value, list | tuple):
+        return SEVERAL.join(dict.fromkeys(label_of(one) for one in value)) or None
+    label = label_of(value)
+    if separator and separator in label:
+        several = [one.strip() for one in label.split(separator)]
+        return labels_of([one for one in several if one] or [""])
+    return label
+
+
+def each_label(label: str | None) -> list[str]:
+    """Return the labels in a text of `labels_of`."""
+    return label.split(SEVERAL) if label else []
 
 
 def is_negative(label: str) -> bool:

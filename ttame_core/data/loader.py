@@ -14,7 +14,7 @@ import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from typing import IO, Any, TypeVar
@@ -24,9 +24,11 @@ import torch
 import webdataset as wds
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from ttame_core.backbones.preprocessing import Preprocessing
+from ttame_core.data.annotations.base import CORNERS
 from ttame_core.data.images import decode_image
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.objects import object_pixels
@@ -34,7 +36,6 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
 
 SHUFFLE_BUFFER = 1000  # raw samples; a shard's samples are in random order already
-CORNERS = ("x0", "y0", "x1", "y1")
 
 T = TypeVar("T")
 
@@ -46,9 +47,14 @@ class Batch:
     Attributes:
         keys: names of the samples, distinct in a data set.
         images: (B, 3, H, W), uint8 or float32 in [0, 1].
-        labels: (B,) int64, UNKNOWN where there is no label.
+        labels: (B, L) int64, the labels of each image, after which UNKNOWN fills the row.
         boxes: for each image (N, 4) float32, x0, y0, x1, y1 in pixels of the classifier's view.
-        masks: for each image (H, W) uint8 object numbers, or None where there is no mask.
+        masks: for each image (H, W) uint8, or None where there is no mask: 0 for background, else
+            the number of the object, or in an image of several labels, the place of the object's
+            label in `labels`, from 1.
+        box_labels: for each image (N,) int64, the places in `labels` of the boxes' labels, from 0;
+            None where the image has one label or none, and its objects are those of any class. An
+            empty list stands for None for all images.
     """
 
     keys: list[str]
@@ -56,6 +62,7 @@ class Batch:
     labels: Tensor
     boxes: list[Tensor]
     masks: list[Tensor | None]
+    box_labels: list[Tensor | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -68,6 +75,7 @@ class Batch:
             self.labels[:count],
             self.boxes[:count],
             self.masks[:count],
+            self.box_labels[:count],
         )
 
     def at(self, positions: Sequence[int]) -> Batch:
@@ -78,12 +86,43 @@ class Batch:
             self.labels[positions],
             [self.boxes[p] for p in positions],
             [self.masks[p] for p in positions],
+            [self.box_labels[p] for p in positions] if self.box_labels else [],
         )
 
     @cached_property
     def objects(self) -> Tensor:
         """Return (B, H, W) bool: pixels of an image's mask, or of its boxes where it has none."""
         return object_pixels(self.boxes, self.masks, tuple(self.images.shape[-2:]))
+
+    def boxes_of(self, position: int, target: int) -> Tensor:
+        """Return the boxes (N, 4) of a class in the image at a position.
+
+        The boxes of an image with one label, or none, are returned for every class.
+        """
+        boxes = self.boxes[position]
+        places = self.box_labels[position] if self.box_labels else None
+        return boxes if places is None else boxes[self.labels[position][places] == target]
+
+    def mask_of(self, position: int, target: int) -> Tensor | None:
+        """Return the mask (H, W) of a class in the image at a position, as `boxes_of` the boxes."""
+        mask = self.masks[position]
+        if mask is None or not self.box_labels or self.box_labels[position] is None:
+            return mask
+        places = (self.labels[position] == target).nonzero().flatten() + 1
+        return torch.isin(mask, places.to(mask.dtype)).to(mask.dtype)
+
+    def objects_of(self, positions: Sequence[int], targets: Sequence[int]) -> Tensor:
+        """Return the pixels of classes in images, (R, H, W) bool.
+
+        Args:
+            positions: R positions of images in the batch.
+            targets: R classes.
+        """
+        if all(places is None for places in self.box_labels):
+            return self.objects[positions]
+        boxes = [self.boxes_of(*pair) for pair in zip(positions, targets, strict=True)]
+        masks = [self.mask_of(*pair) for pair in zip(positions, targets, strict=True)]
+        return object_pixels(boxes, masks, tuple(self.images.shape[-2:]))
 
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
         """Return the images (B, 3, H, W) as float32 in [0, 1] on `device`."""
@@ -147,18 +186,22 @@ def image_bytes(sample: dict[str, Any]) -> bytes:
     raise _damaged(sample, "it has no image")
 
 
-def _annotation(sample: dict[str, Any]) -> tuple[int, list[list[float]]]:
-    """Return label and boxes of a raw sample; raises UserError if they are not as stored."""
+def _annotation(sample: dict[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return labels and boxes of a raw sample; raises UserError if they are not as stored."""
     row = sample["__row__"]
     try:
         about = json.loads(sample["json"])
-        label, boxes = about["label"], [[box[c] for c in CORNERS] for box in about["boxes"]]
-        stored = np.array([[box[c] for c in CORNERS] for box in row["boxes"]], np.float32)
-        if label != row["label"] or not np.array_equal(np.array(boxes, np.float32), stored):
+        label, boxes = about["label"], about["boxes"]
+        labels = label if isinstance(label, list) else [label] if label is not None else []
+        own, stored = (
+            np.array([[box[c] for c in CORNERS] for box in some], np.float32)
+            for some in (boxes, row["boxes"])
+        )
+        if labels != row["labels"] or not np.array_equal(own, stored):
             raise ValueError("its label or its boxes are not as they were stored")
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(sample, str(error)) from error
-    return UNKNOWN if label is None else label, boxes
+    return labels, boxes
 
 
 def _mask(sample: dict[str, Any]) -> Image.Image:
@@ -248,20 +291,30 @@ def _order(shards: Sequence[str], shuffle: tuple[int, int] | None) -> list[str]:
 def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, ...]:
     key = sample["__key__"]
     image = decode_image(image_bytes(sample), key)
-    label, corners = _annotation(sample)
-    boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
-    mask = None
+    labels, boxes = _annotation(sample)
+    mask, places = None, None
     if "mask.png" in sample:
         mask = preprocessing.mask(_mask(sample))
-    return (
-        key,
-        preprocessing.pixels(image),
-        label,
-        preprocessing.boxes(boxes, image.size),
-        mask,
-    )
+    own = [boxes]
+    if len(labels) > 1:
+        own = [[box for box in boxes if box["label"] == label] for label in labels]
+    parts = [preprocessing.boxes(_corners(some), image.size) for some in own]
+    if len(labels) > 1:
+        counts = torch.tensor([len(part) for part in parts])
+        places = torch.arange(len(labels)).repeat_interleave(counts)
+        if mask is not None:
+            of_objects = [0, *(1 + labels.index(box["label"]) for box in boxes)]
+            mask = torch.tensor(of_objects, dtype=mask.dtype)[mask.long()]
+    return key, preprocessing.pixels(image), torch.tensor(labels), torch.cat(parts), mask, places
+
+
+def _corners(boxes: list[dict[str, Any]]) -> Tensor:
+    corners = [[box[corner] for corner in CORNERS] for box in boxes]
+    return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
 
 
 def _collate(samples: Iterable[tuple[Any, ...]]) -> Batch:
-    keys, images, labels, boxes, masks = zip(*samples, strict=True)
-    return Batch(list(keys), torch.stack(images), torch.tensor(labels), list(boxes), list(masks))
+    keys, images, labels, *annotations = zip(*samples, strict=True)
+    most = torch.full((1,), UNKNOWN)  # a row has at least one column
+    rows = pad_sequence([most, *labels], batch_first=True, padding_value=UNKNOWN)[1:].long()
+    return Batch(list(keys), torch.stack(images), rows, *map(list, annotations))

@@ -96,7 +96,7 @@ class Match:
     theirs: ClassList
 
     def translate(self, labels: Tensor) -> Tensor:
-        """Translate labels (B,) of the data set to classes of the classifier, UNKNOWN for none."""
+        """Translate labels (…) of the data set to classes of the classifier, UNKNOWN for none."""
         table = [UNKNOWN if number is None else number for number in self.classes]
         return torch.tensor([*table, UNKNOWN])[labels]  # the last is that of UNKNOWN, -1
 

@@ -34,7 +34,7 @@ from ttame_core.storage import temporary_folder
 
 MEMORY = "96MB"  # DuckDB's memory for a plan, beyond which it spills to disk
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
-FORMAT = 1  # increase it when the code makes other shards from the same inputs
+FORMAT = 2  # increase it when the code makes other shards from the same inputs
 
 # The inputs as listed, before they are assigned to shards.
 ENTRIES = pa.schema(
@@ -59,6 +59,7 @@ LISTED = pa.schema(
         ("stamp", pa.string()),
         ("split", pa.string()),
         ("reason", pa.string()),
+        ("labels", pa.string()),
     ]
 )
 
@@ -71,6 +72,7 @@ class ShardPlan:
         dataset: name of the data set.
         classes: names of the classes, in label order.
         present: labels that inputs have, sorted; not all classes need have images.
+        several: whether an input has more than one label.
         digests: a hash of the inputs of each shard, by the shard's name.
         settings: settings on which the content of shards depends.
         remarks: sentences on how the source was understood.
@@ -82,6 +84,7 @@ class ShardPlan:
     digests: dict[str, str]
     settings: dict[str, Any]
     remarks: tuple[str, ...] = ()
+    several: bool = False
 
     @property
     def shards(self) -> list[str]:
@@ -132,7 +135,8 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
         settings, remarks = _settings(dataset, source, annotations), tuple(source.remarks)
-        plan = ShardPlan(dataset.name, classes, present, digests, settings, remarks)
+        several = db.execute("FROM plan WHERE contains(label, chr(31)) LIMIT 1").fetchall()
+        plan = ShardPlan(dataset.name, classes, present, digests, settings, remarks, bool(several))
         path = dataset_file(dataset.name, "plan.parquet")
         made_from = _of_plan(plan, db)
         if not lake.is_current(path, made_from):
@@ -235,7 +239,8 @@ def _classes(
                 f"data set {dataset.name} has the label {label}, but `dataset.classes` names "
                 f"{len(classes)} classes, 0 to {len(classes) - 1}"
             )
-        example = db.execute("SELECT path FROM listed WHERE label = ?", [label]).fetchone()
+        having = "SELECT path FROM plan WHERE list_contains(string_split(label, chr(31)), ?)"
+        example = db.execute(having, [label]).fetchone()
         raise UserError(
             f"data set {dataset.name} has the class {label} ({example[0] if example else ''}), "
             "which `dataset.classes` does not name." + nearest(label, classes)

@@ -3,14 +3,12 @@
 -- In: listed (a row per input of the source), annotated (a row per annotation, with the path of its
 -- image without suffix), and the variable per_shard, the number of samples in a shard.
 -- Out: plan (a row per input; rejected ones have an empty shard and a reason), labels, and for
--- fingerprints shard_digests and rejected_lines.
+-- fingerprints shard_digests and rejected_lines. Several labels of an image are one text, with
+-- ttame_core.data.labels.SEVERAL, chr(31), between them.
 
 CREATE TABLE once AS
 SELECT * EXCLUDE (nth), CASE WHEN nth > 1 THEN 'listed more than once' ELSE reason END AS why
 FROM (SELECT *, row_number() OVER (PARTITION BY path ORDER BY rowid) AS nth FROM listed);
-
-CREATE VIEW labels AS
-SELECT DISTINCT label FROM once WHERE label IS NOT NULL AND why = '';
 
 -- Which annotation belongs to which image: that of the same path (1, 2) or of the same path without
 -- suffix (3, 4); else that of the same file name (5) or of the same file name without suffix (6).
@@ -59,7 +57,7 @@ INSERT INTO pairs FROM partners(1, 4);
 INSERT INTO pairs FROM partners(5, 6);
 
 CREATE TABLE matched AS
-SELECT path, annotated.name, annotated.location, annotated.content, annotated.stamp
+SELECT path, annotated.name, annotated.location, annotated.content, annotated.stamp, annotated.labels
 FROM pairs JOIN annotated ON annotation = annotated.name;
 
 -- The number of a split's shards is a power of two, so that it seldom changes. The first bits of a
@@ -74,7 +72,7 @@ SELECT
         once.split || '-' || lpad(
             (CASE WHEN bits = 0 THEN 0 ELSE rank >> (64 - bits)::UBIGINT END)::VARCHAR, 6, '0')
     ELSE '' END AS shard,
-    rank, key, path, once.location, label, once.split, once.stamp, kind, why AS reason,
+    rank, key, path, once.location, coalesce(label, matched.labels) AS label, once.split, once.stamp, kind, why AS reason,
     matched.location AS annotation, matched.name AS annotation_path, matched.content,
     matched.stamp AS annotation_stamp
 FROM once LEFT JOIN matched USING (path) LEFT JOIN shard_counts USING (split)
@@ -87,6 +85,10 @@ SELECT '' AS shard, name AS path, 'annotation' AS kind,
          ELSE 'belongs to no image' END AS reason
 FROM annotated
 WHERE name NOT IN (SELECT name FROM matched);
+
+CREATE VIEW labels AS
+SELECT DISTINCT unnest(string_split(label, chr(31))) AS label FROM plan
+WHERE label IS NOT NULL AND shard <> '';
 
 CREATE VIEW shard_digests AS
 SELECT shard, md5(string_agg(

@@ -41,14 +41,14 @@ class ShapesSample:
     Attributes:
         image: (size, size, 3) uint8.
         mask: (size, size) uint8, 0 for background and 1, 2, … for the objects.
-        label: number of the class.
         boxes: (x0, y0, x1, y1) in pixels for each object; x1 and y1 are exclusive.
+        labels: number of the class of each object.
     """
 
     image: np.ndarray
     mask: np.ndarray
     boxes: tuple[tuple[int, int, int, int], ...]
-    label: int
+    labels: tuple[int, ...]
 
 
 def _circle(radius: float, start: float = 0.0, stop: float = 2 * math.pi) -> np.ndarray:
@@ -218,18 +218,26 @@ def _place(
     return tuple(path + shift for path in turned)
 
 
-def _start(split: str, index: int, seed: int, size: int) -> tuple[np.random.Generator, int]:
-    """Return the generator of a sample, and the label, which it draws first."""
+def _start(
+    split: str, index: int, seed: int, size: int, labels: int
+) -> tuple[np.random.Generator, list[int]]:
+    """Return the generator of a sample, and the labels, which it draws first."""
     rng = np.random.default_rng([seed, *split.encode(), index, size])
-    return rng, int(rng.integers(len(CLASSES)))
+    if labels == 1:
+        return rng, [int(rng.integers(len(CLASSES)))]
+    return rng, rng.choice(len(CLASSES), labels, replace=False).tolist()
 
 
-def draw_label(split: str, index: int, seed: int = 0, size: int = 96) -> int:
-    """Return the label of the sample that `draw_sample` draws from the same arguments."""
-    return _start(split, index, seed, size)[1]
+def draw_labels(
+    split: str, index: int, seed: int = 0, size: int = 96, labels: int = 1
+) -> list[int]:
+    """Return the labels of the sample that `draw_sample` draws from the same arguments."""
+    return _start(split, index, seed, size, labels)[1]
 
 
-def draw_sample(split: str, index: int, seed: int = 0, size: int = 96) -> ShapesSample:
+def draw_sample(
+    split: str, index: int, seed: int = 0, size: int = 96, labels: int = 1
+) -> ShapesSample:
     """Draw a sample, which follows from the arguments alone.
 
     Args:
@@ -237,16 +245,20 @@ def draw_sample(split: str, index: int, seed: int = 0, size: int = 96) -> Shapes
         index: number of the sample in the split, from 0.
         seed: seed of the data set.
         size: side of the square picture, in pixels.
+        labels: number of classes in the picture, each with an object; a class that is alone may
+            have two.
     """
-    rng, label = _start(split, index, seed, size)
-    outline = OUTLINES[CLASSES[label]]
-    count = 2 if rng.random() < 0.2 else 1
+    rng, own = _start(split, index, seed, size, labels)
+    if labels == 1:
+        own *= 2 if rng.random() < 0.2 else 1
+    count = len(own)
     area = math.exp(rng.uniform(*np.log(OBJECT_AREA))) if count == 1 else OBJECT_AREA[1]
 
     image = _background(rng, size)
     mask = np.zeros((size, size), dtype=np.uint8)
     boxes: list[tuple[int, int, int, int]] = []
     while len(boxes) < count:
+        outline = OUTLINES[CLASSES[own[len(boxes)]]]
         cover = _coverage(_place(rng, outline, area / count * size * size, size), size)
         inside = cover >= 0.5
         if (inside & (mask > 0)).any():
@@ -263,4 +275,4 @@ def draw_sample(split: str, index: int, seed: int = 0, size: int = 96) -> Shapes
     picture = Image.fromarray((image * 255).astype(np.uint8))
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8)))
-    return ShapesSample(np.asarray(picture), mask, tuple(boxes), label)
+    return ShapesSample(np.asarray(picture), mask, tuple(boxes), tuple(own))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,17 @@ from PIL import Image
 
 from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
-from ttame_core.data.annotations.base import Annotations, BrokenAnnotation, clip, mask_boxes
+from ttame_core.data.annotations.base import (
+    CORNERS,
+    MOST_OBJECTS,
+    Annotations,
+    BrokenAnnotation,
+    clip,
+    mask_boxes,
+)
 from ttame_core.data.decoding import apart
 from ttame_core.data.images import BrokenImage, Picture, examine, is_image, to_jpeg
-from ttame_core.data.labels import class_of
+from ttame_core.data.labels import class_of, each_label
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Drawn
@@ -97,10 +104,12 @@ def _drawn_sample(
     entry: dict[str, Any], drawn: Drawn, classes: tuple[str, ...]
 ) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     """Return a drawn sample's members in the tar, and its row."""
-    label, mask = entry["label"], drawn.mask
+    labels, mask = [classes.index(label) for label in each_label(entry["label"])], drawn.mask
     data = to_jpeg(drawn.image)
-    boxes = [] if mask is None else mask_boxes(mask, label)
-    about = _about(entry, classes.index(label), label, drawn.image.size, boxes)
+    boxes = [] if mask is None else mask_boxes(mask, classes[labels[0]])
+    for box, name in zip(boxes, drawn.names, strict=False):
+        box |= {"name": name, "label": classes.index(name)}
+    about = _about(entry, labels, classes, drawn.image.size, boxes)
     return _members("jpg", data, about, mask), [_index_row(entry, data, about)]
 
 
@@ -120,37 +129,59 @@ def _read_sample(
         image = apart(examine, data, entry["path"], max_size)
     except BrokenImage as broken:
         return None, [_rejected("image", entry["path"], broken.reason)]
-    index = None if entry["label"] is None else class_of(entry["label"], classes)
-    name = None if index is None else classes[index]
-    boxes, mask, problems = _annotate(entry, name or "", annotations, image)
+    labels = [class_of(label, classes) for label in each_label(entry["label"])]
+    own = {label: classes[label] for label in labels if label is not None}
+    boxes, mask, problems = _annotate(entry, own, annotations, image)
     extension = posixpath.splitext(entry["path"])[1][1:].lower()
     if not is_image(entry["path"]):
         extension = image.suffix
     if image.smaller is not None:
         boxes, mask = _shrunk(boxes, mask, image.size, image.smaller_size)
         extension, data = "jpg", image.smaller
-    about = _about(entry, index, name, image.smaller_size, boxes)
+    about = _about(entry, list(own), classes, image.smaller_size, boxes)
     return _members(extension, data, about, mask), [_index_row(entry, data, about), *problems]
 
 
 def _annotate(
-    entry: dict[str, Any], label: str, annotations: Annotations | None, picture: Picture
+    entry: dict[str, Any],
+    labels: Mapping[int, str],
+    annotations: Annotations | None,
+    picture: Picture,
 ) -> tuple[list[dict[str, Any]], np.ndarray | None, list[dict[str, Any]]]:
-    """Return boxes and mask of one picture, and a rejected row for each problem with them."""
+    """Return boxes and mask of one picture, and a rejected row for each problem with them.
+
+    Args:
+        entry: row of the plan.
+        labels: names of the picture's classes by their numbers.
+        annotations: the data set's annotations.
+        picture: the picture's sizes and orientation.
+    """
     if annotations is None or entry["annotation_path"] is None:
         return [], None, []
+    label = next(iter(labels.values()), "") if len(labels) < 2 else ""
     try:
         boxes, mask = annotations.annotate(listed_of(entry), picture, label)
+        if len(labels) > 1 and boxes and not any(box["name"] for box in boxes):
+            raise BrokenAnnotation(
+                "its objects have no names, so that it is not known which has which of the "
+                "picture's labels"
+            )
     except (BrokenAnnotation, OSError) as error:
         return [], None, [_rejected("annotation", entry["annotation_path"], str(error))]
     inside, problems = [], []
-    for box in boxes:
-        if not annotations.counts(box, label):
+    numbers = np.zeros(MOST_OBJECTS + 1, np.uint8)  # of the objects in the mask, as they will be
+    for number, box in enumerate(boxes, 1):
+        counted = annotations.counted(box, labels)
+        if counted is None:
             continue
         try:
-            inside.append(clip(box, picture.size))
+            inside.append(clip(counted, picture.size))
+            if mask is not None:
+                numbers[number] = len(inside)
         except BrokenAnnotation as error:
             problems.append(_rejected("annotation", entry["annotation_path"], str(error)))
+    if mask is not None and len(labels) > 1:
+        mask = numbers[mask]
     return inside, mask, problems
 
 
@@ -162,7 +193,7 @@ def _shrunk(
 ) -> tuple[list[dict[str, Any]], np.ndarray | None]:
     """Return the boxes and the mask of a picture whose (width, height) was changed."""
     factors = {"x": after[0] / before[0], "y": after[1] / before[1]}
-    moved = [{k: v if k == "name" else v * factors[k[0]] for k, v in box.items()} for box in boxes]
+    moved = [{k: v * factors[k[0]] if k in CORNERS else v for k, v in box.items()} for box in boxes]
     if mask is not None:
         mask = np.asarray(Image.fromarray(mask).resize(after, Image.Resampling.NEAREST))
     return moved, mask
@@ -170,13 +201,22 @@ def _shrunk(
 
 def _about(
     entry: dict[str, Any],
-    index: int | None,
-    label: str | None,
+    labels: list[int],
+    classes: Sequence[str],
     size: tuple[int, int],
     boxes: list[Any],
 ) -> dict[str, Any]:
-    sides = {"width": size[0], "height": size[1]}
-    return {"label": index, "class": label, "path": entry["path"], **sides, "boxes": boxes}
+    """Return what is stored of a sample; label and class are lists where it has several labels."""
+    names = [classes[label] for label in labels]
+    several = len(labels) > 1
+    return {
+        "label": labels if several else next(iter(labels), None),
+        "class": names if several else next(iter(names), None),
+        "path": entry["path"],
+        "width": size[0],
+        "height": size[1],
+        "boxes": boxes,
+    }
 
 
 def _members(
@@ -191,7 +231,13 @@ def _members(
 
 
 def _index_row(entry: dict[str, Any], data: bytes, about: dict[str, Any]) -> dict[str, Any]:
-    return {"key": entry["key"], "sha256": hashlib.sha256(data).hexdigest(), **about}
+    labels, names = (
+        value if isinstance(value, list) else [value] if value is not None else []
+        for value in (about["label"], about["class"])
+    )
+    first = {"label": next(iter(labels), None), "class": next(iter(names), None)}
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"key": entry["key"], "sha256": sha256, **about, **first, "labels": labels}
 
 
 def _rejected(kind: str, path: str, reason: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, BrokenAnnotation
 from ttame_core.data.decoding import apart
 from ttame_core.data.images import BrokenImage, examine, is_image
+from ttame_core.data.labels import each_label
 from ttame_core.data.plan import listed_of, plan_shards
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.folder import splits_in
@@ -57,7 +58,8 @@ class Survey:
     """The contents of a data set and their problems.
 
     Attributes:
-        images: number of images, by class and split.
+        images: number of images, by class and split; an image of several labels is in each class.
+        splits: number of images by split.
         annotated: number of images that an annotation was found for.
         objects: names of boxes by class, the most frequent first.
         looked_at: number of pictures that were read.
@@ -67,6 +69,7 @@ class Survey:
 
     dataset: spec.Dataset
     images: dict[str, dict[str, int]]
+    splits: dict[str, int]
     annotated: int
     objects: dict[str, list[str]]
     looked_at: int
@@ -75,12 +78,12 @@ class Survey:
 
     def in_split(self, split: str) -> int:
         """Count the images of a split."""
-        return sum(counts.get(split, 0) for counts in self.images.values())
+        return self.splits.get(split, 0)
 
     @property
     def total(self) -> int:
         """The number of images."""
-        return sum(sum(counts.values()) for counts in self.images.values())
+        return sum(self.splits.values())
 
 
 # ---- finding pictures and annotations --------------------------------------------------------
@@ -226,6 +229,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
         UserError: the source or the annotations cannot be listed.
     """
     images: dict[str, Counter[str]] = defaultdict(Counter)
+    splits: Counter[str] = Counter()
     left_out: dict[tuple[str, str], _LeftOut] = defaultdict(_LeftOut)
     annotated = 0
     sample: list[dict[str, Any]] = []
@@ -234,7 +238,9 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
         if not row["shard"]:
             left_out[row["kind"], row["reason"]].add(row["path"])
             continue
-        images[row["label"] or UNLABELLED][row["split"]] += 1
+        splits[row["split"]] += 1
+        for label in each_label(row["label"]) or [UNLABELLED]:
+            images[label][row["split"]] += 1
         annotated += bool(row["annotation_path"])
         sample.append(row)
         if len(sample) >= 2 * READ:
@@ -261,6 +267,7 @@ def survey(dataset: spec.Dataset, progress: Callable[[int, int], None] | None = 
     return Survey(
         dataset,
         counts,
+        dict(splits),
         annotated,
         {label: [name for name, _ in found.most_common()] for label, found in seen.objects.items()},
         len(sample),
@@ -360,7 +367,8 @@ class _Seen:
         self.sides.append(max(look.size))
         if max(look.size) > HUGE:
             self.huge.append(f"{path} ({look.size[0]}×{look.size[1]})")
-        self.objects[look.row["label"] or UNLABELLED].update(look.boxes)
+        for label in each_label(look.row["label"]) or [UNLABELLED]:
+            self.objects[label].update(look.boxes)
         same = self.first.setdefault(look.digest, look.row)
         if same is not look.row:
             apart = same["split"] != look.row["split"]

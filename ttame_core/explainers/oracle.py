@@ -15,6 +15,8 @@ from ttame_core.lake.schemas import YARDSTICK
 class Oracle(Explainer):
     """Mask of the objects, or the union of their boxes, slightly blurred; NaN without annotations.
 
+    In an image of several labels, the objects are those of the target class.
+
     The blur, with a sigma of one map pixel, orders the object's pixels from its middle outwards,
     and makes a margin around it.
     """
@@ -28,8 +30,10 @@ class Oracle(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         height, width = forward.images.shape[-2:]
         size = min(height, MAP_SIDE), min(width, MAP_SIDE)
-        objects = forward.batch.objects
+        count, several = targets.shape
+        positions = torch.arange(count).repeat_interleave(several).tolist()
+        objects = forward.batch.objects_of(positions, targets.flatten().tolist())
         coarse = torch.nn.functional.adaptive_avg_pool2d(objects[:, None].float(), size)
         maps = gaussian_blur(coarse, kernel_size=[7, 7], sigma=[1.0, 1.0])
         maps[~objects.flatten(1).any(dim=1)] = torch.nan
-        return maps.expand(-1, targets.shape[1], -1, -1)
+        return maps.unflatten(0, (count, several))[:, :, 0]

@@ -10,6 +10,7 @@ REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there a
 HEAD = "ttame.head"  # metadata of a head's history, and of maps: SHA-256 of the head's file
 WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
+# label: that of the object in the box, where its image has several labels; else null.
 BOX = pa.struct(
     [
         ("name", pa.string()),
@@ -17,10 +18,12 @@ BOX = pa.struct(
         ("y0", pa.float32()),
         ("x1", pa.float32()),
         ("y1", pa.float32()),
+        ("label", pa.int32()),
     ]
 )
 
-# A row per sample. width, height: size of the picture in pixels as displayed (EXIF applied).
+# A row per sample. label, class: the first of its labels, which are all in `labels`.
+# width, height: size of the picture in pixels as displayed (EXIF applied).
 INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -28,6 +31,7 @@ INDEX = pa.schema(
         ("shard", pa.string()),
         ("label", pa.int32()),
         ("class", pa.string()),
+        ("labels", pa.list_(pa.int32())),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("sha256", pa.string()),

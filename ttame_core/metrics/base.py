@@ -80,18 +80,24 @@ class MappedImages:
 
     @property
     def boxes(self) -> list[Tensor]:
-        """The boxes (N, 4) of each map's image, in pixels of the view."""
-        return [self.batch.boxes[p] for p in self.positions.tolist()]
+        """The boxes (N, 4) of each map's class in its image, in pixels of the view."""
+        return [self.batch.boxes_of(*pair) for pair in self._pairs]
 
     @property
     def masks(self) -> list[Tensor | None]:
-        """The mask (H, W) of object numbers of each map's image, or None."""
-        return [self.batch.masks[p] for p in self.positions.tolist()]
+        """The mask (H, W) of each map's class in its image, 0 for background, or None."""
+        return [self.batch.mask_of(*pair) for pair in self._pairs]
 
     @property
     def objects(self) -> Tensor:
-        """The pixels of each image's mask, or of its boxes where it has none, (R, H, W) bool."""
-        return self.batch.objects[self.positions].to(self.maps.device)
+        """The pixels of each map's mask, or of its boxes where it has none, (R, H, W) bool."""
+        targets = [row["target"] for row in self.rows]
+        return self.batch.objects_of(self.positions.tolist(), targets).to(self.maps.device)
+
+    @property
+    def _pairs(self) -> list[tuple[int, int]]:
+        targets = [row["target"] for row in self.rows]
+        return list(zip(self.positions.tolist(), targets, strict=True))
 
     def explain(self, explainer: Explainer, images: Tensor) -> Tensor:
         """Explain the same targets on other images.

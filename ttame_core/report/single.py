@@ -86,7 +86,7 @@ def explain_picture(
     """
     backbone = next(iter(explainers.values())).backbone
     pixels = backbone.preprocessing.pixels(picture)[None]
-    batch = Batch([name], pixels, torch.zeros(1).long(), [torch.zeros(0, 4)], [None])
+    batch = Batch([name], pixels, torch.zeros(1, 1).long(), [torch.zeros(0, 4)], [None])
     forward = forward_pass(backbone, batch)
     probabilities = backbone.probabilities(forward.logits)[0].tolist()
     predicted = int(forward.logits[0].argmax())

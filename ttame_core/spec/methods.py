@@ -26,7 +26,10 @@ class Maps(Section):
         "default: all",
     )
     targets: str | list[int | str] = Field(
-        "predicted", description="predicted, label, top-K, or a list of classes: names or numbers"
+        "predicted",
+        description="predicted, above-P (as predicted, with the probability P in place of 0.5, for "
+        "classes that do not exclude each other), label, top-K, or a list of classes: names or "
+        "numbers",
     )
     dtype: Literal["float16", "uint8"] = Field(
         "float16",
@@ -39,10 +42,12 @@ class Maps(Section):
         classes = isinstance(targets, list) and all(
             (type(t) is int and t >= 0) or (isinstance(t, str) and t) for t in targets
         )
-        words = isinstance(targets, str) and re.fullmatch(r"predicted|label|top-[1-9]\d*", targets)
+        word = r"predicted|label|top-[1-9]\d*|above-0?\.\d*[1-9]\d*"
+        words = isinstance(targets, str) and re.fullmatch(word, targets)
         if not words and not (classes and targets):
             raise ValueError(
-                "allowed: predicted, label, top-K, or a list of classes by name or number"
+                "allowed: predicted, above-P with P between 0 and 1, label, top-K, or a list of "
+                "classes by name or number"
             )
         return targets
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.classes import ClassList
+from ttame_core.backbones.outputs import HALF
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.errors import UserError
 from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, measure
@@ -72,7 +73,7 @@ def explain_shard(
         shard: shard whose images are explained.
         backbone: the classifier, on its device.
         wanted: files to make.
-        targets: `predicted`, `label`, `top-K`, or a list of classes for all images.
+        targets: `predicted`, `above-P`, `label`, `top-K`, or a list of classes for all images.
         compute: batch size, and number of threads that decode.
         progress: called after each batch with the number of images that are done.
     """
@@ -115,7 +116,7 @@ def explain_shard(
                     maps = min_max(order.explainer.attribute(part, chosen)).cpu()
                 maps = maps.masked_fill(~wanted_ones[: len(chosen), :, None, None], torch.nan)
                 to_maps, to_costs = writers(order, *maps.shape[-2:])
-                rows = _rows(backbone, part, chosen.cpu(), maps, to_maps.schema)
+                rows = _rows(backbone, part, chosen.cpu(), maps, to_maps.schema, threshold(targets))
                 costs = _costs(rows, shared, len(batch), own, chosen.numel())
                 pending += [writing.submit(to_maps.write, rows)]
                 pending += [writing.submit(to_costs.write, costs)]
@@ -177,33 +178,44 @@ def target_classes(targets: str | list[int | str], classes: ClassList) -> str | 
     return [t if isinstance(t, int) else classes.number_of(t) for t in targets]
 
 
+def threshold(targets: str | list[int]) -> float:
+    """Return the probability above which a class counts as predicted, where it excludes no other.
+
+    Args:
+        targets: as a spec's `maps.targets`; only `above-P` gives one of its own.
+    """
+    named = isinstance(targets, str) and targets.startswith("above-")
+    return float(targets.removeprefix("above-")) if named else HALF  # type: ignore[union-attr]
+
+
 def choose_targets(
     logits: Tensor, labels: Tensor, targets: str | list[int], backbone: str
 ) -> Tensor:
-    """Return the classes to explain.
+    """Return the classes to explain, but for those that `Outputs.predicted` chooses.
 
     Args:
         logits: (B, K).
-        labels: (B,), for `label`.
-        targets: `predicted` (the model truth), `label`, `top-K`, or a list of T classes.
+        labels: (B, L), for `label`.
+        targets: `label`, `top-K`, or a list of T classes; `predicted` and `above-P` for the most
+            probable class alone.
         backbone: name of the backbone, for errors.
 
     Returns:
-        (B, T) int64.
+        (B, T) int64; of `label` the labels, and UNKNOWN where an image has fewer than others.
 
     Raises:
         UserError: the backbone has no such class.
     """
     classes = logits.shape[1]
-    if targets == "predicted":
+    if targets == "predicted" or str(targets).startswith("above-"):
         return logits.argmax(dim=1, keepdim=True)
     if targets == "label":
-        if (labels == UNKNOWN).any():
+        if (labels == UNKNOWN).all(dim=1).any():
             raise UserError(
                 f"maps.targets is label, but not all images have a label that {backbone} knows: "
                 "say `targets: predicted`"
             )
-        return labels[:, None].to(logits.device)
+        return labels.to(logits.device)
     if isinstance(targets, str):
         count = int(targets.removeprefix("top-"))
         if count > classes:
@@ -227,12 +239,12 @@ def _targets(
     exclude each other predicts several for one image and fewer for another; the rows of the others
     are filled up with classes that get no map. The second tensor is on the CPU.
     """
-    if targets == "predicted":
-        classes, wanted = backbone.outputs.predicted(forward.logits)
+    if targets == "predicted" or str(targets).startswith("above-"):
+        classes, wanted = backbone.outputs.predicted(forward.logits, threshold(targets))
         return classes, wanted.cpu()
     labels = forward.batch.labels
     classes = choose_targets(forward.logits, labels, targets, backbone.name)
-    return classes, torch.ones(classes.shape, dtype=torch.bool)
+    return classes.clamp(min=0), (classes != UNKNOWN).cpu()
 
 
 def _check_logits(forward: ForwardPass, backbone: str) -> None:
@@ -247,11 +259,18 @@ def _check_logits(forward: ForwardPass, backbone: str) -> None:
 
 
 def _rows(
-    backbone: Backbone, forward: ForwardPass, targets: Tensor, maps: Tensor, schema: pa.Schema
+    backbone: Backbone,
+    forward: ForwardPass,
+    targets: Tensor,
+    maps: Tensor,
+    schema: pa.Schema,
+    above: float,
 ) -> pa.RecordBatch:
     """Return the rows of one batch; images without a map (NaN) have none.
 
-    Where classes do not exclude each other, each with a probability above ½ counts as predicted.
+    Where classes do not exclude each other, each with a probability above `above` counts as
+    predicted. Of an image's several labels, a row has the one that its predicted class is, or the
+    first where it is none of them.
     """
     images, columns = torch.nonzero(~maps.isnan().flatten(2).any(dim=2), as_tuple=True)
     probabilities = backbone.probabilities(forward.logits).cpu()
@@ -260,8 +279,8 @@ def _rows(
     kept = schema.field(-1).type
     values = store(maps[images, columns].float().numpy(), kept.value_type).reshape(-1)
     chosen = targets[images, columns]
-    predicted = chosen.where(backbone.outputs.predict(probabilities[images], chosen), best)
-    labels = forward.batch.labels[images].numpy().astype(np.int32)
+    predicted = chosen.where(backbone.outputs.predict(probabilities[images], chosen, above), best)
+    labels = own_label(forward.batch.labels[images], predicted).numpy().astype(np.int32)
     return pa.record_batch(
         [
             pa.array([forward.batch.keys[i] for i in images.tolist()], pa.string()),
@@ -275,6 +294,22 @@ def _rows(
         ],
         schema=schema,
     )
+
+
+def own_label(labels: Tensor, predicted: Tensor) -> Tensor:
+    """Return the label (R,) that a predicted class is compared with.
+
+    Args:
+        labels: (R, L) labels of an image, which UNKNOWN fills up.
+        predicted: (R,) predicted classes.
+
+    Returns:
+        The predicted class where it is among the labels, else the first label that the classifier
+        knows; UNKNOWN where there is none.
+    """
+    known = labels != UNKNOWN
+    first = labels.gather(1, known.int().argmax(dim=1, keepdim=True))[:, 0]
+    return predicted.where((labels == predicted[:, None]).any(dim=1), first)
 
 
 def _costs(rows: pa.RecordBatch, shared: Cost, images: int, own: Cost, maps: int) -> pa.RecordBatch:

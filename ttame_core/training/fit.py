@@ -182,7 +182,10 @@ def fit_backbone(
 
 
 class FitRun(Loop[tuple[Tensor, Tensor]]):
-    """One training of a classifier, on batches of images (B, 3, H, W) in [0, 1] and labels (B,)."""
+    """One training of a classifier, on batches of images (B, 3, H, W) in [0, 1] and labels (B, L).
+
+    Classes that do not exclude each other (`outputs: sigmoid`) have a logistic loss each.
+    """
 
     section = "fit"
 
@@ -195,6 +198,7 @@ class FitRun(Loop[tuple[Tensor, Tensor]]):
     ) -> None:
         assert settings.fit is not None
         self.shards, self.device, self.fit = shards, device, settings.fit
+        self.exclusive = settings.outputs != "sigmoid"
         shards.check_one_batch(self.fit.batch_size, f"fit.batch_size of {settings.name}")
         batches = sum(samples for _, samples in shards.train) // self.fit.batch_size
         torch.manual_seed(self.fit.seed)
@@ -228,23 +232,34 @@ class FitRun(Loop[tuple[Tensor, Tensor]]):
             yield images.to(self.device), batch.labels.to(self.device)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return the cross-entropy of a batch, under this name and as `loss`."""
+        """Return the cross-entropy of a batch, under this name and as `loss`.
+
+        Of classes that do not exclude each other, it is the mean of the binary ones of the classes.
+        """
         images, labels = batch
         on_gpu = self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-            logits = self.network(self.preprocessing.normalise(images))
-        loss = F.cross_entropy(logits.float(), labels)
+            logits = self.network(self.preprocessing.normalise(images)).float()
+        if self.exclusive:
+            loss = F.cross_entropy(logits, labels[:, 0])
+        else:
+            has = torch.zeros(len(logits), logits.shape[1] + 1, device=logits.device)
+            has.scatter_(1, labels % has.shape[1], 1)  # UNKNOWN, -1, is the last column
+            loss = F.binary_cross_entropy_with_logits(logits, has[:, :-1])
         return {"loss": loss, "cross_entropy": loss}
 
     @torch.inference_mode()
     def accuracy(self, compute: spec.Compute) -> float | None:
-        """Return the percentage of validation samples classified right; None without samples."""
+        """Return the percentage of validation samples classified right; None without samples.
+
+        A sample is classified right where the most probable class is one of its labels.
+        """
         self.network.eval()
         hits = seen = 0
         for batch in self.shards.validation_batches(self.preprocessing, compute.batch_size):
             images = self.preprocessing.normalise(batch.float_images(self.device))
             predicted = self.network(images).argmax(dim=1)
-            hits += int((predicted.cpu() == batch.labels).sum())
+            hits += int((predicted.cpu()[:, None] == batch.labels).any(dim=1).sum())
             seen += len(batch)
         self.network.train()
         return 100 * hits / seen if seen else None

@@ -21,7 +21,8 @@ from ttame_core import spec
 from ttame_core.data.files import locate, shown, walk
 from ttame_core.data.images import Picture
 
-Box = dict[str, Any]  # name, x0, y0, x1, y1
+CORNERS = ("x0", "y0", "x1", "y1")
+Box = dict[str, Any]  # name, x0, y0, x1, y1, and for a picture with several labels, label
 MOST_OBJECTS = 255  # number of objects that a mask of uint8 can hold
 
 
@@ -41,6 +42,8 @@ class Listed:
         stamp: text that changes when the content does.
         split: the split whose pictures alone can be annotated; None for all of them.
         reason: why the annotation cannot be used; empty where it can.
+        labels: the labels of a picture that has none of its source, as the text that `labels_of`
+            makes; None where the annotation tells none.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Listed:
     stamp: str
     split: spec.Split | None = None
     reason: str = ""
+    labels: str | None = None
 
 
 class Annotations(ABC):
@@ -93,7 +97,7 @@ class Annotations(ABC):
         Args:
             listed: the annotation that was matched with the picture.
             picture: the picture's sizes and orientation.
-            label: name of the picture's class.
+            label: name of the picture's class; empty where it has none, or several.
 
         Returns:
             The boxes, which may reach over the picture's edges, and the mask (H, W) uint8 of object
@@ -108,6 +112,23 @@ class Annotations(ABC):
         """Say whether a box counts for an image of class `label`."""
         return label not in self.objects or box["name"] in self.objects[label]
 
+    def counted(self, box: Box, labels: Mapping[int, str]) -> Box | None:
+        """Return a box that counts for a picture, and None for one that does not.
+
+        Where the picture has several labels, the box is given the one that its object has: its name
+        is that of the class, or one that `objects` gives for it.
+
+        Args:
+            box: the box.
+            labels: names of the picture's classes by their numbers.
+        """
+        if len(labels) < 2:
+            return box if self.counts(box, next(iter(labels.values()), "")) else None
+        for label, name in labels.items():
+            if box["name"] in self.objects.get(name, [name]):
+                return {**box, "label": label}
+        return None
+
 
 class BoxesSettings(spec.Section):
     """The keys of a spec for formats whose boxes have names."""
@@ -116,6 +137,10 @@ class BoxesSettings(spec.Section):
     objects: dict[str, list[str]] = Field(
         default_factory=dict,
         description="names of objects whose boxes count, for each image class; default: all",
+    )
+    labels: bool = Field(
+        False,
+        description="whether the names of an image's objects are its labels, where it has none",
     )
 
 
@@ -164,10 +189,7 @@ def mask_boxes(mask: np.ndarray, name: str) -> list[Box]:
         ys, xs = np.nonzero(mask == number)
         if len(xs):
             corners = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
-            boxes.append(
-                {"name": name}
-                | dict(zip(("x0", "y0", "x1", "y1"), map(float, corners), strict=True))
-            )
+            boxes.append({"name": name} | dict(zip(CORNERS, map(float, corners), strict=True)))
     return boxes
 
 
@@ -182,7 +204,7 @@ def clip(box: Box, size: tuple[int, int]) -> Box:
         BrokenAnnotation: no part of the box lies inside, or it is empty.
     """
     width, height = size
-    corners = {c: float(box[c]) for c in ("x0", "y0", "x1", "y1")}
+    corners = {c: float(box[c]) for c in CORNERS}
     if not (corners["x1"] > corners["x0"] and corners["y1"] > corners["y0"]):
         raise BrokenAnnotation(f"the box of {box['name'] or 'an object'} is empty")
     inside = {
@@ -195,4 +217,4 @@ def clip(box: Box, size: tuple[int, int]) -> Box:
         raise BrokenAnnotation(
             f"the box of {box['name'] or 'an object'} lies outside the {width}×{height} image"
         )
-    return {"name": box["name"], **inside}
+    return {**box, **inside}

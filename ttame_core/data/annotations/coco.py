@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ttame_core.data.annotations.placement import placement
 from ttame_core.data.annotations.segmentation import region
 from ttame_core.data.files import locate, stamp
 from ttame_core.data.images import MAX_PIXELS
+from ttame_core.data.labels import labels_of
 from ttame_core.errors import UserError
 
 
@@ -50,7 +52,8 @@ class Coco(Boxes):
                 images, annotations = list(content["images"]), list(content["annotations"])
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                 raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
-            yield from _listed(images, annotations, names, (split, path, stamp(fs.info(path))))
+            for listed in _listed(images, annotations, names, (split, path, stamp(fs.info(path)))):
+                yield replace(listed, labels=_labels(listed)) if self.settings.labels else listed
 
     @override
     def annotate(
@@ -122,6 +125,13 @@ def _listed(
     for file_name, of_file in by_file.items():
         bare = re.sub(r"\.[^./]*\Z", "", file_name)
         yield Listed(prefix + file_name, bare, "", json.dumps(of_file), changed, split)
+
+
+def _labels(listed: Listed) -> str | None:
+    """Return the names of the objects of a picture as its labels."""
+    records = json.loads(listed.content or "[]")
+    names = [thing["name"] for record in records for thing in record["objects"]]
+    return labels_of([name for name in names if name.strip()])
 
 
 def _object(annotation: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -19,6 +20,7 @@ from ttame_core.data.annotations.base import (
 )
 from ttame_core.data.annotations.placement import placement
 from ttame_core.data.files import read
+from ttame_core.data.labels import labels_of
 
 LARGEST = 2**24  # bytes of a file
 
@@ -31,11 +33,22 @@ class Voc(Boxes):
 
     @override
     def listed(self) -> Iterator[Listed]:
-        return files_with_suffix(self.settings.path, ".xml")
+        for listed in files_with_suffix(self.settings.path, ".xml"):
+            yield replace(listed, labels=_labels(listed)) if self.settings.labels else listed
 
     @override
     def annotate(self, listed: Listed, picture: Picture, label: str) -> tuple[list[Box], None]:
         return voc_boxes(read(listed.location, LARGEST), picture), None
+
+
+def _labels(listed: Listed) -> str | None:
+    """Return the names of a picture's objects as its labels; None where they cannot be read."""
+    try:
+        root = _parsed(read(listed.location, LARGEST))
+        names = [thing.findtext("name", "").strip() for thing in root.iter("object")]
+        return labels_of([name for name in names if name])
+    except (BrokenAnnotation, OSError, ValueError):
+        return None  # the shard of the picture says why
 
 
 def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
@@ -54,11 +67,8 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
     Raises:
         BrokenAnnotation: the file is no such XML, or of a picture of another size.
     """
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = _refuse_doctype  # in whatever encoding it stands
+    root = _parsed(data)
     try:
-        parser.Parse(data, True)
-        root = ElementTree.fromstring(data)
         boxes = [
             {
                 "name": thing.findtext("name", "").strip(),
@@ -70,11 +80,22 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
             for thing in root.iter("object")
         ]
         size = _number(root, "width", "size"), _number(root, "height", "size")
-    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
+    except (ValueError, LookupError) as error:
         raise BrokenAnnotation(f"not XML: {error}") from error
     drawn_on = (int(size[0]), int(size[1])) if min(size) >= 1 else None
     place = placement(drawn_on, picture) if boxes else None
     return [place.box(box) for box in boxes] if place else []
+
+
+def _parsed(data: bytes) -> ElementTree.Element:
+    """Parse XML without a document type; raises BrokenAnnotation for anything else."""
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = _refuse_doctype  # in whatever encoding it stands
+    try:
+        parser.Parse(data, True)
+        return ElementTree.fromstring(data)
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise BrokenAnnotation(f"not XML: {error}") from error
 
 
 def _refuse_doctype(*declared: object) -> None:

@@ -33,7 +33,8 @@ class Entry:
         path: the input's name in the lake: its path relative to the source.
         location: file that holds the picture, or where it lies in a file of many pictures, as
             `reading` of its source takes it; empty where it is drawn.
-        label: class name, or class index as text; None where it is not known.
+        label: class name, or class index as text; None where it is not known. Several are one
+            text, as `labels_of` makes it.
         split: the split that the source puts the input in; None where the spec's shares decide.
         stamp: text that changes when the content does.
         kind: what a rejected input is: image, folder or file.
@@ -108,10 +109,12 @@ class Drawn:
     Attributes:
         image: the picture, in RGB.
         mask: (H, W) uint8, 0 for background and 1, 2, … for the objects; None where there is none.
+        names: for a picture with several labels, the label of each object.
     """
 
     image: Image.Image
     mask: np.ndarray | None
+    names: Sequence[str] = ()
 
 
 class Source(ABC):

@@ -6,6 +6,7 @@ import csv
 import io
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import locate
-from ttame_core.data.labels import text_of
+from ttame_core.data.labels import labels_of, text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
@@ -36,6 +37,9 @@ class ManifestSettings(spec.Section):
     )
     split_column: str = Field(
         "split", description="column of the splits, if there is one: train, val or test"
+    )
+    label_separator: str | None = Field(
+        ";", description="text between the labels of an image that has several; null: none has"
     )
 
 
@@ -62,10 +66,12 @@ class Manifest(Source):
                         labels = _label_column(list(row), path, settings)
                     where = f"{path}, row {number}"
                     image = _text(row[settings.image_column], "image", where)
-                    label = _text(row[labels], "label", where) if labels else None
-                    for value, what in ((image, "image"), (label, "label")):
-                        if value == "":
-                            raise UserError(f"{where}: the {what} is missing")
+                    if not image:
+                        raise UserError(f"{where}: the image is missing")
+                    label = None
+                    if labels:
+                        with _told(where, "label"):
+                            label = labels_of(row[labels], settings.label_separator)
                     own = _text(row.get(settings.split_column), "split", where)
                     if own and own not in spec.SPLITS:
                         allowed = ", ".join(spec.SPLITS)
@@ -123,11 +129,18 @@ def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterato
         raise UserError(f"the manifest {path} cannot be read: {error}") from error
 
 
-def _text(value: Any, what: str, where: str) -> str:
-    """Return a cell as text; raises UserError where it is neither a text nor a whole number."""
+@contextmanager
+def _told(where: str, what: str) -> Iterator[None]:
+    """Turn the error of a cell into a sentence with file and row."""
     try:
-        text = text_of(value, what)
+        yield
     except ValueError as error:
         hint = "; where rows hold the images themselves, `kind: table` reads them"
         raise UserError(f"{where}: {error}{hint * (what == 'image')}") from error
+
+
+def _text(value: Any, what: str, where: str) -> str:
+    """Return a cell as text; raises UserError where it is neither a text nor a whole number."""
+    with _told(where, what):
+        text = text_of(value, what)
     return text if what == "image" else text.strip()

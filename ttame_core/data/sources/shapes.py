@@ -10,7 +10,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
-from ttame_core.data.shapes import CLASSES, draw_label, draw_sample
+from ttame_core.data.labels import SEVERAL
+from ttame_core.data.shapes import CLASSES, draw_labels, draw_sample
 from ttame_core.data.sources.base import Drawn, Entry, Source
 
 
@@ -22,6 +23,9 @@ class ShapesSettings(spec.Section):
     test: int = Field(600, ge=0, description="number of pictures to explain")
     size: int = Field(96, ge=32, le=2048, description="side of the square pictures in pixels")
     seed: spec.Seed = Field(0, description="seed of what is drawn")
+    labels: int = Field(
+        1, ge=1, le=4, description="classes in each picture, of which each has an object of its own"
+    )
 
 
 class Shapes(Source):
@@ -34,10 +38,11 @@ class Shapes(Source):
 
     @override
     def entries(self) -> Iterator[Entry]:
+        of_all = self.settings.seed, self.settings.size, self.settings.labels
         for split in spec.SPLITS:
             for index in range(getattr(self.settings, split)):
-                drawn = draw_label(split, index, self.settings.seed, self.settings.size)
-                yield Entry(f"{split}/{index:06d}", "", CLASSES[drawn], split)
+                names = [CLASSES[label] for label in draw_labels(split, index, *of_all)]
+                yield Entry(f"{split}/{index:06d}", "", SEVERAL.join(names), split)
 
     @override
     def classes(self) -> tuple[str, ...]:
@@ -46,5 +51,7 @@ class Shapes(Source):
     @override
     def draw(self, path: str) -> Drawn:
         split, _, index = path.partition("/")
-        sample = draw_sample(split, int(index), self.settings.seed, self.settings.size)
-        return Drawn(Image.fromarray(sample.image), sample.mask)
+        of_all = self.settings.seed, self.settings.size, self.settings.labels
+        sample = draw_sample(split, int(index), *of_all)
+        names = [CLASSES[label] for label in sample.labels] if self.settings.labels > 1 else []
+        return Drawn(Image.fromarray(sample.image), sample.mask, names)

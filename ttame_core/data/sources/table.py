@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import LARGEST, listing, locate, shown, stamp, walk
-from ttame_core.data.labels import label_of, text_of
+from ttame_core.data.labels import labels_of, text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.containers import by_container, inside, opened
 from ttame_core.data.splits import BESIDE, split_files
@@ -27,7 +27,7 @@ from ttame_core.errors import UserError, nearest
 
 AUTO = "auto"
 # Names of columns, the first of which is taken where nothing else tells.
-USUAL = {"image": ("image",), "label": ("label", "labels", "class", "cls", "target")}
+USUAL = {"image": ("image",), "label": ("label", "labels", "class", "classes", "cls", "target")}
 SUFFIXES = (".parquet", ".arrow", ".feather")
 # Rows of a Parquet file, of which a few bytes can stand for a long value in each row.
 IMAGES_AT_ONCE, LABELS_AT_ONCE = 16, 1024
@@ -232,7 +232,7 @@ def _features(schema: pa.Schema, fs: Any, path: str) -> dict[str, Any]:
         told = _json(fs, beside).get("features")
     if not isinstance(told, dict):
         return {}
-    return {name: about for name, about in told.items() if isinstance(about, dict)}
+    return {name: about for name, about in told.items() if isinstance(about, dict | list)}
 
 
 def _columns(schema: pa.Schema, features: Mapping[str, Any], place: str, source: Table) -> Columns:
@@ -256,12 +256,21 @@ def _columns(schema: pa.Schema, features: Mapping[str, Any], place: str, source:
     if settings.label_column is None:
         return Columns(image, None, None)
     own = None if settings.label_column == AUTO else settings.label_column
+    features = {name: _of_each(feature) for name, feature in features.items()}
     classes = [name for name in features if features[name].get("_type") == "ClassLabel"]
     known = [name for name in classes if name in schema.names] or [
         name for name in USUAL["label"] if name in schema.names
     ]
     label = _chosen(own, known, schema, place, "label")
     return Columns(image, label, _names(features.get(label or "", {}), place))
+
+
+def _of_each(feature: Any) -> dict[str, Any]:
+    """Return the feature of the values in a list; of a value that is none, its own."""
+    if isinstance(feature, list):  # as older versions of `datasets` write it
+        return _of_each(feature[0]) if feature else {}
+    inner = feature.get("feature") if isinstance(feature, dict) else None
+    return _of_each(inner) if inner else feature if isinstance(feature, dict) else {}
 
 
 def _chosen(
@@ -406,9 +415,11 @@ def _any(rows: Sequence[int] | None, first: int, count: int) -> bool:
 
 
 def _label(value: Any, names: tuple[str, ...] | None) -> str | None:
-    """Return the label that a value stands for; None where there is no label."""
+    """Return the labels that a value stands for, as `labels_of`; None where there is none."""
     if names is None:
-        return label_of(value)
+        return labels_of(value)
+    if isinstance(value, list):
+        return labels_of([_label(one, names) for one in value])
     if value is None or value == NO_LABEL:
         return None
     if isinstance(value, int) and 0 <= value < len(names):

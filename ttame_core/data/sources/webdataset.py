@@ -24,7 +24,7 @@ from webdataset.tariterators import base_plus_ext
 from ttame_core import spec
 from ttame_core.data.files import LARGEST, by_split, is_hidden, locate, shown, stamp, walk
 from ttame_core.data.images import is_image
-from ttame_core.data.labels import label_of
+from ttame_core.data.labels import label_of, labels_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.containers import by_container, inside, opened, parts_of
 from ttame_core.data.splits import BESIDE, split_files
@@ -32,7 +32,9 @@ from ttame_core.errors import UserError
 from ttame_core.storage import file_system, reaching
 
 # The members of a sample that may hold its label, and the keys of such that are JSON.
-LABELS = "cls;json.class_name;json.class;json.label;json.cls;json.category;txt"
+LABELS = (
+    "cls;json.class_name;json.class;json.label;json.cls;json.category;json.classes;json.labels;txt"
+)
 LARGEST_LABEL = 2**20  # bytes of a member that holds a label
 MOST_TARS = 1_000_000  # that a pattern in braces may stand for
 LOOKED_AT = 1000  # samples of a tar that tell where the labels are
@@ -378,7 +380,7 @@ def _label(sample: Sample, choice: str | None) -> str | None:
     if len(data) > LARGEST_LABEL:
         raise ValueError(f"its {suffix} is larger than {LARGEST_LABEL // 2**20} MiB")
     if suffix == "json":
-        return label_of(_value(data, keys))
+        return labels_of(_value(data, keys))
     label = label_of(data)
     if "\n" in label:
         raise ValueError(f"its {suffix} has several lines, and so is no label")

@@ -56,9 +56,11 @@ SELECT dataset, backbone, number, name, wnid, definition, classes, labels, rule 
 CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number);
 
 -- What each classifier says of each image, in numbers of its own classes; of several predicted ones,
--- the most probable. label: null where the image has none, or none that the classifier knows.
+-- the most probable. label: null where the image has none, or none that the classifier knows; of
+-- several, the predicted one where it is among them.
 CREATE VIEW predicted_numbers AS
-SELECT dataset, backbone, key, any_value(label) AS label,
+SELECT dataset, backbone, key,
+       coalesce(arg_max(label, probability), any_value(label)) AS label,
        coalesce(arg_max(predicted, probability), any_value(predicted)) AS predicted,
        max(probability) FILTER (target = predicted) AS probability
 FROM maps GROUP BY ALL;
