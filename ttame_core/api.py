@@ -394,13 +394,13 @@ def _around(mask: Tensor | None) -> Tensor:
 
 
 def _floats(images: Any, backbone: Backbone) -> Tensor:
-    """Return images as (B, 3, H, W) float32 in [0, 1] on the backbone's device."""
-    size = tuple(backbone.preprocessing.input_size)
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != (3, *size):
+    """Return images as (B, C, H, W) float32 in [0, 1] on the backbone's device."""
+    shape = backbone.preprocessing.shape
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != shape:
         given = _shape(images) if isinstance(images, Tensor) else type(images).__name__
         raise UserError(
-            f"images are {given}, but {backbone.name} takes B×3×{size[0]}×{size[1]}: make them "
-            "with backbone.preprocessing.pixels"
+            f"images are {given}, but {backbone.name} takes B×{'×'.join(map(str, shape))}: make "
+            "them with backbone.preprocessing.pixels"
         )
     if images.dtype == torch.uint8:
         return images.to(backbone.device).float().div_(255)

@@ -181,8 +181,8 @@ def test_what_was_removed_is_not_looked_at(impute: Impute) -> None:
 
 
 def test_noise_belongs_to_the_key() -> None:
-    one, other = keyed_noise(["a", "b"], (8, 9), 0.1)
-    assert torch.equal(other, keyed_noise(["b"], (8, 9), 0.1)[0])
+    one, other = keyed_noise(["a", "b"], (3, 8, 9), 0.1)
+    assert torch.equal(other, keyed_noise(["b"], (3, 8, 9), 0.1)[0])
     assert not torch.equal(one, other)
     assert 0.05 < one.std() < 0.15
 
@@ -191,7 +191,7 @@ def test_road_one_variant_at_a_time() -> None:
     backbone = tiny_backbone()
     torch.manual_seed(2)
     images, maps = torch.rand(2, 3, 64, 64), torch.rand(2, 64, 64)
-    percentages, noise = (10.0, 50.0, 90.0), keyed_noise(["x", "y"], (64, 64), 0.05)
+    percentages, noise = (10.0, 50.0, 90.0), keyed_noise(["x", "y"], (3, 64, 64), 0.05)
     with torch.no_grad():
         targets = backbone(backbone.normalise(images)).argmax(dim=1)
     found, kept = imputed_probabilities(

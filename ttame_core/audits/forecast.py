@@ -102,7 +102,7 @@ class _Timed:
     ) -> None:
         self.audit, self.backbone, self.images = audit, backbone, images
         self.wanted = min(audit.maps.images or 10**18, images.get(audit.maps.split, 0))
-        size = (3, *backbone.preprocessing.input_size)
+        size = backbone.preprocessing.shape
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(min(BATCH, audit.compute.batch_size), *size, generator=generator)
         self.noise = noise.to(backbone.device)

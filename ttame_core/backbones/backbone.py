@@ -14,7 +14,7 @@ from ttame_core.backbones.class_vectors import ClassVectors, class_vectors
 from ttame_core.backbones.classes import ClassList, class_list
 from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
-from ttame_core.backbones.outputs import logits_of, observe
+from ttame_core.backbones.outputs import channels_of, logits_of, observe
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.backbones.taps import (
     Tap,
@@ -25,15 +25,17 @@ from ttame_core.backbones.taps import (
     resolve_taps,
 )
 from ttame_core.backbones.wrapping import is_quantised, unwrapped
+from ttame_core.errors import UserError
 
 
 class Backbone(nn.Module):
     """A frozen classifier: it stays in evaluation mode, and its weights have no gradients.
 
-    The classifier takes normalised images (B, 3, H, W) float32, which `normalise` makes from images
-    in [0, 1]. Without taps it is a black box, of which only the logits are read; so are scripts of
-    TorchScript and quantised networks. Wrappers such as DataParallel are taken off the network, and
-    a network that returns probabilities is made to return logits (see `outputs`).
+    The classifier takes normalised images (B, C, H, W) float32, which `normalise` makes from images
+    in [0, 1]; C is 3 for colours. Without taps it is a black box, of which only the logits are
+    read; so are scripts of TorchScript and quantised networks. Wrappers such as DataParallel are
+    taken off the network, and a network that returns probabilities is made to return logits (see
+    `outputs`).
 
     Attributes:
         model: the network.
@@ -63,8 +65,7 @@ class Backbone(nn.Module):
         self.taps: tuple[Tap, ...]
         self.outputs = observe(self.model, self._noise(2), name, outputs)
         chosen = [] if taps is None and is_quantised(self.model) else taps
-        size = preprocessing.input_size
-        self.taps, self.num_classes = resolve_taps(self.model, name, size, chosen)
+        self.taps, self.num_classes = resolve_taps(self.model, name, preprocessing.shape, chosen)
         sizes = [(tap.height, tap.width) for tap in self.taps]
         self.map_size = map_size(sizes or [preprocessing.input_size])
         self.precision = torch.float32
@@ -90,14 +91,13 @@ class Backbone(nn.Module):
     @cached_property
     def class_vectors(self) -> ClassVectors:
         """The vectors by which the classifier tells its classes apart, on its device."""
-        size = self.preprocessing.input_size
-        blank = torch.zeros(1, 3, *size, device=self.device)
+        blank = torch.zeros(1, *self.preprocessing.shape, device=self.device)
         return class_vectors(self.model, self.normalise(blank), self.num_classes).to(self.device)
 
     def _noise(self, count: int) -> Tensor:
-        """Return normalised images (count, 3, H, W) of noise, always the same."""
+        """Return normalised images (count, C, H, W) of noise, always the same."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count, 3, *self.preprocessing.input_size, generator=generator)
+        images = torch.rand(count, *self.preprocessing.shape, generator=generator)
         return self.normalise(images).to(self.device)
 
     def compile_passes(self) -> Backbone:
@@ -134,11 +134,11 @@ class Backbone(nn.Module):
         return self.outputs.probabilities(logits)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn images (B, 3, H, W) in [0, 1] into the network's input."""
+        """Turn images (B, C, H, W) in [0, 1] into the network's input."""
         return self.preprocessing.normalise(images)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return logits (B, K) of normalised images (B, 3, H, W)."""
+        """Return logits (B, K) of normalised images (B, C, H, W)."""
         return logits_of(self.model(inputs))
 
     def features(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -173,7 +173,11 @@ def load_backbone(
 
 
 def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing:
-    """Return the model's own preprocessing, with the overrides of the spec."""
+    """Return the model's own preprocessing, with the overrides of the spec.
+
+    Raises:
+        UserError: the mean and the deviation are not of as many channels as the model takes.
+    """
     config = {**getattr(model, "pretrained_cfg", {}), **resolve_model_data_config(model)}
     overrides = settings.preprocessing.model_dump(exclude_none=True)
     if overrides.keys() & {"input_size", "crop_pct", "crop_mode"}:
@@ -181,4 +185,11 @@ def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing
     size = overrides.pop("input_size", None) or settings.args.get("img_size")
     if size is not None:
         config["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
-    return Preprocessing.from_config({**config, **overrides})
+    preprocessing = Preprocessing.from_config({**config, **overrides})
+    channels = channels_of(model, preprocessing.input_size, settings.args.get("in_chans"))
+    if not len(preprocessing.mean) == len(preprocessing.std) == channels:
+        raise UserError(
+            f"backbone {settings.name} takes images of {channels} channels: give it "
+            "`preprocessing` with as many numbers in `mean` and in `std`, of values from 0 to 1"
+        )
+    return preprocessing

@@ -22,6 +22,7 @@ from ttame_core.errors import UserError
 NAMES = ("logits", "output", "outputs", "out", "scores", "predictions", "pred")
 HALF = 0.5  # a class that does not exclude others counts as predicted above it
 SUM = 1e-3  # by which a row of probabilities may miss 1
+COLOURS = 3  # channels of a picture
 LEAST = 10  # outputs within [0, 1] that are not so by chance
 SMALLEST = torch.finfo(torch.float32).tiny
 LARGEST = 1 - torch.finfo(torch.float32).eps / 2
@@ -231,17 +232,41 @@ def passed(model: nn.Module, inputs: Tensor, name: str) -> Any:
         return model(inputs)
     except (AssertionError, RuntimeError, ValueError) as error:
         channels, height, width = inputs.shape[1:]
-        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-        first = next(convolutions, None)
+        first = _first_convolution(model)
         if first is not None and first.in_channels != channels:
             raise UserError(
-                f"backbone {name} takes images of {first.in_channels} channels, and pictures are "
-                "read as RGB: give it a first layer for three channels"
+                f"backbone {name} takes images of {first.in_channels} channels, and its "
+                f"`preprocessing` is for {channels}"
             ) from error
         raise UserError(
             f"backbone {name} cannot take images of {height}×{width}: {error}; set "
             "preprocessing.input_size, or args.img_size for models of a fixed size"
         ) from error
+
+
+def channels_of(model: nn.Module, size: tuple[int, int], told: int | None = None) -> int:
+    """Return how many channels the images have that a network takes.
+
+    Args:
+        model: the network.
+        size: (height, width) of its images.
+        told: the number as the network's arguments tell it; None to try.
+    """
+    told = told or getattr(getattr(model, "config", None), "num_channels", None)
+    first = _first_convolution(model)
+    if told or first is None or first.in_channels == COLOURS:
+        return told or COLOURS
+    device = next((parameter.device for parameter in model.parameters()), None)
+    try:  # some networks in colours begin with pixels as channels
+        with torch.no_grad():
+            model(torch.zeros(2, COLOURS, *size, device=device))
+    except (AssertionError, RuntimeError, ValueError):
+        return first.in_channels
+    return COLOURS
+
+
+def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
+    return next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
 
 
 def _finite(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,10 @@ from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms import functional as F
+
+from ttame_core.errors import UserError
+
+RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Preprocessing:
         crop_pct: share of the resized picture's shorter side that the view shows.
         crop_mode: `center`, `squash` or `border` as in timm; `inner` crops before it resizes.
         interpolation: interpolation of the resizing.
-        mean: mean of each channel, of values in [0, 1], in the network's order of channels.
+        mean: mean of each of C channels, of values in [0, 1], in the network's order of channels.
         std: standard deviation of each channel, in the same order.
         resize: length of the shorter side, or (height, width), before the crop, in pixels; replaces
             `crop_pct` and `crop_mode`.
@@ -40,8 +44,8 @@ class Preprocessing:
     crop_pct: float
     crop_mode: str
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     resize: int | tuple[int, int] | None = None
     channel_order: str = "rgb"
 
@@ -64,16 +68,48 @@ class Preprocessing:
             channel_order=config.get("channel_order", "rgb"),
         )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The number of channels, height and width of the network's input."""
+        return len(self.mean), *self.input_size
+
     def view(self, image: Image.Image) -> Image.Image:
         """Return the resized and cropped picture, `input_size` pixels."""
         for step in _steps(self, self.interpolation):
             image = step(image)
         return image
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """Return the view of a picture as a (3, H, W) uint8 tensor."""
-        array = np.asarray(self.view(image.convert("RGB")))
-        return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    def pixels(self, image: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """Return the view of a picture as a tensor (3, H, W) uint8, or (C, H, W) float32 in [0, 1].
+
+        Args:
+            image: a picture in colours or grey; for another number of channels than three, also a
+                picture of mode `F` in [0, 1] for each (`ttame_core.data.images.decode_channels`).
+
+        Raises:
+            UserError: the picture has not as many channels as the network takes.
+        """
+        if isinstance(image, Image.Image) and len(self.mean) == 1:
+            image = [Image.fromarray(np.asarray(image.convert("L"), np.float32) / 255)]
+        if isinstance(image, Image.Image):
+            if len(self.mean) != len(RGB):
+                raise UserError(
+                    f"the classifier takes {len(self.mean)} channels, and a picture in colours has "
+                    "three"
+                )
+            array = np.asarray(self.view(image.convert("RGB")))
+            return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        array = np.stack(
+            [self._view_of_channel(*one) for one in zip(image, self.mean, strict=True)]
+        )
+        return torch.from_numpy(array).clamp(0, 1)  # some interpolations go beyond
+
+    def _view_of_channel(self, channel: Image.Image, mean: float) -> np.ndarray:
+        for step in _steps(self, self.interpolation):
+            if isinstance(step, CenterCropOrPad):
+                step = CenterCropOrPad(step.size, fill=mean)
+            channel = step(channel)
+        return np.asarray(channel)
 
     def mask(self, mask: Image.Image) -> Tensor:
         """Resize and crop a mask of object numbers with its picture, to (H, W) uint8."""
@@ -150,7 +186,7 @@ class Preprocessing:
         return scale_x, scale_y, left, top
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn float images (B, 3, H, W) in [0, 1] into the network's input."""
+        """Turn float images (B, C, H, W) in [0, 1] into the network's input."""
         mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
         std = images.new_tensor(self.std).view(1, -1, 1, 1)
         if self.channel_order == "bgr":
@@ -167,8 +203,7 @@ def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
         preprocessing.input_size,
         is_training=False,
         interpolation=interpolation,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+        mean=preprocessing.mean if len(preprocessing.mean) == len(RGB) else (0.5,) * len(RGB),
         crop_pct=preprocessing.crop_pct,
         crop_mode=preprocessing.crop_mode,
         normalize=False,

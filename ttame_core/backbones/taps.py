@@ -143,14 +143,14 @@ def _keep(outputs: dict[str, Any], name: str) -> Callable[..., None]:
 
 
 def resolve_taps(
-    model: nn.Module, name: str, input_size: tuple[int, int], chosen: Sequence[int | str] | None
+    model: nn.Module, name: str, shape: tuple[int, int, int], chosen: Sequence[int | str] | None
 ) -> tuple[tuple[Tap, ...], int]:
     """Find the taps of a model, from shallow to deep, and count its classes.
 
     Args:
         model: the network.
         name: name of the backbone, for errors.
-        input_size: (height, width) of the network's input.
+        shape: channels, height and width of the network's input.
         chosen: indices into the model's feature_info, or names of modules (`layer3`, or
             `blocks.2[1]` for the second of several outputs); [] for no taps. None for the last
             three of feature_info: the last three stages of a hierarchical network, or the last
@@ -163,7 +163,7 @@ def resolve_taps(
     Raises:
         UserError: the model has no such module, or its output is no feature map.
     """
-    probe = _Probe(model, name, input_size)
+    probe = _Probe(model, name, shape)
     if chosen is not None:
         return tuple(probe.chosen(choice) for choice in chosen), probe.classes
     return probe.stages() or probe.tree(), probe.classes
@@ -172,8 +172,8 @@ def resolve_taps(
 class _Probe:
     """The shapes of what a model's modules return for one blank image."""
 
-    def __init__(self, model: nn.Module, name: str, input_size: tuple[int, int]) -> None:
-        self.model, self.name, self.input_size = model, name, input_size
+    def __init__(self, model: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
+        self.model, self.name, self.shape, self.input_size = model, name, shape, shape[1:]
         info = getattr(model, "feature_info", None) or []
         self.info: list[dict[str, Any]] = list(getattr(info, "info", info))
         self.modules = dict(model.named_modules())
@@ -194,12 +194,11 @@ class _Probe:
 
             return hook
 
-        height, width = self.input_size
         with ExitStack() as hooks, torch.no_grad():
             for name, module in self.modules.items():
                 if name and not isinstance(module, torch.jit.ScriptModule):  # scripts have no hooks
                     hooks.callback(module.register_forward_hook(note(name)).remove)
-            blank = torch.zeros(1, 3, height, width, device=device_of(self.model))
+            blank = torch.zeros(1, *self.shape, device=device_of(self.model))
             logits = logits_of(passed(self.model, blank, self.name))
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise UserError(

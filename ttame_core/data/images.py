@@ -1,4 +1,8 @@
-"""Decoding of image files to RGB pixels, as a viewer would show them."""
+"""Decoding of image files, to RGB pixels as a viewer would show them, or to channels as stored.
+
+An array in a .npy file is a picture as well: (H, W), (H, W, C) or (C, H, W), where the shorter of
+the two ends has the channels.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,7 @@ EXIF_ORIENTATION = 0x0112
 ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
 JPEG_QUALITY = 95
+NPY = b"\x93NUMPY"
 MAX_RATIO = 50  # of the sides: a strip is scaled to a classifier's view by its shorter one
 Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
@@ -78,7 +83,11 @@ def is_other(path: str) -> bool:
 def may_be_image(start: bytes) -> bool:
     """Say whether a file may be an image by its first 32 bytes, whatever its name is."""
     accepting = [accept for name in DECODERS if (accept := Image.OPEN[name][1])]
-    return bool(HEIF.match(start)) or any(accept(start) for accept in accepting)
+    return (
+        start.startswith(NPY)
+        or bool(HEIF.match(start))
+        or any(accept(start) for accept in accepting)
+    )
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -92,12 +101,73 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         name: name of the image, for errors.
 
     Raises:
+        BrokenImage: the image cannot be decoded to its end, or it is an array that is neither grey
+            nor of three channels.
+    """
+    if data.startswith(NPY):
+        count = len(decode_channels(data, name))
+        if count not in (1, 3):
+            raise BrokenImage(name, f"it has {count} channels, and is read as RGB")
+    return render_image(data, name)
+
+
+def render_image(data: bytes, name: str) -> Image.Image:
+    """Show an image of any number of channels to readers, in RGB.
+
+    It is as `decode_image` reads it; of an array, the first three channels are shown as red, green
+    and blue, or where there are two, the first in grey.
+
+    Args:
+        data: content of the file.
+        name: name of the image, for errors.
+
+    Raises:
         BrokenImage: the image cannot be decoded to its end.
     """
+    if data.startswith(NPY):
+        channels = [
+            Image.fromarray(np.asarray(np.asarray(channel) * 255).round().astype(np.uint8))
+            for channel in decode_channels(data, name)
+        ]
+        shown = channels[:3] if len(channels) > 2 else channels[:1] * 3
+        return Image.merge("RGB", shown)
     with _decoding(data, name):
         image = _open(data, name)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_channels(data: bytes, name: str, wanted: int | None = None) -> list[Image.Image]:
+    """Decode an image to its channels as they are stored, its EXIF orientation applied.
+
+    The pages of a TIFF are channels. Values of 8 and of 16 bits are divided by the largest that
+    there can be; other numbers must be from 0 to 1 in an array, and are scaled by their range, as
+    `decode_image` scales them, in other files.
+
+    Args:
+        data: content of the file.
+        name: name of the image, for errors.
+        wanted: number of channels that there must be; a picture in colours becomes grey for 1. None
+            for any number.
+
+    Returns:
+        For each channel a picture of mode `F`, with values in [0, 1].
+
+    Raises:
+        BrokenImage: the image cannot be decoded to its end, or has another number of channels.
+    """
+    with _decoding(data, name):
+        array = _array(data, name) if data.startswith(NPY) else _stored_values(data, name)
+        if wanted == 1 and array.shape[2] > 1 and not data.startswith(NPY):
+            grey = render_image(data, name).convert("L")
+            array = np.asarray(grey, np.float32)[..., None] / 255
+        if wanted not in (None, array.shape[2]):
+            raise BrokenImage(
+                name, f"it has {array.shape[2]} channels, and the classifier takes {wanted}"
+            )
+        return [
+            Image.fromarray(np.ascontiguousarray(channel)) for channel in np.moveaxis(array, 2, 0)
+        ]
 
 
 def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
@@ -106,6 +176,8 @@ def stored(data: bytes, name: str) -> tuple[tuple[int, int], int]:
     Raises:
         BrokenImage: the header cannot be read.
     """
+    if data.startswith(NPY):
+        return decode_channels(data, name)[0].size, 1
     with _decoding(data, name):
         image = _open(data, name)
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -148,23 +220,33 @@ def examine(data: bytes, name: str, max_size: int | None = None) -> Examined:
     Args:
         data: content of the file.
         name: name of the picture, for errors.
-        max_size: longest side, in pixels, of a picture that is small enough; None for any.
+        max_size: longest side, in pixels, of a picture that is small enough; None for any. Pictures
+            that a JPEG file cannot hold, of more bits or other channels, stay as they are.
 
     Raises:
         BrokenImage: the picture cannot be decoded to its end.
     """
-    image = decode_image(data, name)
+    image = render_image(data, name)
     size = smaller_size = image.size
     smaller = None
     scale = (max_size or max(size)) / max(size)
-    if scale < 1:
+    if scale < 1 and _fits_jpeg(data, name):
         smaller_size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         smaller = to_jpeg(image.resize(smaller_size, Image.Resampling.LANCZOS))
     stored_size, orientation = stored(data, name)
     return Examined(size, stored_size, orientation, _suffix(data), smaller, smaller_size)
 
 
+def _fits_jpeg(data: bytes, name: str) -> bool:
+    if data.startswith(NPY):
+        return False
+    image = _open(data, name)
+    return image.mode[0] not in "IF" and not (image.format == "TIFF" and _pages(image) > 1)
+
+
 def _suffix(data: bytes) -> str:
+    if data.startswith(NPY):
+        return "npy"
     name = (_open(data, "").format or "image").lower()
     return "jpg" if name in ("jpeg", "mpo") else name
 
@@ -241,6 +323,70 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
+def _pages(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1)
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    """Return the array in a .npy file, (H, W, C) float32 in [0, 1]."""
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0
+    shape, _, kind = (header if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise BrokenImage(name, f"its array of {shape} is no picture (height, width, channels)")
+    if int(np.prod(shape, dtype=object)) * kind.itemsize > len(data):
+        raise BrokenImage(name, "truncated")
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.shape[0] < array.shape[2]:
+        array = np.moveaxis(array, 0, 2)
+    height, width = array.shape[:2]
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise BrokenImage(
+            name, f"of {width}×{height} pixels one side is more than {MAX_RATIO} times the other"
+        )
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(np.float32) / np.iinfo(array.dtype).max
+    low, high = (float(end) for end in (array.min(), array.max()))
+    if array.dtype.kind not in "bf" or not (low >= 0 and high <= 1):
+        raise BrokenImage(
+            name,
+            f"its values are {array.dtype} from {low:g} to {high:g}: save numbers of 8 or 16 bits "
+            "(uint8, uint16), or floats from 0 to 1",
+        )
+    return array.astype(np.float32)
+
+
+def _stored_values(data: bytes, name: str) -> np.ndarray:
+    """Return the values of a picture or of the pages of a TIFF, (H, W, C) float32 in [0, 1]."""
+    image = _open(data, name)
+    pages = range(_pages(image) if image.format == "TIFF" else 1)
+    parts = []
+    for page in pages:
+        if page:
+            image.seek(page)
+        one = ImageOps.exif_transpose(image)
+        if one.mode in ("1", "P"):
+            one = one.convert("L" if one.mode == "1" else "RGB")
+        values = np.asarray(one)
+        parts.append(values if values.ndim == 3 else values[..., None])
+    if len({part.shape[:2] for part in parts}) > 1:
+        raise BrokenImage(name, "its pages are not of the same size")
+    array = np.concatenate(parts, axis=2)
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(np.float32) / np.iinfo(array.dtype).max
+    array = np.nan_to_num(array.astype(np.float32), posinf=0, neginf=0)
+    white = _white(array, image.mode)
+    return array.clip(0, white) / white
+
+
+def _white(array: np.ndarray, mode: str) -> int:
+    """Return the value that stands for white in greyscale of more than 8 bits."""
+    top = array.max(initial=0)
+    return 65535 if mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":
         image = _deep_grey(image)
@@ -255,8 +401,7 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     """Scale greyscale of more than 8 bits to 8; 32-bit pictures by the range of their values."""
     array = np.array(image, dtype=np.float64)
     np.nan_to_num(array, copy=False, posinf=0, neginf=0)
-    top = array.max(initial=0)
-    white = 65535 if image.mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
+    white = _white(array, image.mode)
     array.clip(0, white, out=array)  # in place: a picture may have 179 million pixels
     array *= 255 / white
     return Image.fromarray(array.round(out=array).astype(np.uint8))

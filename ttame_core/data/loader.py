@@ -29,12 +29,13 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.annotations.base import CORNERS
-from ttame_core.data.images import decode_image
+from ttame_core.data.images import decode_channels, decode_image
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
 
+COLOURS = 3  # channels of a picture
 SHUFFLE_BUFFER = 1000  # raw samples; a shard's samples are in random order already
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Batch:
 
     Attributes:
         keys: names of the samples, distinct in a data set.
-        images: (B, 3, H, W), uint8 or float32 in [0, 1].
+        images: (B, C, H, W), uint8 or float32 in [0, 1].
         labels: (B, L) int64, the labels of each image, after which UNKNOWN fills the row.
         boxes: for each image (N, 4) float32, x0, y0, x1, y1 in pixels of the classifier's view.
         masks: for each image (H, W) uint8, or None where there is no mask: 0 for background, else
@@ -125,7 +126,7 @@ class Batch:
         return object_pixels(boxes, masks, tuple(self.images.shape[-2:]))
 
     def float_images(self, device: torch.device | str = "cpu") -> Tensor:
-        """Return the images (B, 3, H, W) as float32 in [0, 1] on `device`."""
+        """Return the images (B, C, H, W) as float32 in [0, 1] on `device`."""
         images = self.images.to(device, non_blocking=True)
         return images if images.is_floating_point() else images.float().div_(255)
 
@@ -290,7 +291,14 @@ def _order(shards: Sequence[str], shuffle: tuple[int, int] | None) -> list[str]:
 
 def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, ...]:
     key = sample["__key__"]
-    image = decode_image(image_bytes(sample), key)
+    data, count = image_bytes(sample), preprocessing.shape[0]
+    image: Image.Image | list[Image.Image]
+    if count == COLOURS:
+        image = decode_image(data, key)
+        size = image.size
+    else:
+        image = decode_channels(data, key, count)
+        size = image[0].size
     labels, boxes = _annotation(sample)
     mask, places = None, None
     if "mask.png" in sample:
@@ -298,7 +306,7 @@ def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, 
     own = [boxes]
     if len(labels) > 1:
         own = [[box for box in boxes if box["label"] == label] for label in labels]
-    parts = [preprocessing.boxes(_corners(some), image.size) for some in own]
+    parts = [preprocessing.boxes(_corners(some), size) for some in own]
     if len(labels) > 1:
         counts = torch.tensor([len(part) for part in parts])
         places = torch.arange(len(labels)).repeat_interleave(counts)

@@ -150,8 +150,11 @@ class Occlusion(Attribution):
         )
         attributions = _captum("Occlusion")(self.backbone).attribute(
             inputs.detach(),
-            (3, *window),
-            (3, *(min(step, side) for step, side in zip(stride, window, strict=True))),
+            (inputs.shape[1], *window),
+            (
+                inputs.shape[1],
+                *(min(step, side) for step, side in zip(stride, window, strict=True)),
+            ),
             baselines=0,  # the mean colour in normalised images
             target=targets,
         )
@@ -174,7 +177,7 @@ class DeepLift(Attribution):
     @override
     def prepare(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(1, 3, *self.backbone.preprocessing.input_size, generator=generator)
+        noise = torch.rand(1, *self.backbone.preprocessing.shape, generator=generator)
         inputs = self.backbone.normalise(noise.to(self.backbone.device)).requires_grad_()
         with torch.no_grad():
             differences = self.backbone(inputs)[0] - self.backbone(self._black(inputs))[0]

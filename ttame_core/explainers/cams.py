@@ -291,7 +291,7 @@ def _has_gradient(backbone: Backbone, layer: nn.Module, tap: Tap) -> bool:
         return output
 
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(1, 3, *backbone.preprocessing.input_size, generator=generator)
+    noise = torch.rand(1, *backbone.preprocessing.shape, generator=generator)
     inputs = backbone.normalise(noise.to(backbone.device)).requires_grad_()
     with _changed(layer, tap, see), torch.enable_grad():
         logits = backbone(inputs)

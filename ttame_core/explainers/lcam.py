@@ -63,7 +63,7 @@ class LCamFm(LCamImg):
         attention = torch.ones(1, 1, tap.height, tap.width, device=self.backbone.device)
         attention.requires_grad_()
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(1, 3, *self.backbone.preprocessing.input_size, generator=generator)
+        noise = torch.rand(1, *self.backbone.preprocessing.shape, generator=generator)
         inputs = self.backbone.normalise(noise.to(self.backbone.device))
         with torch.enable_grad():
             logits = self.backbone.masked_at(tap, attention, inputs)

@@ -64,7 +64,7 @@ class Rise(Explainer):
     @torch.inference_mode()
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         images, backbone = forward.images, self.backbone
-        black = backbone.normalise(images.new_zeros(1, 3, 1, 1))
+        black = backbone.normalise(images.new_zeros(1, images.shape[1], 1, 1))
         light = backbone.normalise(images) - black  # a mask multiplies this: normalising is affine
         maps = images.new_zeros(*targets.shape, self.map_size[0] * self.map_size[1])
         together = -(-ROWS // len(images))

@@ -249,8 +249,7 @@ class Outputs:
 def noise(backbone: Backbone) -> Tensor:
     """Make two random images, normalised."""
     generator = torch.Generator().manual_seed(0)
-    size = backbone.preprocessing.input_size
-    noise = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
+    noise = torch.rand(2, *backbone.preprocessing.shape, generator=generator).to(backbone.device)
     return backbone.normalise(noise)
 
 

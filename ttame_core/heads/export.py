@@ -54,8 +54,7 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
             + nearest(Path(path).suffix, FORMATS)
         )
     generator = torch.Generator().manual_seed(0)
-    size = backbone.preprocessing.input_size
-    example = torch.rand(2, 3, *size, generator=generator).to(backbone.device)
+    example = torch.rand(2, *backbone.preprocessing.shape, generator=generator).to(backbone.device)
     model = Explained(backbone, head).eval().requires_grad_(False)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -61,19 +61,19 @@ def imputed_probabilities(
     return probabilities.unflatten(1, shape), predicted.unflatten(1, shape)
 
 
-def keyed_noise(keys: Sequence[str], size: Sequence[int], sigma: float) -> Tensor:
-    """Return Gaussian noise (B, 3, H, W) float32, always the same for images of the same names.
+def keyed_noise(keys: Sequence[str], shape: Sequence[int], sigma: float) -> Tensor:
+    """Return Gaussian noise (B, C, H, W) float32, always the same for images of the same names.
 
     Args:
         keys: B names of images.
-        size: (H, W).
+        shape: (C, H, W).
         sigma: standard deviation.
     """
     fields = []
     for key in keys:
         digest = hashlib.sha256(f"{key}/road".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        fields.append(torch.randn(3, *size, generator=generator))
+        fields.append(torch.randn(*shape, generator=generator))
     return sigma * torch.stack(fields)
 
 
@@ -100,7 +100,7 @@ class Road(Family):
         noise = None
         if self.settings.noise:
             keys = [row["key"] for row in mapped.rows]
-            noise = keyed_noise(keys, tuple(images.shape[-2:]), self.settings.noise)
+            noise = keyed_noise(keys, tuple(images.shape[1:]), self.settings.noise)
             noise = noise.to(images.device)
         answers = imputed_probabilities(
             mapped.probe, ranks(mapped.large_maps), self.settings.removed, noise

@@ -73,7 +73,7 @@ def weights_from_the_logits(backbone: Backbone) -> list[list[tuple[str, Tensor]]
     with ExitStack() as hooks, torch.no_grad():
         for name, module in modules.items():
             hooks.callback(module.register_forward_pre_hook(begins(name)).remove)
-        example = torch.zeros(1, 3, *backbone.preprocessing.input_size, device=backbone.device)
+        example = torch.zeros(1, *backbone.preprocessing.shape, device=backbone.device)
         backbone(backbone.normalise(example))
 
     def place(name: str) -> int:

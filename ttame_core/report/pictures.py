@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ttame_core.backbones.classes import is_wnid, names_of
 from ttame_core.backbones.preprocessing import Preprocessing
-from ttame_core.data.images import decode_image
+from ttame_core.data.images import render_image
 from ttame_core.data.labels import number_of
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError, nearest
@@ -196,7 +196,7 @@ def _each_sample(
             yield Sample(
                 key,
                 _label(wanted[key]["class"], next((row["class"] for row in own), None)),
-                decode_image(image_bytes(raw), key),
+                render_image(image_bytes(raw), key),
                 np.array([[*c.values()] for c in corners], dtype=np.float32).reshape(-1, 4),
                 {(row["backbone"], row["explainer"]): row for row in own},
                 {row["backbone"]: view_of(dataset, row["backbone"]) for row in own},

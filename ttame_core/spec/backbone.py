@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,11 +25,11 @@ class Preprocessing(Section):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] | None = Field(
         None, description="of the resizing"
     )
-    mean: tuple[float, float, float] | None = Field(
-        None, description="of each channel in [0, 1], which is subtracted"
+    mean: tuple[float, ...] | None = Field(
+        None, min_length=1, description="of each channel in [0, 1], which is subtracted"
     )
-    std: tuple[float, float, float] | None = Field(
-        None, description="of each channel in [0, 1], by which it is divided"
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, min_length=1, description="of each channel in [0, 1], by which it is divided"
     )
     channel_order: Literal["rgb", "bgr"] | None = Field(
         None, description="of the channels as the network takes them; `mean` and `std` follow it"

@@ -71,11 +71,11 @@ def describe(model: str) -> Coverage:
     """
     with torch.device("meta"), _ShapesAlone():
         network = _network(model).eval()
-        size = resolve_model_data_config(network)["input_size"][1:]
-        taps, classes = resolve_taps(network, model, size, None)
+        shape = resolve_model_data_config(network)["input_size"]
+        taps, classes = resolve_taps(network, model, shape, None)
         maps = map_size([(tap.height, tap.width) for tap in taps])
         head = AttentionHead([tap.channels for tap in taps], classes, maps)
-    return Coverage(model, tuple(size), taps, maps, _count(network), _count(head))
+    return Coverage(model, tuple(shape[1:]), taps, maps, _count(network), _count(head))
 
 
 class _ShapesAlone(TorchFunctionMode):
@@ -188,9 +188,7 @@ def check(backbone: Backbone) -> None:
     head = AttentionHead(
         [tap.channels for tap in backbone.taps], backbone.num_classes, backbone.map_size
     )
-    image = torch.rand(
-        1, 3, *backbone.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
-    )
+    image = torch.rand(1, *backbone.preprocessing.shape, generator=torch.Generator().manual_seed(0))
     explainer = _Remembering(backbone)
     training_losses(explainer, head, image, spec.Training()).loss.backward()
     gradients = [p.grad for p in head.parameters()]
@@ -260,8 +258,8 @@ def _differences(
     The first is the shallowest tap, whose change is given; the second is the network's first stage.
     """
     yield backbone.taps[0], difference
-    size = backbone.preprocessing.input_size
-    (first,), _ = resolve_taps(backbone.model, backbone.name, size, [0])
+    shape = backbone.preprocessing.shape
+    (first,), _ = resolve_taps(backbone.model, backbone.name, shape, [0])
     with torch.inference_mode():
         both = backbone.normalise(torch.cat([image, changed]))
         _, (maps,) = capture(backbone.model, [first], both)

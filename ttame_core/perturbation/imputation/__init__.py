@@ -16,19 +16,28 @@ number of removed pixels.
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
+
+COLOURS = 3  # channels of an image that is solved at once
 
 
 def impute(images: Tensor, removed: Tensor) -> Tensor:
     """Interpolate removed pixels linearly from those that are left.
 
     Args:
-        images: (B, 3, H, W) float32 in [0, 1].
+        images: (B, C, H, W) float32 in [0, 1].
         removed: (B, H, W) bool.
 
     Returns:
-        (B, 3, H, W), within 1e-3 of the exact solution. An image without any pixel left becomes
+        (B, C, H, W), within 1e-3 of the exact solution. An image without any pixel left becomes
         grey, 0.5.
     """
+    channels = images.shape[1]
+    if channels != COLOURS:  # each channel is a system of its own: three of them pass for colours
+        threes = F.pad(images, (0, 0, 0, 0, 0, -channels % COLOURS)).unflatten(1, (-1, COLOURS))
+        several = removed.repeat_interleave(threes.shape[1], dim=0)
+        imputed = impute(threes.flatten(0, 1), several)
+        return imputed.view(len(images), -1, *images.shape[2:])[:, :channels]
     if images.device.type == "cpu":
         from ttame_core.perturbation.imputation.compiled import (
             impute_each as solve,  # Numba loads slowly
