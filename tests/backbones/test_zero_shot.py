@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from texts_and_images import SIDE, save, tokenizer_of
 
 from ttame_core import spec
 from ttame_core.backbones import load_backbone
@@ -23,42 +22,6 @@ from ttame_core.heads.files import head_bytes, read_head
 transformers = pytest.importorskip("transformers")
 
 PROMPTS = {"cat": "a photo of a cat", "dog": "a photo of a dog", "owl": "an owl at night"}
-SIDE = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 4}
-SIDE |= {"num_attention_heads": 2}
-
-
-def _tokenizer(folder: Path) -> Any:
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz"]
-    vocabulary += [f"{letter}</w>" for letter in "abcdefghijklmnopqrstuvwxyz"]
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-
-
-def save(folder: Path, kind: str) -> tuple[Any, Any]:
-    """Save a small model with a tokenizer and a processor; the model and the processor."""
-    folder.mkdir()
-    torch.manual_seed(0)
-    tokenizer = _tokenizer(folder)
-    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    text = {**SIDE, "vocab_size": 60, "max_position_embeddings": 32, **ends}
-    vision = {**SIDE, "image_size": 64, "patch_size": 16}
-    if kind == "clip":
-        config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-        model = transformers.CLIPModel(config).eval()
-        size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
-        processor = transformers.CLIPImageProcessor(**size)
-    else:
-        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
-        model = transformers.SiglipModel(config).eval()
-        with torch.no_grad():
-            model.logit_scale.fill_(2.0)
-            model.logit_bias.fill_(-1.0)
-        processor = transformers.SiglipImageProcessor(size={"height": 64, "width": 64})
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return model, processor
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -107,7 +70,7 @@ def test_what_is_no_model_of_texts(tmp_path: Path) -> None:
     folder.mkdir()
     config = transformers.ViTConfig(**SIDE, image_size=64, patch_size=16)
     transformers.ViTForImageClassification(config).save_pretrained(folder)
-    _tokenizer(folder).save_pretrained(folder)
+    tokenizer_of(folder).save_pretrained(folder)
     section = spec.Backbone.model_validate({"model": str(folder), "prompts": PROMPTS})
     with pytest.raises(UserError, match="for models of images and texts"):
         load_backbone(section)

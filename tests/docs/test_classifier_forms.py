@@ -12,6 +12,7 @@ import torch
 from forms import Row, Table
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from texts_and_images import save
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
@@ -139,6 +140,26 @@ def _(here: Path) -> Section:
     return _huggingface(here, torch.float16)
 
 
+@CLASSIFIERS.example("a folder of CLIP, with prompts")
+def _(here: Path) -> Section:
+    save(here / "clip", "clip")
+    prompts = {"cat": "a photo of a cat", "dog": ["a dog", "dogs"]}
+    return {"model": str(here / "clip"), "prompts": prompts}
+
+
+@CLASSIFIERS.example("a folder of SigLIP, with names and a template")
+def _(here: Path) -> Section:
+    save(here / "siglip", "siglip")
+    texts = {"prompts": ["cat", "dog"], "template": "a photo of a {}"}
+    return {"model": str(here / "siglip"), **texts}
+
+
+@CLASSIFIERS.example("a folder of open_clip")
+def _(here: Path) -> Section:
+    (here / "open_clip_config.json").write_text("{}")
+    return {"model": str(here), "prompts": ["cat", "dog"]}
+
+
 @CLASSIFIERS.example("prompts for a model that reads no texts")
 def _(here: Path) -> Section:
     return {**_huggingface(here), "prompts": ["cat", "dog"]}
@@ -204,9 +225,20 @@ def _(here: Path) -> Section:
     return _made(here, "Changed(lambda logits: logits / 0)")
 
 
-@CLASSIFIERS.example("a network for pictures of one channel")
+@CLASSIFIERS.example("a network for pictures of another number of channels")
+def _(here: Path) -> Section:
+    view = {"input_size": [32, 32], "mean": [0.5], "std": [0.25]}
+    return {**_made(here, "Net(channels=1)"), "preprocessing": view}
+
+
+@CLASSIFIERS.example("such a network, without a mean for its channels")
 def _(here: Path) -> Section:
     return _made(here, "Net(channels=1)")
+
+
+@CLASSIFIERS.example("quantised layers")
+def _(here: Path) -> Section:
+    return _made(here, "torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear})")
 
 
 @CLASSIFIERS.example("a list of names that is too short")
@@ -226,6 +258,8 @@ KINDS = {
     "a network with one logit": lambda it: it.num_classes == 2,
     "a network that gives no gradients": lambda it: not it.outputs.differentiable,
     "a script of TorchScript": lambda it: it.taps == (),
+    "quantised layers": lambda it: it.taps == () and not it.outputs.differentiable,
+    "a folder of SigLIP, with names and a template": lambda it: it.outputs.kind == "sigmoid",
 }
 
 
@@ -245,8 +279,8 @@ def test_classifiers(
     row.check("refused" if backbone is None else "taken", said)
     if backbone is not None:
         assert isinstance(backbone, Backbone)
-        size = backbone.preprocessing.input_size
-        logits = backbone(backbone.normalise(torch.rand(2, 3, *size)))
+        images = torch.rand(2, *backbone.preprocessing.shape)
+        logits = backbone(backbone.normalise(images))
         assert logits.shape == (2, backbone.num_classes)
         assert logits.isfinite().all()
         assert KINDS.get(row.form, lambda it: True)(backbone)

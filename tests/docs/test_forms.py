@@ -159,6 +159,22 @@ def _(here: Path) -> Section:
     return _folder(here)
 
 
+@PICTURES.example("pictures of 16 bits, pages of a TIFF, arrays of NumPy")
+def _(here: Path) -> Section:
+    deep = [Image.fromarray(np.full((30, 40), 999 * n, np.uint16)) for n in range(5)]
+    deep[0].save(here / "1.png")
+    deep[1].save(here / "2.tif", save_all=True, append_images=deep[2:])
+    np.save(here / "3.npy", np.zeros((30, 40, 5), np.uint8))
+    return _folder(here)
+
+
+@PICTURES.example("an array of NumPy that is no picture")
+def _(here: Path) -> Section:
+    pictures(here, "cats/1.jpg")
+    np.save(here / "cats/1.npy", np.zeros(768))
+    return _folder(here)
+
+
 @PICTURES.example("pictures without a suffix, or with another's")
 def _(here: Path) -> Section:
     return _folder(pictures(here, "cats/1", "cats/2.dat", "cats/3.png"))

@@ -34,6 +34,7 @@ WEIGHTS_AND_CODE = {
 }
 # What a Hugging Face folder says of its model and of the pictures that it takes.
 CONFIGURATIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
+OPEN_CLIP = "open_clip_config.json"
 TRUSTED = "TTAME_TRUST"  # modules, with commas between them, whose functions may be called
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
@@ -86,10 +87,21 @@ def own_weights(settings: spec.Backbone) -> str:
 def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 of all parameters and buffers, with their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(_bytes_of(value))
     return f"sha256:{digest.hexdigest()}"
+
+
+def _bytes_of(value: Any) -> bytes:
+    """Return the content of an entry of a state dict; quantised layers have other than tensors."""
+    if isinstance(value, list | tuple):
+        return b"".join(map(_bytes_of, value))
+    if not isinstance(value, Tensor):
+        return repr(value).encode()
+    if value.is_quantized:
+        value = value.dequantize()
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 @lru_cache(maxsize=64)
@@ -228,6 +240,12 @@ def _huggingface(
 ) -> nn.Module:
     """Load a model from a folder with config.json and model.safetensors (`save_pretrained`)."""
     folder = Path(settings.model).expanduser()
+    if (folder / OPEN_CLIP).is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"backbone {settings.name}: {folder} holds a model of open_clip, which is not read: "
+            "give the same model as Hugging Face transformers saves it (with a config.json, as the "
+            "hub has it for most of them)"
+        )
     if not (folder / "config.json").is_file():
         raise UserError(
             f"backbone {settings.name}: there is no folder {folder} with a config.json in it, as "

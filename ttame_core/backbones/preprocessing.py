@@ -107,7 +107,7 @@ class Preprocessing:
     def _view_of_channel(self, channel: Image.Image, mean: float) -> np.ndarray:
         for step in _steps(self, self.interpolation):
             if isinstance(step, CenterCropOrPad):
-                step = CenterCropOrPad(step.size, fill=mean)
+                step = CenterCropOrPad(step.size, fill=mean)  # type: ignore[arg-type]
             channel = step(channel)
         return np.asarray(channel)
 
