@@ -98,6 +98,8 @@ def _takes(schema: Mapping[str, Any]) -> str:
         words = "list of sections"
     elif "maxItems" in schema:
         words = f"{schema['maxItems']} numbers"
+    elif schema.get("items", {}).get("type") == "number":
+        words = "list of numbers"
     return " ".join([words, ", ".join(b for b in bounds if "e+" not in b)]).strip()
 
 

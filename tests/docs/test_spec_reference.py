@@ -26,7 +26,7 @@ def test_every_key_is_described() -> None:
         ("precision", "`auto`, `float32`, `bfloat16`, `float16` | `float32`"),
         ("checkpoint_steps", "whole number ≥ 1 | `500`"),
         ("channels_last", "`true`, `false` | `true`"),
-        ("std", "3 numbers | "),
+        ("std", "list of numbers | "),
         ("class_names", "list or text | "),
     ],
 )
