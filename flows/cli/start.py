@@ -18,7 +18,7 @@ def init(
             help="folder with a folder per class, or a list or manifest", metavar="IMAGES"
         ),
     ] = None,
-    model: Annotated[
+    backbone: Annotated[
         list[str] | None,
         typer.Option(help="classifier; may be repeated; default: a small one is trained"),
     ] = None,
@@ -32,6 +32,7 @@ def init(
     output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the file")] = False,
+    model: Annotated[list[str] | None, typer.Option(hidden=True)] = None,  # its name in older commands
 ) -> None:
     """Look at your images and write a commented spec for them.
 
@@ -39,15 +40,15 @@ def init(
 
     Examples:
         ttame init photos
-        ttame init photos --model resnet50 --model torchvision/swin_t --yes
-        ttame init photos --model resnet50 --weights mine.safetensors --class-names names.txt
+        ttame init photos --backbone resnet50 --backbone torchvision/swin_t --yes
+        ttame init photos --backbone resnet50 --weights mine.safetensors --class-names names.txt
         ttame init photos/list.csv --name birds --output specs/birds.yaml
     """
     from flows.init import init
     from ttame_core.data.draft import Wanted
 
     ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    init(images, Wanted(model or [], weights, class_names), name, output, force, ask)
+    init(images, Wanted([*(backbone or []), *(model or [])], weights, class_names), name, output, force, ask)
 
 
 def doctor(workspace: Workspace = HERE) -> None:

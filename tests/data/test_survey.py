@@ -165,5 +165,5 @@ def test_images_without_labels(place: Path) -> None:
     text = draft("flat", found, Wanted(["resnet18"]), "flat.yaml")
     assert "25 images without labels" in text
     assert "fit" not in text.split("backbones:")[1].split("explainers")[0]
-    with pytest.raises(UserError, match="name one with --model"):
+    with pytest.raises(UserError, match="name one with --backbone"):
         draft("flat", found, Wanted(), "flat.yaml")

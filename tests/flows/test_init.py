@@ -44,7 +44,7 @@ def test_a_spec_for_a_folder(ttame: Run, birds: Path, tmp_path: Path) -> None:
     assert "birds.yaml is there already" in again.stderr
     assert (tmp_path / "birds.yaml").read_text() == "mine"
     assert "ttame audit birds.yaml" in made.stderr
-    other = ttame("init", birds, "--force", "--model", "resnet18")
+    other = ttame("init", birds, "--force", "--backbone", "resnet18")
     assert other.returncode == 0, other.stderr
     (backbone,) = open_spec(tmp_path / "birds.yaml").backbones
     assert (backbone.name, backbone.fit) == ("resnet18", None)

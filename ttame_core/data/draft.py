@@ -79,12 +79,12 @@ def draft(name: str, survey: Survey, wanted: Wanted, file: str) -> str:
         have = "one class alone" if classes else "no labels"
         raise UserError(
             f"the images have {have}, so that no classifier can be trained on them: name one "
-            "with --model"
+            "with --backbone"
         )
     if wanted.own and len(wanted.models) != 1:
         raise UserError(
             "--weights and --class-names are of one classifier: say which architecture it has by "
-            "one --model, such as --model resnet50"
+            "one --backbone, such as --backbone resnet50"
         )
     text = _render(name, survey, wanted, file)
     try:
