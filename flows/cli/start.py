@@ -32,7 +32,9 @@ def init(
     output: Annotated[str | None, typer.Option(help="file to write; default: NAME.yaml")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="ask nothing")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the file")] = False,
-    model: Annotated[list[str] | None, typer.Option(hidden=True)] = None,  # its name in older commands
+    model: Annotated[
+        list[str] | None, typer.Option(hidden=True)
+    ] = None,  # its name in older commands
 ) -> None:
     """Look at your images and write a commented spec for them.
 
@@ -48,7 +50,14 @@ def init(
     from ttame_core.data.draft import Wanted
 
     ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    init(images, Wanted([*(backbone or []), *(model or [])], weights, class_names), name, output, force, ask)
+    init(
+        images,
+        Wanted([*(backbone or []), *(model or [])], weights, class_names),
+        name,
+        output,
+        force,
+        ask,
+    )
 
 
 def doctor(workspace: Workspace = HERE) -> None:

@@ -45,7 +45,10 @@ SURE = {
 
 def test_ahead_at_all_beyond_chance_is_green() -> None:
     answer = _best({"ttame": TTAME, "gradcam": OTHER, "random": TTAME}, SURE)
-    assert (answer.tone, answer.short) == ("good", "ttame: 4 of 4 contests, beyond chance in 4")
+    assert (answer.tone, answer.short) == (
+        "good",
+        "ttame: ahead in 4 of 4 comparisons, beyond chance in 4",
+    )
     assert "decides nothing here: net ttame (3.0 %)." in answer.lines[-1].words
 
 
@@ -56,13 +59,16 @@ def test_ad_alone_decides_nothing() -> None:
     assert "T-TAME is trained for" in answer.lines[0].words
     better_elsewhere = {"ttame": OTHER | {"AD@15": 3.0}, "gradcam": TTAME | {"AD@15": 60.0}}
     answer = _best(better_elsewhere, SURE)
-    assert answer.short.startswith("gradcam: 4 of 4")
+    assert answer.short.startswith("gradcam: ahead in 4 of 4")
 
 
 def test_it_is_said_at_what_the_best_is_not() -> None:
     winners = SURE | {"deletion": ("8.0", False)}
     answer = _best({"ttame": TTAME, "gradcam": OTHER | {"deletion": 8.0}}, winners)
-    assert (answer.tone, answer.short) == ("good", "ttame: 3 of 4 contests, beyond chance in 3")
+    assert (answer.tone, answer.short) == (
+        "good",
+        "ttame: ahead in 3 of 4 comparisons, beyond chance in 3",
+    )
     assert "ttame is not best at deletion (net)." in [line.words for line in answer.lines]
     beaten = _best(
         {"ttame": TTAME, "gradcam": OTHER | {"deletion": 8.0}}, SURE | {"deletion": ("8.0", True)}
@@ -91,4 +97,4 @@ def test_less_than_half_of_the_contests_depends() -> None:
         "rise": {"ROAD": 0.0, "insertion": 0.0, "deletion": 12.0, "pointing_game": 90.0},
     }
     answer = _best(values, SURE)
-    assert answer.short == "It depends: ttame at most, 2 of 4 contests"
+    assert answer.short == "It depends: ttame is ahead in 2 of 4 comparisons"

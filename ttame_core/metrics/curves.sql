@@ -7,8 +7,8 @@ columns:  # a row per map, curve and fill
   probabilities: FLOAT[]  # softmax of the target, before the first and after each step
 metrics:
   insertion*:
-    {better: higher, unit: "%", description: area under the curve as pixels are inserted}
-  deletion*: {better: lower, unit: "%", description: area under the curve as pixels are deleted}
+    {better: higher, unit: "%", description: confidence while the most relevant pixels are put in}
+  deletion*: {better: lower, unit: "%", description: confidence while the most relevant pixels are taken out}
 */
 -- The area under the insertion and the deletion curve of each image, in percent. The names of other
 -- fills than RISE's (a blurred image for insertion, black for deletion) stand behind a slash.

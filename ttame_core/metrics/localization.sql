@@ -17,12 +17,13 @@ columns:  # a row per map of an annotated image
   best_found_50: INTEGER[]
   best_found_70: INTEGER[]
 metrics:
-  pointing_game*: {better: higher, unit: "%", description: the maximum lies on the object}
+  pointing_game*: {better: higher, unit: "%", description: the map's maximum is on the object}
   energy_in_box*: {better: higher, unit: "%", description: share of the map that lies in the boxes}
   weighting_game*:
     {better: higher, unit: "%", principal: false,
      description: share of the map that lies on the object}
-  box_iou*: {better: higher, unit: "%", description: overlap of boxes}
+  box_iou*:
+    {better: higher, unit: "%", description: overlap of the map's box and the annotated one}
   pixel_iou*: {better: higher, unit: "%", principal: false, description: overlap of masks}
   max_box_acc*:
     {better: higher, unit: "%", principal: false, description: images whose box is found}

@@ -6,7 +6,7 @@ columns:  # a row per map, order and percentage of removed pixels
   p: FLOAT  # softmax of the target
   kept: BOOLEAN  # whether the target is still predicted
 metrics:
-  ROAD*: {better: higher, unit: "%", description: "LeRF less MoRF, halved"}
+  ROAD*: {better: higher, unit: "%", description: "how much sooner the confidence is lost with the most relevant pixels than with the least"}
   MoRF*:
     {better: lower, unit: "%", principal: false,
      description: after the most relevant pixels are removed}

@@ -102,20 +102,20 @@ def best_of(
     if beaten and ahead[best]:
         lines.append(Line(f"{best} is not best at {_where(beaten)}.", "best"))
     lines += trained_for
-    of = f"{len(ahead[best])} of {counted(len(held), 'contest')}"
+    of = f"{len(ahead[best])} of {counted(len(held), 'comparison')}"
     if not ahead[best]:
         return Answer(QUESTION, "plain", "No single one: the best are level everywhere", lines)
     if len(ahead[best]) == len(ahead[second]):
         leading = [n for n in ranked if len(ahead[n]) == len(ahead[best])]
         return Answer(QUESTION, "plain", f"No single one: {listed(leading, 3)} are level", lines)
     if 2 * len(ahead[best]) <= len(held):
-        return Answer(QUESTION, "plain", f"It depends: {best} at most, {of}", lines)
+        return Answer(QUESTION, "plain", f"It depends: {best} is ahead in {of}", lines)
     lost = any(c.apart for c in beaten)
     if 2 * len(certain[best]) > len(held) and not lost:
         return Answer(
-            QUESTION, "good", f"{best}: {of}, beyond chance in {len(certain[best])}", lines
+            QUESTION, "good", f"{best}: ahead in {of}, beyond chance in {len(certain[best])}", lines
         )
-    short = f"{best}: {of}; beyond chance in {len(certain[best])}"
+    short = f"{best}: ahead in {of}, beyond chance in {len(certain[best])}"
     return Answer(QUESTION, "plain", short, lines)
 
 
@@ -126,10 +126,13 @@ def _ahead(name: str, own: Sequence[Contest]) -> Line:
 
 
 def _where(own: Sequence[Contest]) -> str:
-    """Name metrics, each with the backbones unless it is on all that the contests are on."""
+    """Name metrics with the backbones: once where all have the same, else behind each metric."""
     by_metric: dict[str, list[str]] = {}
     for contest in own:
         by_metric.setdefault(contest.metric, []).append(contest.backbone)
+    backbones = set(map(tuple, by_metric.values()))
+    if len(backbones) == 1 and len(by_metric) > 1:
+        return f"{listed(list(by_metric), 4)} (each on {listed(backbones.pop(), 3)})"
     return listed([f"{metric} ({listed(names, 3)})" for metric, names in by_metric.items()], 4)
 
 

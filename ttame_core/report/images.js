@@ -64,7 +64,7 @@ function choose() {
     && (fields.trust.value === "" || last(row.trust[fields.left.value] ?? null) <= Number(fields.trust.value)));
   const key = by[fields.order.value];
   chosen = chosen.map((row) => [key(row), row]).sort(([a], [b]) => (a === b ? 0 : a - b)).map(([, row]) => row);
-  document.getElementById("count").textContent = `${chosen.length} of ${data.rows.length} predictions`;
+  document.getElementById("count").textContent = !data.rows.length ? "" : `${chosen.length} of ${data.rows.length} predictions`;
   list.replaceChildren();
   show();
 }

@@ -143,7 +143,7 @@ def _bests(
     return {"head": [_head(m) for m in chosen], "rows": table}
 
 
-def _head(metric: str) -> dict[str, str]:
+def _head(metric: str) -> dict[str, Any]:
     better = {True: "lower is better", False: "higher is better", None: ""}
     return {
         "name": metric,
@@ -151,6 +151,8 @@ def _head(metric: str) -> dict[str, str]:
         "arrow": arrow(metric),
         "better": better[direction(metric).lower_is_better],
         "unit": direction(metric).unit,
+        "about": direction(metric).description,
+        "decides": direction(metric).family in ("localization", "road", "curves"),
     }
 
 
@@ -249,6 +251,7 @@ def _first(findings: Findings) -> list[dict[str, Any]]:
         {
             "backbone": name,
             "lead": findings.leads.get(name),
+            "stable": any(row["stable"] is not None for row in rows if row["backbone"] == name),
             "rows": [row for row in rows if row["backbone"] == name],
         }
         for name in sorted({row["backbone"] for row in rows})

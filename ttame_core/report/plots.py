@@ -433,6 +433,8 @@ class Plots:
                         [r["x"] for r in own], [r["value"] for r in own], **look.line
                     )
                     line.set_gid(_gid(look))
+                    if look.place is None:
+                        _name_at_end(axes, look, own[-1]["x"], own[-1]["value"])
                 counts = {r["x"]: r["images"] for r in placed if r["backbone"] == backbone}
                 ticks = [f"{s}\n{counts.get(i, 0):,}" for i, s in enumerate(sizes)]
                 axes.set_xticks(range(len(sizes)), ticks)

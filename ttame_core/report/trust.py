@@ -112,7 +112,9 @@ def trust(evidence: Sequence[Evidence]) -> Answer:
         return Answer(QUESTION, "care", f"With care: {listed(briefs, 2)}", lines)
     if unknown:
         briefs = list(dict.fromkeys(f.weighed.brief for f in unknown))
-        return Answer(QUESTION, "care", f"Nothing against it, but {listed(briefs, 2)}", lines)
+        return Answer(
+            QUESTION, "care", f"Nothing speaks against them, but {listed(briefs, 3)}", lines
+        )
     return Answer(QUESTION, "good", f"Yes: all {counted(len(checks), 'check')} hold", lines)
 
 

@@ -44,18 +44,19 @@ looked AS (
     SELECT backbone, key, explainer, any_value(pointing_game) AS inside
     FROM localization
     WHERE dataset = getvariable('dataset') AND target = predicted
+    AND list_contains(getvariable('rivals'), explainer)
     AND (backbone, key) IN (SELECT (backbone, key) FROM chosen)
     GROUP BY ALL
 ),
 relied AS (
     SELECT backbone, key, explainer, trust FROM trust
     WHERE dataset = getvariable('dataset') AND target = predicted
+    AND list_contains(getvariable('rivals'), explainer)
     AND (backbone, key) IN (SELECT (backbone, key) FROM chosen)
 ),
 scored AS (
     SELECT backbone, key, explainer, trust, inside
     FROM relied FULL JOIN looked USING (backbone, key, explainer)
-    WHERE list_contains(getvariable('rivals'), explainer)
 )
 SELECT backbone, place, key, pictured, class, predicted_class, label = predicted AS right,
        1e2 * probability AS probability, explainer, trust, inside, images
