@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ttame_core.lake import Lake
+
 SLOW = {"torch", "timm", "torchvision", "prefect", "scipy", "matplotlib", "numba", "pandas"}
 ROOTS = """
 import atexit, sys
@@ -58,4 +60,10 @@ def test_answers_from_the_workspace_need_neither_pytorch_nor_prefect(
     arguments = (word.replace("{}", " ") for word in line.split())
     code, imported = _imported(*arguments, folder=tmp_path)
     assert code == expected
+    assert imported & SLOW == set()
+
+
+def test_reading_the_files_of_a_lake_needs_no_more(drawn: tuple[Lake, str], tmp_path: Path) -> None:
+    code, imported = _imported("status", "--workspace", drawn[0].url, folder=tmp_path)
+    assert code == 0
     assert imported & SLOW == set()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from ttame_core.audits.statistics import SIGNIFICANT, bootstrap_weights, holm, paired
@@ -18,6 +20,7 @@ from ttame_core.lake.query.metric_values import SETTINGS
 from ttame_core.lake.records import check_record, records
 
 KINDS = ("explainer", "backbone", "audit")
+Pairs = dict[str, np.ndarray]  # columns by name: without PyArrow, whose to_numpy imports pandas
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _compared(db: duckdb.DuckDBPyConnection, kind: str, a: str, b: str, dataset:
     for metric, values, parameters in _metrics(db, kind, a, b):
         pairs = _pairs(db, values, parameters, kind, cell, (a, b, dataset))
         for names, part in _cells(pairs, cell):
-            bucket, x, y = (part[c].to_numpy() for c in ("bucket", "a", "b"))
+            bucket, x, y = (part[c] for c in ("bucket", "a", "b"))
             rows.append(
                 dict(zip(cell, names, strict=True))
                 | {"metric": metric, "a": x.mean(), "b": y.mean()}
@@ -174,7 +177,7 @@ def _pairs(
     kind: str,
     cell: Sequence[str],
     chosen: tuple[str, str, str],
-) -> pa.Table:
+) -> Pairs:
     """Pair the values of one metric, image by image.
 
     Args:
@@ -186,8 +189,8 @@ def _pairs(
         chosen: both names, and the name of the data set, or '' for all.
 
     Returns:
-        A row for each image that both have in a cell: the columns of `cell`; bucket, the image's
-        group for the bootstrap; a and b, the two values.
+        Columns with an element for each image that both have in a cell: those of `cell`; bucket,
+        the image's group for the bootstrap; a and b, the two values.
     """
     columns = ", ".join(cell)
     a, b, dataset = chosen
@@ -203,16 +206,17 @@ def _pairs(
         ORDER BY {columns}, key
         """,
         params=[a, b, *parameters, a, b, dataset],
-    ).to_arrow_table()
+    ).fetchnumpy()
 
 
-def _cells(pairs: pa.Table, cell: Sequence[str]) -> Iterator[tuple[list[str], pa.Table]]:
-    """Yield each cell of a table that is sorted by cell: the values that name it, and its rows."""
-    counts = pairs.group_by(cell, use_threads=False).aggregate([([], "count_all")])
-    start = 0
-    for row in counts.to_pylist():
-        yield [row[c] for c in cell], pairs.slice(start, row["count_all"])
-        start += row["count_all"]
+def _cells(pairs: Pairs, cell: Sequence[str]) -> Iterator[tuple[list[str], Pairs]]:
+    """Yield each cell of pairs that are sorted by cell: the values that name it, and its pairs."""
+    rows = len(pairs["bucket"])
+    changes = [pairs[c][1:] != pairs[c][:-1] for c in cell]
+    starts = [0, *np.flatnonzero(np.any(changes, axis=0)) + 1][:rows]
+    for start, end in pairwise([*starts, rows]):
+        part = {name: values[start:end] for name, values in pairs.items()}
+        yield [part[c][0] for c in cell], part
 
 
 # ---- names ----------------------------------------------------------------------------------
