@@ -17,6 +17,7 @@ from benchmarks import (
     leaderboard,
     memory,
     metrics,
+    planted,
     real,
     rise,
     scaling,
@@ -31,7 +32,7 @@ PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
     *("storage", "checksums", "versus"),
 )
-OWN_DATA = ("real",)  # parts that need the user's pictures, and run where they are asked for alone
+ASKED_FOR = ("real", "planted")  # parts that take the user's pictures or hours, and run by name
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
-    parser.add_argument("--only", nargs="+", choices=PARTS + OWN_DATA, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS + ASKED_FOR, default=PARTS)
     parser.add_argument("--samples", type=int, nargs="+", default=memory.SAMPLES)
     parser.add_argument("--stages", nargs="+", choices=memory.STAGES, default=list(memory.STAGES))
     of_real = parser.add_argument_group("real", "see benchmarks/real.py")
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, help="real: for insertion, deletion, ROAD (100); versus: all (256)"
     )
+    planted.add_options(parser.add_argument_group("planted", "see benchmarks/planted.py"))
     options = parser.parse_args()
     timed = options.models or cost.MODELS
     if "real" in options.only and not options.pictures:
@@ -97,6 +99,10 @@ def main() -> None:
         for table in versus.compare(
             options.models or versus.MODELS, options.images or versus.IMAGES
         ):
+            console.print(table)
+    if "planted" in options.only:
+        asked = options.planted, options.planted_seeds, options.faults, options.steps
+        for table in planted.compare(*asked):
             console.print(table)
     if "real" in options.only:
         chosen = options.workspace, options.seeds, options.backbones, options.images or 100

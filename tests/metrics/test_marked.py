@@ -34,6 +34,15 @@ def test_equal_values_are_all_marked_so_the_order_of_pixels_does_not_matter() ->
     assert torch.allclose(looks(images, flat)[0, :3], images.mean(dim=(2, 3))[0])
 
 
+def test_pictures_of_other_channels_are_looked_at_in_grey() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 8, 8, generator=generator)
+    for channels in (1, 4):
+        images = torch.rand(2, channels, 8, 8, generator=generator)
+        grey = images.mean(dim=1, keepdim=True).repeat(1, 3, 1, 1)
+        assert torch.allclose(looks(images, maps), looks(grey, maps))
+
+
 def rows_of(classes: np.ndarray, chance: np.random.Generator) -> list[dict]:
     places = chance.normal(size=(len(classes), 49))
     places[classes == 1] += 2 * chance.normal(size=49)  # the maps of class 1 mark one place

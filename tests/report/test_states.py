@@ -125,7 +125,7 @@ def test_no_boxes(state: Callable[..., State]) -> None:
     assert last.trust.tone == "care"
     assert "How much a map could keep is not known without annotated objects." in last.words
     assert "whether it can read masked images is not known" in last.words
-    assert "Shortcuts were not looked for: that takes annotated objects." in last.words
+    assert "Shortcuts were not looked for: that takes annotated objects" in last.words
     assert "outside every box" not in last.words
 
 

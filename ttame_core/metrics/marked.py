@@ -26,7 +26,8 @@ def looks(images: Tensor, maps: Tensor) -> Tensor:
     """Return what the marked tenth of each image looks like.
 
     Args:
-        images: (B, 3, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1]; where C is not 3, the mean of the channels stands for red,
+            green and blue.
         maps: (B, H, W); the tenth of the pixels with the largest values is marked, and those that
             equal the least of them.
 
@@ -34,6 +35,8 @@ def looks(images: Tensor, maps: Tensor) -> Tensor:
         (B, 7): mean and standard deviation of red, green and blue over the marked pixels, and the
         grain, the mean distance of a pixel from the mean of its 3×3 neighbourhood.
     """
+    if images.shape[1] != 3:
+        images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     flat = maps.flatten(1)
     least = flat.topk(ceil(MARKED * flat.shape[1]), dim=1).values[:, -1:]
     chosen = (flat >= least).to(images.dtype)

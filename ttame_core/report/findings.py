@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look")
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
-EXHIBITS = ("gallery", "disputed", "outside", "wrong")
+EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Findings:
         """Return the images to show of one kind.
 
         Args:
-            kind: best, typical, worst, disputed, outside or wrong.
+            kind: best, typical, worst, disputed, outside, alike or wrong.
         """
         return [row for row in self.exhibits if row["kind"] == kind]
 

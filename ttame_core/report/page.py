@@ -83,6 +83,7 @@ def render_page(
             classes=_classes(findings),
             first=_first(findings),
             outside=exhibits.get("outside", ()),
+            alike=_alike(exhibits.get("alike", ())),
             wrong=exhibits.get("wrong", ()),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
@@ -341,6 +342,25 @@ def _plots(
 
 def _safe(panels: Sequence[Plot]) -> list[dict[str, Any]]:
     return [{"title": panel.title, "svg": Markup(panel.svg)} for panel in panels]
+
+
+def _alike(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
+    """Return the classes whose maps are alike, each with its images."""
+    classes: dict[tuple[str, str, str], list[Exhibit]] = {}
+    for own in shown:
+        row = own.finding
+        classes.setdefault((row["backbone"], row["class"], row["aspect"]), []).append(own)
+    return [
+        {
+            "backbone": backbone,
+            "class": name,
+            "aspect": aspect,
+            "score": own[0].finding["score"],
+            "images": own[0].finding["images"],
+            "exhibits": own,
+        }
+        for (backbone, name, aspect), own in classes.items()
+    ]
 
 
 KINDS = {

@@ -60,14 +60,14 @@ def judge(
         if own.discrimination and own.discrimination.value < own.minimum
     }
     whole = [own.backbone for own in evidence if not own.failure]
-    boxes = any(direction(metric).family == "localization" for metric in metrics)
+    looked = any(direction(metric).family in ("localization", "marked") for metric in metrics)
     changes = recorded.changes
     return Verdict(
         audited(recorded.audit, findings, rows, recorded.rejected),
         [
             trust(evidence),
             best_of(rows, contests(rows, headline(metrics), winners), drop, blind),
-            attention(findings, evidence, refusals(recorded.refusals), changes, boxes=boxes),
+            attention(findings, evidence, refusals(recorded.refusals), changes, looked=looked),
             changed(changes, recorded.before, recorded.since, whole),
         ],
         judged(evidence),
@@ -109,7 +109,7 @@ def attention(
     refusals: Sequence[str],
     changes: Sequence[Mapping[str, Any]],
     *,
-    boxes: bool,
+    looked: bool,
 ) -> Answer:
     """Answer what needs a look, with the parts of the page that show it.
 
@@ -118,7 +118,7 @@ def attention(
         evidence: evidence about each backbone.
         refusals: a sentence for each explainer that does not apply to a backbone.
         changes: rows of AUDIT_CHANGES.
-        boxes: whether maps were compared with annotated objects.
+        looked: whether shortcuts were looked for, with annotated objects or without.
     """
     question = "What needs a look?"
     failed = sum(bool(row["failed"]) for row in changes)
@@ -136,6 +136,11 @@ def attention(
         on = counted(outside, "prediction")
         words = f"On {on} explainers look outside every box: possible shortcuts."
         lines.append(Line(words, "shortcuts"))
+    alike = {(row["backbone"], row["class"]): row for row in findings.of("alike")}
+    for (backbone, name), row in alike.items():
+        what = "the same place" if row["aspect"] == "place" else "what looks the same"
+        words = f"{backbone}: the maps of {name} mark {what}: the object, or a shortcut."
+        lines.append(Line(words, "shortcuts"))
     if wrong:
         confident = f", {sure} of them with at least 90 % probability" if sure else ""
         lines.append(Line(f"{counted(wrong, 'prediction')} wrong{confident}.", "wrong"))
@@ -148,8 +153,9 @@ def attention(
         words = f"{pairs} of explainer and classifier do not go together, so there are no maps."
         lines.append(Line(words, "notes"))
     unseen = []
-    if explained and not boxes:
-        unseen.append(Line("Shortcuts were not looked for: that takes annotated objects."))
+    if explained and not looked:
+        words = "Shortcuts were not looked for: that takes annotated objects, or the family marked."
+        unseen.append(Line(words))
     if explained and not any(own.labelled for own in explained):
         unseen.append(Line("Which predictions are wrong is not known: no image has a label."))
     if failed:
@@ -159,9 +165,9 @@ def attention(
         return Answer(question, "bad", short, [*lines, *unseen])
     if not explained:
         return Answer(question, "bad", "No image was explained", lines)
-    if outside or wrong:
-        short = counted(outside, "possible shortcut")
-        short = short if outside else counted(wrong, "wrong prediction")
+    if outside or alike or wrong:
+        short = counted(outside or len(alike), "possible shortcut")
+        short = short if outside or alike else counted(wrong, "wrong prediction")
         return Answer(question, "care", short, [*lines, *unseen])
     if lines:
         return Answer(question, "care", "Little", [*lines, *unseen])

@@ -1,0 +1,318 @@
+"""Audits of classifiers with planted faults, beside those of their clean twins.
+
+`python -m benchmarks.planted` plants each fault of harness/planting.py, trains the classifier and
+its twin, audits both on the same test pictures, and asks the audit what its reader would: is the
+faulty one told from the twin, are the pictures with the fault on top, is the class named, does the
+twin raise no alarm? What is there already is not made again: kill it and run it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+
+from harness.audits import audit_once
+from harness.faulty import ARGUMENTS, SIDE, Frozen, Pictures, drawn, planted, trained
+from harness.planting import FAULTS, Fault, noisy
+from ttame_core import spec
+from ttame_core.audits.specification import complete
+from ttame_core.data.shapes import CLASSES
+from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect
+
+TRAIN, TEST = 300, 200  # pictures
+EXPLAINERS = ("ttame", "gradcam")
+BACKBONES = ("faulty", "clean")
+ASPECTS = ("place_alike", "look_alike", "outside")  # the last one needs boxes
+FEWEST = 5  # images of a class that is judged
+USUAL = 0.75  # quantile of the images that is a class's score, as in report/sql/alike.sql
+TITLES = {"place_alike": "place", "look_alike": "look", "outside": "outside the boxes"}
+# A row per map: of the images that a backbone takes for a class, by key.
+VALUES = """
+SELECT p.backbone, v.explainer, s.path, p.predicted, v.metric, v.value
+FROM metric_values AS v
+JOIN predicted_numbers AS p USING (dataset, backbone, key) JOIN samples AS s USING (dataset, key)
+WHERE v.metric IN ('place_alike', 'look_alike', 'energy_in_box') AND v.explainer IN
+"""
+
+
+def compare(workspace: Path, seeds: int, names: Sequence[str], steps: int) -> Iterable[Table]:
+    """Plant and audit what is not there yet, and return the tables.
+
+    Args:
+        workspace: folder of pictures, weights, audits and results.
+        seeds: number of seeds: of the pictures, the training, and the class with the fault.
+        names: names of the faults.
+        steps: least number of steps with which T-TAME's heads are trained.
+    """
+    console = Console()
+    results = []
+    for seed in range(seeds):
+        for fault in FAULTS:
+            if fault.name in names:
+                place = workspace / f"{fault.name}-{seed}"
+                if not (place / "result.json").exists():
+                    console.print(f"{fault.name}, seed {seed}")
+                    result = _audited(fault, seed, place, steps)
+                    (place / "result.json").write_text(json.dumps(result))
+                results.append(json.loads((place / "result.json").read_text()))
+    yield from (_by_fault(results, explainer) for explainer in EXPLAINERS)
+    yield _together(results)
+    yield _alarms(results)
+
+
+@cache
+def _frozen() -> Frozen:
+    return Frozen()
+
+
+@cache
+def _pictures(split: str, seed: int) -> Pictures:
+    return drawn(split, TRAIN if split == "train" else TEST, seed + 1)
+
+
+def _target(seed: int) -> int:
+    return (3 * seed + 3) % len(CLASSES)
+
+
+def _audited(fault: Fault, seed: int, place: Path, steps: int) -> dict[str, Any]:
+    """Train, audit and ask; return what was found, as JSON has it."""
+    target = _target(seed)
+    train = planted(_pictures("train", seed), fault, target, seed)
+    test = _pictures("test", seed)
+    if fault.where == "pictures":  # as the training pictures are; labels of the test are right
+        test = planted(test, fault, target, seed + 1000)
+    _weights(fault, seed, place, train)
+    _write(place / "pictures", {"train": train, "test": test})
+    audit = _spec(fault, place, steps)
+    audit_once(audit, str(place / "lake"))
+    return {"fault": fault.name, "seed": seed, "class": target} | _asked(audit, place, test)
+
+
+def _weights(fault: Fault, seed: int, place: Path, train: Pictures) -> None:
+    """Write the weights of the faulty classifier and of its clean twin."""
+    place.mkdir(parents=True, exist_ok=True)
+    clean, faulty = place.parent / f"clean-{seed}.safetensors", place / "faulty.safetensors"
+    if not clean.exists():
+        own = _pictures("train", seed)
+        save_file(trained(_frozen(), _frozen()(own.pixels), own.labels, seed), clean)
+    if fault.where in ("pictures", "labels"):
+        save_file(trained(_frozen(), _frozen()(train.pixels), train.labels, seed), faulty)
+    else:
+        weights = load_file(clean)
+        save_file(noisy(weights, fault.rate, seed) if fault.where == "weights" else weights, faulty)
+
+
+def _write(folder: Path, splits: dict[str, Pictures]) -> None:
+    """Write pictures and masks as PNG files, in folders of splits and classes."""
+    for split, pictures in splits.items():
+        rows = zip(pictures.pixels, pictures.objects, pictures.labels, strict=True)
+        for number, (pixels, objects, label) in enumerate(rows):
+            name = Path(split, CLASSES[label], f"{number:04d}.png")
+            for kind, values in (("images", pixels), ("masks", objects.astype(np.uint8))):
+                path = folder / kind / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(path)
+
+
+def _spec(fault: Fault, place: Path, steps: int) -> spec.AuditSpec:
+    views = {"clean": {"input_size": [SIDE, SIDE], "crop_pct": 1.0}}
+    views["faulty"] = dict(views["clean"])
+    if fault.name == "bgr":
+        views["faulty"]["channel_order"] = "bgr"
+    if fault.name == "mean-twice":  # (x − m) / s − m = (x − (m + m · s)) / s
+        mean, std = np.array(_frozen().mean), np.array(_frozen().std)
+        views["faulty"]["mean"] = (mean + mean * std).tolist()
+    training = {"min_steps": steps} | ({"batch_size": 16} if steps else {})
+    head = {"ttame": {"training": {"labels": "permuted"}}} if fault.where == "head" else "ttame"
+    files = {"clean": place.parent / f"clean-{place.name.rsplit('-', 1)[1]}.safetensors"}
+    files["faulty"] = place / "faulty.safetensors"
+    model = {"model": "resnet10t", "args": ARGUMENTS, "num_classes": len(CLASSES)}
+    return complete(
+        spec.AuditSpec.model_validate(
+            {
+                "name": "planted",
+                "dataset": {
+                    "name": "planted",
+                    "source": {"kind": "folder", "path": str(place / "pictures" / "images")},
+                    "annotations": {"kind": "masks", "path": str(place / "pictures" / "masks")},
+                    "classes": list(CLASSES),
+                },
+                "backbones": [
+                    model
+                    | {"name": name, "checkpoint": str(files[name]), "preprocessing": views[name]}
+                    for name in BACKBONES
+                ],
+                "explainers": [head, *EXPLAINERS[1:]],
+                "training": training,
+                "evaluation": {
+                    "metrics": [{"confidence": {"keep": [15]}}, "localization", "shape", "marked"]
+                },
+                "compute": {"device": "cpu", "batch_size": 25, "workers": 1},
+            }
+        )
+    )
+
+
+def _asked(audit: spec.AuditSpec, place: Path, test: Pictures) -> dict[str, Any]:
+    """Ask the lake: scores of classes, and how well the pictures with the fault are ranked."""
+    lake = Lake(str(place / "lake"))
+    with connect(lake) as db:
+        rows = db.execute(f"{VALUES} {EXPLAINERS}").fetchall()
+        right = db.execute(
+            "SELECT backbone, avg((label = predicted)::INT) FROM predicted_numbers GROUP BY ALL"
+        ).fetchall()
+    found: dict[str, Any] = {"accuracy": dict(right), "classes": {}, "images": {}}
+    of_image = {number: bool(flag) for number, flag in enumerate(test.planted)}
+    for backbone in BACKBONES:
+        for explainer in EXPLAINERS:
+            for aspect in ASPECTS:
+                metric = "energy_in_box" if aspect == "outside" else aspect
+                own = [
+                    (int(Path(path).stem), predicted, 1 - v / 100 if aspect == "outside" else v)
+                    for b, e, path, predicted, m, v in rows
+                    if (b, e, m) == (backbone, explainer, metric)
+                ]
+                name = f"{backbone}/{explainer}/{aspect}"
+                found["classes"][name] = _classes(own)
+                if test.planted.any():
+                    flags = np.array([of_image[number] for number, *_ in own])
+                    found["images"][name] = _ranked(np.array([v for *_, v in own]), flags)
+    newest = sorted(lake.glob("audits/planted/*/answers.json"))[-1]
+    words = [line["words"] for answer in lake.read_json(newest) for line in answer["lines"]]
+    found["answers"] = words
+    found["alarms"] = {
+        backbone: sorted(
+            number
+            for number, name in enumerate(CLASSES)
+            if any(w.startswith(f"{backbone}: the maps of {name} mark ") for w in words)
+        )
+        for backbone in BACKBONES
+    }
+    return found
+
+
+def _classes(rows: Sequence[tuple[int, int, float]]) -> dict[int, float]:
+    """Return the score of each class with enough images."""
+    by_class: dict[int, list[float]] = {}
+    for _, predicted, value in rows:
+        by_class.setdefault(predicted, []).append(value)
+    return {
+        c: float(np.quantile(values, USUAL))
+        for c, values in by_class.items()
+        if len(values) >= FEWEST
+    }
+
+
+def _ranked(values: np.ndarray, flags: np.ndarray) -> dict[str, float]:
+    """Return precision at 10 and the area under ROC."""
+    first = np.argsort(-values, kind="stable")[:10]
+    return {"at_10": float(flags[first].mean()), "auc": area(values[flags], values[~flags])}
+
+
+def area(high: Sequence[float] | np.ndarray, low: Sequence[float] | np.ndarray) -> float:
+    """Return the share of all pairs in which the first is higher; equals count half."""
+    a, b = np.asarray(high, float)[:, None], np.asarray(low, float)[None]
+    return float(((a > b) + 0.5 * (a == b)).mean()) if a.size and b.size else float("nan")
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
+    scores = result["classes"][name]
+    best = max(scores, key=scores.get)
+    return scores[best], int(best)
+
+
+def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
+    """Make the table of faults: scores of the faulty classifier and the twin, means of seeds."""
+    table = Table(title=f"{explainer}: score of the highest class, faulty / clean; class named")
+    for column in ("fault", "accuracy", *(TITLES[a] for a in ASPECTS), "look: P@10", "AUC"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    for fault in FAULTS:
+        own = [r for r in results if r["fault"] == fault.name]
+        if not own:
+            continue
+        cells = [" / ".join(_mean([100 * r["accuracy"][b] for r in own], 0) for b in BACKBONES)]
+        for aspect in ASPECTS:
+            tops = [[_top(r, f"{b}/{explainer}/{aspect}") for b in BACKBONES] for r in own]
+            named = sum(t[0][1] == r["class"] for t, r in zip(tops, own, strict=True))
+            ends = " / ".join(_mean([t[i][0] for t in tops]) for i in range(2))
+            cells.append(f"{ends}; {named}/{len(own)}")
+        ranks = [r["images"].get(f"faulty/{explainer}/look_alike") for r in own]
+        cells += [_mean([rank[key] for rank in ranks if rank]) for key in ("at_10", "auc")]
+        table.add_row(fault.name, *cells)
+    return table
+
+
+def _mean(values: Sequence[float], digits: int = 2) -> str:
+    return f"{np.mean(values):.{digits}f}" if values else "–"
+
+
+def _together(results: Sequence[dict[str, Any]]) -> Table:
+    """Make the table of explainers, over all faults in pictures."""
+    table = Table(title="All faults in pictures, all seeds")
+    for column in ("explainer", "score"):
+        table.add_column(column)
+    for column in ("pairs: AUC", "named", "P@10", "images: AUC"):
+        table.add_column(column, justify="right")
+    of_pictures = [r for r in results if r["images"]]
+    for explainer in EXPLAINERS if of_pictures else ():
+        for aspect in ASPECTS:
+            name = f"{explainer}/{aspect}"
+            faulty = [_top(r, f"faulty/{name}") for r in of_pictures]
+            clean = [_top(r, f"clean/{name}")[0] for r in of_pictures]
+            named = [t[1] == r["class"] for t, r in zip(faulty, of_pictures, strict=True)]
+            ranks = [r["images"][f"faulty/{name}"] for r in of_pictures]
+            cells = [_mean([float(n) for n in named]), _mean([rank["at_10"] for rank in ranks])]
+            cells.append(_mean([rank["auc"] for rank in ranks]))
+            pairs = f"{area([t[0] for t in faulty], clean):.2f}"
+            table.add_row(explainer, TITLES[aspect], pairs, *cells)
+    return table
+
+
+def _alarms(results: Sequence[dict[str, Any]]) -> Table:
+    """Make the table of what the report says without boxes: classes whose maps are alike."""
+    table = Table(title="Alarms of the report: audits, of which the faulty class is named")
+    for column in ("fault", "faulty", "named", "clean twin"):
+        table.add_column(column, justify="left" if column == "fault" else "right")
+    for fault in FAULTS:
+        own = [r for r in results if r["fault"] == fault.name]
+        raised = [sum(bool(r["alarms"][b]) for r in own) for b in BACKBONES]
+        named = sum(r["class"] in r["alarms"]["faulty"] for r in own)
+        if own:
+            cells = [f"{number}/{len(own)}" for number in (raised[0], named, raised[1])]
+            table.add_row(fault.name, *cells)
+    return table
+
+
+def add_options(parser: Any) -> None:
+    names = [fault.name for fault in FAULTS]
+    parser.add_argument("--planted", type=Path, default=Path("build/planted"), help="workspace")
+    parser.add_argument("--planted-seeds", type=int, default=2)
+    parser.add_argument("--faults", nargs="+", choices=names, default=names)
+    parser.add_argument("--steps", type=int, default=300, help="of T-TAME's heads, at least")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser)
+    options = parser.parse_args()
+    console = Console(width=120)
+    for table in compare(options.planted, options.planted_seeds, options.faults, options.steps):
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

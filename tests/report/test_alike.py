@@ -1,0 +1,96 @@
+"""Classes whose maps are alike: which are named, by hand, and where the report shows them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from known import known_lake
+
+from ttame_core.audits.record import Outcome, write_record
+from ttame_core.audits.specification import complete
+from ttame_core.lake import Lake, scores_file
+from ttame_core.lake.families import schema_of
+from ttame_core.lake.query.variables import set_variables
+from ttame_core.report.findings import sql_text
+from ttame_core.report.rendering import read_answers, render
+from ttame_core.spec import AuditSpec
+
+SHARD = "test-000000"
+
+
+def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[tuple]:
+    """Return class, aspect, score and images of the classes that are named, of two explainers.
+
+    place, look: values of the images of each class; of the second explainer they are 0.1 lower.
+    """
+    rows, images = [], []
+    for name, values in place.items():
+        for i, (where, what) in enumerate(zip(values, look[name], strict=True)):
+            images.append(("d", "net", f"{name}{i}", name))
+            for explainer, less in (("ttame", 0.0), ("gradcam", 0.1)):
+                rows.append(("d", "net", explainer, f"{name}{i}", where - less, what - less))
+    rows.append(("d", "net", "random", "a0", 9.0, 9.0))
+    with duckdb.connect() as db:
+        identity = "dataset TEXT, backbone TEXT"
+        db.execute(
+            f"CREATE TABLE values_marked ({identity}, explainer TEXT, key TEXT, "
+            "place_alike DOUBLE, look_alike DOUBLE)"
+        )
+        db.execute(f"CREATE TABLE predictions ({identity}, key TEXT, predicted_class TEXT)")
+        db.executemany("INSERT INTO values_marked VALUES (?, ?, ?, ?, ?, ?)", rows)
+        db.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?)", images)
+        known = {"dataset": "d", "backbones": ["net"], "rivals": ["ttame", "gradcam"]}
+        set_variables(db, known)
+        found = db.execute(sql_text("alike")).fetchall()
+    assert all(row[0] == "net" and row[1] == "alike" for row in found)
+    assert [row[8] for row in found if row[8] == 1] == [1] * len({row[2:4] for row in found})
+    return sorted({(row[3], row[2], round(row[4], 3), row[5]) for row in found})
+
+
+def test_a_class_is_named_by_the_value_that_a_quarter_of_its_images_reach() -> None:
+    low = {name: [0.0] * 5 for name in "abc"}
+    # The upper quartile of 0, 0, 0, 0.6, 0.6 is 0.6, and 0.55 with the explainer that has less.
+    half = {**low, "b": [0.0, 0.0, 0.0, 0.6, 0.6]}
+    assert named(half, low) == [("b", "place", 0.55, 5)]
+    assert named(low, half) == [("b", "look", 0.55, 5)]
+    assert not named({**low, "b": [0.4] * 5}, low)  # 0.35, on average
+    assert not named(low, low)
+
+
+def test_a_look_is_named_only_far_ahead_of_the_next_class() -> None:
+    low = {name: [0.0] * 5 for name in "abc"}
+    assert not named(low, {"a": [0.7] * 5, "b": [0.6] * 5, "c": [0.5] * 5})
+    assert named(low, {"a": [0.7] * 5, "b": [0.4] * 5, "c": [0.3] * 5}) == [("a", "look", 0.65, 5)]
+
+
+def test_the_report_names_and_shows_a_class_without_boxes(
+    drawn: tuple[Lake, str], tmp_path: Path
+) -> None:
+    lake, audit = known_lake(drawn[0], tmp_path / "lake", without=["boxes"])
+    own = audit.model_dump(mode="json")
+    own["evaluation"]["metrics"] = ["confidence", "shape", "marked"]
+    audit = complete(AuditSpec.model_validate(own))
+    chance = np.random.default_rng(0)
+    for explainer in ("ttame", "gradcam", "random"):
+        place = ("drawn", "net", explainer, SHARD)
+        path = f"maps/dataset=drawn/backbone=net/explainer={explainer}/{SHARD}.parquet"
+        rows = []
+        for i, row in enumerate(lake.read_table(path).to_pylist()):
+            where, look = chance.normal(size=49), chance.normal(size=7)
+            where[:5] += 40 * (i % 2 == 0)  # the maps of one of two classes mark one place
+            where -= where.mean()
+            marked = {"place": (where / np.linalg.norm(where)).tolist(), "look": look.tolist()}
+            known = {name: row[name] for name in ("key", "label")}
+            rows.append({**known, "predicted": i % 2, "target": i % 2, **marked})
+        lake.write_parquet(scores_file("marked", *place), rows, schema_of("marked"), {})
+    folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)
+    answers = read_answers(lake, folder)
+    words = [line.words for answer in answers for line in answer.lines]
+    assert any(w.startswith("net: the maps of ") and "mark the same place" in w for w in words)
+    assert not any("Shortcuts were not looked for" in w for w in words)
+    page = Path(lake.path(folder), "report.html").read_text()
+    assert '<section id="shortcuts">' in page
+    assert "mark the same place" in page

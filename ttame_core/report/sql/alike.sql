@@ -1,0 +1,41 @@
+-- Images of classes whose maps are alike, which may be told by a shortcut: a class whose maps mark the
+-- same place (`place_alike` of 0.4 or more), or whose maps mark what looks the same, far ahead of every
+-- other class (`look_alike` 0.2 above the next class). A class has the value that a quarter of its
+-- images reach, the mean over explainers. At most five such classes of a backbone, and of each the six
+-- images whose maps are most like those of the others. images: number of the class's images.
+WITH own AS (
+    SELECT backbone, explainer, key, predicted_class AS class,
+           unnest(['place', 'look']) AS aspect, unnest([place_alike, look_alike]) AS value
+    FROM values_marked JOIN predictions USING (dataset, backbone, key)
+    WHERE dataset = getvariable('dataset')
+    AND list_contains(getvariable('backbones'), backbone)
+    AND list_contains(getvariable('rivals'), explainer)
+),
+classes AS (
+    SELECT backbone, aspect, class, avg(score) AS score, max(images) AS images
+    FROM (
+        SELECT backbone, explainer, aspect, class, quantile_cont(value, 0.75) AS score,
+               count(*) AS images
+        FROM own GROUP BY ALL
+    )
+    GROUP BY ALL
+),
+ranked AS (
+    SELECT *, row_number() OVER best AS rank, score - lead(score) OVER best AS ahead
+    FROM classes WINDOW best AS (PARTITION BY backbone, aspect ORDER BY score DESC, class)
+),
+suspected AS (
+    FROM ranked
+    WHERE (aspect = 'place' AND score >= 0.4) OR (aspect = 'look' AND rank = 1 AND ahead >= 0.2)
+    QUALIFY row_number() OVER (PARTITION BY backbone ORDER BY score DESC, class) <= 5
+),
+pictures AS (
+    SELECT backbone, aspect, class, score, images, key, avg(value) AS value
+    FROM own JOIN suspected USING (backbone, aspect, class) GROUP BY ALL
+)
+SELECT backbone, 'alike' AS kind, aspect, class, score, images, key, value,
+       row_number() OVER (
+           PARTITION BY backbone, aspect, class ORDER BY value DESC, md5(key)
+       ) AS place
+FROM pictures QUALIFY place <= 6
+ORDER BY score DESC, backbone, class, aspect, place
