@@ -15,7 +15,13 @@ from tasks.artifacts import leave_artifacts
 from tasks.progress import bar
 from tasks.unit import unit
 from ttame_core import spec
-from ttame_core.audits.record import Outcome, audit_refusals, failed_gates, write_record
+from ttame_core.audits.record import (
+    Outcome,
+    audit_refusals,
+    check_complete,
+    failed_gates,
+    write_record,
+)
 from ttame_core.lake import Lake
 from ttame_core.report.rendering import render
 from ttame_core.report.tables import refusals, warnings
@@ -38,6 +44,7 @@ def report(audit: spec.AuditSpec, workspace: str, failures: Mapping[str, str]) -
     """
     lake = Lake(workspace)
     with bar(f"report {audit.name}", ""):
+        check_complete(lake, audit, failures)
         outcome = Outcome(failures, datetime.now(UTC), flow_run.id or "")
         folder = write_record(lake, audit, outcome, render)
     broken = failed_gates(lake, folder)

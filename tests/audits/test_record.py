@@ -21,7 +21,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake, families, maps_file, scores_file
 from ttame_core.lake.query.connection import leaderboard
 from ttame_core.lake.records import read_about
-from ttame_core.lake.schemas import INDEX, REJECTED, maps_schema
+from ttame_core.lake.schemas import INDEX, LOST, REJECTED, maps_schema
 
 IMAGES = 24
 WHERE = ("d", "net", "quick", "test-000000")
@@ -174,6 +174,20 @@ def test_an_explainer_without_any_map_is_told_of(tmp_path: Path) -> None:
     )
     (row,) = failed_gates(lake, _recorded(lake, audit, 1))
     assert row["words"] == "center on net has no map of any image: its maps are not finite."
+
+
+def test_single_maps_that_are_not_finite_are_told_of(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    maps = lake.read_table(maps_file(*WHERE))
+    schema = maps.schema.remove_metadata()
+    lake.write_parquet(
+        maps_file(*WHERE), maps.replace_schema_metadata(), schema, "x", **{LOST: "2"}
+    )
+    (row,) = failed_gates(lake, _recorded(lake, audit, 1))
+    assert row["words"] == (
+        "quick on net lacks 2 maps, which are not finite: its numbers are of other images alone."
+    )
 
 
 def test_what_is_no_number_is_told_of(tmp_path: Path) -> None:

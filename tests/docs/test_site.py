@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -99,9 +100,13 @@ def _look_into(site: Path) -> None:
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or said.append(r.url))
         page.goto((site / "decisions/index.html").as_uri())
-        page.fill("input.md-search__input", "minimum_discrimination")
         first = page.locator(".md-search-result__link").first
-        first.wait_for(state="attached")
+        for _ in range(10):  # what is typed before the index is there may be lost
+            page.fill("input.md-search__input", "minimum_discrimination")
+            with suppress(sync_api.TimeoutError):
+                first.wait_for(state="attached", timeout=10_000)
+                break
+            page.reload()
         assert "spec.html" in " ".join(
             link.get_attribute("href") for link in page.locator(".md-search-result__link").all()
         )

@@ -24,7 +24,7 @@ from flows.cli import app
 from harness.audits import AUDIT, audit_once, differences, temporary, whole
 from tasks import models
 from ttame_core import spec
-from ttame_core.audits.record import Outcome, write_record
+from ttame_core.audits.record import Outcome, check_complete, write_record
 from ttame_core.audits.verify import verify
 from ttame_core.backbones import Backbone
 from ttame_core.data.index import load_shards
@@ -277,6 +277,19 @@ def test_verify_repair_and_an_audit_mend_what_a_person_damaged(
     _record(workspace, 2)
     whole = _verify(workspace)
     assert (whole.stdout, whole.exit_code) == ("", 0)
+
+
+@pytest.mark.parametrize("damage", [delete, put_back])
+@pytest.mark.parametrize("path", [MAPS, SCORES])
+def test_what_was_removed_or_replaced_during_an_audit_is_in_no_record(
+    path: str, damage: Callable[[Path], None], workspace: Path
+) -> None:
+    lake = Lake(workspace)
+    check_complete(lake, AUDIT, [])
+    damage(workspace / path)
+    with pytest.raises(UserError, match=rf"{path} was removed or replaced while the audit ran"):
+        check_complete(lake, AUDIT, [])
+    check_complete(lake, AUDIT, ["net"])
 
 
 # ---- no room, no permission ------------------------------------------------------------------

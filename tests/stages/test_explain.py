@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import PLAIN, shard_all, tiny_backbone
+from torch import Tensor
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Outputs
@@ -17,11 +18,13 @@ from ttame_core.data.index import load_shards
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
-from ttame_core.explainers import REGISTRY, Explainer, forward_pass
+from ttame_core.explainers import REGISTRY, Explainer, ForwardPass, forward_pass
+from ttame_core.explainers.center import Center
 from ttame_core.heads.attention import AttentionHead
-from ttame_core.lake import Lake, fingerprint, maps_file, scores_file
+from ttame_core.lake import Lake, fingerprint, maps_file, scores_file, shard_rows
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import connect
+from ttame_core.lake.schemas import LOST
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import THRESHOLDS, contour_ious, energy_in_box, pointing_game
 from ttame_core.perturbation.masking import min_max
@@ -334,6 +337,32 @@ def test_scores_of_the_maps_before_go_when_maps_are_made_again(drawn: tuple[Lake
         lake.write_parquet(path, [], schema_of("shape"), scored)
         explain_shard(shard, backbone, maps, "predicted", COMPUTE)
         assert lake.exists(path) == stays
+
+
+def test_maps_that_are_not_finite_are_counted(
+    drawn: tuple[Lake, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, dataset = drawn
+    backbone = tiny_backbone()
+    backbone.name = "gappy"
+    center, attribute = REGISTRY["center"](backbone), Center.attribute
+
+    def gappy(self: Center, forward: ForwardPass, targets: Tensor) -> Tensor:
+        maps = attribute(self, forward, targets).clone()
+        maps[0] = torch.inf
+        return maps
+
+    monkeypatch.setattr(Center, "attribute", gappy)
+    path = maps_file(dataset, "gappy", "center", SHARD)
+    counted = []
+    for may_lack in (False, True):
+        monkeypatch.setattr(Center, "may_lack_maps", may_lack)
+        explain_shard(
+            StoredShard(*drawn, SHARD), backbone, _maps({"center": center}), "top-2", COMPUTE
+        )
+        counted.append(int(lake.metadata(path).get(LOST, 0)))
+    batches = -(-lake.parquet_rows(shard_rows(dataset, SHARD)) // COMPUTE.batch_size)
+    assert counted == [2 * batches, 0]
 
 
 def test_a_classifier_that_gives_no_numbers_is_told_of(drawn: tuple[Lake, str]) -> None:

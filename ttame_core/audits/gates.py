@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -345,19 +345,24 @@ def _beyond_chance(audited: Audited) -> Iterator[Row]:
 
 
 def not_numbers(
-    board: pa.Table, asked: Iterable[tuple[str, str]], absent: Collection[tuple[str, str]]
+    board: pa.Table, asked: Mapping[tuple[str, str], int], absent: Collection[tuple[str, str]]
 ) -> Iterator[Row]:
-    """Yield a failed row for each value that an audit asks for and that is no finite number.
+    """Yield a failed row for each value and maps that an audit asks for and that are not finite.
 
     Args:
         board: the leaderboard.
-        asked: backbone and explainer of all maps that the audit asks for.
+        asked: how many maps are not finite, by backbone and explainer of all maps that the audit
+            asks for.
         absent: backbone and explainer where the explainer does not apply.
     """
     rows = board.to_pylist()
     there = {(row["backbone"], row["explainer"]) for row in rows}
     for backbone, explainer in sorted({*asked} - there - {*absent}):
         words = f"{explainer} on {backbone} has no map of any image: its maps are not finite."
+        yield _row(COMPLETE, (backbone, explainer, ""), failed=True, words=words)
+    for backbone, explainer in sorted(pair for pair in there & {*asked} if asked[pair]):
+        lacks = f"{explainer} on {backbone} lacks {asked[backbone, explainer]} maps"
+        words = f"{lacks}, which are not finite: its numbers are of other images alone."
         yield _row(COMPLETE, (backbone, explainer, ""), failed=True, words=words)
     for row in rows:
         if row["value"] is None or not isfinite(row["value"]):

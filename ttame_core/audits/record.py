@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from ttame_core import plugins, spec
 from ttame_core.audits.gates import NewRecord, find_changes, not_numbers
 from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.data.index import count_rejected
+from ttame_core.errors import UserError
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.query.connection import connect, leaderboard, read_leaderboard
@@ -177,7 +178,8 @@ def write_record(
             new = NewRecord(record, outcome.run, board, outcome.failures.keys(), absent)
             compared = find_changes(lake, db, audit, new)
             explained = whole if db.sql("FROM recorded LIMIT 1").fetchall() else []
-            maps = [(b.name, e.name) for b in explained for e in asked]
+            lost = {b.name: provenance.lost(b) for b in explained}
+            maps = {(name, e.name): count[e.name] for name, count in lost.items() for e in asked}
             changes = [*not_numbers(board, maps, absent), *compared.rows]
             lake.write_parquet(f"{folder}/changes.parquet", changes, AUDIT_CHANGES, made_from)
             render(
@@ -216,6 +218,30 @@ def write_record(
     # The leaderboard is written last, so a record is whole where it exists.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
+
+
+def check_complete(lake: Lake, audit: spec.AuditSpec, failed: Collection[str]) -> None:
+    """Check that all files that an audit asks for are there, made from what its spec says now.
+
+    Somebody may have removed files while the audit ran, or another audit may have replaced them.
+
+    Args:
+        lake: the workspace.
+        audit: the spec.
+        failed: names of the backbones that failed, whose files may be missing.
+
+    Raises:
+        UserError: a file is missing or outdated.
+    """
+    if audit.compute.address and audit.compute.precision == "auto":
+        return  # what `auto` stands for on the machines of the cluster is not known here
+    whole = [b for b in audit.backbones if b.name not in failed]
+    provenance = Provenance(audit.model_copy(update={"backbones": whole}), lake, imports=False)
+    if path := next(provenance.unmade(), None):
+        raise UserError(
+            f"{lake.path(path)} was removed or replaced while the audit ran: run the same command "
+            "again"
+        )
 
 
 def failed_gates(lake: Lake, folder: str) -> list[dict[str, Any]]:

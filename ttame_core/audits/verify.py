@@ -24,16 +24,12 @@ from ttame_core.data.images import BrokenImage, examine
 from ttame_core.data.plan import planned_rows
 from ttame_core.data.sources.containers import MARK, is_same, parts_of
 from ttame_core.errors import UserError, nearest
-from ttame_core.explainers import REGISTRY
 from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import (
     Lake,
     classes_file,
     dataset_file,
     fingerprint,
-    head_folder,
-    maps_file,
-    scores_file,
     shard_rows,
     shard_tar,
 )
@@ -343,7 +339,8 @@ class _Verification:
             failed = json.loads(self.lake.read_bytes(f"{folder}/record.json")).get("failures", {})
             whole = [b for b in audit.backbones if b.name not in failed]
             audit = audit.model_copy(update={"backbones": whole})
-            undone = list(_undone(Provenance(audit, self.lake, imports=False)))
+            roles = missing_roles(self.lake, audit, [b.name for b in audit.backbones])
+            undone = [*roles, *Provenance(audit, self.lake, imports=False).unmade()]
             for backbone in whole:
                 path = classes_file(audit.dataset.name, backbone.name)
                 if path not in self.files:
@@ -406,25 +403,6 @@ def _files(lake: Lake, folder: str) -> Iterator[str]:
             yield from _files(lake, path)
         else:
             yield path
-
-
-def _undone(provenance: Provenance) -> Iterator[str]:
-    """Yield the paths of files that an audit asks for and that are missing or outdated."""
-    audit, dataset = provenance.audit, provenance.dataset
-    yield from missing_roles(provenance.lake, audit, [b.name for b in audit.backbones])
-    for backbone in audit.backbones:
-        name = backbone.name
-        weights = provenance.fitted_weights(backbone)
-        if weights and not provenance.is_fitted(backbone):
-            yield weights
-        for e in provenance.explainers():
-            if REGISTRY[e.method].needs_head and not provenance.head_is_current(backbone, e):
-                yield f"{head_folder(dataset, name, e.name)}/head.safetensors"
-        for shard, _ in provenance.shards(audit.maps.split):
-            for e in provenance.missing_maps(backbone, shard):
-                yield maps_file(dataset, name, e.name, shard)
-            for e, metric in provenance.missing_scores(backbone, shard):
-                yield scores_file(metric.family, dataset, name, e.name, shard)
 
 
 def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:

@@ -96,6 +96,8 @@ class Explainer(ABC):
         version: increase it when the maps change, so that they are made again.
         needs_head: whether a head is trained for each backbone.
         needs_annotations: whether boxes or masks are read.
+        may_lack_maps: whether an image can have no map (NaN); with other explainers that is an
+            error, of which the record tells.
         reads_image: whether maps depend on the image and the classifier.
         explains_again: whether the explainer can explain changed images and classifiers.
         forwards: forward passes through the classifier for a map, beyond the pass that all
@@ -121,6 +123,7 @@ class Explainer(ABC):
     version: ClassVar[int] = 1
     needs_head: ClassVar[bool] = False
     needs_annotations: ClassVar[bool] = False
+    may_lack_maps: ClassVar[bool] = False
     reads_image: ClassVar[bool] = True
     explains_again: ClassVar[bool] = True
     forwards: ClassVar[str] = "0"

@@ -49,6 +49,7 @@ class Imported(Explainer):
 
     name = "imported"
     version = 2
+    may_lack_maps = True
     explains_again = False
 
     class Settings(spec.Section):

@@ -24,6 +24,7 @@ class Oracle(Explainer):
     name = "oracle"
     role = YARDSTICK
     needs_annotations = True
+    may_lack_maps = True
     reads_image = False
 
     @override

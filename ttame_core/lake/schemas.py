@@ -8,6 +8,7 @@ from ttame_core.lake.map_values import STORED
 
 REFUSED = "ttame.not_applicable"  # metadata of a file without rows: why there are none
 HEAD = "ttame.head"  # metadata of a head's history, and of maps: SHA-256 of the head's file
+LOST = "ttame.lost"  # metadata of a maps file: how many maps it lacks that are not finite
 WEIGHTS = "ttame.weights"  # metadata of a maps file: hash of the classifier's weights
 
 # label: that of the object in the box, where its image has several labels; else null.

@@ -30,6 +30,7 @@ from ttame_core.storage import file_system, reaching, temporary_folder
 
 FINGERPRINT = b"ttame.fingerprint"
 MADE_FROM = b"ttame.made_from"
+ARROW_SCHEMA = b"ARROW:schema"  # metadata that pyarrow adds
 PATH = b"ttame.path"  # where in its workspace a file was written
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 WRITING = ".writing-"  # in the name of a file that is not whole yet
@@ -47,10 +48,16 @@ def fingerprint(made_from: Any) -> str:
 
 
 class RowGroups:
-    """A writer that gathers small record batches into row groups of some megabytes (ROW_GROUP)."""
+    """A writer that gathers small record batches into row groups of some megabytes (ROW_GROUP).
+
+    Attributes:
+        schema: schema of the rows.
+        about: metadata of the file that is known only at its end.
+    """
 
     def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
         self.schema = schema
+        self.about: dict[str, str] = {}
         self._writer = writer
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
@@ -309,8 +316,8 @@ class Lake:
                 with reaching(self.url, self.fs):
                     raise end
             with self.open(path) if end is None else io.BytesIO(end) as stream:
-                metadata = pq.read_schema(stream).metadata or {}
-            return {k.decode(): v.decode() for k, v in metadata.items()}
+                metadata = pq.read_metadata(stream).metadata or {}
+            return {k.decode(): v.decode() for k, v in metadata.items() if k != ARROW_SCHEMA}
         except pa.ArrowException:
             return self._metadata(path) if isinstance(end, bytes) and len(end) == FOOTER else {}
         except (OSError, UnicodeDecodeError):
@@ -439,6 +446,7 @@ class Lake:
                 rows = RowGroups(writer, schema)
                 yield rows
                 rows.flush()
+                writer.add_key_value_metadata(rows.about)
                 writer.add_key_value_metadata({seals.KEY: seals.BLANK})
             seals.seal(temporary)
 

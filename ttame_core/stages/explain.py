@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from ttame_core.explainers import Cost, Explainer, ForwardPass, forward_pass, me
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.map_values import column_of, dtype_of, restore, store
-from ttame_core.lake.schemas import HEAD, PREDICTION, REFUSED, WEIGHTS, maps_schema
+from ttame_core.lake.schemas import HEAD, LOST, PREDICTION, REFUSED, WEIGHTS, maps_schema
 from ttame_core.lake.store import FINGERPRINT, MADE_FROM, RowGroups
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
@@ -87,6 +88,7 @@ def explain_shard(
         _remove_other_scores(shard, backbone.name, order.name, order.made_from)
     with ExitStack() as files, ThreadPoolExecutor(1, thread_name_prefix="write") as writing:
         opened: dict[str, tuple[RowGroups, RowGroups]] = {}
+        lost: Counter[str] = Counter()  # maps that are not finite, by explainer
         pending: list[Future[None]] = []
 
         def writers(order: WantedMaps, height: int, width: int) -> tuple[RowGroups, RowGroups]:
@@ -117,6 +119,8 @@ def explain_shard(
                 maps = maps.masked_fill(~wanted_ones[: len(chosen), :, None, None], torch.nan)
                 to_maps, to_costs = writers(order, *maps.shape[-2:])
                 rows = _rows(backbone, part, chosen.cpu(), maps, to_maps.schema, threshold(targets))
+                if not order.explainer.may_lack_maps:
+                    lost[order.name] += int(wanted_ones[: len(chosen)].sum()) - rows.num_rows
                 costs = _costs(rows, shared, len(batch), own, chosen.numel())
                 pending += [writing.submit(to_maps.write, rows)]
                 pending += [writing.submit(to_costs.write, costs)]
@@ -130,7 +134,9 @@ def explain_shard(
         for future in pending:
             future.result()
         for order in wanted:
-            writers(order, 1, 1)  # a file without rows, because there were no images
+            to_maps, _ = writers(order, 1, 1)  # a file without rows, if there were no images
+            if lost[order.name]:
+                to_maps.about[LOST] = str(lost[order.name])
 
 
 def write_refusal(

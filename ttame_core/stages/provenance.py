@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,13 +33,14 @@ from ttame_core.lake import (
     scores_file,
 )
 from ttame_core.lake.schemas import HEAD as HEAD_HASH
-from ttame_core.lake.schemas import WEIGHTS
+from ttame_core.lake.schemas import LOST, WEIGHTS
 from ttame_core.lake.store import MADE_FROM
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import ALL
 
 # Versions of the files, to be increased when the code makes other content from the same inputs.
 FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
+TOGETHER = 1000  # files whose metadata are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -387,6 +389,33 @@ class Provenance:
                 unscored = [e for e, _ in self.missing_scores(backbone, shard)]
                 for e in self.explainers():
                     yield Work("evaluate", name, e.name, shard, e not in unscored)
+
+    def unmade(self) -> Iterator[str]:
+        """Yield the paths of files that the audit asks for and that are missing or outdated."""
+        for backbone in self.audit.backbones:
+            weights = self.fitted_weights(backbone)
+            if weights and not self.is_fitted(backbone):
+                yield weights
+            for e in self.explainers():
+                if REGISTRY[e.method].needs_head and not self.head_is_current(backbone, e):
+                    folder = head_folder(self.dataset, backbone.name, e.name)
+                    yield f"{folder}/head.safetensors"
+            of_backbone = self.dataset, backbone.name
+            for shard, _ in self.shards(self.audit.maps.split):
+                for e in self.missing_maps(backbone, shard):
+                    yield maps_file(*of_backbone, e.name, shard)
+                for e, metric in self.missing_scores(backbone, shard):
+                    yield scores_file(metric.family, *of_backbone, e.name, shard)
+
+    def lost(self, backbone: spec.Backbone) -> Counter[str]:
+        """Return how many maps each explainer lacks because they are not finite, by its name."""
+        lost: Counter[str] = Counter()
+        for e in self.explainers():
+            files = self.lake.glob(maps_file(self.dataset, backbone.name, e.name, "*"))
+            for first in range(0, len(files), TOGETHER):
+                about = self.lake.metadata_of(files[first : first + TOGETHER])
+                lost[e.name] += sum(int(of_file.get(LOST, 0)) for of_file in about)
+        return lost
 
 
 def given_head(backbone: spec.Backbone, explainer: spec.Explainer) -> str | None:
