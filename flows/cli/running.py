@@ -140,7 +140,7 @@ def print_answers(audit: AuditSpec, workspace: str) -> None:
 
     lake = Lake(workspace)
     for folder in records(lake, audit.name)[-1:]:
-        out().print(answers_table(read_answers(lake, folder)))
+        out(1000).print(answers_table(read_answers(lake, folder)))  # a line each where it is piped
 
 
 def print_failed_gates(audit: AuditSpec, workspace: str) -> None:
