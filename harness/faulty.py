@@ -56,7 +56,7 @@ def drawn(split: str, count: int, seed: int) -> Pictures:
     return Pictures(
         [sample.image for sample in samples],
         [sample.mask > 0 for sample in samples],
-        np.array([sample.label for sample in samples]),
+        np.array([sample.labels[0] for sample in samples]),
         np.zeros(count, bool),
     )
 
