@@ -32,6 +32,7 @@ def test_earlier_histories_and_those_of_today_are_seen_alike(
     lake = Lake(tmp_path)
     names = {"confidence": objective}
     terms = {names.get(term, term): value for term, value in (LOSSES | METRICS).items()}
+    terms["distance"] = 0.125  # a term that earlier versions did not have
     rows = [{**AT, "term": term, "value": value} for term, value in terms.items()]
     earlier = [{**AT, **LOSSES}, *({**AT, "metric": m, "value": v} for m, v in METRICS.items())]
     of = "heads/dataset=d/backbone=b/explainer="
@@ -46,6 +47,8 @@ def test_earlier_histories_and_those_of_today_are_seen_alike(
             ).fetchall()
             for explainer in ("today", "earlier", "refused")
         }
+        distances = db.sql("SELECT explainer, max(distance) FROM heads GROUP BY ALL").fetchall()
+    assert sorted(distances) == [("earlier", None), ("today", 0.125)]
     losses = tuple(LOSSES.values())
     expected = [
         (0, 5, *losses, None, None),

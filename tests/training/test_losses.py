@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ttame_core.training.losses import area_loss, variation_loss
+from ttame_core.backbones.class_vectors import ClassVectors
+from ttame_core.heads.attention import SharedHead
+from ttame_core.training.losses import DistanceFromStart, area_loss, variation_loss
 from ttame_core.training.objectives.confidence import Confidence, log_odds
 
 
@@ -23,6 +25,38 @@ def test_variation_by_hand() -> None:
     top, bottom, left, right = 1.0, 0.04, 0.25, 0.25 + 0.04
     expected = (vertical + horizontal + 0.3 * (top + bottom + left + right)) / 2
     assert np.isclose(float(variation_loss(maps)), expected)
+
+
+def test_the_distance_from_the_start_is_that_of_all_classes_rows() -> None:
+    torch.manual_seed(0)
+    head = SharedHead([3, 2], ClassVectors(torch.randn(4, 6)), (2, 2))
+    torch.nn.init.normal_(head.matrix)
+    rows = (head.vectors(None) @ head.matrix).detach()
+    distance = DistanceFromStart(head)
+    assert float(distance()) == 0
+    with torch.no_grad():
+        head.matrix.mul_(3)
+    assert np.isclose(float(distance()), 4)
+    with torch.no_grad():
+        head.matrix.normal_()
+    moved = (head.vectors(None) @ head.matrix).detach()
+    by_class = [float(((a - b) ** 2).sum()) for a, b in zip(moved, rows, strict=True)]
+    assert np.isclose(float(distance()), sum(by_class) / float((rows**2).sum()))
+    distance().backward()
+    assert head.matrix.grad is not None
+
+
+def test_of_very_many_classes_some_are_compared() -> None:
+    vectors = ClassVectors(torch.randn(21_841, 4))
+    head = SharedHead([3], vectors, (2, 2))
+    torch.nn.init.normal_(head.matrix)
+    distance = DistanceFromStart(head)
+    with torch.no_grad():
+        head.matrix.mul_(2)
+    assert np.isclose(float(distance()), 1)
+    assert distance.classes[0] == 0
+    assert distance.classes[-1] == 21_840
+    assert len(distance.classes.unique()) == 1024
 
 
 def test_variation_is_per_image() -> None:

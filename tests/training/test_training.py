@@ -364,6 +364,27 @@ def test_shared_heads_interrupted_end_the_same(drawn: tuple[Lake, str]) -> None:
     assert _content(drawn[0], "cut") == _content(drawn[0], "whole")
 
 
+def test_a_weight_holds_the_rows_of_all_classes_near_their_start(drawn: tuple[Lake, str]) -> None:
+    lake, _ = drawn
+    _train(drawn, "begun", spec.Training(recipe="whole", batch_size=8, min_steps=0))
+    ends: dict[float, float] = {}
+    for weight in (0.0, 3.0, 1e4):
+        settings = spec.Training(recipe="whole", batch_size=8, epochs=5, lambda_start=weight)
+        _train(drawn, f"held{weight:g}", settings.model_copy(update={"min_steps": 0}))
+        start, end = (
+            load_head(lake, name, TTame(tiny_backbone())) for name in ("begun", f"held{weight:g}")
+        )
+        assert isinstance(start, SharedHead)
+        assert isinstance(end, SharedHead)
+        moved = end.vectors(None) @ (end.matrix - start.matrix)
+        ends[weight] = float(moved.norm() / (start.vectors(None) @ start.matrix).norm())
+    assert ends[1e4] < 0.5 * ends[3.0] < 0.5 * ends[0.0]
+    terms = {row["term"] for row in lake.read_table("held3/history.parquet").to_pylist()}
+    assert "distance" in terms
+    history = lake.read_table("held0/history.parquet").to_pylist()
+    assert "distance" not in {row["term"] for row in history}
+
+
 def test_rows_have_no_start() -> None:
     with pytest.raises(ValueError, match="fusion: rows has none: give it epochs or min_steps"):
         spec.Training(fusion="rows", min_steps=0)

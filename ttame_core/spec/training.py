@@ -64,6 +64,12 @@ class Training(Section):
     lambda_variation: float = Field(0.01, ge=0, description="λ1, weight of the map's variation")
     lambda_area: float = Field(2.0, ge=0, description="λ2, weight of the map's area")
     lambda_confidence: float = Field(1.5, ge=0, description="λ3, weight of the objective")
+    lambda_start: float = Field(
+        3.0,
+        ge=0,
+        description="weight of the squared distance of all classes' fusion weights from their "
+        "start, where `fusion` is shared; published: 0",
+    )
     area_exponent: float = Field(0.3, gt=0, description="λ4, exponent of the map in the area")
     objective: str = Field(
         "confidence",

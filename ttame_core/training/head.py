@@ -22,7 +22,7 @@ from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import remove_checkpoint
 from ttame_core.training.loop import Loop, Progress, part_of
-from ttame_core.training.losses import area_loss, variation_loss
+from ttame_core.training.losses import DistanceFromStart, area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
 from ttame_core.training.orders import TrainingOutput, TrainingShards, first_images
 from ttame_core.training.start import begin
@@ -316,6 +316,9 @@ class HeadRun(Loop[Tensor]):
         with torch.random.fork_rng(devices=[]):  # heads begin on the CPU
             torch.random.default_generator.manual_seed(settings.seed)
             self.head = (start or explainer.new_head(settings.map, settings.fusion)).train()
+        self.distance: DistanceFromStart | None = None
+        if isinstance(self.head, SharedHead) and settings.lambda_start:
+            self.distance = DistanceFromStart(self.head)
         self.learner: nn.Module = self.head  # what is trained: the head, or its wrapping
         if accelerator is not None:
             if backbone.device.type == "cuda":
@@ -330,19 +333,26 @@ class HeadRun(Loop[Tensor]):
         self.record_steps, self.checkpoint_steps = self.report_steps, settings.checkpoint_steps
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
-        """Return the terms of `training_losses`; the objective's term has the objective's name."""
+        """Return the terms of `training_losses`, and the head's distance from its start.
+
+        The objective's term has the objective's name.
+        """
         size = self.head.map_size
         noise = smooth_noise(self.settings, len(batch), self.step, self.total, size, self.part)
         with self.backbone.autocast():
             losses = training_losses(
                 self.explainer, self.learner, batch, self.settings, noise, self.accelerator
             )
-        return {
+        terms = {
             "loss": losses.loss,
             "variation": losses.variation,
             "area": losses.area,
             self.settings.objective: losses.confidence,
         }
+        if self.distance is not None:
+            terms["distance"] = self.distance()
+            terms["loss"] = losses.loss + self.settings.lambda_start * terms["distance"]
+        return terms
 
     @torch.inference_mode()
     def validate(self, batches: Iterable[Tensor], epoch: int, batch_size: int) -> None:

@@ -80,16 +80,18 @@ LEFT JOIN classes AS its
 -- is the term of `training.objective`, whatever its name is. Files hold a row per term, and the names of
 -- metrics have an @; earlier files have the columns of the view.
 CREATE VIEW heads AS
-SELECT dataset, backbone, explainer, epoch, step, loss, variation, area, confidence, metric, value
+SELECT dataset, backbone, explainer, epoch, step, loss, variation, area, confidence, metric, value,
+       CAST(NULL AS FLOAT) AS distance
 FROM files_heads WHERE term IS NULL
 UNION ALL
 SELECT dataset, backbone, explainer, epoch, step,
        max(value) FILTER (term = 'loss'), max(value) FILTER (term = 'variation'),
        max(value) FILTER (term = 'area'),
-       max(value) FILTER (term NOT IN ('loss', 'variation', 'area')), NULL, NULL
+       max(value) FILTER (term NOT IN ('loss', 'variation', 'area', 'distance')), NULL, NULL,
+       max(value) FILTER (term = 'distance')
 FROM files_heads WHERE term NOT GLOB '*@*' GROUP BY ALL
 UNION ALL
-SELECT dataset, backbone, explainer, epoch, step, NULL, NULL, NULL, NULL, term, value
+SELECT dataset, backbone, explainer, epoch, step, NULL, NULL, NULL, NULL, term, value, NULL
 FROM files_heads WHERE term GLOB '*@*';
 
 -- The trials of `ttame sweep`: a row per trial and metric of the validation split.
