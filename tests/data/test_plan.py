@@ -34,17 +34,17 @@ VOC = {"kind": "voc", "path": "boxes", "objects": {"a": ["x"]}}
 @pytest.mark.parametrize(
     ("source", "annotations", "expected"),
     [
-        (SHAPES, None, "f0bdb3ec0d0d21d50fa8430fd8c29c24"),
-        (FOLDER, None, "7674bf0ea673a3c19b101fd962376393"),
-        (FOLDER, VOC, "3459fc0b3460b758fd3a804e52d4b633"),
-        (FOLDER, {"kind": "masks", "path": "masks"}, "756bd6d433abd4b331586f7442577d93"),
-        (FOLDER, {"kind": "coco", "path": "coco.json"}, "5d050ed195a7e2fe642960bcc354de77"),
+        (SHAPES, None, "63ed95928485dfc3fdb03a50f6affb58"),
+        (FOLDER, None, "76b4217f337cbe35ea6dc8c61e3086fd"),
+        (FOLDER, VOC, "cc1c1933b296773ce46f0a5f6c7675d3"),
+        (FOLDER, {"kind": "masks", "path": "masks"}, "f61c99aa198e52f8416c0a401057a805"),
+        (FOLDER, {"kind": "coco", "path": "coco.json"}, "becf73dd5a7e6b439522eac3fd08e514"),
         (
             {"kind": "list", "path": "list.txt", "root": "."},
             None,
-            "395182e5b8e68a1bce55fe0d422cfa6c",
+            "77a677661b3da4c8ad5118e2c8d5fb29",
         ),
-        ({"kind": "manifest", "path": "list.csv"}, None, "095549d7a7fabfbe4a11e52d1a56fcc2"),
+        ({"kind": "manifest", "path": "list.csv"}, None, "99ae728d3eb5c00d954c81f8117cb18c"),
     ],
 )
 def test_shards_of_earlier_versions_are_still_current(

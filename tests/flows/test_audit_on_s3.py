@@ -22,6 +22,7 @@ from tiny import shard_all
 from ttame_core.audits.comparison import compare
 from ttame_core.audits.specification import open_spec
 from ttame_core.lake import Lake
+from ttame_core.lake.store import PATH
 from ttame_core.lake.query.connection import leaderboard, run_query
 
 Run = Callable[..., subprocess.CompletedProcess]
@@ -45,7 +46,10 @@ def _content(files: dict[str, bytes]) -> dict[str, Any]:
             rows = table.to_pylist()
             if parts[0] == "audits":  # sums of the same numbers in another order
                 rows = [_rounded(row) for row in rows if row.get("metric") != "seconds"]
-            content[name] = (table.schema.metadata, rows)
+            about = dict(table.schema.metadata)
+            if parts[0] == "audits":
+                assert about.pop(PATH).decode() == "/".join(parts)  # it has the record's time
+            content[name] = (about, rows)
     return content
 
 
