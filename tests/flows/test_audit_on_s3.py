@@ -22,8 +22,8 @@ from tiny import shard_all
 from ttame_core.audits.comparison import compare
 from ttame_core.audits.specification import open_spec
 from ttame_core.lake import Lake
-from ttame_core.lake.store import PATH
 from ttame_core.lake.query.connection import leaderboard, run_query
+from ttame_core.lake.store import PATH
 
 Run = Callable[..., subprocess.CompletedProcess]
 CELL = ["dataset", "backbone", "explainer", "metric"]
