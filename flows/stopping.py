@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing import active_children
 from threading import Event, Thread
 from types import FrameType
@@ -78,20 +78,25 @@ def _servers() -> list[subprocess.Popen[bytes]]:
     return [process for process in processes if process is not None]
 
 
-@contextmanager
-def servers_end_with_this_process() -> Iterator[None]:
+def servers_end_with_this_process() -> AbstractContextManager[None]:
     """Let temporary Prefect servers end when this process does, also where it is killed.
 
     A thread looks for those that are started in this context, from their first moment.
     """
-    started = Event()
-    watch = Thread(target=_guard, args=(started,), daemon=True)
-    watch.start()
+    return _beside(_guard)
+
+
+@contextmanager
+def _beside(watch: Callable[[Event], None]) -> Iterator[None]:
+    """Run a watch in a thread; its event is set when the context ends, which waits for it."""
+    over = Event()
+    thread = Thread(target=watch, args=(over,), daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        started.set()
-        watch.join()
+        over.set()
+        thread.join()
 
 
 def _guard(started: Event) -> None:
@@ -115,21 +120,13 @@ def _end_with_this_process(server: subprocess.Popen[bytes]) -> None:
     atexit.register(guard.kill)  # runs before Prefect ends the server itself
 
 
-@contextmanager
-def no_longer_than_servers() -> Iterator[None]:
+def no_longer_than_servers() -> AbstractContextManager[None]:
     """End this process with exit code 1 when a temporary Prefect server of its own has ended.
 
     Prefect would ask the server again for many minutes. After a signal, which may have ended the
     server too, the process ends by that signal.
     """
-    over = Event()
-    watch = Thread(target=_watch_servers, args=(over,), daemon=True)
-    watch.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watch.join()
+    return _beside(_watch_servers)
 
 
 def _watch_servers(over: Event) -> None:

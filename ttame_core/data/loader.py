@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from ttame_core.backbones.outputs import COLOURS
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.annotations.base import CORNERS
 from ttame_core.data.images import decode_channels, decode_image
@@ -35,7 +36,6 @@ from ttame_core.data.objects import object_pixels
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
 
-COLOURS = 3  # channels of a picture
 SHUFFLE_BUFFER = 1000  # raw samples; a shard's samples are in random order already
 
 T = TypeVar("T")

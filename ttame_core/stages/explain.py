@@ -32,6 +32,7 @@ from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.shard import StoredShard
 
 ImagesDone = Callable[[int], None]  # called with the number of images that are done
+ABOVE = "above-"  # begins targets whose probability is above a threshold
 ALL = 2**62  # more images than any shard holds
 
 
@@ -190,8 +191,14 @@ def threshold(targets: str | list[int]) -> float:
     Args:
         targets: as a spec's `maps.targets`; only `above-P` gives one of its own.
     """
-    named = isinstance(targets, str) and targets.startswith("above-")
-    return float(targets.removeprefix("above-")) if named else HALF  # type: ignore[union-attr]
+    if isinstance(targets, str) and targets.startswith(ABOVE):
+        return float(targets.removeprefix(ABOVE))
+    return HALF
+
+
+def _are_predicted(targets: str | list[int]) -> bool:
+    """Say whether the classifier chooses the targets, by its probabilities."""
+    return isinstance(targets, str) and (targets == "predicted" or targets.startswith(ABOVE))
 
 
 def choose_targets(
@@ -213,7 +220,7 @@ def choose_targets(
         UserError: the backbone has no such class.
     """
     classes = logits.shape[1]
-    if targets == "predicted" or str(targets).startswith("above-"):
+    if _are_predicted(targets):
         return logits.argmax(dim=1, keepdim=True)
     if targets == "label":
         if (labels == UNKNOWN).all(dim=1).any():
@@ -245,7 +252,7 @@ def _targets(
     exclude each other predicts several for one image and fewer for another; the rows of the others
     are filled up with classes that get no map. The second tensor is on the CPU.
     """
-    if targets == "predicted" or str(targets).startswith("above-"):
+    if _are_predicted(targets):
         classes, wanted = backbone.outputs.predicted(forward.logits, threshold(targets))
         return classes, wanted.cpu()
     labels = forward.batch.labels
