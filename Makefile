@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 
 install: $(BIN)/.installed
 
-# A virtual environment with ttame and its tools; made again when the dependencies change.
+# A virtual environment with ttame and its tools; made again when the dependencies change. Python
+# compiles a module when it is first imported: all of them would take minutes, and few are imported.
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --editable . --group dev
+	$(BIN)/python -m pip install --no-compile --editable . --group dev
 	touch $@
 
 demo: install ## audit the embedded data set with the classifiers in examples/zoo
