@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -26,6 +25,7 @@ from ttame_core.heads.published import published_taps
 from ttame_core.lake import Lake, dataset_file
 from ttame_core.report.single import (
     Explained,
+    batch_of,
     draw,
     explain_picture,
     read_picture,
@@ -161,11 +161,11 @@ def write_pictures(
             f"two of the pictures are called {min(twice)}: explain them one by one, or into one PNG"
         )
     explained, failed = [], []
+    count = next(iter(explainers.values())).backbone.preprocessing.shape[0]
     for path in images:
         try:
-            one = explain_picture(
-                Path(path).name, read_picture(path), explainers, classes.names, number
-            )
+            photo = read_picture(path, count)
+            one = explain_picture(Path(path).name, photo, explainers, classes.names, number)
         except UserError as error:
             failed.append(str(error))
             continue
@@ -222,15 +222,16 @@ def _started_head(images: Sequence[str], explainer: Trained) -> Head:
         UserError: none of the pictures can be read.
     """
     backbone = explainer.backbone
-    pixels, failed = [], []
+    photos, failed = {}, []
     for path in images[:START_IMAGES]:
         try:
-            pixels.append(backbone.preprocessing.pixels(read_picture(path)))
+            photos[path] = read_picture(path, backbone.preprocessing.shape[0])
         except UserError as error:
             failed.append(error)
-    if not pixels:
+    if not photos:
         raise failed[0]
-    batches = (torch.stack(pixels).to(backbone.device).float() / 255).split(8)
+    batch = batch_of([*photos], [*photos.values()], backbone.preprocessing)
+    batches = batch.float_images(backbone.device).split(8)
     head = explainer.new_head(fusion="shared")
     assert isinstance(head, SharedHead)
     start_from_gradients(head, backbone, lambda: batches)

@@ -76,7 +76,8 @@ def _table(section: type[Section]) -> Iterator[str]:
     schema = section.model_json_schema()
     yield "| key | takes | default | what it is |"
     yield "| --- | --- | --- | --- |"
-    for name, field in section.model_fields.items():
+    for own, field in section.model_fields.items():
+        name = field.alias or own
         takes = _takes(schema["properties"][name])
         about = PAGE.sub(r"[\1](\1.md)", field.description or "").replace("|", "\\|")
         yield f"| `{name}` | {takes} | {_default(field)} | {about} |"

@@ -29,6 +29,10 @@ ASCII |= {"≥": ">=", "≤": "<=", "ρ": "rho", "δ": "delta", "λ": "lambda", 
 QUIET, FORMAT = "TTAME_QUIET", "TTAME_LOG_FORMAT"
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
 
+# How messages begin that Prefect adds to what was said: of a process that was stopped, and after
+# the sentence with which a command ends, which should be the last.
+REPEATING = ("Crash detected!", "Finished in state Crashed(", "Stopping temporary server ")
+
 # Libraries that print by themselves, and the variables that silence them.
 SILENT_LIBRARIES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -157,8 +161,8 @@ class Lines(logging.StreamHandler):
 
 def _says_nothing(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    if message.startswith(("Crash detected!", "Finished in state Crashed(")):
-        return True  # Prefect on a process that was stopped, which says so itself
+    if message.startswith(REPEATING):
+        return True
     if is_quiet():  # only defects, which have a traceback: mistakes are told when the command ends
         return record.levelno < logging.ERROR or not record.exc_info
     if record.name.startswith("prefect.flow_runs"):

@@ -31,6 +31,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics.base import MappedImages
 from ttame_core.perturbation.imputation import impute
 from ttame_core.perturbation.masking import min_max
+from ttame_core.report.single import explain_picture, read_picture
 
 VALUES = np.arange(5 * 60 * 70).reshape(60, 70, 5) % 997 / 996  # (H, W, C) in [0, 1]
 
@@ -174,6 +175,24 @@ def test_maps_and_scores_of_other_channels(tmp_path: Path, channels: int) -> Non
     )
     for family in ("confidence", "road", "curves", "shape"):
         assert len(FAMILIES[family]().score(mapped)) >= 2
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, "16 bits"), (5, "pages"), (5, "array")])
+def test_a_single_picture_is_read_as_an_audit_reads_it(
+    tmp_path: Path, channels: int, kind: str
+) -> None:
+    backbone = _backbone(channels)
+    data = FILES[kind][0]
+    (tmp_path / kind).write_bytes(data)
+    photo = read_picture(str(tmp_path / kind), channels)
+    found = explain_picture(kind, photo, {"gradcam": REGISTRY["gradcam"](backbone)}, "abcd")
+    pixels = backbone.preprocessing.pixels(decode_channels(data, kind, channels))[None]
+    with torch.no_grad():
+        logits = backbone(backbone.normalise(pixels))[0]
+    assert found.probability == pytest.approx(float(logits.softmax(0).max()), rel=1e-4)
+    assert (found.view.mode, found.view.size) == ("RGB", (64, 64))
+    with pytest.raises(UserError, match=f"has {channels} channels, and the classifier takes 4"):
+        read_picture(str(tmp_path / kind), 4)
 
 
 def test_channels_are_imputed_each_by_itself() -> None:

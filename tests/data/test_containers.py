@@ -21,6 +21,7 @@ from tiny import jpeg, shard_all
 
 from ttame_core import spec
 from ttame_core.audits.readiness import bytes_of
+from ttame_core.audits.verify import verify
 from ttame_core.data.index import load_classes, load_shards
 from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.data.plan import plan_shards, planned_rows
@@ -105,6 +106,68 @@ def test_a_tar_gives_its_own_bytes_with_their_labels(tmp_path: Path) -> None:
 def test_where_labels_are(tmp_path: Path, member: str, data: str, label: str) -> None:
     place = tar(tmp_path / "0.tar", ("1.jpg", RED), (f"1.{member}", data))
     assert taken(kind="webdataset", path=place) == {"0.tar/1.jpg": label}
+
+
+def _left_in_place(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A tar of four pictures in two classes, and a source that leaves them there."""
+    members = [(f"{i}.{s}", d) for i, data in enumerate((RED, BLUE, GREEN, BLACK))
+               for s, d in (("jpg", data), ("cls", "cat" if i % 2 else "dog"))]  # fmt: skip
+    place = tar(tmp_path / "0.tar", *members)
+    return Path(place), {"kind": "webdataset", "path": place, "copy": False}
+
+
+def test_pictures_that_stay_in_their_tars_are_those_of_copies(tmp_path: Path) -> None:
+    _, source = _left_in_place(tmp_path)
+    stay = contents(tmp_path / "stay", source)
+    assert stay == contents(tmp_path / "copied", {**source, "copy": True})
+    assert len(stay) == 4
+    lake = Lake(tmp_path / "stay/lake")
+    assert bytes_of(lake, "d") == 0
+    assert bytes_of(Lake(tmp_path / "copied/lake"), "d") == sum(map(len, (RED, BLUE, GREEN, BLACK)))
+    for path in lake.glob("datasets/d/shards/*.tar"):
+        assert not any(data in lake.read_bytes(path) for data in (RED, BLUE, GREEN, BLACK))
+    assert verify(lake, pixels=True) == []
+
+
+def test_a_tar_that_changed_under_its_index_is_found_and_named(tmp_path: Path) -> None:
+    place, source = _left_in_place(tmp_path)
+    contents(tmp_path, source)
+    lake, data, before = Lake(tmp_path / "lake"), bytearray(place.read_bytes()), place.stat()
+    data[data.index(BLUE) + 300] ^= 1
+    place.write_bytes(data)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))  # and its size is the same
+    with pytest.raises(
+        UserError, match=r"0\.tar is not as it was .*1\.jpg: other bytes lie"
+    ) as told:
+        contents(tmp_path, source)
+    (shard,) = re.findall(r"delete the shard (\S+) and run", str(told.value))
+    (fault,) = verify(lake, pixels=True)
+    assert (fault.path, fault.state) == (shard.removeprefix(f"{lake}/"), "stale")
+    place.write_bytes(data[:100])
+    with pytest.raises(UserError, match=r"0\.tar is not as it was"):
+        [image_bytes(s) for n in load_shards(lake, "d") for s in read_shard(lake, "d", n.shard)]
+    place.unlink()
+    with pytest.raises(UserError, match="No such file"):
+        [image_bytes(s) for n in load_shards(lake, "d") for s in read_shard(lake, "d", n.shard)]
+
+
+def test_a_tar_that_moved_is_indexed_where_it_is_now(tmp_path: Path) -> None:
+    place, source = _left_in_place(tmp_path)
+    before = contents(tmp_path, source)
+    (tmp_path / "new").mkdir()
+    place.rename(tmp_path / "new/0.tar")
+    assert contents(tmp_path, {**source, "path": str(tmp_path / "new/0.tar")}) == before
+
+
+def test_of_pictures_that_stay_only_those_made_smaller_are_copied(tmp_path: Path) -> None:
+    large = jpeg((200, 100))
+    place = tar(tmp_path / "0.tar", ("1.jpg", RED), ("2.jpg", large))
+    source = {"kind": "webdataset", "path": place, "copy": False}
+    lake = Lake(tmp_path / "lake")
+    shard_all(spec.Dataset(name="d", source=source, max_size=50), lake)
+    samples = [s for n in load_shards(lake, "d") for s in read_shard(lake, "d", n.shard)]
+    sizes = {s["__row__"]["path"]: Image.open(io.BytesIO(image_bytes(s))).size for s in samples}
+    assert sizes == {"0.tar/1.jpg": (40, 30), "0.tar/2.jpg": (50, 25)}
 
 
 def test_labels_under_other_names_and_none(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_each_label_has_its_own_objects(
     rows = {row["path"]: row for row in index}
     assert (rows["1.jpg"]["label"], rows["1.jpg"]["class"]) == (1, "dog")
     assert (rows["1.jpg"]["labels"], rows["2.jpg"]["labels"]) == ([1, 0], [0])
+    assert (rows["1.jpg"]["classes"], rows["2.jpg"]["classes"]) == (["dog", "cat"], ["cat"])
     batch = _batch(lake)
     first = batch.keys.index(rows["1.jpg"]["key"])
     assert sorted(batch.labels[first].tolist()) == [0, 1]

@@ -322,6 +322,11 @@ def _(here: Path) -> Section:
     return tar(here / "0.tar", {"0001.jpg": RED, "0002.jpg": BLUE})
 
 
+@PICTURES.example("tars that stay as they are, not copied into the workspace")
+def _(here: Path) -> Section:
+    return tar(here / "0.tar", {"0001.jpg": RED, "0001.cls": b"0"}) | {"copy": False}
+
+
 @PICTURES.example("the shards of another audit")
 def _(here: Path) -> Section:
     source = _folder(pictures(here / "pictures", "cats/1.jpg", "dogs/1.jpg"))

@@ -20,6 +20,7 @@ from ttame_core.data.index import count_current
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.matching import Classifier, DataClasses, Match
 from ttame_core.data.plan import ShardPlan
+from ttame_core.data.sources.containers import stays
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, NotApplicable
 from ttame_core.heads.files import read_head
@@ -150,10 +151,10 @@ def check_disk(audit: spec.AuditSpec, plan: ShardPlan, lake: Lake) -> None:
 
 
 def bytes_of(lake: Lake, dataset: str) -> int:
-    """Return the size of a planned data set's pictures in bytes, as far as their files say it."""
-    plan = lake.read_table(dataset_file(dataset, "plan.parquet"), ["shard", "stamp"])
-    stamps = plan.filter(pc.field("shard") != "").column("stamp")
-    sizes = (stamp.partition("/")[0] for stamp in stamps.to_pylist())
+    """Return what a planned data set's pictures take in shards, in bytes, as far as it is known."""
+    plan = lake.read_table(dataset_file(dataset, "plan.parquet"), ["shard", "stamp", "location"])
+    rows = plan.filter(pc.field("shard") != "").to_pylist()
+    sizes = (row["stamp"].partition("/")[0] for row in rows if not stays(row["location"]))
     return sum(int(size) for size in sizes if size.isdigit())
 
 

@@ -22,7 +22,13 @@ from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
 from ttame_core.data.images import BrokenImage, examine
 from ttame_core.data.plan import planned_rows
-from ttame_core.data.sources.containers import MARK, is_same, parts_of
+from ttame_core.data.sources.containers import (
+    is_same,
+    lies_inside,
+    parts_of,
+    read_inside,
+    stays,
+)
 from ttame_core.errors import UserError, nearest
 from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import (
@@ -443,14 +449,14 @@ def _others(lake: Lake, dataset: str, shard: str) -> list[str]:
 def _is_same(location: str, stamp: str, row: Mapping[str, Any] | None) -> bool:
     """Say whether a file still holds the picture of a shard's row; True for rejected pictures.
 
-    Pictures that lie in a file of many have changed where that file has.
+    Pictures that were copied from a file of many have changed where that file has.
     """
     if row is None or not row["sha256"]:
         return True
-    if MARK in location:
+    if lies_inside(location) and not stays(location):
         return is_same(parts_of(location)[0], stamp)
     try:
-        data = read(location)
+        data = read_inside(location) if stays(location) else read(location)
         if hashlib.sha256(data).hexdigest() == row["sha256"]:
             return True
         made = apart(examine, data, row["path"], max(row["width"], row["height"])).smaller

@@ -49,6 +49,7 @@ ORIENTATIONS = tuple(range(1, 9))
 MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as decompression bomb
 JPEG_QUALITY = 95
 NPY = b"\x93NUMPY"
+COLOURS = 3  # channels of a picture in colours
 MAX_RATIO = 50  # of the sides: a strip is scaled to a classifier's view by its shorter one
 Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
@@ -135,6 +136,24 @@ def render_image(data: bytes, name: str) -> Image.Image:
         image = _open(data, name)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_for(data: bytes, name: str, count: int) -> Image.Image | list[Image.Image]:
+    """Decode an image as a classifier of `count` channels reads it.
+
+    Args:
+        data: content of the file.
+        name: name of the image, for errors.
+        count: number of channels that the classifier takes.
+
+    Returns:
+        For three channels a picture in RGB (`decode_image`), else a picture of mode `F` for each
+        channel (`decode_channels`).
+
+    Raises:
+        BrokenImage: the image cannot be decoded to its end, or has other channels.
+    """
+    return decode_image(data, name) if count == COLOURS else decode_channels(data, name, count)
 
 
 def decode_channels(data: bytes, name: str, wanted: int | None = None) -> list[Image.Image]:

@@ -55,5 +55,5 @@ def complete(section: Open, registry: Mapping[str, type[Kind]]) -> Open:
     Raises:
         SpecProblems: the kind is unknown, or a key is wrong.
     """
-    settings = settings_of(section, registry).model_dump(mode="json")
+    settings = settings_of(section, registry).model_dump(mode="json", by_alias=True)
     return type(section).model_validate({"kind": section.kind, **settings})

@@ -27,12 +27,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from ttame_core.backbones.outputs import COLOURS
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.annotations.base import CORNERS
-from ttame_core.data.images import decode_channels, decode_image
+from ttame_core.data.images import decode_for
 from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.objects import object_pixels
+from ttame_core.data.sources.containers import WHERE, parts_of, read_inside
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, shard_rows, shard_tar
 
@@ -177,14 +177,36 @@ def image_bytes(sample: dict[str, Any]) -> bytes:
     """Return the bytes of a raw sample's image.
 
     Raises:
-        UserError: there is no image, or it is not as it was stored.
+        UserError: there is no image, or it is not as it was stored, there or in the file in which
+            it stays.
+        StoreAway: the store of that file does not answer.
     """
+    if WHERE in sample:
+        return _bytes_elsewhere(sample)
     for suffix, data in sample.items():
         if not suffix.startswith("__") and suffix not in ("json", "mask.png"):
             if hashlib.sha256(data).hexdigest() == sample["__row__"]["sha256"]:
                 return data
             raise _damaged(sample, "its image is not as it was stored")
     raise _damaged(sample, "it has no image")
+
+
+def _bytes_elsewhere(sample: dict[str, Any]) -> bytes:
+    """Return the bytes of a picture that stays in the file it came in."""
+    location = sample[WHERE].decode()
+    container, _ = parts_of(location)
+    try:
+        data, reason = read_inside(location), "other bytes lie in its place"
+    except OSError as error:
+        data, reason = b"", error.strerror or str(error)
+    if hashlib.sha256(data).hexdigest() == sample["__row__"]["sha256"]:
+        return data
+    path = sample["__row__"]["path"]
+    raise UserError(
+        f"{container} is not as it was when its pictures were indexed ({path}: {reason}): put it "
+        f"back as it was, or delete the shard {sample['__url__']} and run `ttame shard`, which "
+        "indexes it anew"
+    )
 
 
 def _annotation(sample: dict[str, Any]) -> tuple[list[int], list[dict[str, Any]]]:
@@ -291,14 +313,8 @@ def _order(shards: Sequence[str], shuffle: tuple[int, int] | None) -> list[str]:
 
 def _decode(sample: dict[str, Any], preprocessing: Preprocessing) -> tuple[Any, ...]:
     key = sample["__key__"]
-    data, count = image_bytes(sample), preprocessing.shape[0]
-    image: Image.Image | list[Image.Image]
-    if count == COLOURS:
-        image = decode_image(data, key)
-        size = image.size
-    else:
-        image = decode_channels(data, key, count)
-        size = image[0].size
+    image = decode_for(image_bytes(sample), key, preprocessing.shape[0])
+    size = image.size if isinstance(image, Image.Image) else image[0].size
     labels, boxes = _annotation(sample)
     mask, places = None, None
     if "mask.png" in sample:

@@ -34,7 +34,7 @@ from ttame_core.storage import temporary_folder
 
 MEMORY = "96MB"  # DuckDB's memory for a plan, beyond which it spills to disk
 AT_ONCE = 200_000  # rows of a plan that are sorted at once
-FORMAT = 2  # increase it when the code makes other shards from the same inputs
+FORMAT = 3  # increase it when the code makes other shards from the same inputs
 
 # The inputs as listed, before they are assigned to shards.
 ENTRIES = pa.schema(

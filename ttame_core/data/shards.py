@@ -31,6 +31,7 @@ from ttame_core.data.labels import class_of, each_label
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Drawn
+from ttame_core.data.sources.containers import WHERE, stays
 from ttame_core.lake import Lake, dataset_file, shard_rows, shard_tar
 from ttame_core.lake.schemas import BOX, INDEX
 from ttame_core.lake.store import FINGERPRINT
@@ -139,7 +140,10 @@ def _read_sample(
         boxes, mask = _shrunk(boxes, mask, image.size, image.smaller_size)
         extension, data = "jpg", image.smaller
     about = _about(entry, list(own), classes, image.smaller_size, boxes)
-    return _members(extension, data, about, mask), [_index_row(entry, data, about), *problems]
+    rows = [_index_row(entry, data, about), *problems]
+    if image.smaller is None and stays(entry["location"]):
+        extension, data = WHERE, entry["location"].encode()
+    return _members(extension, data, about, mask), rows
 
 
 def _annotate(
@@ -237,7 +241,8 @@ def _index_row(entry: dict[str, Any], data: bytes, about: dict[str, Any]) -> dic
     )
     first = {"label": next(iter(labels), None), "class": next(iter(names), None)}
     sha256 = hashlib.sha256(data).hexdigest()
-    return {"key": entry["key"], "sha256": sha256, **about, **first, "labels": labels}
+    all_of_them = {"labels": labels, "classes": names}
+    return {"key": entry["key"], "sha256": sha256, **about, **first, **all_of_them}
 
 
 def _rejected(kind: str, path: str, reason: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ttame_core.stages.explain import read_maps
 from ttame_core.stages.matched import read_names
 from ttame_core.stages.provenance import Provenance
 
-FORMAT = 2  # increase it when the code makes other rows from the same audit
+FORMAT = 3  # increase it when the code makes other rows from the same audit
 SPLITS = {"val": "validation"}  # names of splits in `datasets` that differ from ttame's
 ROWS_AT_ONCE = 2**14
 MapName = tuple[str, str, str]  # key, backbone, explainer
@@ -150,12 +150,14 @@ def _features(classes: list[str], metrics: list[str]) -> Any:
         raise UserError(
             "the package `datasets` is not installed: pip install 'ttame[datasets]'"
         ) from None
+    label = ClassLabel(names=_distinct(classes))
     corners = {corner: Value("float32") for corner in ("x0", "y0", "x1", "y1")}
     return Features(
         {
             "key": Value("string"),
             "image": Picture(),
-            "label": ClassLabel(names=_distinct(classes)),
+            "label": label,
+            "labels": [label],
             "boxes": [{"name": Value("string"), **corners}],
             "explanations": [
                 {
@@ -259,6 +261,7 @@ def _rows(
                 "key": key,
                 "image": {"bytes": image_bytes(sample), "path": None},
                 "label": about["label"],
+                "labels": about["labels"],
                 "boxes": about["boxes"],
                 "explanations": explanations,
             }
@@ -302,7 +305,7 @@ CARD = """
 
 Images of the data set {dataset}, and the explanation maps and scores that an audit made of them.
 
-- `image`, `label`, `boxes`: as annotated; pixels of the image.
+- `image`, `labels`, `boxes`: as annotated; pixels of the image. `label` is the first of the labels.
 - `explanations`: one for each backbone, explainer and target class.
     - `map`: 8 bits of grey, 255 at its highest place, at the explainer's own resolution.
     - `view`: the part of the image that the map covers, which is what the classifier saw; pixels of

@@ -23,7 +23,7 @@ BOX = pa.struct(
     ]
 )
 
-# A row per sample. label, class: the first of its labels, which are all in `labels`.
+# A row per sample. label, class: the first of its labels; labels, classes: all.
 # width, height: size of the picture in pixels as displayed (EXIF applied).
 INDEX = pa.schema(
     [
@@ -33,6 +33,7 @@ INDEX = pa.schema(
         ("label", pa.int32()),
         ("class", pa.string()),
         ("labels", pa.list_(pa.int32())),
+        ("classes", pa.list_(pa.string())),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("sha256", pa.string()),

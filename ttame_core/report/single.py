@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
-from ttame_core.data.images import decode_image
+from ttame_core.data.images import COLOURS, decode_for, render_image
+from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError
 from ttame_core.explainers import Explainer, forward_pass
@@ -19,6 +21,19 @@ from ttame_core.perturbation.masking import min_max
 from ttame_core.report.pictures import grid, overlay
 
 TILE = 320  # side of a picture, in pixels
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture as readers see it, and as a classifier reads it.
+
+    Attributes:
+        shown: the picture in RGB.
+        channels: the same for three channels, else a picture of mode `F` for each channel.
+    """
+
+    shown: Image.Image
+    channels: Image.Image | list[Image.Image]
 
 
 @dataclass(frozen=True)
@@ -52,22 +67,43 @@ class Explained:
         return f"{said}; explained: {self.target} {self.of_target:.3f}"
 
 
-def read_picture(path: str) -> Image.Image:
+def read_picture(path: str, count: int = COLOURS) -> Photo:
     """Read the picture in a file; it is decoded in a process of its own, which may die of it.
 
+    Args:
+        path: path of the file.
+        count: number of channels that the classifier takes.
+
     Raises:
-        UserError: there is no such file, or it holds no picture.
+        UserError: there is no such file, or it holds no picture of these channels.
     """
     try:
         data = read(path)
     except OSError as error:
         raise UserError(f"image {path} cannot be read: {error.strerror or error}") from error
-    return apart(decode_image, data, path)
+    channels = apart(decode_for, data, path, count)
+    if isinstance(channels, Image.Image):
+        return Photo(channels, channels)
+    return Photo(apart(render_image, data, path), channels)
+
+
+def batch_of(names: Sequence[str], photos: Sequence[Photo], view: Preprocessing) -> Batch:
+    """Return pictures without labels and annotations as a batch.
+
+    Args:
+        names: names of the pictures.
+        photos: the pictures.
+        view: the classifier's preprocessing.
+    """
+    pixels = torch.stack([view.pixels(photo.channels) for photo in photos])
+    count = len(photos)
+    labels = torch.full((count, 1), UNKNOWN)
+    return Batch([*names], pixels, labels, [torch.zeros(0, 4)] * count, [None] * count)
 
 
 def explain_picture(
     name: str,
-    picture: Image.Image,
+    photo: Photo,
     explainers: Mapping[str, Explainer],
     classes: Sequence[str],
     target: int | None = None,
@@ -76,7 +112,7 @@ def explain_picture(
 
     Args:
         name: name of the picture.
-        picture: the picture.
+        photo: the picture.
         explainers: explainers of one backbone, by name.
         classes: the backbone's names of its classes.
         target: number of the class to explain; None for the predicted one.
@@ -85,9 +121,7 @@ def explain_picture(
         UserError: an explainer has no map of the picture.
     """
     backbone = next(iter(explainers.values())).backbone
-    pixels = backbone.preprocessing.pixels(picture)[None]
-    batch = Batch([name], pixels, torch.zeros(1, 1).long(), [torch.zeros(0, 4)], [None])
-    forward = forward_pass(backbone, batch)
+    forward = forward_pass(backbone, batch_of([name], [photo], backbone.preprocessing))
     probabilities = backbone.probabilities(forward.logits)[0].tolist()
     predicted = int(forward.logits[0].argmax())
     chosen = predicted if target is None else target
@@ -102,7 +136,7 @@ def explain_picture(
         maps[label] = heat.numpy()
     return Explained(
         name,
-        backbone.preprocessing.view(picture),
+        backbone.preprocessing.view(photo.shown),
         classes[predicted],
         probabilities[predicted],
         classes[chosen],

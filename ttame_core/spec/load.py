@@ -217,7 +217,8 @@ def _problem(error: Any, node: yaml.Node) -> str:
 
 
 def _reason(error: Any, models: list[type[BaseModel]]) -> str:
-    allowed = sorted({name for model in models for name in model.model_fields})
+    fields = [item for model in models for item in model.model_fields.items()]
+    allowed = sorted({field.alias or name for name, field in fields})
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
         return f"unknown key; allowed: {', '.join(allowed)}.{nearest(key, allowed)}"

@@ -1,11 +1,15 @@
 """Pictures that lie together in a file: where they lie there, and whether it is still the same.
 
-A location is the file's own, MARK, and numbers that say where in the file the picture lies. A stamp
-is the picture's own size in bytes, the file's stamp, and whatever else tells of a change.
+A location is the file's own, a mark, and numbers that say where in the file the picture lies. A
+stamp is the picture's own size in bytes, the file's stamp, and whatever else tells of a change.
+
+A picture is copied from its file into a shard, or stays there: then its numbers are its offset and
+its size in bytes, and the shard has the location in place of the picture.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,18 +19,51 @@ from ttame_core.data.files import stamp
 from ttame_core.errors import UserError
 from ttame_core.storage import file_system, reaching
 
-MARK = "#inside="
+INSIDE = re.compile(r"(?P<container>.*)#(?P<mark>inside|stays)=(?P<numbers>[\d,]+)", re.S)
+WHERE = "where"  # suffix of the file in a shard that has a picture's location in its place
 
 
-def inside(container: str, *numbers: int) -> str:
-    """Return the location of a picture in a file of many."""
-    return f"{container}{MARK}{','.join(map(str, numbers))}"
+def inside(container: str, *numbers: int, stays: bool = False) -> str:
+    """Return the location of a picture in a file of many.
+
+    Args:
+        container: path or URL of the file.
+        numbers: numbers that say where in it the picture lies.
+        stays: whether shards have the location in place of the picture.
+    """
+    return f"{container}#{'stays' if stays else 'inside'}={','.join(map(str, numbers))}"
+
+
+def lies_inside(location: str) -> bool:
+    """Say whether a location is that of a picture in a file of many."""
+    return bool(INSIDE.fullmatch(location))
+
+
+def stays(location: str) -> bool:
+    """Say whether shards have a location in place of the picture that lies there."""
+    found = INSIDE.fullmatch(location)
+    return bool(found and found["mark"] == "stays")
 
 
 def parts_of(location: str) -> tuple[str, tuple[int, ...]]:
     """Return the file of a picture, and the numbers that say where in it the picture lies."""
-    container, _, numbers = location.rpartition(MARK)
-    return container, tuple(map(int, numbers.split(",")))
+    found = INSIDE.fullmatch(location)
+    if not found:
+        raise ValueError(f"{location} is no place in a file of many pictures")
+    return found["container"], tuple(map(int, found["numbers"].split(",")))
+
+
+def read_inside(location: str) -> bytes:
+    """Return the bytes of a picture that stays in its file; fewer where the file breaks off.
+
+    Raises:
+        OSError: the file cannot be read.
+        StoreAway: the store does not answer.
+    """
+    container, (offset, size) = parts_of(location)
+    fs, path = file_system(container)
+    with reaching(container, fs):
+        return fs.cat_file(path, start=offset, end=offset + size)
 
 
 def by_container(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, ...]]]:

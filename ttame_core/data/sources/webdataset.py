@@ -61,6 +61,12 @@ class WebDatasetSettings(spec.Section):
         description="suffix of the label, or `json.` and a key of that file; of several after "
         "semicolons the first that there is; null: no labels",
     )
+    copied: bool = Field(
+        True,
+        alias="copy",
+        description="false: pictures stay in these tars, which are read again and again; shards "
+        "have an index of them",
+    )
 
 
 @dataclass
@@ -158,8 +164,10 @@ class WebDataset(Source):
             kind = "image" if sample.images else "file"
             return Entry(shown(path), "", None, split, kind=kind, reason=str(error))
         member = sample.members[suffix]
-        location = inside(place, member.offset_data, member.size)
-        return Entry(path, location, label, split, f"{member.size}/{changed}/{member.offset_data}")
+        settled = not self.settings.copied
+        location = inside(place, member.offset_data, member.size, stays=settled)
+        told = location if settled else member.offset_data  # a shard has it, and is made anew
+        return Entry(path, location, label, split, f"{member.size}/{changed}/{told}")
 
     def _tars(self) -> dict[str, tuple[spec.Split | None, Any, str]]:
         """Return split, file system and path of each tar, by its name in the lake.
