@@ -209,8 +209,8 @@ def _time(seconds: float) -> str:
 
 def _write(fields: dict[str, Any]) -> None:
     # One call, so that the lines of processes that share a stream do not mix.
-    sys.stderr.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
-    sys.stderr.flush()
+    console.file.write(json.dumps(fields, ensure_ascii=False, default=str) + "\n")
+    console.file.flush()
 
 
 if is_quiet() or is_json():  # in a process that the command line has started

@@ -1,4 +1,4 @@
-"""A small audit made by the core alone, with the fingerprints of a real one."""
+"""Audits made by the core alone, with the fingerprints of real ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.report.rendering import render
+from ttame_core.spec import AuditSpec
 from ttame_core.stages.evaluate import WantedScores, evaluate_shard
 from ttame_core.stages.explain import WantedMaps, explain_shard
 from ttame_core.stages.matched import match_of, write_match
@@ -54,32 +55,36 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
         "compute": {"device": "cpu", "batch_size": 8, "workers": 2},
     }
     (folder / "audit.yaml").write_text(yaml.safe_dump(spec))
-    audit, lake = open_spec(folder / "audit.yaml"), Lake(folder / "workspace")
+    run_alone(open_spec(folder / "audit.yaml"), Lake(folder / "workspace"))
+    return folder
+
+
+def run_alone(audit: AuditSpec, lake: Lake) -> str:
+    """Make in a lake what an audit leaves, without heads; the folder of its record."""
     shard_all(audit.dataset, lake)
     provenance = Provenance(audit, lake)
-    (section,) = audit.backbones
-    backbone = load_backbone(section)
-    match = match_of(provenance, section, backbone)
-    write_match(provenance, section.name, match)
-    made = {e.name: REGISTRY[e.method](backbone, e.settings) for e in audit.explainers}
-    makers = {name: lambda model, name=name: made[name] for name in made}
-    for shard, _ in provenance.shards("test"):
-        maps = [
-            WantedMaps(e.name, made[e.name], provenance.maps(section, e, shard))
-            for e in audit.explainers
-        ]
-        stored = StoredShard(lake, "drawn", shard, match)
-        explain_shard(stored, backbone, maps, "predicted", audit.compute)
-        scores = [
-            WantedScores(
-                e.name,
-                FAMILIES[metric.family](metric.settings),
-                provenance.scores(section, e, metric, shard),
-                maps=fingerprint(provenance.maps(section, e, shard)),
-            )
-            for e in audit.explainers
-            for metric in audit.evaluation.metrics
-        ]
-        evaluate_shard(stored, backbone, scores, makers, audit.compute)
-    write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)
-    return folder
+    for section in audit.backbones:
+        backbone = load_backbone(section)
+        match = match_of(provenance, section, backbone)
+        write_match(provenance, section.name, match)
+        made = {e.name: REGISTRY[e.method](backbone, e.settings) for e in audit.explainers}
+        makers = {name: lambda model, own=own: own for name, own in made.items()}
+        for shard, _ in provenance.shards(audit.maps.split):
+            maps = [
+                WantedMaps(e.name, made[e.name], provenance.maps(section, e, shard))
+                for e in audit.explainers
+            ]
+            stored = StoredShard(lake, audit.dataset.name, shard, match)
+            explain_shard(stored, backbone, maps, audit.maps.targets, audit.compute)
+            scores = [
+                WantedScores(
+                    e.name,
+                    FAMILIES[metric.family](metric.settings),
+                    provenance.scores(section, e, metric, shard),
+                    maps=fingerprint(provenance.maps(section, e, shard)),
+                )
+                for e in audit.explainers
+                for metric in audit.evaluation.metrics
+            ]
+            evaluate_shard(stored, backbone, scores, makers, audit.compute)
+    return write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)

@@ -21,6 +21,7 @@ from flows.cli.stages import evaluate, explain, fit_backbone, shard, sweep, trai
 from flows.cli.start import audit, doctor, init, status
 from flows.stopping import said, stop_on_signals
 from tasks import logs
+from tasks.standard_error import messages_alone
 from ttame_core.errors import UserError
 from ttame_core.stopping import asked
 
@@ -90,7 +91,7 @@ def add(section: str, command: Callable[..., None]) -> None:
         help=_literally("\n\n".join(paragraphs)),
         epilog=_literally(shown),
         rich_help_panel=section,
-    )(command)
+    )(messages_alone()(command))
 
 
 def _literally(text: str) -> str:

@@ -127,8 +127,8 @@ logs.say("done ✓ → José")
 """
 
 
-def _said(how: str, **environment: str) -> str:
-    command = [sys.executable, "-c", LIBRARIES, how]
+def _said(how: str, code: str = LIBRARIES, **environment: str) -> str:
+    command = [sys.executable, "-c", code, how]
     env = os.environ | environment
     done = subprocess.run(command, env=env, capture_output=True, check=True)
     return done.stderr.decode(environment.get("PYTHONIOENCODING", "utf-8"))
@@ -142,6 +142,30 @@ def test_libraries_speak_json_and_are_quiet_where_that_was_chosen() -> None:
     assert _said("quiet").splitlines() == ["done ✓ → José"]
     for words in ("No checkpoint found", "careful", "soon gone"):
         assert words in _said("text")
+
+
+NOISE = """
+import os, subprocess, sys
+from tasks import logs
+from tasks.standard_error import messages_alone
+logs.choose(sys.argv[1] == "quiet", sys.argv[1] if sys.argv[1] != "quiet" else "text")
+with messages_alone():
+    os.write(2, b"TIFFReadDirectory: Warning\\n")
+    print("printed", file=sys.stderr)
+    child = "import sys; sys.stderr.write('of a child')"
+    subprocess.run([sys.executable, "-S", "-c", child])
+    logs.say("done", "error")
+logs.say("over", "error")
+"""
+
+
+def test_what_libraries_write_by_themselves_is_a_message_or_nothing() -> None:
+    said = list(map(json.loads, _said("json", code=NOISE).splitlines()))
+    written = {"TIFFReadDirectory: Warning", "printed", "of a child"}
+    assert {line["message"] for line in said} == {*written, "done", "over"}
+    assert said[-1]["message"] == "over"
+    assert _said("quiet", code=NOISE).splitlines() == ["done", "over"]
+    assert written <= {*_said("text", code=NOISE).replace("childdone", "child\ndone").splitlines()}
 
 
 def test_a_terminal_without_utf8_gets_ascii() -> None:

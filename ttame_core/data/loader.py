@@ -193,8 +193,11 @@ def image_bytes(sample: dict[str, Any]) -> bytes:
 
 def _bytes_elsewhere(sample: dict[str, Any]) -> bytes:
     """Return the bytes of a picture that stays in the file it came in."""
-    location = sample[WHERE].decode()
-    container, _ = parts_of(location)
+    try:
+        location = sample[WHERE].decode()
+        container, _ = parts_of(location)
+    except ValueError as error:
+        raise _damaged(sample, str(error)) from error
     try:
         data, reason = read_inside(location), "other bytes lie in its place"
     except OSError as error:
