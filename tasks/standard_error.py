@@ -29,8 +29,8 @@ def messages_alone() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    form = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
-    with open(os.dup(2), "w", buffering=1, **form) as own:
+    encoding, errors = sys.stderr.encoding, sys.stderr.errors
+    with open(os.dup(2), "w", buffering=1, encoding=encoding, errors=errors) as own:
         reading, writing = os.pipe()
         os.dup2(writing, 2)
         os.close(writing)

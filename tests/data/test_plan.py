@@ -34,17 +34,17 @@ VOC = {"kind": "voc", "path": "boxes", "objects": {"a": ["x"]}}
 @pytest.mark.parametrize(
     ("source", "annotations", "expected"),
     [
-        (SHAPES, None, "63ed95928485dfc3fdb03a50f6affb58"),
-        (FOLDER, None, "76b4217f337cbe35ea6dc8c61e3086fd"),
-        (FOLDER, VOC, "cc1c1933b296773ce46f0a5f6c7675d3"),
-        (FOLDER, {"kind": "masks", "path": "masks"}, "f61c99aa198e52f8416c0a401057a805"),
-        (FOLDER, {"kind": "coco", "path": "coco.json"}, "becf73dd5a7e6b439522eac3fd08e514"),
+        (SHAPES, None, "65fb89cb4e72b117d5df9c6d355ea872"),
+        (FOLDER, None, "980aaa35a0e8b749b2db1daa84ea6d6a"),
+        (FOLDER, VOC, "065907ef638e2c501667b95007ee812b"),
+        (FOLDER, {"kind": "masks", "path": "masks"}, "1463190984ca86c487df19c262bc0c77"),
+        (FOLDER, {"kind": "coco", "path": "coco.json"}, "155f4eade0d5361cffa40ff45dc61ad1"),
         (
             {"kind": "list", "path": "list.txt", "root": "."},
             None,
-            "77a677661b3da4c8ad5118e2c8d5fb29",
+            "82df1af3f64346abad68d387b5413678",
         ),
-        ({"kind": "manifest", "path": "list.csv"}, None, "99ae728d3eb5c00d954c81f8117cb18c"),
+        ({"kind": "manifest", "path": "list.csv"}, None, "00e4c21eb685878c0c30699f0021d670"),
     ],
 )
 def test_shards_of_earlier_versions_are_still_current(
