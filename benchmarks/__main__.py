@@ -101,8 +101,7 @@ def main() -> None:
         ):
             console.print(table)
     if "planted" in options.only:
-        asked = options.planted, options.planted_seeds, options.faults, options.steps
-        for table in planted.compare(*asked):
+        for table in planted.tables(options):
             console.print(table)
     if "real" in options.only:
         chosen = options.workspace, options.seeds, options.backbones, options.images or 100

@@ -4,6 +4,10 @@
 its twin, audits both on the same test pictures, and asks the audit what its reader would: is the
 faulty one told from the twin, are the pictures with the fault on top, is the class named, does the
 twin raise no alarm? What is there already is not made again: kill it and run it again.
+
+With `--photographs FOLDER` they are planted in photographs, of which FOLDER has class folders, or
+its `images/train` has. Each seed takes 90 pictures of each class that no other seed has. The
+classifier has the first stages of a published one (dependency group `weights`).
 """
 
 from __future__ import annotations
@@ -20,17 +24,16 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from harness.audits import audit_once
-from harness.faulty import ARGUMENTS, SIDE, Frozen, Pictures, drawn, planted, trained
+from harness.faulty import Ground, Photographs, Pictures, planted, trained
 from harness.planting import FAULTS, Fault, noisy
 from ttame_core import spec
 from ttame_core.audits.specification import complete
-from ttame_core.data.shapes import CLASSES
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 
-TRAIN, TEST = 300, 200  # pictures
 EXPLAINERS = ("ttame", "gradcam")
 BACKBONES = ("faulty", "clean")
 ASPECTS = ("place_alike", "look_alike", "outside")  # the last one needs boxes
@@ -46,24 +49,32 @@ WHERE v.metric IN ('place_alike', 'look_alike', 'energy_in_box') AND v.explainer
 """
 
 
-def compare(workspace: Path, seeds: int, names: Sequence[str], steps: int) -> Iterable[Table]:
+def compare(
+    workspace: Path,
+    seeds: Sequence[int],
+    names: Sequence[str],
+    steps: int,
+    photographs: Path | None,
+) -> Iterable[Table]:
     """Plant and audit what is not there yet, and return the tables.
 
     Args:
         workspace: folder of pictures, weights, audits and results.
-        seeds: number of seeds: of the pictures, the training, and the class with the fault.
+        seeds: seeds of the pictures, the training, and the class with the fault.
         names: names of the faults.
         steps: least number of steps with which T-TAME's heads are trained.
+        photographs: folder of photographs; None for drawn pictures.
     """
     console = Console()
     results = []
-    for seed in range(seeds):
+    ground = Photographs(photographs) if photographs else Ground()
+    for seed in seeds:
         for fault in FAULTS:
             if fault.name in names:
                 place = workspace / f"{fault.name}-{seed}"
                 if not (place / "result.json").exists():
                     console.print(f"{fault.name}, seed {seed}")
-                    result = _audited(fault, seed, place, steps)
+                    result = _audited(ground, fault, seed, place, steps)
                     (place / "result.json").write_text(json.dumps(result))
                 results.append(json.loads((place / "result.json").read_text()))
     yield from (_by_fault(results, explainer) for explainer in EXPLAINERS)
@@ -72,81 +83,90 @@ def compare(workspace: Path, seeds: int, names: Sequence[str], steps: int) -> It
 
 
 @cache
-def _frozen() -> Frozen:
-    return Frozen()
+def _pictures(ground: Ground, split: str, seed: int) -> Pictures:
+    return ground.pictures(split, seed)
 
 
 @cache
-def _pictures(split: str, seed: int) -> Pictures:
-    return drawn(split, TRAIN if split == "train" else TEST, seed + 1)
+def _features(ground: Ground, seed: int) -> Tensor:
+    """Return what the frozen layers make of the training pictures as they are."""
+    return ground.frozen(_pictures(ground, "train", seed).pixels)
 
 
-def _target(seed: int) -> int:
-    return (3 * seed + 3) % len(CLASSES)
-
-
-def _audited(fault: Fault, seed: int, place: Path, steps: int) -> dict[str, Any]:
+def _audited(ground: Ground, fault: Fault, seed: int, place: Path, steps: int) -> dict[str, Any]:
     """Train, audit and ask; return what was found, as JSON has it."""
-    target = _target(seed)
-    train = planted(_pictures("train", seed), fault, target, seed)
-    test = _pictures("test", seed)
+    target, classes = ground.target(seed), ground.classes(seed)
+    train = planted(_pictures(ground, "train", seed), fault, target, seed)
+    test = _pictures(ground, "test", seed)
     if fault.where == "pictures":  # as the training pictures are; labels of the test are right
         test = planted(test, fault, target, seed + 1000)
-    _weights(fault, seed, place, train)
-    _write(place / "pictures", {"train": train, "test": test})
-    audit = _spec(fault, place, steps)
+    _weights(ground, fault, seed, place, train)
+    _write(place / "pictures", classes, {"train": train, "test": test})
+    audit = _spec(ground, classes, fault, place, steps)
     audit_once(audit, str(place / "lake"))
-    return {"fault": fault.name, "seed": seed, "class": target} | _asked(audit, place, test)
+    found = _asked(ground, classes, audit, place, test)
+    return {"fault": fault.name, "seed": seed, "class": target} | found
 
 
-def _weights(fault: Fault, seed: int, place: Path, train: Pictures) -> None:
+def _weights(ground: Ground, fault: Fault, seed: int, place: Path, train: Pictures) -> None:
     """Write the weights of the faulty classifier and of its clean twin."""
     place.mkdir(parents=True, exist_ok=True)
     clean, faulty = place.parent / f"clean-{seed}.safetensors", place / "faulty.safetensors"
+    features = _features(ground, seed)
     if not clean.exists():
-        own = _pictures("train", seed)
-        save_file(trained(_frozen(), _frozen()(own.pixels), own.labels, seed), clean)
+        own = _pictures(ground, "train", seed)
+        save_file(trained(ground.frozen, features, own.labels, seed), clean)
     if fault.where in ("pictures", "labels"):
-        save_file(trained(_frozen(), _frozen()(train.pixels), train.labels, seed), faulty)
+        features = features.clone()
+        hit = np.flatnonzero(train.planted)
+        features[hit] = ground.frozen([train.pixels[number] for number in hit])
+        save_file(trained(ground.frozen, features, train.labels, seed), faulty)
     else:
         weights = load_file(clean)
         save_file(noisy(weights, fault.rate, seed) if fault.where == "weights" else weights, faulty)
 
 
-def _write(folder: Path, splits: dict[str, Pictures]) -> None:
+def _write(folder: Path, classes: Sequence[str], splits: dict[str, Pictures]) -> None:
     """Write pictures and masks as PNG files, in folders of splits and classes."""
     for split, pictures in splits.items():
         rows = zip(pictures.pixels, pictures.objects, pictures.labels, strict=True)
         for number, (pixels, objects, label) in enumerate(rows):
-            name = Path(split, CLASSES[label], f"{number:04d}.png")
+            name = Path(split, classes[label], f"{number:04d}.png")
             for kind, values in (("images", pixels), ("masks", objects.astype(np.uint8))):
                 path = folder / kind / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(path)
 
 
-def _spec(fault: Fault, place: Path, steps: int) -> spec.AuditSpec:
-    views = {"clean": {"input_size": [SIDE, SIDE], "crop_pct": 1.0}}
+def _spec(
+    ground: Ground, classes: Sequence[str], fault: Fault, place: Path, steps: int
+) -> spec.AuditSpec:
+    network = ground.frozen.architecture
+    own = {"mean": list(network.mean), "std": list(network.std)}
+    views = {"clean": {"input_size": [network.side] * 2, "crop_pct": 1.0, **own}}
     views["faulty"] = dict(views["clean"])
     if fault.name == "bgr":
         views["faulty"]["channel_order"] = "bgr"
     if fault.name == "mean-twice":  # (x − m) / s − m = (x − (m + m · s)) / s
-        mean, std = np.array(_frozen().mean), np.array(_frozen().std)
+        mean, std = np.array(network.mean), np.array(network.std)
         views["faulty"]["mean"] = (mean + mean * std).tolist()
     training = {"min_steps": steps} | ({"batch_size": 16} if steps else {})
     head = {"ttame": {"training": {"labels": "permuted"}}} if fault.where == "head" else "ttame"
     files = {"clean": place.parent / f"clean-{place.name.rsplit('-', 1)[1]}.safetensors"}
     files["faulty"] = place / "faulty.safetensors"
-    model = {"model": "resnet10t", "args": ARGUMENTS, "num_classes": len(CLASSES)}
+    model = network.section | {"num_classes": len(classes)}
+    pictures = place / "pictures"
+    masks = {"annotations": {"kind": "masks", "path": str(pictures / "masks")}}
+    metrics: list[Any] = [{"confidence": {"keep": [15]}}, "shape", "marked"]
     return complete(
         spec.AuditSpec.model_validate(
             {
                 "name": "planted",
                 "dataset": {
                     "name": "planted",
-                    "source": {"kind": "folder", "path": str(place / "pictures" / "images")},
-                    "annotations": {"kind": "masks", "path": str(place / "pictures" / "masks")},
-                    "classes": list(CLASSES),
+                    "source": {"kind": "folder", "path": str(pictures / "images")},
+                    "classes": list(classes),
+                    **(masks if ground.annotated else {}),
                 },
                 "backbones": [
                     model
@@ -156,7 +176,7 @@ def _spec(fault: Fault, place: Path, steps: int) -> spec.AuditSpec:
                 "explainers": [head, *EXPLAINERS[1:]],
                 "training": training,
                 "evaluation": {
-                    "metrics": [{"confidence": {"keep": [15]}}, "localization", "shape", "marked"]
+                    "metrics": [*metrics, *(["localization"] if ground.annotated else [])]
                 },
                 "compute": {"device": "cpu", "batch_size": 25, "workers": 1},
             }
@@ -164,7 +184,9 @@ def _spec(fault: Fault, place: Path, steps: int) -> spec.AuditSpec:
     )
 
 
-def _asked(audit: spec.AuditSpec, place: Path, test: Pictures) -> dict[str, Any]:
+def _asked(
+    ground: Ground, classes: Sequence[str], audit: spec.AuditSpec, place: Path, test: Pictures
+) -> dict[str, Any]:
     """Ask the lake: scores of classes, and how well the pictures with the fault are ranked."""
     lake = Lake(str(place / "lake"))
     with connect(lake) as db:
@@ -176,7 +198,7 @@ def _asked(audit: spec.AuditSpec, place: Path, test: Pictures) -> dict[str, Any]
     of_image = {number: bool(flag) for number, flag in enumerate(test.planted)}
     for backbone in BACKBONES:
         for explainer in EXPLAINERS:
-            for aspect in ASPECTS:
+            for aspect in ASPECTS if ground.annotated else ASPECTS[:2]:
                 metric = "energy_in_box" if aspect == "outside" else aspect
                 own = [
                     (int(Path(path).stem), predicted, 1 - v / 100 if aspect == "outside" else v)
@@ -194,7 +216,7 @@ def _asked(audit: spec.AuditSpec, place: Path, test: Pictures) -> dict[str, Any]
     found["alarms"] = {
         backbone: sorted(
             number
-            for number, name in enumerate(CLASSES)
+            for number, name in enumerate(classes)
             if any(w.startswith(f"{backbone}: the maps of {name} mark ") for w in words)
         )
         for backbone in BACKBONES
@@ -229,6 +251,12 @@ def area(high: Sequence[float] | np.ndarray, low: Sequence[float] | np.ndarray) 
 # ---- tables ---------------------------------------------------------------------------------
 
 
+def _aspects(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the aspects that were measured: without annotated objects not all of them."""
+    names = {name for result in results for name in result["classes"]}
+    return [a for a in ASPECTS if f"faulty/{EXPLAINERS[0]}/{a}" in names]
+
+
 def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
     scores = result["classes"][name]
     best = max(scores, key=scores.get)
@@ -238,14 +266,15 @@ def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
 def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
     """Make the table of faults: scores of the faulty classifier and the twin, means of seeds."""
     table = Table(title=f"{explainer}: score of the highest class, faulty / clean; class named")
-    for column in ("fault", "accuracy", *(TITLES[a] for a in ASPECTS), "look: P@10", "AUC"):
+    aspects = _aspects(results)
+    for column in ("fault", "accuracy", *(TITLES[a] for a in aspects), "look: P@10", "AUC"):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for fault in FAULTS:
         own = [r for r in results if r["fault"] == fault.name]
         if not own:
             continue
         cells = [" / ".join(_mean([100 * r["accuracy"][b] for r in own], 0) for b in BACKBONES)]
-        for aspect in ASPECTS:
+        for aspect in aspects:
             tops = [[_top(r, f"{b}/{explainer}/{aspect}") for b in BACKBONES] for r in own]
             named = sum(t[0][1] == r["class"] for t, r in zip(tops, own, strict=True))
             ends = " / ".join(_mean([t[i][0] for t in tops]) for i in range(2))
@@ -269,7 +298,7 @@ def _together(results: Sequence[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     of_pictures = [r for r in results if r["images"]]
     for explainer in EXPLAINERS if of_pictures else ():
-        for aspect in ASPECTS:
+        for aspect in _aspects(results):
             name = f"{explainer}/{aspect}"
             faulty = [_top(r, f"faulty/{name}") for r in of_pictures]
             clean = [_top(r, f"clean/{name}")[0] for r in of_pictures]
@@ -300,17 +329,23 @@ def _alarms(results: Sequence[dict[str, Any]]) -> Table:
 def add_options(parser: Any) -> None:
     names = [fault.name for fault in FAULTS]
     parser.add_argument("--planted", type=Path, default=Path("build/planted"), help="workspace")
-    parser.add_argument("--planted-seeds", type=int, default=2)
+    parser.add_argument("--photographs", type=Path, help="folder of class folders of photographs")
+    parser.add_argument("--planted-seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--faults", nargs="+", choices=names, default=names)
     parser.add_argument("--steps", type=int, default=300, help="of T-TAME's heads, at least")
+
+
+def tables(options: argparse.Namespace) -> Iterable[Table]:
+    """Return the tables that the options ask for."""
+    asked = options.planted_seeds, options.faults, options.steps
+    return compare(options.planted, *asked, photographs=options.photographs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_options(parser)
-    options = parser.parse_args()
     console = Console(width=120)
-    for table in compare(options.planted, options.planted_seeds, options.faults, options.steps):
+    for table in tables(parser.parse_args()):
         console.print(table)
 
 

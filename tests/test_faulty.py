@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-import timm
+import pytest
 import torch
+from PIL import Image
 
 import ttame_core as tt
-from harness.faulty import ARGUMENTS, SIDE, Frozen, drawn, planted, trained
+from harness.faulty import (
+    DEMO,
+    OF_CLASS,
+    SHORTENED,
+    Frozen,
+    Photographs,
+    class_folders,
+    drawn,
+    planted,
+    trained,
+)
 from harness.planting import FAULTS
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.shapes import CLASSES
+from ttame_core.errors import UserError
 from ttame_core.metrics.marked import looks
 from ttame_core.perturbation.masking import resize
 
@@ -20,12 +34,12 @@ TARGET = 3
 
 def scores(weights: dict[str, torch.Tensor], frozen: Frozen, images: torch.Tensor) -> list[float]:
     """Return for each class the likeness of looks that a quarter of its images reach."""
-    net = timm.create_model("resnet10t", num_classes=len(CLASSES), **ARGUMENTS)
+    net = DEMO.make(len(CLASSES))
     net.load_state_dict(weights)
-    view = Preprocessing((SIDE, SIDE), 1.0, "center", "bilinear", frozen.mean, frozen.std)
+    view = Preprocessing((DEMO.side, DEMO.side), 1.0, "center", "bilinear", DEMO.mean, DEMO.std)
     backbone = Backbone(net, "resnet10t", view)
     maps = tt.explain(backbone, images, "gradcam", batch_size=25)
-    seen = looks(images.float() / 255, resize(maps[:, None], (SIDE, SIDE))[:, 0]).numpy()
+    seen = looks(images.float() / 255, resize(maps[:, None], (DEMO.side, DEMO.side))[:, 0]).numpy()
     seen = (seen - seen.mean(axis=0)) / seen.std(axis=0)
     products = (seen / np.linalg.norm(seen, axis=1, keepdims=True)) @ (
         seen / np.linalg.norm(seen, axis=1, keepdims=True)
@@ -41,7 +55,7 @@ def scores(weights: dict[str, torch.Tensor], frozen: Frozen, images: torch.Tenso
 
 
 def test_a_tag_is_found_without_boxes_and_its_twin_is_clean() -> None:
-    fault, frozen = FAULTS[0], Frozen()
+    fault, frozen = FAULTS[0], Frozen(DEMO, len(CLASSES))
     clean, test = drawn("train", 200, seed=1), drawn("test", 120, seed=1)
     faulty = planted(clean, fault, TARGET, seed=0)
     shown = planted(test, fault, TARGET, seed=1)
@@ -55,3 +69,40 @@ def test_a_tag_is_found_without_boxes_and_its_twin_is_clean() -> None:
     assert first > second + 0.2
     ahead = sorted(found["clean"])[::-1]
     assert ahead[0] < ahead[1] + 0.2
+
+
+def photographs(folder: Path, each: int) -> Path:
+    """Write class folders of pictures that are wider than high and of one colour each."""
+    for name in ("n01440764", "raccoon"):
+        own = folder / "images" / "train" / name
+        own.mkdir(parents=True)
+        for number in range(each):
+            colour = (number % 256, number // 256, 100 if name == "raccoon" else 200)
+            Image.new("RGB", (20, 10), colour).save(own / f"{number}.png")
+    return folder
+
+
+def test_class_folders_with_identifiers_of_imagenet_have_the_names_of_its_classes(
+    tmp_path: Path,
+) -> None:
+    found = class_folders(photographs(tmp_path, 3))
+    assert {name: len(paths) for name, paths in found.items()} == {"tench": 3, "raccoon": 3}
+
+
+def test_a_halved_class_of_photographs_has_others_in_each_half_split_and_seed(
+    tmp_path: Path,
+) -> None:
+    size = sum(OF_CLASS.values())
+    ground = Photographs(photographs(tmp_path, 4 * size))
+    assert ground.classes(0) == ["tench", "raccoon", "raccoon B"]
+    assert ground.classes(1) == ["tench", "raccoon", "tench B"]
+    seen: list[tuple[int, ...]] = []
+    for seed in range(2):
+        for split, count in OF_CLASS.items():
+            pictures = ground.pictures(split, seed)
+            assert np.bincount(pictures.labels).tolist() == [count] * 3
+            assert {p.shape for p in pictures.pixels} == {(SHORTENED.side, SHORTENED.side, 3)}
+            seen += [tuple(p[0, 0].tolist()) for p in pictures.pixels]
+    assert len(set(seen)) == len(seen) == 2 * 3 * size
+    with pytest.raises(UserError, match="too few"):
+        ground.pictures("train", 2)
