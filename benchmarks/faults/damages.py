@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from benchmarks.faults.kills import run_audit
 from ttame_core import spec
 from ttame_core.audits.verify import verify
@@ -21,6 +23,8 @@ from ttame_core.heads.files import is_whole_head
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.records import check_record
 from ttame_core.lake.store import FINGERPRINT, MADE_FROM
+from ttame_core.training.checkpoint import load_checkpoint, save_checkpoint
+from ttame_core.training.orders import TrainingOutput
 
 VERIFIED = 2  # flips of each kind of file that are looked at by `ttame verify` too
 VIEW = Preprocessing((64, 64), 1.0, "center", "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -40,20 +44,21 @@ def flip_bits(audit: spec.AuditSpec, folder: Path, flips: int, seed: int) -> tup
     """
     rng, workspace, problems = random.Random(seed), folder / "workspace", []
     run_audit(audit, workspace)
+    _interrupt(Lake(workspace))
     seen: Counter[str] = Counter()
     verified = 0
     files = _files_by_kind(workspace)
+    contents = {path: _content(workspace, path) for paths in files.values() for path in paths}
     for kind, paths in files.items():
         for number in range(flips):
             path = rng.choice(paths)
-            before = _content(workspace, path)
             whole = (workspace / path).read_bytes()
             bit = rng.randrange(8 * len(whole))
             broken = bytearray(whole)
             broken[bit // 8] ^= 1 << bit % 8
             (workspace / path).write_bytes(broken)
             try:
-                same = _content(workspace, path) == before
+                same = _content(workspace, path) == contents[path]
                 seen["without effect"] += same
                 if not same:
                     problems.append(f"bit {bit} of {path} gives other content")
@@ -70,6 +75,17 @@ def flip_bits(audit: spec.AuditSpec, folder: Path, flips: int, seed: int) -> tup
         f"noticed as the file was read, {seen['without effect']} changed nothing; {verified} were "
         "looked at by ttame verify too"
     ), problems
+
+
+def _interrupt(lake: Lake) -> None:
+    """Leave a checkpoint beside each head, as a training that is begun again does."""
+    for path in lake.glob("heads/*/*/*/head.safetensors"):
+        with lake.local_copy(path) as head:
+            save_checkpoint(_training(lake, path), {"network": load_file(head), "step": 1})
+
+
+def _training(lake: Lake, path: str) -> TrainingOutput:
+    return TrainingOutput(lake, path.rsplit("/", 1)[0], "the head is trained again")
 
 
 def _files_by_kind(workspace: Path) -> dict[str, list[str]]:
@@ -96,6 +112,7 @@ def _content(workspace: Path, path: str) -> Any:
         ".tar": lambda: _samples(lake, path),
         ".safetensors": lambda: _weights(lake, path),
         "spec.json": lambda: _made_from(lake, path),
+        "checkpoint.pt": lambda: _state(lake, path),
     }
     return next(read for name, read in readers.items() if path.startswith(name) or name in path)()
 
@@ -128,6 +145,13 @@ def _weights(lake: Lake, path: str) -> str:
     if not whole:
         raise UserError("it is trained again")
     return lake.sha256(path)
+
+
+def _state(lake: Lake, path: str) -> str:
+    state = load_checkpoint(_training(lake, path))
+    if state is None:
+        raise UserError("the training begins anew")
+    return repr(state)
 
 
 def _made_from(lake: Lake, path: str) -> str:

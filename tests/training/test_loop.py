@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
-from ttame_core.training.checkpoint import load_checkpoint
+from ttame_core.training.checkpoint import is_whole_checkpoint, load_checkpoint
 from ttame_core.training.loop import Loop
 from ttame_core.training.orders import TrainingOutput
 
@@ -95,6 +95,24 @@ def test_a_loss_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     state = load_checkpoint(output)
     assert state is not None
     assert state["step"] == 3
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    output = TrainingOutput(lake, "line", "x")
+    run = _Line()
+    run.train(_read, "short", output=output)
+    path = tmp_path / "line" / "checkpoint.pt"
+    whole = path.read_bytes()
+    for place in (0, len(whole) // 3, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+        broken = bytearray(whole)
+        broken[place] ^= 1
+        path.write_bytes(broken)
+        assert load_checkpoint(output) is None
+        assert not is_whole_checkpoint(lake, "line/checkpoint.pt")
+    path.write_bytes(whole)
+    assert is_whole_checkpoint(lake, "line/checkpoint.pt")
+    assert load_checkpoint(output) is not None
 
 
 def test_too_few_batches_are_told() -> None:

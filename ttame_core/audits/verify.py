@@ -54,6 +54,7 @@ from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN, MADE_FROM, PATH, is_abandoned
 from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.roles import missing_roles
+from ttame_core.training.checkpoint import is_whole_checkpoint
 
 # States of a file: not as it was written; not there though others need it; made from something that
 # has changed since; not written by ttame.
@@ -259,6 +260,8 @@ class _Verification:
             elif (top, name) == ("heads", "spec.json"):
                 if self._of_json(path) != self._fingerprint(history):
                     yield Fault(path, DAMAGED, "it is not what the head was made from")
+            elif name == "checkpoint.pt" and not is_whole_checkpoint(self.lake, path):
+                yield Fault(path, DAMAGED, "it is not as it was written")
             elif name == "history.parquet" and top != "sweeps":
                 weights = {"backbones": "weights", "heads": "head"}[top]
                 whole = f"{folder}/{weights}.safetensors"
