@@ -12,6 +12,7 @@ from tasks.unit import skipped, unit
 from ttame_core import spec
 from ttame_core.errors import UserError
 from ttame_core.explainers import NotApplicable, training_of
+from ttame_core.heads.files import remove_head
 from ttame_core.lake import Lake, trial_file
 from ttame_core.stages.provenance import Provenance
 from ttame_core.training.head import with_enough_epochs
@@ -63,6 +64,5 @@ def try_settings(
     for stale in lake.glob(trial_file(*of, None))[number:]:
         lake.remove(stale)  # trials that followed from an older one of this number
     write_trial(lake, path, settings, history, made_from)
-    for scratch in lake.glob(f"{folder}/*"):
-        lake.remove(scratch)
+    remove_head(lake, folder)
     return None

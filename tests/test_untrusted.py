@@ -24,7 +24,7 @@ from ttame_core.backbones import Backbone, classes, load_backbone, own_weights
 from ttame_core.backbones.checkpoints import file_hash
 from ttame_core.data.loader import read_shard
 from ttame_core.data.plan import plan_shards
-from ttame_core.errors import UserError
+from ttame_core.errors import UserError, writing
 from ttame_core.explainers import REGISTRY
 from ttame_core.heads.files import adopt_head, load_head
 from ttame_core.heads.published import read_published
@@ -392,3 +392,17 @@ def test_a_pipe_is_no_checkpoint_and_no_class_names(tmp_path: Path) -> None:
         load_backbone(spec.Backbone(**NET, checkpoint=str(tmp_path / "pipe")))
     with pytest.raises(UserError, match="no plain file"):
         classes._read(str(tmp_path / "pipe"), "net")
+
+
+def test_a_link_in_the_way_of_an_output_is_not_followed(tmp_path: Path) -> None:
+    elsewhere, output = tmp_path / "elsewhere.txt", tmp_path / "table.csv"
+    elsewhere.write_text("mine")
+    (tmp_path / ".unfinished-table.csv").symlink_to(elsewhere)
+    with writing(output) as file:
+        file.write_text("new")
+        file.with_name(f"{file.name}.data").write_text("beside")
+        assert not output.exists()
+    assert elsewhere.read_text() == "mine"
+    assert output.read_text() == "new"
+    assert (tmp_path / "table.csv.data").read_text() == "beside"
+    assert len(list(tmp_path.iterdir())) == 4

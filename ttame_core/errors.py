@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal takes some for commands
 
@@ -27,6 +29,8 @@ class StoreAway(UserError):
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a path to write to; what is written there replaces `path` when the context ends.
 
+    So do files that a library writes beside it, whose names begin with its name.
+
     Args:
         path: a file, whose folder is made where there is none; devices and pipes are written as
             they are.
@@ -35,18 +39,20 @@ def writing(path: str | Path) -> Iterator[Path]:
         UserError: the file cannot be written; what was there before stays.
     """
     target = Path(os.path.realpath(path))
-    beside = target if _is_special(target) else target.parent / f".unfinished-{target.name}"
     try:
+        if _is_special(target):
+            yield target
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        beside.replace(target)
+        # In a new folder of the user's own, nobody can have put a link in the file's place.
+        with TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as folder:
+            yield Path(folder) / target.name
+            for beside in Path(folder).glob(f"{glob.escape(target.name)}?*"):
+                beside.replace(target.with_name(beside.name))
+            (Path(folder) / target.name).replace(target)
     except (OSError, ValueError) as error:  # ValueError: the file's ending is unknown to Pillow
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {path}: {reason}") from error
-    finally:
-        if beside != target:
-            with suppress(OSError):
-                beside.unlink()
 
 
 def _is_special(path: Path) -> bool:

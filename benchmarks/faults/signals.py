@@ -58,13 +58,12 @@ def signal_everywhere(
         sent[f"{what.name} to the {way}"] += 1
         _send(command.pid, everyone, way, what, rng)
         begun = time.monotonic()
-        if way == "child" and command.pid in (p.pid for p in everyone):
-            code = _wait(command)  # others go on without it, or the command says what is missing
+        if way == "child":  # others go on without it, or the command says what is missing
+            if _wait(command, PATIENCE + 5 * duration) is None:
+                problems.append(f"{said}: the command did not end")
             everyone = [p for p in everyone if p.pid != command.pid]
-        else:
-            code = _wait(command)
-            if code != CODES[what] and code != 0:
-                problems.append(f"{said}: the command ended with {code}")
+        elif (code := _wait(command)) not in (CODES[what], 0):
+            problems.append(f"{said}: the command ended with {code}")
         _, alive = psutil.wait_procs(everyone, timeout=max(1, begun + SOON - time.monotonic()))
         took = time.monotonic() - begun
         slowest = max(slowest, 0 if way == "child" else took)
@@ -72,7 +71,7 @@ def signal_everywhere(
             problems.append(f"{said}: after {took:.0f} s {len(alive)} processes were alive")
         for process in alive:
             process.kill()
-    if code := _wait(_start(folder, workspace)):
+    if (code := _wait(_start(folder, workspace))) != 0:
         problems.append(f"the last run ended with {code}")
     problems += [f"{name} differs" for name in differences(undisturbed, workspace)]
     problems += [f"{name} was left behind" for name in temporary(workspace)]
@@ -94,8 +93,14 @@ def _start(folder: Path, workspace: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait(command: subprocess.Popen[bytes]) -> int:
-    return command.wait(PATIENCE)
+def _wait(command: subprocess.Popen[bytes], seconds: float = PATIENCE) -> int | None:
+    """Return the exit code of a command; None where it had to be killed after some seconds."""
+    try:
+        return command.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(command.pid, signal.SIGKILL)
+        command.wait()
+        return None
 
 
 def _everyone(pid: int) -> list[psutil.Process]:

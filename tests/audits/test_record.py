@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -100,6 +101,13 @@ def _other_backbones(path: Path) -> None:
     path.write_text(path.read_text().replace('"net"', '"other"'))
 
 
+def _no_seal(path: Path) -> None:
+    """Edit a record, and take away the hash that would tell, as if an earlier version wrote it."""
+    about = json.loads(path.read_text())
+    del about["seal"]
+    path.write_text(json.dumps(about | {"backbones": ["other"]}))
+
+
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     ("leaderboard.parquet", _other_values),
     ("leaderboard.parquet", _one_bit),
@@ -111,6 +119,7 @@ DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     ("record.json", _no_record),
     ("record.json", _one_bit),
     ("record.json", _other_backbones),
+    ("record.json", _no_seal),
     ("record.json", Path.unlink),
 ]
 

@@ -21,9 +21,12 @@ from ttame_core import spec
 from ttame_core.audits.record import Outcome, write_record
 from ttame_core.audits.specification import open_spec
 from ttame_core.audits.verify import last_records, repair, verify
+from ttame_core.errors import UserError
 from ttame_core.lake import Lake
+from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.lake.records import board_fingerprint, sealed
 from ttame_core.lake.schemas import HEAD, HISTORY, LEADERBOARD, maps_schema
+from ttame_core.lake.selection import Selection
 
 NET = "dataset=drawn/backbone=net"
 TAR, SIDECAR = (f"datasets/drawn/shards/test-000000.{kind}" for kind in ("tar", "parquet"))
@@ -97,6 +100,40 @@ def test_a_link_in_the_place_of_a_file(workspace: Path, tmp_path: Path) -> None:
     elsewhere = (workspace / MAPS).rename(tmp_path / "elsewhere.parquet")
     (workspace / MAPS).symlink_to(elsewhere)
     assert [(f.path, f.state) for f in verify(Lake(workspace))] == [(MAPS, "foreign")]
+
+
+@pytest.mark.parametrize("path", [MAPS, TAR, f"{LATER}/record.json", f"maps/{NET}/pipe"])
+def test_a_pipe_in_the_place_of_a_file(path: str, workspace: Path) -> None:
+    (workspace / path).unlink(missing_ok=True)
+    os.mkfifo(workspace / path)
+    assert (path, "foreign") in {(f.path, f.state) for f in verify(Lake(workspace))}
+    for read in (Lake(workspace).sha256, Lake(workspace).read_bytes, Lake(workspace).read_table):
+        with pytest.raises(UserError, match="no plain file"):
+            read(path)
+    assert Lake(workspace).metadata(path) == {}
+
+
+def test_files_of_others_end_neither_a_query_nor_verify(workspace: Path) -> None:
+    board = run_query(Lake(workspace), "FROM leaderboard ORDER BY ALL")
+    foreign = [
+        "history.parquet",
+        "heads/history.parquet",
+        "datasets/mine.parquet",
+        "maps/test-000000.parquet",
+        "maps/my/own/folder/test-000000.parquet",
+        f"maps/{NET}/my-folder/test-000000.parquet",
+        f"scores/metric=confidence/{NET}/my-folder/test-000000.parquet",
+        f"explainers/{NET}/my-folder/role.parquet",
+    ]
+    for path in foreign:
+        (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(workspace / MAPS, workspace / path)
+    lake = Lake(workspace)
+    assert [(f.path, f.state) for f in verify(lake)] == [(p, "foreign") for p in sorted(foreign)]
+    assert run_query(lake, "FROM leaderboard ORDER BY ALL").equals(board)
+    spec_file = next((workspace / "audits").glob("*/*/spec.yaml"))
+    with connect(lake, selection=Selection.of(open_spec(spec_file))) as db:
+        assert db.sql("FROM leaderboard").fetchall()
 
 
 def test_a_leaderboard_that_was_edited_with_all_its_hashes(workspace: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -171,8 +172,9 @@ def test_an_export_cut_short_is_no_folder_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         map_dataset.export_dataset(provenance, tmp_path / "export", stop)
     assert not (tmp_path / "export").exists()
-    stale = tmp_path / ".export.unfinished/data/test-00000-of-00009.parquet"
-    stale.write_bytes(b"of another audit")
+    making = Lake(tmp_path / ".export.unfinished")
+    schema = pa.schema([("key", pa.string())])
+    making.write_parquet("data/test-00000-of-00009.parquet", [], schema, "another audit")
     again: list[str] = []
     map_dataset.export_dataset(provenance, tmp_path / "export", again.append)
     assert len(names) == 1
@@ -183,6 +185,28 @@ def test_an_export_cut_short_is_no_folder_and_goes_on(
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     files = sorted(p.name for p in (tmp_path / "export").rglob("*") if p.is_file())
     assert files == ["README.md", *(Path(name).name for name in names + again)]
+
+
+@pytest.mark.parametrize("foreign", ["data/mine.txt", "data/test-00000-of-00009.parquet", "mine"])
+def test_what_is_of_others_in_the_folder_of_an_export_stays(
+    foreign: str, audited: Path, tmp_path: Path
+) -> None:
+    provenance = Provenance(open_spec(audited / "audit.yaml"), Lake(audited / "workspace"))
+    mine = tmp_path / ".export.unfinished" / foreign
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError, match=f"{foreign} is in the way"):
+        map_dataset.export_dataset(provenance, tmp_path / "export")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [mine]
+
+
+def test_an_export_is_not_written_through_a_link(audited: Path, tmp_path: Path) -> None:
+    provenance = Provenance(open_spec(audited / "audit.yaml"), Lake(audited / "workspace"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".export.unfinished").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is in the way"):
+        map_dataset.export_dataset(provenance, tmp_path / "export")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_an_audit_that_is_not_done(audited: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tiny import tiny_backbone
 
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
-from ttame_core.heads.files import adopt_head, is_whole_head, load_head, write_head
+from ttame_core.heads.files import adopt_head, is_whole_head, load_head, remove_head, write_head
 from ttame_core.lake import Lake
 
 
@@ -34,3 +34,12 @@ def test_a_head_of_no_numbers_is_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "given.safetensors")
     with pytest.raises(UserError, match=r"given\.safetensors holds numbers that are not finite"):
         adopt_head(Lake(tmp_path), str(tmp_path / "given.safetensors"), explainer, "heads", "x")
+
+
+def test_what_others_put_beside_a_head_is_not_removed_with_it(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    write_head(lake, "trial", TTame(tiny_backbone()).new_head(), [], "x")
+    (tmp_path / "trial/notes.txt").write_text("mine")
+    (tmp_path / "trial/folder").mkdir()
+    remove_head(lake, "trial")
+    assert sorted(p.name for p in (tmp_path / "trial").iterdir()) == ["folder", "notes.txt"]

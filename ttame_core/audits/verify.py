@@ -59,6 +59,7 @@ from ttame_core.training.checkpoint import is_whole_checkpoint
 # States of a file: not as it was written; not there though others need it; made from something that
 # has changed since; not written by ttame.
 DAMAGED, MISSING, STALE, FOREIGN = "damaged", "missing", "stale", "foreign"
+LINK = "it is a link, and ttame makes none"
 SCHEMA = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
 
 IDENTITY = ("dataset", "backbone", "explainer", "metric")  # of a leaderboard's row
@@ -156,7 +157,9 @@ def faults_table(faults: list[Fault]) -> pa.Table:
 class _Verification:
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
-        self.files = set(_files(lake, ""))
+        listed = list(_files(lake, ""))
+        self.files = {path for path, plain in listed if plain and _is_known(path)}
+        self.others = sorted((path, plain) for path, plain in listed if path not in self.files)
         parquet = sorted(path for path in self.files if path.endswith(".parquet"))
         self.about = dict(zip(parquet, lake.metadata_of(parquet), strict=True))
 
@@ -172,15 +175,19 @@ class _Verification:
             yield from self._records(audit)
 
     def _single_files(self) -> Iterator[Fault]:
-        for path in sorted(self.files):
+        for path, plain in self.others:
             name = path.rsplit("/", 1)[-1]
-            if self.lake.link_to(path):
-                yield Fault(path, FOREIGN, "it is a link, and ttame makes none")
-            elif HALF_WRITTEN.fullmatch(name):
-                if is_abandoned(name, time.time()):
-                    yield Fault(path, FOREIGN, "it was left half written; the next run removes it")
-            elif not LAYOUT.fullmatch(path):
+            if not plain:
+                yield Fault(path, FOREIGN, "it is a pipe or a device, and ttame makes none")
+            elif self.lake.link_to(path):
+                yield Fault(path, FOREIGN, LINK)
+            elif not HALF_WRITTEN.fullmatch(name):
                 yield Fault(path, FOREIGN, "ttame writes no such file")
+            elif is_abandoned(name, time.time()):
+                yield Fault(path, FOREIGN, "it was left half written; the next run removes it")
+        for path in sorted(self.files):
+            if self.lake.link_to(path):
+                yield Fault(path, FOREIGN, LINK)
             elif path in self.about:
                 if FINGERPRINT.decode() not in self.about[path]:
                     yield Fault(path, DAMAGED, "it does not say what it was made from")
@@ -404,14 +411,24 @@ class _Verification:
             return None
 
 
-def _files(lake: Lake, folder: str) -> Iterator[str]:
-    """Yield the paths of all files; folders behind links are not looked into."""
+def _is_known(path: str) -> bool:
+    """Say whether ttame writes files of this path, which are whole where they have this name."""
+    half_written = HALF_WRITTEN.fullmatch(path.rsplit("/", 1)[-1])
+    return bool(LAYOUT.fullmatch(path)) and not half_written
+
+
+def _files(lake: Lake, folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the path of each file, and whether it is a plain file or a link.
+
+    Folders behind links are not looked into.
+    """
     for name, about in lake.entries(folder).items():
         path = f"{folder}/{name}" if folder else name
-        if about["type"] == "directory" and not lake.link_to(path):
+        link = lake.link_to(path) is not None
+        if about["type"] == "directory" and not link:
             yield from _files(lake, path)
         else:
-            yield path
+            yield path, link or about["type"] != "other"
 
 
 def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:

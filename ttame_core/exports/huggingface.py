@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from ttame_core.data.loader import image_bytes, read_shard
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, fingerprint, maps_file
 from ttame_core.lake.query.connection import connect
+from ttame_core.lake.store import FINGERPRINT, HALF_WRITTEN
 from ttame_core.stages.explain import read_maps
 from ttame_core.stages.matched import read_names
 from ttame_core.stages.provenance import Provenance
@@ -35,6 +38,8 @@ from ttame_core.stages.provenance import Provenance
 FORMAT = 3  # increase it when the code makes other rows from the same audit
 SPLITS = {"val": "validation"}  # names of splits in `datasets` that differ from ttame's
 ROWS_AT_ONCE = 2**14
+# Paths in an export; the empty one is its folder.
+WRITTEN = re.compile(r"|README\.md|data|data/[a-z]+-\d{5,}-of-\d{5,}\.parquet")
 MapName = tuple[str, str, str]  # key, backbone, explainer
 
 
@@ -81,9 +86,8 @@ def export_dataset(
         sql = resources.files("ttame_core.exports").joinpath("exported_scores.sql").read_text()
         scored = db.sql(sql, params=[dataset, audit.maps.split, *whose])
         scores = _by_shard(scored.to_arrow_reader(ROWS_AT_ONCE))
-        unfinished = place.absolute().with_name(f".{place.absolute().name}.unfinished")
-        making = Lake(unfinished)
-        for stale in making.glob("data/*"):
+        making = _unfinished(place)
+        for stale in making.glob("data/*.parquet"):
             if not making.is_current(stale, made_from):
                 making.remove(stale)
         for number, shard in enumerate(shards):
@@ -99,7 +103,7 @@ def export_dataset(
                 wrote(name)
     with making.create("README.md") as path:
         path.write_text(_card(provenance, split), encoding="utf-8")
-    unfinished.rename(place)
+    Path(making.root).rename(place)
 
 
 def _identity(provenance: Provenance) -> str:
@@ -127,13 +131,34 @@ def _names(provenance: Provenance) -> list[str]:
 
 def _is_there(place: Path, made_from: Any) -> bool:
     """Say whether a folder holds this export; raises UserError where it holds anything else."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not os.path.lexists(place) or (
+        place.is_dir() and not place.is_symlink() and not any(place.iterdir())
+    ):
         return False
     export = Lake(place)
     files = export.glob("data/*.parquet")
     if files and all(export.are_current([(file, made_from) for file in files])):
         return True
     raise UserError(f"{place} holds something else than this export: name a new folder")
+
+
+def _unfinished(place: Path) -> Lake:
+    """Return the folder that an export is written to before it appears at `place`.
+
+    Raises:
+        UserError: something is there that no export has written.
+    """
+    folder = place.absolute().with_name(f".{place.absolute().name}.unfinished")
+    making = Lake(folder)
+    for path in ("", *(str(p.relative_to(folder)) for p in sorted(folder.rglob("*")))):
+        named = WRITTEN.fullmatch(path) or HALF_WRITTEN.fullmatch(path.rsplit("/", 1)[-1])
+        ours = not path.endswith(".parquet") or FINGERPRINT.decode() in making.metadata(path)
+        if (folder / path).is_symlink() or not (named and ours):
+            raise UserError(
+                f"{folder / path} is in the way, and no export has written it: remove {folder}, or "
+                "name another folder for the export"
+            )
+    return making
 
 
 def _distinct(classes: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ttame_core.backbones import Backbone
-from ttame_core.errors import UserError, nearest
+from ttame_core.errors import UserError, nearest, writing
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.perturbation.masking import min_max
 
@@ -56,16 +56,16 @@ def export(backbone: Backbone, head: AttentionHead, path: str) -> None:
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(2, *backbone.preprocessing.shape, generator=generator).to(backbone.device)
     model = Explained(backbone, head).eval().requires_grad_(False)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
-            write(model, example, path)
-    except Exception as error:  # exporters can raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{backbone.name} cannot be exported to {path}: {reason}; another of the formats may "
-            f"do: {', '.join(FORMATS)}"
-        ) from error
+    with writing(path) as file:
+        try:
+            with torch.no_grad():
+                write(model, example, str(file))
+        except Exception as error:  # exporters can raise anything
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{backbone.name} cannot be exported to {path}: {reason}; another of the formats "
+                f"may do: {', '.join(FORMATS)}"
+            ) from error
 
 
 def _program(model: Explained, example: Tensor) -> torch.export.ExportedProgram:

@@ -140,6 +140,12 @@ def refuse_head(lake: Lake, folder: str, made_from: Any, reason: str) -> None:
     lake.write_parquet(f"{folder}/history.parquet", [], HISTORY, made_from, **{REFUSED: reason})
 
 
+def remove_head(lake: Lake, folder: str) -> None:
+    """Remove the files that `write_head` writes; other files of the folder stay."""
+    for name in ("history.parquet", "spec.json", "head.safetensors"):
+        lake.remove(f"{folder}/{name}")
+
+
 def head_bytes(head: Head, **about: str) -> bytes:
     """Return the content of a safetensors file with a trained head.
 

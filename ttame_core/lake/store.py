@@ -41,6 +41,10 @@ FOOTERS = 500  # footers that are asked for at once
 ROW_GROUP = 6 * 2**20  # bytes of a thousand 56×56 float16 maps, or of all scores of a shard
 
 
+class NoPlainFile(UserError, OSError):
+    """The error for a pipe or a device in a workspace, whose reading might never end."""
+
+
 def fingerprint(made_from: Any) -> str:
     """Hash a description of what makes a file (inputs, settings, weights), which JSON can hold."""
     canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
@@ -178,11 +182,22 @@ class Lake:
             yield stream
 
     def stream(self, path: str) -> IO[bytes]:
-        """Return a stream of a file that reads a large block (BLOCK) in each request."""
+        """Return a stream of a file that reads a large block (BLOCK) in each request.
+
+        Raises:
+            NoPlainFile: a pipe or a device is there.
+        """
+        self._refuse_special(path)
         return self.fs.open(self.path(path), "rb")
+
+    def _refuse_special(self, path: str) -> None:
+        place = Path(self.path(path))
+        if self.local and place.exists() and not (place.is_file() or place.is_dir()):
+            raise NoPlainFile(f"{place} is no plain file: remove it")
 
     def read_bytes(self, path: str) -> bytes:
         """Read a small file in one request."""
+        self._refuse_special(path)
         with reaching(self.url, self.fs):
             return self.fs.cat_file(self.path(path), start=0)
 
@@ -216,6 +231,7 @@ class Lake:
     def local_copy(self, path: str) -> Iterator[str]:
         """Yield a local path with the content of a file, for libraries that read no streams."""
         if self.local:
+            self._refuse_special(path)
             yield self.path(path)
             return
         with temporary_folder() as folder:
@@ -264,7 +280,7 @@ class Lake:
             return  # whoever reads it says so
         state = about.st_size, about.st_mtime_ns, about.st_ino
         if self._checked.get(path) != state:
-            with self.open(path) as stream:
+            with self._parquet(path, whole=False) as stream:
                 if seals.is_broken(stream):
                     raise self._damaged(path, "it is not as it was written")
             self._checked[path] = state

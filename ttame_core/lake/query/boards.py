@@ -19,10 +19,14 @@ from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.query.views import views
 from ttame_core.lake.records import read_about, read_board
 from ttame_core.lake.selection import Selection
-from ttame_core.lake.store import Lake, fingerprint
+from ttame_core.lake.store import Lake, explainer_file, fingerprint, maps_file, scores_file
 
 # The files that leaderboards are computed from.
-SCORED = ("maps/*/*/*/*.parquet", "scores/*/*/*/*/*.parquet", "explainers/*/*/*/*.parquet")
+SCORED = (
+    maps_file("*", "*", "*", "*"),
+    scores_file("*", "*", "*", "*", "*"),
+    explainer_file("*", "*", "*"),
+)
 RECORDED = "audits/*/*/leaderboard.parquet"
 
 

@@ -21,7 +21,7 @@ from ttame_core.lake.query.read_only import ReadOnly
 from ttame_core.lake.query.views import PARTITIONS, kinds, read_files, script, views
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Selection
-from ttame_core.lake.store import Lake
+from ttame_core.lake.store import Lake, maps_file, scores_file
 from ttame_core.stopping import asked
 from ttame_core.storage import is_full, temporary_folder
 
@@ -143,8 +143,8 @@ def _partitions(read_only: ReadOnly) -> list[tuple[str, ...]]:
     """Return data set, backbone and explainer of all maps and scores, from names of folders."""
     folders = {
         tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
-        for pattern in ("maps/*/*/*", "scores/*/*/*/*")
-        for path in read_only.glob(pattern)
+        for file in (maps_file("*", "*", "*", ""), scores_file("*", "*", "*", "*", ""))
+        for path in read_only.glob(file.rpartition("/")[0])
     }
     return sorted(folders)
 

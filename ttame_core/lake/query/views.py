@@ -30,6 +30,14 @@ from ttame_core.lake.schemas import (
     SWEEPS,
     maps_schema,
 )
+from ttame_core.lake.store import (
+    classes_file,
+    explainer_file,
+    head_folder,
+    maps_file,
+    scores_file,
+    trial_file,
+)
 from ttame_core.storage import temporary_folder
 
 PARTITIONS = ("dataset", "backbone", "explainer")
@@ -41,11 +49,11 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "boxes": ("datasets/*/annotations.parquet", ANNOTATIONS, ()),
     "rejected": ("datasets/*/rejected.parquet", REJECTED, ()),
     "shards": ("datasets/*/shards.parquet", SHARDS, ()),
-    "maps": ("maps/*/*/*/*.parquet", EITHER, PARTITIONS),
-    "explainers": ("explainers/*/*/*/*.parquet", EXPLAINERS, PARTITIONS),
-    "classes": ("classes/*/*/*.parquet", CLASSES, ("dataset", "backbone")),
-    "heads": ("heads/*/*/*/history.parquet", ANY_HISTORY, PARTITIONS),
-    "sweeps": ("sweeps/*/*/*/*.parquet", SWEEPS, PARTITIONS),
+    "maps": (maps_file("*", "*", "*", "*"), EITHER, PARTITIONS),
+    "explainers": (explainer_file("*", "*", "*"), EXPLAINERS, PARTITIONS),
+    "classes": (classes_file("*", "*"), CLASSES, ("dataset", "backbone")),
+    "heads": (f"{head_folder('*', '*', '*')}/history.parquet", ANY_HISTORY, PARTITIONS),
+    "sweeps": (trial_file("*", "*", "*", None), SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),
     "audit_values": ("audits/*/*/values.parquet", AUDIT_VALUES, ()),
     "audit_thumbnails": ("audits/*/*/thumbnails.parquet", AUDIT_THUMBNAILS, ()),
@@ -127,7 +135,7 @@ def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
         columns whose values stand in the paths.
     """
     return FILES | {
-        family: (f"scores/metric={family}/*/*/*/*.parquet", schema, ("metric", *PARTITIONS))
+        family: (scores_file(family, "*", "*", "*", "*"), schema, ("metric", *PARTITIONS))
         for family, schema in families.schemas().items()
     }
 
