@@ -227,9 +227,11 @@ def test_no_file_is_removed_that_ttame_did_not_make(tmp_path: Path) -> None:
     (below / "explainer=e").symlink_to(foreign)
     (below / "explainer=f").mkdir()
     (below / "explainer=f/train-000096.parquet").symlink_to(foreign / "train-000097.parquet")
+    copy = "maps/dataset=d/backbone=b/explainer=f/my-train-000095.parquet"
+    lake.write_parquet(copy, [], maps_schema(1, 1), "x")
     mine = {p for p in tmp_path.rglob("*") if p.name == "notes.txt" or "-00009" in p.name}
     shard_all(_dataset(root, samples_per_shard=400), lake)
-    assert len(mine) == 8
+    assert len(mine) == 9
     assert all(path.exists() for path in mine)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from ttame_core.lake.schemas import ANNOTATIONS, INDEX, REJECTED, SHARDS
 from ttame_core.lake.store import FINGERPRINT, MADE_FROM
 
 OTHER = {"file": "other file"}  # words for kinds of rejected inputs
+SHARD_FILE = re.compile(r"(?:train|val|test)-\d+\.parquet")
 GATHERED = {"index": INDEX, "annotations": ANNOTATIONS, "rejected": REJECTED}
 
 
@@ -109,8 +111,8 @@ def _first_reasons(lake: Lake, plan: ShardPlan, count: int = 3) -> str:
 def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
     """Remove shards that the plan does not have, with their maps and scores.
 
-    Other things in their folders stay: files without a fingerprint of ttame, and whatever a link
-    leads to.
+    Other things in their folders stay: files of other names or without a fingerprint of ttame, and
+    whatever a link leads to.
     """
     known = set(plan.digests)
     shards = f"datasets/{plan.dataset}/shards"
@@ -122,9 +124,8 @@ def _remove_stale(lake: Lake, plan: ShardPlan) -> None:
             stale = [
                 f"{folder}/{name}"
                 for name, about in lake.entries(folder).items()
-                if name.endswith(".parquet") and about["type"] == "file"
-                # The name of a file that is being written begins with a dot.
-                if not name.startswith(".") and name.removesuffix(".parquet") not in known
+                if SHARD_FILE.fullmatch(name) and about["type"] == "file"
+                if name.removesuffix(".parquet") not in known
             ]
             for path, about in zip(stale, lake.metadata_of(stale), strict=True):
                 if FINGERPRINT.decode() in about:
