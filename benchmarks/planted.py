@@ -267,7 +267,8 @@ def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
     """Make the table of faults: scores of the faulty classifier and the twin, means of seeds."""
     table = Table(title=f"{explainer}: score of the highest class, faulty / clean; class named")
     aspects = _aspects(results)
-    for column in ("fault", "accuracy", *(TITLES[a] for a in aspects), "look: P@10", "AUC"):
+    ranked = [f"{TITLES[a]}: {number}" for a in aspects[:2] for number in ("P@10", "AUC")]
+    for column in ("fault", "accuracy", *(TITLES[a] for a in aspects), *ranked):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for fault in FAULTS:
         own = [r for r in results if r["fault"] == fault.name]
@@ -279,8 +280,9 @@ def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
             named = sum(t[0][1] == r["class"] for t, r in zip(tops, own, strict=True))
             ends = " / ".join(_mean([t[i][0] for t in tops]) for i in range(2))
             cells.append(f"{ends}; {named}/{len(own)}")
-        ranks = [r["images"].get(f"faulty/{explainer}/look_alike") for r in own]
-        cells += [_mean([rank[key] for rank in ranks if rank]) for key in ("at_10", "auc")]
+        for aspect in aspects[:2]:
+            ranks = [r["images"].get(f"faulty/{explainer}/{aspect}") for r in own]
+            cells += [_mean([rank[key] for rank in ranks if rank]) for key in ("at_10", "auc")]
         table.add_row(fault.name, *cells)
     return table
 

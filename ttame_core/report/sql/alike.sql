@@ -1,8 +1,7 @@
 -- Images of classes whose maps are alike, which may be told by a shortcut: a class whose maps mark the
--- same place (`place_alike` of 0.3 or more), or whose maps mark what looks the same, far ahead of every
--- other class (`look_alike` 0.2 above the next class), and not just anywhere (`place_alike` of 0.1 or
--- more): things of one colour, such as the sky, look alike wherever they are. A class has the value
--- that a quarter of its images reach, the mean over explainers. At most five such classes of a backbone, and of each the six
+-- same place (`place_alike` of 0.35 or more), or whose maps mark what looks the same, far ahead of
+-- every other class (`look_alike` 0.3 above the next class). A class has the value that a quarter of
+-- its images reach, the mean over explainers. At most five such classes of a backbone, and of each the six
 -- images whose maps are most like those of the others. images: number of the class's images.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
@@ -22,14 +21,12 @@ classes AS (
     GROUP BY ALL
 ),
 ranked AS (
-    SELECT *, row_number() OVER best AS rank, score - lead(score) OVER best AS ahead,
-           max(score) FILTER (aspect = 'place') OVER (PARTITION BY backbone, class) AS of_place
+    SELECT *, row_number() OVER best AS rank, score - lead(score) OVER best AS ahead
     FROM classes WINDOW best AS (PARTITION BY backbone, aspect ORDER BY score DESC, class)
 ),
 suspected AS (
     FROM ranked
-    WHERE (aspect = 'place' AND score >= 0.3)
-    OR (aspect = 'look' AND rank = 1 AND ahead >= 0.2 AND of_place >= 0.1)
+    WHERE (aspect = 'place' AND score >= 0.35) OR (aspect = 'look' AND rank = 1 AND ahead >= 0.3)
     QUALIFY row_number() OVER (PARTITION BY backbone ORDER BY score DESC, class) <= 5
 ),
 pictures AS (
