@@ -138,6 +138,14 @@ def test_a_hugging_face_folder(tmp_path: Path, kind: str) -> None:
     assert own_weights(settings) != before
 
 
+def test_a_model_of_numbers_is_no_classifier(tmp_path: Path) -> None:
+    save_hugging_face(tmp_path / "model", "vit")
+    config = tmp_path / "model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"problem_type": "regression"}))
+    with pytest.raises(UserError, match="holds a model of numbers"):
+        load_backbone(backbone(str(tmp_path / "model"), name="mine"))
+
+
 class Odd(nn.Module):
     """Two stages, blocks that return a pair, logits in a dictionary."""
 

@@ -80,6 +80,10 @@ def test_clip() -> None:
         clip(box | {"x0": 200, "x1": 220}, (100, 50))
     with pytest.raises(BrokenAnnotation, match="empty"):
         clip(box | {"x1": -5}, (100, 50))
+    shares = {"x0": 0.1, "y0": 0.0, "x1": 0.6, "y1": 1.0}
+    with pytest.raises(BrokenAnnotation, match="shares of the picture's sides"):
+        clip(box | shares, (100, 50))
+    assert _corners(clip(box | {"x0": 0, "y0": 0, "x1": 1, "y1": 1}, (100, 50))) == (0, 0, 1, 1)
 
 
 def _png(array: np.ndarray) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +10,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from tiny import jpeg, shard_all
 
 from ttame_core import spec
 from ttame_core.data.sources import open_source
 from ttame_core.errors import UserError
+from ttame_core.lake import Lake
 
 
 def _entries(**source: object) -> list:
@@ -48,6 +51,9 @@ def test_a_folder_for_each_split(folder: Path, tmp_path: Path) -> None:
 
 
 def test_list_with_spaces_in_paths(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("cats/a b.jpg\t black swan\n")
+    (named,) = _entries(kind="list", path=str(tmp_path / "list.txt"), root=str(folder))
+    assert (named.path, named.label) == ("cats/a b.jpg", "black swan")
     (tmp_path / "list.txt").write_text("cats/a b.jpg 3\n\ndogs/same.jpg 0\nnone.jpg 1\n")
     first, second, missing = _entries(
         kind="list", path=str(tmp_path / "list.txt"), root=str(folder)
@@ -134,12 +140,61 @@ def _entries_of_csv(folder: Path, text: str) -> list:
         (b"a.jpg,cat,more\n", "row 1: cannot be read"),
         (b"a.jpg,cat\nb.jpg\n", "row 2: cannot be read"),
         (b"a.jpg,-1.0\n", "row 1: the label -1.0 is negative"),
+        (b"a.jpg,1.0\nb.jpg,nan\n", "row 2: the label is missing: nan is what tables write"),
     ],
-    ids=["no label", "no image", "latin-1", "too much", "too little", "negative"],
+    ids=["no label", "no image", "latin-1", "too much", "too little", "negative", "nan"],
 )
 def test_wrong_row_of_a_manifest(folder: Path, rows: bytes, words: str) -> None:
     with pytest.raises(UserError, match=words):
         _labels(folder, b"path,label\n" + rows)
+
+
+def test_wrong_columns_of_a_manifest(folder: Path) -> None:
+    with pytest.raises(UserError, match="two columns are called 'label'"):
+        _labels(folder, b"path,label,label\na.jpg,cat,dog\n")
+    with pytest.raises(UserError, match=r"the name of a column .* is not UTF-8 text"):
+        _labels(folder, "path,label\na.jpg,cat\n".encode("utf-16"))
+
+
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_other_signs_between_the_columns_of_a_manifest(folder: Path, between: str) -> None:
+    rows = ["path,label,split", "cats/a b.jpg,black swan,train", "dogs/same.jpg,dog,test"]
+    found = _entries_of_csv(folder, "\ufeff" + "\n".join(rows).replace(",", between))
+    assert [(e.path, e.label, e.split) for e in found] == [
+        ("cats/a b.jpg", "black swan", "train"),
+        ("dogs/same.jpg", "dog", "test"),
+    ]
+
+
+def test_a_picture_has_one_name_however_its_path_is_written(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "2.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "m.csv").write_text(
+        "path,label\na/1.jpg,cat\n./a/1.jpg,dog\na//../a/1.jpg,dog\n2.jpg,dog\n"
+    )
+    lake = Lake(tmp_path / "lake")
+    source = {"kind": "manifest", "path": str(tmp_path / "m.csv")}
+    shard_all(spec.Dataset(name="d", source=source), lake)
+    rows = lake.read_table("datasets/d/index.parquet").to_pylist()
+    assert {row["path"]: row["class"] for row in rows} == {"a/1.jpg": "cat", "2.jpg": "dog"}
+    reasons = lake.read_table("datasets/d/rejected.parquet")["reason"].to_pylist()
+    assert reasons == ["listed more than once"] * 2
+
+
+def test_one_class_however_its_name_is_composed(tmp_path: Path) -> None:
+    """As files from a Mac and from elsewhere are called in two forms of Unicode."""
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    for split, name in zip(("train", "test"), names, strict=True):
+        place = tmp_path / "pictures" / split / name
+        place.mkdir(parents=True)
+        (place / "1.jpg").write_bytes(jpeg())
+    lake = Lake(tmp_path / "lake")
+    source = {"kind": "folder", "path": str(tmp_path / "pictures")}
+    for classes in (None, [names[1]]):
+        shard_all(spec.Dataset(name="d", source=source, classes=classes), lake)
+        rows = lake.read_table("datasets/d/index.parquet").to_pylist()
+        assert [(row["label"], row["class"]) for row in rows] == [(0, names[0])] * 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,14 @@ def _(here: Path) -> Section:
 @CLASSIFIERS.example("such a folder in half precision")
 def _(here: Path) -> Section:
     return _huggingface(here, torch.float16)
+
+
+@CLASSIFIERS.example("such a folder of a model of numbers (`problem_type: regression`)")
+def _(here: Path) -> Section:
+    section = _huggingface(here, torch.float32)
+    config = Path(section["model"]) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"problem_type": "regression"}))
+    return section
 
 
 @CLASSIFIERS.example("a folder of CLIP, with prompts")

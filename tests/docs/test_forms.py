@@ -91,6 +91,21 @@ def _(here: Path) -> Section:
     return _text(here, "manifest", "path\na.jpg\nb.jpg\n")
 
 
+@PICTURES.example("a CSV file with semicolons or tabs between its columns")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path;label\na.jpg;black swan\nb.jpg;dog\n")
+
+
+@PICTURES.example("a CSV file with the label `nan`")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path,label\na.jpg,1.0\nb.jpg,nan\n")
+
+
+@PICTURES.example("a CSV file with two columns of one name")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path,label,label\na.jpg,cat,dog\n")
+
+
 @PICTURES.example("a CSV file with an empty label")
 def _(here: Path) -> Section:
     return _text(here, "manifest", "path,label\na.jpg,cat\nb.jpg,\n")
@@ -435,6 +450,11 @@ def _(here: Path) -> Section:
 @ANNOTATIONS.example("a COCO file for pictures without labels")
 def _(here: Path) -> Section:
     return {**_coco(here, [ONE]), "labels": True}
+
+
+@ANNOTATIONS.example("a COCO file with shares of the picture's sides in place of pixels")
+def _(here: Path) -> Section:
+    return _coco(here, [ONE], bbox=[0.1, 0.1, 0.5, 0.5])
 
 
 @ANNOTATIONS.example("a COCO file with polygons")

@@ -306,6 +306,11 @@ def _huggingface(
             f"load: {' '.join(str(error).split())[:300]}"
         ) from error
     model.pretrained_cfg = preparation(settings, folder, model.config)
+    if model.config.problem_type == "regression":
+        raise UserError(
+            f"backbone {settings.name}: {folder} holds a model of numbers (`problem_type: "
+            "regression` in its config.json), and an audit needs a classifier"
+        )
     if model.config.problem_type == "multi_label_classification":
         model.own_outputs = "sigmoid"
     return model

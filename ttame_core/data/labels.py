@@ -8,6 +8,7 @@ may have several labels.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -19,6 +20,7 @@ LONGEST = 4096  # characters of a text about a picture
 UNKNOWN = -1  # number that stands for a missing label
 SEVERAL = "\x1f"  # between the labels of a picture that has several
 MOST = 100_000  # larger numbers are taken for identifiers, not for positions in a list of classes
+MISSING = ("nan", "NaN", "<NA>")  # texts that stand for no value in what NumPy and pandas write
 _NUMBER = re.compile(r"([0-9]+)(?:\.0*)?", re.ASCII)
 
 
@@ -51,6 +53,14 @@ def text_of(value: Any, what: str) -> str:
     )
 
 
+def composed(name: str) -> str:
+    """Return a name in the one form of Unicode in which equal letters are equal characters.
+
+    Some systems write the é of a file's name as one character, others as two.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
 def label_of(value: Any) -> str:
     """Return a value of a table as the label of a picture.
 
@@ -60,6 +70,8 @@ def label_of(value: Any) -> str:
     label = text_of(value, "label").strip()
     if not label:
         raise ValueError("the label is missing")
+    if label in MISSING:
+        raise ValueError(f"the label is missing: {label} is what tables write in its place")
     if is_negative(label):
         raise ValueError(f"the label {label} is negative; classes count from 0")
     return label

@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
@@ -24,7 +24,7 @@ from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, Listed
 from ttame_core.data.images import DECODERS
-from ttame_core.data.labels import class_of, classes_of, number_of
+from ttame_core.data.labels import class_of, classes_of, composed, number_of
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
@@ -120,12 +120,13 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
         db.execute("SET enable_progress_bar = false")  # ttame shows its own
         db.execute(f"SET memory_limit = '{MEMORY}'")
         _insert(db, "listed", ENTRIES, (_row(entry, dataset) for entry in source.entries()))
-        _insert(db, "annotated", LISTED, map(vars, annotations.listed()) if annotations else ())
+        _insert(db, "annotated", LISTED, _annotated(annotations))
         db.execute("SET VARIABLE per_shard = ?", [dataset.samples_per_shard])
         for statement in duckdb.extract_statements(_sql("plan")):
             _execute(db, statement)
         labels = [row[0] for row in db.execute("FROM labels ORDER BY label").fetchall()]
         classes = (not dataset.classes and source.classes()) or _classes(db, dataset, labels)
+        classes = tuple(map(composed, classes))
         numbers = {class_of(label, classes) for label in labels}
         present = tuple(sorted(number for number in numbers if number is not None))
         parts = _parts(db)
@@ -185,10 +186,17 @@ def _row(entry: Entry, dataset: spec.Dataset) -> dict[str, Any]:
     ).digest()
     return {
         **entry.__dict__,
+        "label": entry.label and composed(entry.label),
         "split": entry.split or _split(int.from_bytes(drawn[8:16], "big") / 2**64, dataset.splits),
         "key": f"{_slug(entry.path)}-{digest[:12]}",
         "rank": int.from_bytes(drawn[:8], "big"),
     }
+
+
+def _annotated(annotations: Annotations | None) -> Iterator[dict[str, Any]]:
+    """Yield a row for each annotation."""
+    for listed in annotations.listed() if annotations else ():
+        yield {**vars(listed), "labels": listed.labels and composed(listed.labels)}
 
 
 def _slug(path: str) -> str:
@@ -229,7 +237,7 @@ def _classes(
     """Return the names of the classes in label order: the spec's, or the labels'."""
     if dataset.classes is None:
         return classes_of(labels)
-    classes = tuple(dataset.classes)
+    classes = tuple(map(composed, dataset.classes))
     numbered = all(number_of(label) is not None for label in labels)
     for label in labels:
         if label in classes or (numbered and class_of(label, classes) is not None):

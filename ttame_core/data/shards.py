@@ -27,7 +27,7 @@ from ttame_core.data.annotations.base import (
 )
 from ttame_core.data.decoding import apart
 from ttame_core.data.images import BrokenImage, Picture, examine, is_image, to_jpeg
-from ttame_core.data.labels import class_of, each_label
+from ttame_core.data.labels import class_of, composed, each_label
 from ttame_core.data.plan import ShardPlan, listed_of, planned_rows
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Drawn
@@ -175,7 +175,7 @@ def _annotate(
     inside, problems = [], []
     numbers = np.zeros(MOST_OBJECTS + 1, np.uint8)  # of the objects in the mask, as they will be
     for number, box in enumerate(boxes, 1):
-        counted = annotations.counted(box, labels)
+        counted = annotations.counted({**box, "name": composed(box["name"])}, labels)
         if counted is None:
             continue
         try:

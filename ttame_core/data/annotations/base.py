@@ -207,6 +207,13 @@ def clip(box: Box, size: tuple[int, int]) -> Box:
     corners = {c: float(box[c]) for c in CORNERS}
     if not (corners["x1"] > corners["x0"] and corners["y1"] > corners["y0"]):
         raise BrokenAnnotation(f"the box of {box['name'] or 'an object'} is empty")
+    values = corners.values()
+    of_pixels = max(values) > 1 or all(value.is_integer() for value in values)
+    if not of_pixels and min(values) >= 0 and min(size) > 1:
+        raise BrokenAnnotation(
+            f"the box of {box['name'] or 'an object'} lies within one pixel, as if its corners "
+            "were shares of the picture's sides: write them in pixels"
+        )
     inside = {
         "x0": max(corners["x0"], 0.0),
         "y0": max(corners["y0"], 0.0),

@@ -57,6 +57,10 @@ class List(Source):
 
 
 def _parts(line: str) -> tuple[str, str | None]:
-    """Split a line into path and label; the label is None where the line is only a path."""
-    image, *label = line.rsplit(maxsplit=1)
-    return (image, label[0]) if label and not is_image(label[0]) else (line, None)
+    """Split a line into path and label; the label is None where the line is only a path.
+
+    A label may have spaces where a tab stands before it.
+    """
+    image, *label = line.rsplit("\t" if "\t" in line else None, maxsplit=1)
+    own = label[0].strip() if label else None
+    return (image.strip(), own) if own and not is_image(own) else (line, None)

@@ -16,11 +16,12 @@ from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import locate
-from ttame_core.data.labels import labels_of, text_of
+from ttame_core.data.labels import LONGEST, labels_of, text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
 from ttame_core.errors import UserError, nearest
 
+DELIMITERS = ",;\t"  # between columns: the one that the first line has most of
 ROWS_AT_ONCE = 1024  # of a Parquet file: a few bytes of one can stand for a long text in each row
 
 
@@ -102,9 +103,14 @@ def _label_column(columns: list[str], path: str, settings: ManifestSettings) -> 
 
 def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.DictReader(text, strict=True)
+    first = text.readline(LONGEST)
+    text.seek(0)
+    rows = csv.DictReader(text, strict=True, delimiter=max(DELIMITERS, key=first.count))
     number = 1
     try:
+        columns = [_text(column, "name of a column", path) for column in rows.fieldnames or ()]
+        if twice := {column for column in columns if columns.count(column) > 1}:
+            raise csv.Error(f"two columns are called {min(twice)!r}: rename one")
         for row in rows:
             if None in row or None in row.values():
                 columns = len(rows.fieldnames or ())

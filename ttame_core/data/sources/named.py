@@ -33,6 +33,8 @@ class NamedImages:
         if label and is_negative(label):
             raise UserError(f"{where}: the label {label} is negative; classes count from 0")
         absolute = path.startswith("/") or "://" in without_credentials(path)
+        if not absolute:
+            path = posixpath.normpath(path)  # so that a picture has one name however it is written
         location = path if absolute else posixpath.join(self.root, path)
         if absolute and location.startswith(f"{self.root}/"):
             path = location.removeprefix(f"{self.root}/")
