@@ -6,8 +6,10 @@ import os
 import platform
 import shutil
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -267,12 +269,32 @@ def temporary_server() -> Finding:
     if not _takes_files(there):
         words = f"{there}, where a temporary server keeps its records, cannot be written to"
         return Finding("prefect runs", words, "broken", "set PREFECT_HOME to a folder of yours")
+    if reason := _records(home / "prefect.db"):
+        words = (
+            f"{home / 'prefect.db'}, the records of a temporary server, cannot be used ({reason})"
+        )
+        advice = "move that file away, or set PREFECT_HOME to a folder of yours"
+        return Finding("prefect runs", words, "broken", advice)
     if reason := _loopback():
         words = f"127.0.0.1, where a temporary server would answer, cannot be reached ({reason})"
         advice = "allow connections of this machine with itself, or set PREFECT_API_URL"
         return Finding("prefect runs", words, "broken", advice)
     words = "no PREFECT_API_URL is set: each command starts a temporary server for itself"
     return Finding("prefect runs", words)
+
+
+def _records(path: Path) -> str:
+    """Say why a file of SQLite cannot be used; an empty text where it can, or is not there."""
+    if not path.exists():
+        return ""
+    if not os.access(path, os.W_OK):
+        return "it cannot be written to"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as records:
+            records.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        return str(error)
+    return ""
 
 
 def _loopback() -> str:

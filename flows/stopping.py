@@ -25,6 +25,12 @@ SERVERLESS = (
     "Prefect's temporary server has ended, without which nothing more can be recorded: what is "
     "whole stays, and the same command goes on from there"
 )
+UNSTARTED = (
+    "Prefect's temporary server ends as soon as it is started: run `ttame doctor`, or `prefect "
+    "server start`, which says why; or set PREFECT_API_URL to a server that runs"
+)
+TRIES = 2  # temporary servers that end at once, before no other is tried
+PORT_TAKEN = 3  # exit code of a server that could not be set up, for example because of its port
 signalled = Event()  # set when a signal has come, also where the main thread does not hear of it
 
 
@@ -100,7 +106,11 @@ def _beside(watch: Callable[[Event], None]) -> Iterator[None]:
 
 
 def _guard(started: Event) -> None:
-    """Give each server a shell that waits for the end of a pipe which this process holds open."""
+    """Give each server a shell that waits for the end of a pipe which this process holds open.
+
+    Prefect starts one server after another where they end with a certain code, and waits for one
+    that ended otherwise: this process ends instead.
+    """
     guarded: set[int] = set()
     last = False
     while not last:
@@ -109,6 +119,10 @@ def _guard(started: Event) -> None:
             if server.pid not in guarded:
                 guarded.add(server.pid)
                 _end_with_this_process(server)
+            tried = len(guarded) > TRIES
+            if (tried or server.poll() not in (None, PORT_TAKEN)) and not signalled.is_set():
+                logs.say(UNSTARTED, "error")
+                _end(2)
 
 
 def _end_with_this_process(server: subprocess.Popen[bytes]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,18 @@ def test_a_temporary_server_needs_a_folder() -> None:
         (found,) = doctor.prefect()
     assert found.state == "broken"
     assert "PREFECT_HOME" in found.advice
+
+
+def test_a_temporary_server_needs_its_records(tmp_path: Path) -> None:
+    with temporary_settings({PREFECT_HOME: str(tmp_path)}, restore_defaults={PREFECT_API_URL}):
+        with closing(sqlite3.connect(tmp_path / "prefect.db")) as records:
+            records.execute("CREATE TABLE runs (name TEXT)")
+        assert doctor.temporary_server().state == "right"
+        (tmp_path / "prefect.db").write_text("this is no database")
+        found = doctor.temporary_server()
+    assert found.state == "broken"
+    assert "file is not a database" in found.words
+    assert "move that file away" in found.advice
 
 
 def test_a_temporary_server_needs_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,28 @@ def test_a_command_ends_when_its_temporary_server_does() -> None:
     assert "temporary server has ended" in process.stderr.read()
 
 
+UNSTARTED = (
+    SERVES.partition("with servers_end")[0]
+    + """
+code = int(sys.argv[1])
+with servers_end_with_this_process():
+    while True:  # as Prefect does
+        ends = f"import time; time.sleep(0.2); raise SystemExit({code})"
+        server.server_process = subprocess.Popen([sys.executable, "-S", "-c", ends])
+        server.server_process.wait()
+        time.sleep(600 * (code != 3))
+"""
+)
+
+
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_command_ends_where_temporary_servers_end_at_once(code: int) -> None:
+    command = [sys.executable, "-c", UNSTARTED, str(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 2
+    assert "temporary server ends as soon as it is started" in done.stderr
+
+
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     """In a session of its own, as a terminal's."""
     command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
