@@ -108,8 +108,8 @@ def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
     rows = csv.DictReader(text, strict=True, delimiter=max(DELIMITERS, key=first.count))
     number = 1
     try:
-        columns = [_text(column, "name of a column", path) for column in rows.fieldnames or ()]
-        if twice := {column for column in columns if columns.count(column) > 1}:
+        names = [_text(name, "name of a column", path) for name in rows.fieldnames or ()]
+        if twice := {name for name in names if names.count(name) > 1}:
             raise csv.Error(f"two columns are called {min(twice)!r}: rename one")
         for row in rows:
             if None in row or None in row.values():
