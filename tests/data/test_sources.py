@@ -152,6 +152,7 @@ def test_wrong_row_of_a_manifest(folder: Path, rows: bytes, words: str) -> None:
 def test_wrong_columns_of_a_manifest(folder: Path) -> None:
     with pytest.raises(UserError, match="two columns are called 'label'"):
         _labels(folder, b"path,label,label\na.jpg,cat,dog\n")
+    assert _labels(folder, b"path,label,,\ncats/a b.jpg,cat,,\n") == ["cat"]
     with pytest.raises(UserError, match=r"the name of a column .* is not UTF-8 text"):
         _labels(folder, "path,label\na.jpg,cat\n".encode("utf-16"))
 

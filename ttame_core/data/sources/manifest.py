@@ -61,7 +61,7 @@ class Manifest(Source):
             images = NamedImages(settings.root or fs.unstrip_protocol(posixpath.dirname(path)))
             parquet = path.lower().endswith(".parquet")
             with fs.open(path, "rb") as stream:
-                rows = _parquet_rows(stream, path, settings) if parquet else _csv_rows(stream, path)
+                rows = (_parquet_rows if parquet else _csv_rows)(stream, path, settings)
                 for number, row in enumerate(rows, start=1):
                     if number == 1:
                         labels = _label_column(list(row), path, settings)
@@ -101,7 +101,13 @@ def _label_column(columns: list[str], path: str, settings: ManifestSettings) -> 
     return settings.label_column if settings.label_column in wanted else None
 
 
-def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
+def _columns(settings: ManifestSettings) -> list[str]:
+    """Return the names of the columns that are read where they are there."""
+    named = (settings.image_column, settings.label_column, settings.split_column)
+    return [name for name in named if name is not None]
+
+
+def _csv_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterator[dict[str, Any]]:
     text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     first = text.readline(LONGEST)
     text.seek(0)
@@ -109,8 +115,9 @@ def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
     number = 1
     try:
         names = [_text(name, "name of a column", path) for name in rows.fieldnames or ()]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise csv.Error(f"two columns are called {min(twice)!r}: rename one")
+        for name in _columns(settings):
+            if names.count(name) > 1:
+                raise csv.Error(f"two columns are called {name!r}: rename one")
         for row in rows:
             if None in row or None in row.values():
                 columns = len(rows.fieldnames or ())
@@ -122,7 +129,7 @@ def _csv_rows(stream: Any, path: str) -> Iterator[dict[str, Any]]:
 
 
 def _parquet_rows(stream: Any, path: str, settings: ManifestSettings) -> Iterator[dict[str, Any]]:
-    chosen = {settings.image_column, settings.label_column, settings.split_column}
+    chosen = _columns(settings)
     try:
         file = pq.ParquetFile(stream)
         names = file.schema_arrow.names
