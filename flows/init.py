@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.prompt import Confirm, Prompt
 from rich.table import Table
 
-from tasks.logs import is_quiet, say
+from tasks.logs import console, is_quiet, say
 from ttame_core import spec
 from ttame_core.audits.readiness import problems
 from ttame_core.audits.specification import open_spec
@@ -21,8 +21,6 @@ from ttame_core.errors import UserError, writing
 from ttame_core.lake import Lake
 
 SHOWN = 30  # classes that are printed
-
-console = Console(stderr=True, highlight=False)
 
 
 def init(

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.options import HERE, Format, Output, Spec, Variables, Workspace
 from flows.cli.running import finish, load, print_answers, print_failed_gates, print_outcome, run
+from tasks.logs import console
 
 
 def init(
@@ -49,7 +50,7 @@ def init(
     from flows.init import init
     from ttame_core.data.draft import Wanted
 
-    ask = not yes and sys.stdin.isatty() and sys.stderr.isatty()
+    ask = not yes and sys.stdin.isatty() and console.file.isatty()
     init(
         images,
         Wanted([*(backbone or []), *(model or [])], weights, class_names),
