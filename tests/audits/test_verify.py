@@ -113,6 +113,43 @@ def test_a_pipe_in_the_place_of_a_file(path: str, workspace: Path) -> None:
     assert Lake(workspace).metadata(path) == {}
 
 
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _endless(path: Path) -> None:
+    """Make a file of 3 GB that takes no room."""
+    with path.open("wb") as stream:
+        stream.truncate(3 * 10**9)
+
+
+def _deep(path: Path) -> None:
+    path.write_bytes(b"[" * 200_000)
+
+
+@pytest.mark.parametrize("make", [_loop, _endless, _deep])
+@pytest.mark.parametrize("path", [f"{LATER}/record.json", f"heads/{NET}/explainer=mine/spec.json"])
+def test_no_text_of_a_stranger_stops_verify(
+    path: str, make: Callable[[Path], None], workspace: Path
+) -> None:
+    (workspace / path).unlink(missing_ok=True)
+    (workspace / path).parent.mkdir(parents=True, exist_ok=True)
+    make(workspace / path)
+    assert path in {fault.path for fault in verify(Lake(workspace))}
+
+
+def test_a_spec_of_a_stranger_does_not_expand_without_end(workspace: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (workspace / LATER / "spec.yaml").write_text("\n".join(lines))
+    about = Lake(workspace).read_json(f"{LATER}/record.json")
+    about["files"]["spec.yaml"] = Lake(workspace).sha256(f"{LATER}/spec.yaml")
+    del about["seal"]
+    Lake(workspace).write_json(f"{LATER}/record.json", sealed(about))
+    (fault,) = verify(Lake(workspace))
+    assert "with its aliases" in fault.reason
+
+
 def test_files_of_others_end_neither_a_query_nor_verify(workspace: Path) -> None:
     board = run_query(Lake(workspace), "FROM leaderboard ORDER BY ALL")
     foreign = [

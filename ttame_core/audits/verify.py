@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import yaml
 
 from ttame_core import spec
 from ttame_core.audits.specification import complete
@@ -59,7 +58,6 @@ from ttame_core.training.checkpoint import is_whole_checkpoint
 # States of a file: not as it was written; not there though others need it; made from something that
 # has changed since; not written by ttame.
 DAMAGED, MISSING, STALE, FOREIGN = "damaged", "missing", "stale", "foreign"
-LINK = "it is a link, and ttame makes none"
 SCHEMA = pa.schema([("path", pa.string()), ("state", pa.string()), ("reason", pa.string())])
 
 IDENTITY = ("dataset", "backbone", "explainer", "metric")  # of a leaderboard's row
@@ -158,8 +156,8 @@ class _Verification:
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
         listed = list(_files(lake, ""))
-        self.files = {path for path, plain in listed if plain and _is_known(path)}
-        self.others = sorted((path, plain) for path, plain in listed if path not in self.files)
+        self.files = {path for path, kind in listed if kind == "file" and _is_known(path)}
+        self.others = sorted((path, kind) for path, kind in listed if path not in self.files)
         parquet = sorted(path for path in self.files if path.endswith(".parquet"))
         self.about = dict(zip(parquet, lake.metadata_of(parquet), strict=True))
 
@@ -175,24 +173,21 @@ class _Verification:
             yield from self._records(audit)
 
     def _single_files(self) -> Iterator[Fault]:
-        for path, plain in self.others:
+        for path, kind in self.others:
             name = path.rsplit("/", 1)[-1]
-            if not plain:
+            if kind == "link":
+                yield Fault(path, FOREIGN, "it is a link, and ttame makes none")
+            elif kind == "other":
                 yield Fault(path, FOREIGN, "it is a pipe or a device, and ttame makes none")
-            elif self.lake.link_to(path):
-                yield Fault(path, FOREIGN, LINK)
             elif not HALF_WRITTEN.fullmatch(name):
                 yield Fault(path, FOREIGN, "ttame writes no such file")
             elif is_abandoned(name, time.time()):
                 yield Fault(path, FOREIGN, "it was left half written; the next run removes it")
-        for path in sorted(self.files):
-            if self.lake.link_to(path):
-                yield Fault(path, FOREIGN, LINK)
-            elif path in self.about:
-                if FINGERPRINT.decode() not in self.about[path]:
-                    yield Fault(path, DAMAGED, "it does not say what it was made from")
-                elif reason := self._damage(path):
-                    yield Fault(path, DAMAGED, reason)
+        for path in self.about:
+            if FINGERPRINT.decode() not in self.about[path]:
+                yield Fault(path, DAMAGED, "it does not say what it was made from")
+            elif reason := self._damage(path):
+                yield Fault(path, DAMAGED, reason)
 
     def _damage(self, path: str) -> str:
         try:
@@ -265,7 +260,8 @@ class _Verification:
                 if history in self.about and not is_whole_head(self.lake, folder):
                     yield Fault(path, DAMAGED, "it is not the head that was trained here")
             elif (top, name) == ("heads", "spec.json"):
-                if self._of_json(path) != self._fingerprint(history):
+                said = self._of_json(path)
+                if said is None or said != self._fingerprint(history):
                     yield Fault(path, DAMAGED, "it is not what the head was made from")
             elif name == "checkpoint.pt" and not is_whole_checkpoint(self.lake, path):
                 yield Fault(path, DAMAGED, "it is not as it was written")
@@ -350,9 +346,9 @@ class _Verification:
         Where there are none, the leaderboard is computed anew from the scores and compared.
         """
         try:
-            text = self.lake.read_bytes(f"{folder}/spec.yaml")
-            audit = complete(spec.AuditSpec.model_validate(yaml.safe_load(text)))
-            failed = json.loads(self.lake.read_bytes(f"{folder}/record.json")).get("failures", {})
+            text = self.lake.read_document(f"{folder}/spec.yaml").decode()
+            audit = complete(spec.AuditSpec.model_validate(spec.parse_yaml(text)[1]))
+            failed = read_about(self.lake, folder).failures
             whole = [b for b in audit.backbones if b.name not in failed]
             audit = audit.model_copy(update={"backbones": whole})
             roles = missing_roles(self.lake, audit, [b.name for b in audit.backbones])
@@ -366,7 +362,7 @@ class _Verification:
             for path in undone:
                 other = "; what is there was made from something else" * (path in self.files)
                 yield Fault(path, MISSING, f"the spec of {folder} asks for it{other}")
-        except (UserError, ValueError, OSError, KeyError, yaml.YAMLError) as error:
+        except (UserError, ValueError, OSError, KeyError) as error:
             reason = f"it is not known which files it asks for: {error}"
             yield Fault(f"{folder}/spec.yaml", MISSING, reason)
 
@@ -406,8 +402,8 @@ class _Verification:
 
     def _of_json(self, path: str) -> str | None:
         try:
-            return fingerprint(json.loads(self.lake.read_bytes(path)))
-        except ValueError:
+            return fingerprint(json.loads(self.lake.read_document(path)))
+        except (UserError, ValueError, RecursionError):
             return None
 
 
@@ -417,18 +413,19 @@ def _is_known(path: str) -> bool:
     return bool(LAYOUT.fullmatch(path)) and not half_written
 
 
-def _files(lake: Lake, folder: str) -> Iterator[tuple[str, bool]]:
-    """Yield the path of each file, and whether it is a plain file or a link.
+def _files(lake: Lake, folder: str) -> Iterator[tuple[str, str]]:
+    """Yield the path of each file, and its kind: file, link, or other (a pipe, a device).
 
     Folders behind links are not looked into.
     """
     for name, about in lake.entries(folder).items():
         path = f"{folder}/{name}" if folder else name
-        link = lake.link_to(path) is not None
-        if about["type"] == "directory" and not link:
+        if lake.link_to(path):
+            yield path, "link"
+        elif about["type"] == "directory":
             yield from _files(lake, path)
         else:
-            yield path, link or about["type"] != "other"
+            yield path, about["type"]
 
 
 def _difference(recorded: pa.Table, computed: pa.Table) -> str | None:

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import yaml
-
 from ttame_core.errors import UserError, nearest
 from ttame_core.lake import AUDIT_TIME, Lake, audit_folder
 from ttame_core.lake.records import check_record, read_board, records
 from ttame_core.lake.schemas import BACKBONE
+from ttame_core.spec import parse_yaml
 
 FILES = ("report.html", "images.html", "pictures/*", "contact-sheet.png", "*.yaml",
          "leaderboard.parquet", "changes.parquet")  # fmt: skip
@@ -95,8 +94,7 @@ class _Export:
         for run in there:  # runs of an export that was cut short
             self.client.delete_run(run.info.run_id)
         about = check_record(self.lake, self.folder)
-        with self.lake.open(f"{self.folder}/spec.yaml") as stream:
-            spec = yaml.safe_load(stream)
+        _, spec = parse_yaml(self.lake.read_document(f"{self.folder}/spec.yaml").decode())
         board = read_board(self.lake, self.folder).to_pylist()
         lists = {section: spec.pop(section) for section in ("backbones", "explainers")}
         whole = self._begin(experiment, f"{self.name} {self.time}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,9 @@ from ttame_core.errors import UserError
 from ttame_core.heads.attention import Head, SharedHead
 from ttame_core.lake import Lake, fingerprint
 from ttame_core.lake.schemas import HEAD, HISTORY, REFUSED
+
+# What a head's file says of it: the maps that it gives, and its fusion module; first the defaults.
+FORMS = (("shown", ("class", "attention")), ("fusion", ("rows", "shared")))
 
 
 class TakesHead(Protocol):
@@ -48,6 +52,8 @@ def read_head(path: str | Path, explainer: TakesHead, hint: str) -> Head:
     Raises:
         UserError: the file cannot be read, or the head does not fit.
     """
+    if os.path.lexists(path) and not Path(path).is_file():
+        raise UserError(f"the head {path} is no plain file: give a file of safetensors")
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -168,22 +174,31 @@ def _head_of(content: bytes, explainer: TakesHead, path: str, hint: str) -> Head
     backbone = explainer.backbone
     try:
         state = load(content)
-        about = _about(content)  # empty in imported heads, and without `fusion` in earlier ones
-        head = explainer.new_head(about.get("shown", "class"), about.get("fusion", "rows"))
+        head = explainer.new_head(*_form(content))
+        kinds = {name: value.is_floating_point() for name, value in head.state_dict().items()}
+        if any(value.is_floating_point() != kinds.get(n) for n, value in state.items()):
+            raise ValueError("it has weights of another kind of numbers")
         head.load_state_dict(state)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the head at {path} does not fit backbone {backbone.name} "
             f"({json.dumps([tap.channels for tap in explainer.taps])} channels, "
             f"{backbone.num_classes} classes): {hint}"
         ) from error
-    if not all(value.isfinite().all() for value in state.values()):
+    if not all(value.isfinite().all() for value in head.state_dict().values()):
         raise UserError(f"the head at {path} holds numbers that are not finite: {hint}")
     return head.eval()
 
 
-def _about(content: bytes) -> dict[str, str]:
-    """Return the texts beside the weights; the library reads them only from files."""
+def _form(content: bytes) -> list[str]:
+    """Return `shown` and `fusion` of a head, from the texts beside its weights.
+
+    The library reads these texts only from files. Imported heads have none, and earlier ones no
+    `fusion`.
+    """
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    about: dict[str, str] = json.loads(header.get("__metadata__", {}).get("ttame", "{}"))
-    return about
+    about = json.loads((header.get("__metadata__") or {}).get("ttame", "{}"))
+    form = [about.get(name, known[0]) for name, known in FORMS] if isinstance(about, dict) else []
+    if not form or any(value not in known for value, (_, known) in zip(form, FORMS, strict=True)):
+        raise ValueError(f"it says of itself {about}")
+    return form

@@ -115,7 +115,7 @@ def read_about(lake: Lake, folder: str) -> About:
     """
     path = f"{folder}/record.json"
     try:
-        said = json.loads(lake.read_bytes(path))
+        said = json.loads(lake.read_document(path))
         about = About.model_validate(said)
     except FileNotFoundError as error:
         raise _damaged(lake, path, "it is missing") from error

@@ -38,11 +38,15 @@ HALF_WRITTEN = re.compile(rf"\..+{re.escape(WRITING)}(?P<host>.+)-(?P<pid>\d+)-[
 ABANDONED = 24 * 3600  # seconds without a write after which a file's writer is taken for dead
 FOOTER = 2**16  # bytes at the end of a Parquet file; nearly all footers fit into them
 FOOTERS = 500  # footers that are asked for at once
+DOCUMENT = 64 * 2**20  # bytes of a file of JSON or YAML, at most
 ROW_GROUP = 6 * 2**20  # bytes of a thousand 56×56 float16 maps, or of all scores of a shard
 
 
 class NoPlainFile(UserError, OSError):
-    """The error for a pipe or a device in a workspace, whose reading might never end."""
+    """The error for a pipe, a device or a link to nothing in a workspace.
+
+    The reading of a pipe might never end.
+    """
 
 
 def fingerprint(made_from: Any) -> str:
@@ -192,7 +196,7 @@ class Lake:
 
     def _refuse_special(self, path: str) -> None:
         place = Path(self.path(path))
-        if self.local and place.exists() and not (place.is_file() or place.is_dir()):
+        if self.local and os.path.lexists(place) and not (place.is_file() or place.is_dir()):
             raise NoPlainFile(f"{place} is no plain file: remove it")
 
     def read_bytes(self, path: str) -> bytes:
@@ -200,6 +204,19 @@ class Lake:
         self._refuse_special(path)
         with reaching(self.url, self.fs):
             return self.fs.cat_file(self.path(path), start=0)
+
+    def read_document(self, path: str) -> bytes:
+        """Read a file of JSON or YAML in one request.
+
+        Raises:
+            UserError: it is larger than any that ttame writes (DOCUMENT).
+        """
+        self._refuse_special(path)
+        with reaching(self.url, self.fs):
+            content: bytes = self.fs.cat_file(self.path(path), start=0, end=DOCUMENT + 1)
+        if len(content) > DOCUMENT:
+            raise UserError(f"{self.path(path)} is larger than any that ttame writes: remove it")
+        return content
 
     def sha256(self, path: str) -> str:
         """Return the SHA-256 of a file's content.

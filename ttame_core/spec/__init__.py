@@ -23,7 +23,7 @@ from ttame_core.spec.dataset import (
     Source,
 )
 from ttame_core.spec.gates import CHANGED_MAPS, Gate
-from ttame_core.spec.load import SpecProblem, SpecProblems, load_spec
+from ttame_core.spec.load import SpecProblem, SpecProblems, load_spec, parse_yaml
 from ttame_core.spec.methods import Evaluation, Explainer, Maps, Metric
 from ttame_core.spec.training import RECIPES, Training, recipe_keys, recipe_of, training_keys
 
@@ -55,6 +55,7 @@ __all__ = [
     "Split",
     "Training",
     "load_spec",
+    "parse_yaml",
     "problem_of",
     "recipe_keys",
     "recipe_of",

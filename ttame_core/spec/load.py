@@ -76,10 +76,8 @@ def load_spec(
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the spec {path}: {error}") from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_size(node)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        node, data = parse_yaml(text)
+    except ValueError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if twice := _key_given_twice(node):
         line, key = twice.start_mark.line + 1, twice.value
@@ -96,6 +94,23 @@ def load_spec(
     except SpecProblems as error:
         lines = [_problem(_like_pydantic(problem), node) for problem in error.problems]
         raise UserError("\n".join(f"{path}{line}" for line in lines)) from error
+
+
+def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
+    """Parse YAML of bounded depth, whose aliases stand for a bounded number of values.
+
+    Returns:
+        The nodes, which know their lines, and the values.
+
+    Raises:
+        ValueError: it is no YAML, or beyond the bounds.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(node)
+        return node, yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def problems_of(
