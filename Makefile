@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 
 install: $(BIN)/.installed
 
-# A virtual environment with ttame and its tools; made again when the dependencies change. Python
-# compiles a module when it is first imported: all of them would take minutes, and few are imported.
+# A virtual environment with ttame and its tools; made again when the dependencies change. All cores
+# compile what is installed, where pip has one only; what is no Python in packages does not matter.
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --no-compile --editable . --group dev
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	touch $@
 
 demo: install ## audit the embedded data set with the classifiers in examples/zoo
