@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from tasks.logs import console, is_json, is_quiet, say
@@ -40,9 +40,10 @@ def messages_alone() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stderr.flush()
-            os.write(2, f"\n{END}".encode())
-            ended.wait(1)
+            with suppress(BrokenPipeError):  # nobody listens where messages can go nowhere
+                sys.stderr.flush()
+                os.write(2, f"\n{END}".encode())
+                ended.wait(1)
             os.dup2(own.fileno(), 2)
             console.file = None  # type: ignore[assignment]  # as at first: where sys.stderr leads
 
