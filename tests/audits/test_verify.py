@@ -138,6 +138,15 @@ def test_no_text_of_a_stranger_stops_verify(
     assert path in {fault.path for fault in verify(Lake(workspace))}
 
 
+@pytest.mark.parametrize("path", [MAPS, f"{LATER}/record.json", f"{LATER}/leaderboard.parquet"])
+def test_a_folder_in_the_place_of_a_file(path: str, workspace: Path) -> None:
+    (workspace / path).unlink()
+    (workspace / path).mkdir()
+    assert path in {fault.path for fault in verify(Lake(workspace))}
+    with pytest.raises(UserError, match="no plain file"):
+        Lake(workspace).read_table(path)
+
+
 def test_a_spec_of_a_stranger_does_not_expand_without_end(workspace: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]

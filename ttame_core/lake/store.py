@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +44,7 @@ ROW_GROUP = 6 * 2**20  # bytes of a thousand 56×56 float16 maps, or of all scor
 
 
 class NoPlainFile(UserError, OSError):
-    """The error for a pipe, a device or a link to nothing in a workspace.
+    """The error for a pipe, a device, a folder or links in a circle in the place of a file.
 
     The reading of a pipe might never end.
     """
@@ -189,14 +190,20 @@ class Lake:
         """Return a stream of a file that reads a large block (BLOCK) in each request.
 
         Raises:
-            NoPlainFile: a pipe or a device is there.
+            NoPlainFile: something else than a file is there.
         """
         self._refuse_special(path)
         return self.fs.open(self.path(path), "rb")
 
     def _refuse_special(self, path: str) -> None:
-        place = Path(self.path(path))
-        if self.local and os.path.lexists(place) and not (place.is_file() or place.is_dir()):
+        if not self.local:
+            return
+        place = self.path(path)
+        try:
+            plain = stat.S_ISREG(os.stat(place).st_mode)
+        except OSError as error:  # whoever opens the file tells of other errors than this
+            plain = error.errno != errno.ELOOP
+        if not plain:
             raise NoPlainFile(f"{place} is no plain file: remove it")
 
     def read_bytes(self, path: str) -> bytes:
