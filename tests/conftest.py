@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from audited import audit_alone
+from filelock import FileLock
 from PIL import Image
 from s3fs import S3FileSystem
 from stores import Store
@@ -55,6 +57,24 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
     source = {"kind": "shapes", "train": 40, "val": 8, "test": 12, "size": 64}
     shard_all(spec.Dataset(name="drawn", source=source, samples_per_shard=16), lake)
     return lake, "drawn"
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `audit.yaml` and the workspace of that audit, made without a server.
+
+    It is made once for all processes of the tests: whoever changes a file does so in a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder = base / "audited"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            audit_alone(folder, ["center", "random", "gradcam"])
+            (folder / "made").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

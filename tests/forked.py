@@ -20,13 +20,14 @@ import flows
 
 PATIENCE = 900  # seconds for a process to start and work; Ray alone takes 150 on a busy machine
 
-# Imported by explainers and reports, and slow at it.
+# Imported where it is needed, and slow at it.
 SLOW = [
     "captum.attr",
     "fastapi",
     "matplotlib.backends.backend_svg",
     "pytorch_grad_cam",
     "scipy.stats",
+    "timm",
 ]
 
 

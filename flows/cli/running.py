@@ -96,6 +96,20 @@ def run(
     return None
 
 
+def nothing_to_do(audit: AuditSpec, workspace: str) -> bool:
+    """Say whether the last record of an audit still holds, in a message as well.
+
+    Neither Prefect nor its temporary server are needed to find out.
+    """
+    from ttame_core.audits.unchanged import unchanged_record
+
+    record = unchanged_record(Lake(workspace), audit)
+    if record:
+        time = record.rsplit("/", 1)[1]
+        say(f"audit {audit.name}: nothing has changed since {time}, and nothing is left to do")
+    return record is not None
+
+
 def finish(failed: BackbonesFailed | GatesFailed | None) -> None:
     """End the command with the exit code that stands for the failures.
 

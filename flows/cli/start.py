@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import HERE, Format, Output, Spec, Variables, Workspace
-from flows.cli.running import finish, load, print_answers, print_failed_gates, print_outcome, run
+from flows.cli.running import (
+    finish,
+    load,
+    nothing_to_do,
+    print_answers,
+    print_failed_gates,
+    print_outcome,
+    run,
+)
 from tasks.logs import console
 
 
@@ -84,9 +92,9 @@ def audit(
 ) -> None:
     """Do everything the spec asks for that is not there yet, and report.
 
-    Ctrl-C stops the command, and the same command goes on from there. The exit code is 1 where
-    backbones failed, 2 where a mistake in the spec or its files is the reason, 3 where a gate does
-    not hold.
+    Ctrl-C stops the command, and the same command goes on from there. Where nothing has changed
+    since the last record, that record is shown again. The exit code is 1 where backbones failed,
+    2 where a mistake in the spec or its files is the reason, 3 where a gate does not hold.
 
     Examples:
         ttame audit my-audit.yaml --dry-run
@@ -99,8 +107,8 @@ def audit(
 
         print_plan(planned, workspace)
         return
-    failed = run("audit_zoo", spec, workspace, var)
     done = load(spec, var)
+    failed = None if nothing_to_do(done, workspace) else run("audit_zoo", spec, workspace, var)
     failures = getattr(failed, "failures", {})
     whole = [b for b in done.backbones if b.name not in failures]
     print_outcome(done.model_copy(update={"backbones": whole}), workspace)

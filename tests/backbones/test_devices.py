@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
-from tiny import TINY_VIT, tiny_backbone
+from tiny import PLAIN, TINY_VIT, tiny_backbone
+from torch import nn
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
@@ -27,12 +29,23 @@ def _maps(backbone: Backbone) -> torch.Tensor:
         return min_max(head(features, logits.argmax(dim=1)).float())
 
 
-@pytest.mark.parametrize("model", ["resnet10t", "vit_tiny_patch16_224"])
-def test_layout_and_compilation_leave_the_maps(model: str) -> None:
-    arguments = TINY_VIT if model.startswith("vit") else {}
-    plain = tiny_backbone(model, **arguments)
+def _convolutions() -> Backbone:
+    """Two of them: each kernel of a compiled network takes seconds of the compiler's."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2)]
+    layers += [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+    return Backbone(nn.Sequential(*layers), "convolutions", PLAIN, ["2", "4"])
+
+
+def _blocks() -> Backbone:
+    return tiny_backbone("vit_tiny_patch16_224", **TINY_VIT | {"depth": 2})
+
+
+@pytest.mark.parametrize("make", [_convolutions, _blocks])
+def test_layout_and_compilation_leave_the_maps(make: Callable[[], Backbone]) -> None:
+    plain = make()
     for switches in ({"channels_last": True}, {"channels_last": False, "compile": True}):
-        backbone = tiny_backbone(model, **arguments)
+        backbone = make()
         place(backbone, spec.Compute(device="cpu", **switches))
         torch.testing.assert_close(_maps(backbone), _maps(plain), rtol=1e-3, atol=1e-4)
         with torch.no_grad():

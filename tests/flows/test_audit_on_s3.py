@@ -72,6 +72,8 @@ def with_fitted(edit_spec: Callable[..., Path]) -> Path:
         fitted = {k: v for k, v in spec["backbones"][0].items() if k != "checkpoint"}
         fit = {"epochs": 2, "batch_size": 8, "learning_rate": 0.001}
         spec["backbones"].append(fitted | {"name": "fitted", "fit": fit})
+        spec["explainers"] = ["ttame", "gradcam", "oracle"]
+        spec["evaluation"] = {"metrics": ["confidence", "shape"]}  # a request a file and metric
 
     return edit_spec(change)
 

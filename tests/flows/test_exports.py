@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from audited import audit_alone
 from mlflow import MlflowClient
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -26,13 +25,7 @@ from ttame_core.lake.query.connection import run_query
 from ttame_core.spec import AuditSpec
 from ttame_core.stages.provenance import Provenance
 
-EXPLAINERS = ["center", "random", "gradcam"]
-
-
-@pytest.fixture(scope="module")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `audit.yaml` and the workspace of that audit, made without a server."""
-    return audit_alone(tmp_path_factory.mktemp("audited"), EXPLAINERS)
+EXPLAINERS = ["center", "random", "gradcam"]  # of the audit `audited`
 
 
 def _run(audited: Path, *arguments: str) -> Result:
@@ -210,11 +203,12 @@ def test_an_export_is_not_written_through_a_link(audited: Path, tmp_path: Path) 
 
 
 def test_an_audit_that_is_not_done(audited: Path, tmp_path: Path) -> None:
-    other = yaml.safe_load((audited / "audit.yaml").read_text())
+    text = (audited / "audit.yaml").read_text().replace("${here}", str(audited))
+    other = yaml.safe_load(text)
     other["explainers"].append("edges")
-    (audited / "other.yaml").write_text(yaml.safe_dump(other))
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(UserError, match="is not done in the workspace"):
-        _run(audited, "export-dataset", str(audited / "other.yaml"), str(tmp_path / "x"))
+        _run(audited, "export-dataset", str(tmp_path / "other.yaml"), str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,10 @@ def test_reading_the_files_of_a_lake_needs_no_more(drawn: tuple[Lake, str], tmp_
     code, imported = _imported("status", "--workspace", drawn[0].url, folder=tmp_path)
     assert code == 0
     assert imported & SLOW == set()
+
+
+def test_an_audit_with_nothing_left_to_do_needs_no_prefect(audited: Path) -> None:
+    code, imported = _imported("audit", str(audited / "audit.yaml"), folder=audited)
+    assert code == 0
+    assert imported & (SLOW - {"torch", "pandas"}) == set()
+    assert len(list((audited / "workspace/audits/small").iterdir())) == 1

@@ -128,3 +128,8 @@ def test_a_record_of_other_sql_is_worked_out_again(
         assert _values(lake)["d"] == 2
     finally:
         views.views.cache_clear()
+
+
+def test_definitions_are_the_same_in_every_process() -> None:
+    """Those of tables that are registered for a moment have other names each time."""
+    assert views.views.__wrapped__().definitions == views.views.__wrapped__().definitions

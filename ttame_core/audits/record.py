@@ -150,9 +150,7 @@ def write_record(
     whole = [b for b in audit.backbones if b.name not in outcome.failures]
     shown = audit.model_copy(update={"backbones": whole})  # rows of failed ones are old
     state = scores_state(lake, audit.dataset.name, Selection.of(shown))
-    frozen = yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    versions = {name: version(name) for name in PACKAGES} | plugins.versions()
-    versions["python"] = platform.python_version()
+    frozen, versions = freeze(audit), versions_now()
     provenance = Provenance(audit, lake)
     asked = provenance.explainers()
     matched = read_sentences(provenance)
@@ -218,6 +216,17 @@ def write_record(
     # The leaderboard is written last, so a record is whole where it exists.
     lake.write_parquet(f"{folder}/leaderboard.parquet", board, LEADERBOARD, made_from)
     return folder
+
+
+def freeze(audit: spec.AuditSpec) -> str:
+    """Return the text of a record's spec.yaml: all that an audit asks for, with the defaults."""
+    return yaml.safe_dump(audit.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def versions_now() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a record names, by their names."""
+    versions = {name: version(name) for name in PACKAGES} | plugins.versions()
+    return {**versions, "python": platform.python_version()}
 
 
 def check_complete(lake: Lake, audit: spec.AuditSpec, failed: Collection[str]) -> None:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from ttame_core import spec
 from ttame_core.backbones.class_vectors import ClassVectors, class_vectors
 from ttame_core.backbones.classes import ClassList, class_list
-from ttame_core.backbones.folding import fold_batch_norms
 from ttame_core.backbones.models import create_model, weights_hash
 from ttame_core.backbones.outputs import channels_of, logits_of, observe
 from ttame_core.backbones.preprocessing import Preprocessing
@@ -78,6 +76,8 @@ class Backbone(nn.Module):
 
         A model whose outputs would change stays as it is. See `folding`.
         """
+        from ttame_core.backbones.folding import fold_batch_norms  # which imports timm
+
         example = self._noise(1)
 
         @torch.no_grad()
@@ -178,6 +178,8 @@ def preprocessing_of(settings: spec.Backbone, model: nn.Module) -> Preprocessing
     Raises:
         UserError: the mean and the deviation are not of as many channels as the model takes.
     """
+    from timm.data import resolve_model_data_config
+
     config = {**getattr(model, "pretrained_cfg", {}), **resolve_model_data_config(model)}
     overrides = settings.preprocessing.model_dump(exclude_none=True)
     if overrides.keys() & {"input_size", "crop_pct", "crop_mode"}:

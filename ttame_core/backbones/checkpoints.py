@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ttame_core import spec
@@ -27,6 +26,8 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     Raises:
         UserError: the file does not exist, or holds other things than tensors.
     """
+    from timm.models import load_state_dict
+
     try:
         state = load_state_dict(path, device="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from ttame_core import spec
 from ttame_core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from timm.data import ImageNetInfo
 
 IMAGENET = "imagenet-1k"
 ALIKE = 0.9  # the share of ImageNet's names in their places by which a list of names is ImageNet's
@@ -157,7 +159,7 @@ def class_list(settings: spec.Backbone, model: nn.Module, count: int) -> ClassLi
     own = _own_names(settings, model)
     if len(own) == count:
         return ClassList(_entries(own))
-    subset = infer_imagenet_subset({"num_classes": count})
+    subset = _subset_of(count)
     if subset is None:
         return ClassList()
     from_library = settings.pretrained and settings.library in ("timm", "torchvision")
@@ -200,10 +202,17 @@ def _given(settings: spec.Backbone, count: int) -> tuple[ClassName, ...]:
 
 def _subset(name: str) -> str | None:
     try:
-        ImageNetInfo(name)
+        _list(name)
     except AssertionError:
         return None
     return name
+
+
+def _subset_of(count: int) -> str | None:
+    """Return the name of timm's list with so many of ImageNet's classes."""
+    from timm.data import infer_imagenet_subset
+
+    return infer_imagenet_subset({"num_classes": count})
 
 
 def _read(path: str, backbone: str) -> list[str]:
@@ -263,7 +272,7 @@ def _entries(texts: Sequence[str]) -> tuple[ClassName, ...]:
 
 def _with_wnids(entries: list[ClassName]) -> list[ClassName]:
     """Add wnids to names that are ImageNet's in ImageNet's order."""
-    subset = infer_imagenet_subset({"num_classes": len(entries)})
+    subset = _subset_of(len(entries))
     if subset is None or any(entry.wnid for entry in entries):
         return entries
     known = _imagenet(subset)
@@ -282,7 +291,7 @@ def _with_wnids(entries: list[ClassName]) -> list[ClassName]:
 @lru_cache(maxsize=4)
 def _imagenet(subset: str) -> tuple[ClassName, ...]:
     """Return the entries of one of timm's lists of ImageNet's classes."""
-    wnids = ImageNetInfo(subset).label_names()
+    wnids = _list(subset).label_names()
     lemmas = [_lemma(wnid) or wnid for wnid in wnids]
     return _distinct(
         [
@@ -309,19 +318,22 @@ def _distinct(entries: Sequence[ClassName]) -> tuple[ClassName, ...]:
 
 def _lemma(wnid: str) -> str:
     try:
-        return _wordnet().label_name_to_description(wnid)
+        return _list(IMAGENET).label_name_to_description(wnid)
     except KeyError:
         return ""
 
 
 def _definition(wnid: str) -> str:
     try:
-        both = _wordnet().label_name_to_description(wnid, detailed=True)
+        both = _list(IMAGENET).label_name_to_description(wnid, detailed=True)
     except KeyError:
         return ""
     return both.removeprefix(f"{_lemma(wnid)}: ")
 
 
-@lru_cache(maxsize=1)
-def _wordnet() -> ImageNetInfo:
-    return ImageNetInfo(IMAGENET)
+@lru_cache(maxsize=4)
+def _list(subset: str) -> ImageNetInfo:
+    """Return one of timm's lists of ImageNet's classes, with what WordNet says of them."""
+    from timm.data import ImageNetInfo
+
+    return ImageNetInfo(subset)

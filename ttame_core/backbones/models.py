@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -116,6 +115,8 @@ def _factory_weights(settings: str) -> str:
 def _timm(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
+    import timm
+
     _check_name(settings.model)
     classes = num_classes or _classes_of(settings.model, state)
     arguments = dict(settings.args) | ({"num_classes": classes} if classes else {})
@@ -136,6 +137,8 @@ def _timm(
 
 
 def _check_name(model: str) -> None:
+    import timm
+
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
         raise UserError(
@@ -150,7 +153,9 @@ def _check_name(model: str) -> None:
 
 def _classes_of(model: str, state: dict[str, Tensor] | None) -> int | None:
     """Return the number of classes in a checkpoint's classifier layer."""
-    config = timm.models.get_pretrained_cfg(model)
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(model)
     classifier = config.classifier if config else None
     if state is None or not isinstance(classifier, str):
         return None

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
-from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Resize
-from torchvision.transforms import functional as F
 
 from ttame_core.errors import UserError
 
@@ -106,17 +102,13 @@ class Preprocessing:
 
     def _view_of_channel(self, channel: Image.Image, mean: float) -> np.ndarray:
         for step in _steps(self, self.interpolation):
-            if isinstance(step, CenterCropOrPad):
-                step = CenterCropOrPad(step.size, fill=mean)  # type: ignore[arg-type]
-            channel = step(channel)
+            channel = _padding_with(mean, step)(channel)
         return np.asarray(channel)
 
     def mask(self, mask: Image.Image) -> Tensor:
         """Resize and crop a mask of object numbers with its picture, to (H, W) uint8."""
         for step in _steps(self, "nearest"):
-            if isinstance(step, CenterCropOrPad):  # padding belongs to no object
-                step = CenterCropOrPad(step.size, fill=0)
-            mask = step(mask)
+            mask = _padding_with(0, step)(mask)  # padding belongs to no object
         return torch.from_numpy(np.array(mask, dtype=np.uint8))
 
     def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -157,6 +149,10 @@ class Preprocessing:
 
     def _geometry(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return the scales in x and y, and the view's left and top in the scaled picture."""
+        from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+        from torchvision.transforms import CenterCrop, Resize
+        from torchvision.transforms.functional import _compute_resized_output_size
+
         width, height = size
         scale_x = scale_y = 1.0
         left = top = 0.0
@@ -173,7 +169,7 @@ class Preprocessing:
                 continue
             if isinstance(step, Resize):
                 sizes = [step.size] if isinstance(step.size, int) else list(step.size)
-                height, width = F._compute_resized_output_size((height, width), sizes)
+                height, width = _compute_resized_output_size((height, width), sizes)
             elif isinstance(step, ResizeKeepRatio):
                 ratios = height / step.size[0], width / step.size[1]
                 ratio = max(ratios) * step.longest + min(ratios) * (1 - step.longest)
@@ -199,6 +195,8 @@ def _steps(preprocessing: Preprocessing, interpolation: str) -> tuple[Any, ...]:
     """Return the resizing and cropping steps."""
     if preprocessing.crop_mode == "inner" or preprocessing.resize is not None:
         return _processor_steps(preprocessing, interpolation)
+    from timm.data import create_transform  # slow to import, with torchvision below it
+
     transform = create_transform(
         preprocessing.input_size,
         is_training=False,
@@ -216,10 +214,21 @@ def _processor_steps(preprocessing: Preprocessing, interpolation: str) -> tuple[
 
     Processors of LeViT, Perceiver and some others crop first (crop mode `inner`).
     """
-    mode, view = F.InterpolationMode(interpolation), preprocessing.input_size
+    from torchvision.transforms import InterpolationMode, Resize
+
+    mode, view = InterpolationMode(interpolation), preprocessing.input_size
     if preprocessing.resize is None:
         return _Crop(preprocessing.crop_pct), Resize(view, mode)
     return Resize(preprocessing.resize, mode), _Crop(view)
+
+
+def _padding_with(value: float, step: Any) -> Any:
+    """Return a step that pads with a value; steps that do not pad stay as they are."""
+    from timm.data.transforms import CenterCropOrPad
+
+    if isinstance(step, CenterCropOrPad):
+        return CenterCropOrPad(step.size, fill=value)  # type: ignore[arg-type]
+    return step
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import timm
 import yaml
 from pydantic import ValidationError
 
@@ -178,6 +177,8 @@ def _classes_of(backbone: spec.Backbone) -> int:
     """
     if backbone.library == "torchvision":
         return IMAGENET
+    import timm
+
     architecture = backbone.model.partition(".")[0]
     if not timm.is_model(architecture):
         known = timm.list_models()

@@ -47,27 +47,45 @@ def finish_dataset(dataset: spec.Dataset, lake: Lake, plan: ShardPlan) -> None:
     Raises:
         UserError: no image could be used.
     """
-    sidecars = [shard_rows(dataset.name, name) for name in plan.shards]
-    shards, fingerprints = [], {}
-    for name, about in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
-        split, samples = name.rsplit("-", 1)[0], int(about["samples"])
-        shards.append(Shard(name, split, samples, about["sha256"]))
-        fingerprints[name] = about[FINGERPRINT.decode()], about["sha256"]
+    shards, made_from = _written(lake, plan)
     if not any(shard.samples for shard in shards):
         raise UserError(
             f"data set {dataset.name} has no image that can be used" + _first_reasons(lake, plan)
         )
-    planned = lake.metadata(dataset_file(dataset.name, "plan.parquet"))[FINGERPRINT.decode()]
-    made_from = {"format": FORMAT, "shards": fingerprint(fingerprints), "plan": planned}
-    path = dataset_file(dataset.name, "shards.parquet")
-    gathered = [dataset_file(dataset.name, f"{name}.parquet") for name in GATHERED]
-    if not all(lake.is_current(place, made_from) for place in (path, *gathered)):
+    if not _is_gathered(lake, plan, made_from):
         _remove_outdated(lake, dataset.name, shards)
         _gather(lake, plan, made_from)
         rows = map(vars, shards)
         told = {"classes": json.dumps(plan.classes), "present": json.dumps(plan.present)}
+        path = dataset_file(dataset.name, "shards.parquet")
         lake.write_parquet(path, rows, SHARDS, made_from, **told)
     _remove_stale(lake, plan)
+
+
+def is_finished(lake: Lake, plan: ShardPlan) -> bool:
+    """Say whether the lake holds all shards and indexes of a plan that was just written there."""
+    if count_current(lake, plan) < len(plan.shards):
+        return False
+    return _is_gathered(lake, plan, _written(lake, plan)[1])
+
+
+def _written(lake: Lake, plan: ShardPlan) -> tuple[list[Shard], dict[str, Any]]:
+    """Return the shards of a plan, all written, and what the index of them is made from."""
+    shards, fingerprints = [], {}
+    sidecars = [shard_rows(plan.dataset, name) for name in plan.shards]
+    for name, about in zip(plan.shards, lake.metadata_of(sidecars), strict=True):
+        split, samples = name.rsplit("-", 1)[0], int(about["samples"])
+        shards.append(Shard(name, split, samples, about["sha256"]))
+        fingerprints[name] = about[FINGERPRINT.decode()], about["sha256"]
+    planned = lake.metadata(dataset_file(plan.dataset, "plan.parquet"))[FINGERPRINT.decode()]
+    return shards, {"format": FORMAT, "shards": fingerprint(fingerprints), "plan": planned}
+
+
+def _is_gathered(lake: Lake, plan: ShardPlan, made_from: Any) -> bool:
+    """Say whether the files of the index are made from these shards."""
+    names = "shards", *GATHERED
+    paths = [dataset_file(plan.dataset, f"{name}.parquet") for name in names]
+    return all(lake.is_current(path, made_from) for path in paths)
 
 
 def _gather(lake: Lake, plan: ShardPlan, made_from: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
 from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
@@ -26,6 +25,8 @@ class Edges(Explainer):
 
     @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+
         height, width = forward.images.shape[-2:]
         down = forward.images.new_tensor([[-1, -2, -1], [0, 0, 0], [1, 2, 1]])
         kernels = torch.stack([down, down.T])[:, None]

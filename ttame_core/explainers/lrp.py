@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from timm.layers import Conv2dSame
-from timm.layers import Linear as CastingLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -25,8 +23,6 @@ from ttame_core.explainers.gradients import target_gradients
 from ttame_core.explainers.self_attention import eager, noise
 
 TINY = 1e-6
-# Exactly these: others change their weights as they run.
-LAYERS = (nn.Conv2d, Conv2dSame, nn.Linear, CastingLinear)
 ACTIVATIONS = {F.relu, F.relu6, F.silu, F.gelu, F.mish, F.elu, F.hardswish, F.leaky_relu}
 ACTIVATIONS |= {torch.relu, torch.relu_, F.hardtanh, F.selu, F.celu, F.prelu, torch.prelu}
 GATES = {torch.sigmoid, torch.Tensor.sigmoid, torch.Tensor.sigmoid_, F.sigmoid, F.hardsigmoid}
@@ -102,12 +98,17 @@ class Lrp(Explainer):
         Raises:
             NotApplicable: a layer has no rule, or is used twice.
         """
+        from timm.layers import Conv2dSame
+        from timm.layers import Linear as CastingLinear
+
+        # Exactly these: others change their weights as they run.
+        layers = (nn.Conv2d, Conv2dSame, nn.Linear, CastingLinear)
         name = self.backbone.name
         calls: Counter[nn.Module] = Counter()
         with ExitStack() as hooks, torch.enable_grad(), eager(self.backbone):
             for module in self.backbone.model.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
-                    if type(module) not in LAYERS:
+                    if type(module) not in layers:
                         kind = type(module).__name__
                         raise NotApplicable(f"{name} has layers ({kind}) without a rule of LRP")
                     count = module.register_forward_hook(lambda m, *_: calls.update([m]))

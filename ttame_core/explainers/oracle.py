@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 from typing_extensions import override
 
 from ttame_core.backbones.taps import MAP_SIDE
@@ -29,6 +28,8 @@ class Oracle(Explainer):
 
     @override
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
+        from torchvision.transforms.functional import gaussian_blur
+
         height, width = forward.images.shape[-2:]
         size = min(height, MAP_SIDE), min(width, MAP_SIDE)
         count, several = targets.shape

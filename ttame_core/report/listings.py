@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic.fields import FieldInfo
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ttame_core.explainers import Explainer
 from ttame_core.lake.query.directions import directions
 from ttame_core.lake.schemas import RIVAL
-from ttame_core.metrics import Family
 from ttame_core.report.answers import Answer
 from ttame_core.report.tables import arrow
 from ttame_core.spec import Section
-from ttame_core.training.coverage import Coverage
+
+if TYPE_CHECKING:
+    from ttame_core.explainers import Explainer
+    from ttame_core.metrics import Family
+    from ttame_core.training.coverage import Coverage
 
 TONES = {"good": "green", "care": "yellow", "bad": "red", "plain": ""}
 

@@ -75,7 +75,7 @@ CREATE VIEW files_{name} AS FROM read_parquet(
 ) WHERE {condition}"""
 # A query for the definitions of all views, tables and macros.
 DEFINITIONS = """
-SELECT sql FROM duckdb_views() WHERE NOT internal
+SELECT sql FROM duckdb_views() WHERE NOT internal AND NOT temporary
 UNION ALL SELECT sql FROM duckdb_tables()
 UNION ALL SELECT function_name || parameters::VARCHAR || macro_definition
 FROM duckdb_functions() WHERE NOT internal AND macro_definition IS NOT NULL
