@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pytest
 from known import known_lake
 
 from ttame_core.audits.record import Outcome, write_record
@@ -14,7 +15,7 @@ from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.variables import set_variables
-from ttame_core.report.findings import sql_text
+from ttame_core.report.findings import sql_text, what_is_alike
 from ttame_core.report.rendering import read_answers, render
 from ttame_core.spec import AuditSpec
 
@@ -40,13 +41,23 @@ def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[t
             "place_alike DOUBLE, look_alike DOUBLE)"
         )
         db.execute(f"CREATE TABLE predictions ({identity}, key TEXT, predicted_class TEXT)")
+        db.execute(
+            f"CREATE TABLE marked ({identity}, explainer TEXT, key TEXT, "
+            "target INT, predicted INT, place FLOAT[49])"
+        )
+        # The maps of class b are above the mean of all classes in cell 7, of class c in cell 25.
+        for dataset, net, explainer, key, *_ in rows:
+            cells = [1.0 if c == {"a": 0, "b": 6, "c": 24}[key[0]] else 0.0 for c in range(49)]
+            marked = (dataset, net, explainer, key, 1, 1, cells)
+            db.execute("INSERT INTO marked VALUES (?, ?, ?, ?, ?, ?, ?)", marked)
         db.executemany("INSERT INTO values_marked VALUES (?, ?, ?, ?, ?, ?)", rows)
         db.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?)", images)
         known = {"dataset": "d", "backbones": ["net"], "rivals": ["ttame", "gradcam"]}
         set_variables(db, known)
         found = db.execute(sql_text("alike")).fetchall()
+    assert all(row[8] == {"a": 1, "b": 7, "c": 25}[row[3]] for row in found)
     assert all(row[0] == "net" and row[1] == "alike" for row in found)
-    assert [row[8] for row in found if row[8] == 1] == [1] * len({row[2:4] for row in found})
+    assert [row[9] for row in found if row[9] == 1] == [1] * len({row[2:4] for row in found})
     return sorted({(row[3], row[2], round(row[4], 3), row[5]) for row in found})
 
 
@@ -65,6 +76,22 @@ def test_a_look_is_named_only_far_ahead_of_the_next_class() -> None:
     low = {name: [0.0] * 5 for name in "abc"}
     assert not named(low, {"a": [0.7] * 5, "b": [0.41] * 5, "c": [0.3] * 5})
     assert named(low, {"a": [0.7] * 5, "b": [0.39] * 5, "c": [0.3] * 5}) == [("a", "look", 0.65, 5)]
+
+
+@pytest.mark.parametrize(
+    ("spot", "words"),
+    [
+        (1, "the same place, most of all the upper left corner"),
+        (4, "the same place, most of all the upper edge"),
+        (22, "the same place, most of all the left edge"),
+        (25, "the same place, most of all the middle"),
+        (48, "the same place, most of all the lower right corner"),
+        (None, "the same place"),
+    ],
+)
+def test_a_place_has_a_name(spot: int | None, words: str) -> None:
+    assert what_is_alike({"aspect": "place", "spot": spot}) == words
+    assert what_is_alike({"aspect": "look", "spot": spot}) == "what looks the same"
 
 
 def test_the_report_names_and_shows_a_class_without_boxes(
@@ -90,7 +117,10 @@ def test_the_report_names_and_shows_a_class_without_boxes(
     folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)
     answers = read_answers(lake, folder)
     words = [line.words for answer in answers for line in answer.lines]
-    assert any(w.startswith("net: the maps of ") and "mark the same place" in w for w in words)
+    assert any(
+        w.startswith("net: the maps of ") and "the same place, most of all the upper left" in w
+        for w in words
+    )
     assert not any("Shortcuts were not looked for" in w for w in words)
     page = Path(lake.path(folder), "report.html").read_text()
     assert '<section id="shortcuts">' in page

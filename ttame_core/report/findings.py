@@ -29,6 +29,29 @@ TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for 
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
+CELLS = 7  # cells of a side of the view, in which alike.sql counts a spot
+
+
+def what_is_alike(row: Mapping[str, Any]) -> str:
+    """Return what the maps of a class have in common, for the words "the maps of … mark …".
+
+    Args:
+        row: row of the exhibits of kind `alike`.
+    """
+    if row["aspect"] == "look":
+        return "what looks the same"
+    if row["spot"] is None:
+        return "the same place"
+    down, right = (
+        ends[0] if number < 2 else ends[1] if number >= CELLS - 2 else ""
+        for number, ends in zip(
+            divmod(row["spot"] - 1, CELLS), (("upper", "lower"), ("left", "right")), strict=True
+        )
+    )
+    where = f"{down} {right} corner" if down and right else f"{down or right} edge"
+    return f"the same place, most of all the {where if down or right else 'middle'}"
+
+
 @dataclass(frozen=True)
 class Findings:
     """The findings about one audit.

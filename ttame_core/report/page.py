@@ -13,7 +13,7 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.assets import asset, environment, script_hash
-from ttame_core.report.findings import Findings
+from ttame_core.report.findings import Findings, what_is_alike
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
     Best,
@@ -354,12 +354,12 @@ def _alike(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
         {
             "backbone": backbone,
             "class": name,
-            "aspect": aspect,
+            "what": what_is_alike(own[0].finding),
             "score": own[0].finding["score"],
             "images": own[0].finding["images"],
             "exhibits": own,
         }
-        for (backbone, name, aspect), own in classes.items()
+        for (backbone, name, _), own in classes.items()
     ]
 
 

@@ -16,7 +16,7 @@ from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
-from ttame_core.report.findings import Findings
+from ttame_core.report.findings import Findings, what_is_alike
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
 
@@ -138,7 +138,7 @@ def attention(
         lines.append(Line(words, "shortcuts"))
     alike = {(row["backbone"], row["class"]): row for row in findings.of("alike")}
     for (backbone, name), row in alike.items():
-        what = "the same place" if row["aspect"] == "place" else "what looks the same"
+        what = what_is_alike(row)
         words = f"{backbone}: the maps of {name} mark {what}: the object, or a shortcut."
         lines.append(Line(words, "shortcuts"))
     if wrong:

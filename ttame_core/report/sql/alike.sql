@@ -2,7 +2,9 @@
 -- same place (`place_alike` of 0.35 or more), or whose maps mark what looks the same, far ahead of
 -- every other class (`look_alike` 0.3 above the next class). A class has the value that a quarter of
 -- its images reach, the mean over explainers. At most five such classes of a backbone, and of each the six
--- images whose maps are most like those of the others. images: number of the class's images.
+-- images whose maps are most like those of the others. images: number of the class's images. spot: the
+-- one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are furthest above the
+-- mean of all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
            unnest(['place', 'look']) AS aspect, unnest([place_alike, look_alike]) AS value
@@ -29,13 +31,30 @@ suspected AS (
     WHERE (aspect = 'place' AND score >= 0.35) OR (aspect = 'look' AND rank = 1 AND ahead >= 0.3)
     QUALIFY row_number() OVER (PARTITION BY backbone ORDER BY score DESC, class) <= 5
 ),
+cells AS (
+    SELECT backbone, class, cell, avg(value) AS mean
+    FROM (
+        SELECT backbone, predicted_class AS class, generate_subscripts(marked.place, 1) AS cell,
+               unnest(marked.place) AS value
+        FROM marked JOIN predictions USING (dataset, backbone, key)
+        WHERE dataset = getvariable('dataset') AND marked.target = marked.predicted
+        AND list_contains(getvariable('backbones'), backbone)
+        AND list_contains(getvariable('rivals'), explainer)
+    )
+    GROUP BY ALL
+),
+spots AS (
+    SELECT backbone, class, arg_max(cell, ahead) AS spot
+    FROM (FROM cells SELECT *, mean - avg(mean) OVER (PARTITION BY backbone, cell) AS ahead)
+    GROUP BY ALL
+),
 pictures AS (
     SELECT backbone, aspect, class, score, images, key, avg(value) AS value
     FROM own JOIN suspected USING (backbone, aspect, class) GROUP BY ALL
 )
-SELECT backbone, 'alike' AS kind, aspect, class, score, images, key, value,
+SELECT backbone, 'alike' AS kind, aspect, class, score, images, key, value, spot,
        row_number() OVER (
            PARTITION BY backbone, aspect, class ORDER BY value DESC, md5(key)
        ) AS place
-FROM pictures QUALIFY place <= 6
+FROM pictures LEFT JOIN spots USING (backbone, class) QUALIFY place <= 6
 ORDER BY score DESC, backbone, class, aspect, place
