@@ -8,8 +8,10 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import yaml
@@ -64,14 +66,20 @@ class Server:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def api(self, path: str, body: dict | None = None) -> Any:
+    def api(self, path: str, body: dict | None = None, tries: int = 30) -> Any:
         request = urllib.request.Request(
             f"{self.env['PREFECT_API_URL']}/{path}",
             json.dumps(body).encode() if body is not None else None,
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request) as response:
-            return json.load(response)
+        try:
+            with urllib.request.urlopen(request) as response:
+                return json.load(response)
+        except HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or tries <= 1:
+                raise
+        time.sleep(1)  # its database is in use; Prefect's own client waits as well
+        return self.api(path, body, tries - 1)
 
     def deployment(self, name: str) -> dict:
         return self.api(f"deployments/name/{name}")
