@@ -275,9 +275,10 @@ class Lake:
         with self._parquet(path, whole=columns is None) as stream:
             if not self.local and columns is None and seals.is_broken(stream):
                 raise self._damaged(path, "it is not as it was written")
+            # Not by PyArrow's threads: one that lets go of this stream while Python ends aborts it.
             if columns is None:  # without PyArrow's data sets, which import pandas
-                return pq.ParquetFile(stream).read()
-            return pq.read_table(stream, columns=columns)
+                return pq.ParquetFile(stream).read(use_threads=False)
+            return pq.read_table(stream, columns=columns, use_threads=False, pre_buffer=False)
 
     def check(self, paths: Iterable[str]) -> None:
         """Check that Parquet files are as they were written, by the hash that each carries.
