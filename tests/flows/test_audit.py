@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import subprocess
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,24 +13,15 @@ import duckdb
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from prefect_server import ask
 from safetensors.torch import load_file
 
 Run = Callable[..., subprocess.CompletedProcess]
 
 
-def _prefect(server: dict[str, str], path: str, body: dict) -> list[dict]:
-    request = urllib.request.Request(
-        f"{server['PREFECT_API_URL']}/{path}",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request) as response:
-        return json.load(response)
-
-
 def _newest(server: dict[str, str], key: str) -> dict:
     wanted = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
-    (artifact,) = _prefect(server, "artifacts/filter", wanted)
+    (artifact,) = ask(server, "artifacts/filter", wanted)
     return artifact
 
 
@@ -80,7 +70,7 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     scores = duckdb.sql(f"SELECT count(*), count(DISTINCT key) FROM '{confidence}'").fetchall()
     assert scores == [(16 * 4 * 3, 16)]
 
-    artifacts = _prefect(
+    artifacts = ask(
         server, "artifacts/filter", {"artifacts": {"key": {"like_": "small-leaderboard"}}}
     )
     assert any("AD@15" in artifact["data"] for artifact in artifacts)
@@ -95,10 +85,10 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
         assert words in link["data"]
     for stage in ("train-heads", "train-ttame-on-net", "explain", "evaluate"):
         assert float(_newest(server, stage)["data"]) == 100.0
-    flows = _prefect(server, "flow_runs/filter", {"limit": 200})
+    flows = ask(server, "flow_runs/filter", {"limit": 200})
     assert {"audit small", "explain small"} <= {run["name"] for run in flows}
     assert all({"ttame", "small"} <= {*run["tags"]} for run in flows if "small" in run["name"])
-    runs = _prefect(server, "task_runs/filter", {"limit": 200})
+    runs = ask(server, "task_runs/filter", {"limit": 200})
     assert "explain test-000000 of net" in {run["name"] for run in runs}
 
     # run again: nothing is done again

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import Request, urlopen
+
+from prefect_server import ask
 
 from flows.audit_zoo import audit_zoo
 from flows.shard_dataset import shard_dataset
@@ -42,11 +42,5 @@ def test_a_server_takes_it(ttame: Run, edit_spec: Callable[..., Path], server: d
         "sort": "START_TIME_DESC",
         "flow_runs": {"name": {"any_": ["shard small"]}},
     }
-    ask = Request(
-        f"{server['PREFECT_API_URL']}/flow_runs/filter",
-        json.dumps(wanted).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urlopen(ask) as answer:
-        (run,) = json.load(answer)
+    (run,) = ask(server, "flow_runs/filter", wanted)
     assert run["parameters"]["spec"] == {"name": "small"}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 
 import pytest
 import yaml
 from forked import PATIENCE
+from prefect_server import ask
 
 from flows import deployed
 from flows.each_backbone import BackbonesFailed
@@ -66,20 +63,8 @@ class Server:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def api(self, path: str, body: dict | None = None, tries: int = 30) -> Any:
-        request = urllib.request.Request(
-            f"{self.env['PREFECT_API_URL']}/{path}",
-            json.dumps(body).encode() if body is not None else None,
-            {"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request) as response:
-                return json.load(response)
-        except HTTPError as error:
-            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or tries <= 1:
-                raise
-        time.sleep(1)  # its database is in use; Prefect's own client waits as well
-        return self.api(path, body, tries - 1)
+    def api(self, path: str, body: dict | None = None) -> Any:
+        return ask(self.env, path, body)
 
     def deployment(self, name: str) -> dict:
         return self.api(f"deployments/name/{name}")
@@ -96,10 +81,10 @@ class Server:
         return found
 
 
-def _when(ask: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
+def _when(question: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
     """What is answered once it is as wanted, or after a long time."""
     deadline = time.monotonic() + PATIENCE
-    while not there(answer := ask()) and time.monotonic() < deadline:
+    while not there(answer := question()) and time.monotonic() < deadline:
         time.sleep(0.2)
     return answer
 

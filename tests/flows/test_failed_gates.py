@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from forked import PATIENCE
+from prefect_server import ask
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -25,15 +25,9 @@ Run = Callable[..., subprocess.CompletedProcess]
 def _events(server: dict[str, str], resource: str) -> list[dict]:
     """Events of a resource; the server takes a moment to write them."""
     body = {"filter": {"resource": {"id": [resource]}}, "limit": 10}
-    request = urllib.request.Request(
-        f"{server['PREFECT_API_URL']}/events/filter",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
     deadline = time.monotonic() + PATIENCE
     while True:
-        with urllib.request.urlopen(request) as response:
-            found = json.load(response)["events"]
+        found = ask(server, "events/filter", body)["events"]
         if found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
