@@ -206,11 +206,11 @@ class Lake:
         if not plain:
             raise NoPlainFile(f"{place} is no plain file: remove it")
 
-    def read_bytes(self, path: str) -> bytes:
-        """Read a small file in one request."""
+    def read_bytes(self, path: str, end: int | None = None) -> bytes:
+        """Read a small file, or its first `end` bytes, in one request."""
         self._refuse_special(path)
         with reaching(self.url, self.fs):
-            return self.fs.cat_file(self.path(path), start=0)
+            return self.fs.cat_file(self.path(path), start=0, end=end)
 
     def read_document(self, path: str) -> bytes:
         """Read a file of JSON or YAML in one request.
@@ -218,9 +218,7 @@ class Lake:
         Raises:
             UserError: it is larger than any that ttame writes (DOCUMENT).
         """
-        self._refuse_special(path)
-        with reaching(self.url, self.fs):
-            content: bytes = self.fs.cat_file(self.path(path), start=0, end=DOCUMENT + 1)
+        content = self.read_bytes(path, end=DOCUMENT + 1)
         if len(content) > DOCUMENT:
             raise UserError(f"{self.path(path)} is larger than any that ttame writes: remove it")
         return content

@@ -18,6 +18,7 @@ from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.query.variables import literal, set_variables
 from ttame_core.lake.schemas import RIVAL
+from ttame_core.metrics.marked import PLACE_SIDE
 from ttame_core.report.tables import Best, wide
 from ttame_core.stages.roles import rivals
 
@@ -27,9 +28,6 @@ KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was m
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look")
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
-
-
-CELLS = 7  # cells of a side of the view, in which alike.sql counts a spot
 
 
 def what_is_alike(row: Mapping[str, Any]) -> str:
@@ -42,14 +40,18 @@ def what_is_alike(row: Mapping[str, Any]) -> str:
         return "what looks the same"
     if row["spot"] is None:
         return "the same place"
-    down, right = (
-        ends[0] if number < 2 else ends[1] if number >= CELLS - 2 else ""
-        for number, ends in zip(
-            divmod(row["spot"] - 1, CELLS), (("upper", "lower"), ("left", "right")), strict=True
-        )
-    )
+    row_number, column = divmod(row["spot"] - 1, PLACE_SIDE)
+    down = _end_of(row_number, "upper", "lower")
+    right = _end_of(column, "left", "right")
     where = f"{down} {right} corner" if down and right else f"{down or right} edge"
     return f"the same place, most of all the {where if down or right else 'middle'}"
+
+
+def _end_of(number: int, first: str, last: str) -> str:
+    """Return the name of the end of a side where a cell (0 to PLACE_SIDE − 1) lies, or nothing."""
+    if number < 2:
+        return first
+    return last if number >= PLACE_SIDE - 2 else ""
 
 
 @dataclass(frozen=True)
