@@ -40,7 +40,7 @@ MODELS = ("resnet50", "vit_base_patch16_224")
 IMAGES = 256
 TRAIN = 32  # pictures beside them, from whose gradients ttame's head follows
 BATCH = 8  # of those whose documentation shows batches
-TTAME = [sys.executable, "-c", "from flows.cli import main; main()"]
+TTAME = [sys.executable, "-m", "flows"]
 SPEC = """\
 name: versus
 dataset: {{name: versus, source: {{kind: folder, path: {folder}/images}}}}

@@ -31,8 +31,7 @@ def server_away(audit: spec.AuditSpec, folder: Path, seconds: float) -> list[str
     undisturbed, workspace = folder / "undisturbed", folder / "workspace"
     durations_of(audit, undisturbed)
     (folder / "audit.yaml").write_text(audit.model_dump_json())
-    program = "from flows.cli import main; main()"
-    command = [sys.executable, "-c", program, "audit", f"{folder}/audit.yaml"]
+    command = [sys.executable, "-m", "flows", "audit", f"{folder}/audit.yaml"]
     log = folder / "audit.log"
     with _prefect_server(env, port), log.open("w") as out:
         running = subprocess.Popen(

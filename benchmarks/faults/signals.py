@@ -80,8 +80,7 @@ def signal_everywhere(
 
 
 def _start(folder: Path, workspace: Path) -> subprocess.Popen[bytes]:
-    program = "from flows.cli import main; main()"
-    command = [sys.executable, "-c", program, "audit", f"{folder}/audit.yaml", "--workspace"]
+    command = [sys.executable, "-m", "flows", "audit", f"{folder}/audit.yaml", "--workspace"]
     home = {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
     with (folder / "audit.log").open("ab") as log:
         return subprocess.Popen(

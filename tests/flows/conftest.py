@@ -87,7 +87,7 @@ def ttame(
         if not any(name.startswith("PREFECT") for name in environment):
             return forked.run(forks, arguments, tmp_path, environment, timeout=PATIENCE)
         return subprocess.run(
-            [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
+            [sys.executable, "-m", "flows", *map(str, arguments)],
             env=server | environment,
             cwd=tmp_path,
             capture_output=True,

@@ -42,7 +42,7 @@ def test_an_audit_with_both(
 
     def ttame(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
+            [sys.executable, "-m", "flows", *map(str, arguments)],
             env=server | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])},
             cwd=tmp_path,
             capture_output=True,

@@ -62,7 +62,7 @@ def test_questions_on_a_terminal(server: dict[str, str], birds: Path, tmp_path: 
     """Asked for a place, a name and classifiers, and answered."""
     mine, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from flows.cli import main; main()", "init"],
+        [sys.executable, "-m", "flows", "init"],
         env=server,
         cwd=tmp_path,
         stdin=theirs,

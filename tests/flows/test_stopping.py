@@ -96,6 +96,11 @@ def app():
 cli.app = app
 cli.main()
 """
+SLOW_TO_IMPORT = """
+import time
+print("importing", flush=True)
+time.sleep(600)
+"""
 # The main thread hears of nothing.
 DEAF = """
 import time
@@ -193,6 +198,25 @@ with servers_end_with_this_process():
 )
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_first_imports_ends_a_command_quietly(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "typer.py").write_text(SLOW_TO_IMPORT)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "flows", "--help"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    assert command.stdout.readline() == "importing\n"
+    command.send_signal(number)
+    _, said = command.communicate(timeout=PATIENCE)
+    assert (command.returncode, said) == (128 + number, "")
+
+
 @pytest.mark.parametrize("code", [1, 3])
 def test_a_command_ends_where_temporary_servers_end_at_once(code: int) -> None:
     command = [sys.executable, "-c", UNSTARTED, str(code)]
@@ -203,7 +227,7 @@ def test_a_command_ends_where_temporary_servers_end_at_once(code: int) -> None:
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
     """In a session of its own, as a terminal's."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "audit", str(spec)]
+    command = [sys.executable, "-m", "flows", "audit", str(spec)]
     with (workspace.parent / "said").open("w") as said:
         return subprocess.Popen(
             [*command, "--workspace", str(workspace)],
