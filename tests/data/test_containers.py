@@ -406,6 +406,17 @@ def test_plain_parquet(tmp_path: Path) -> None:
     assert taken(**source) == {"n.parquet/000000/0.jpg": "3", "n.parquet/000001/1.jpg": "0"}
 
 
+@pytest.mark.parametrize("label", [["a", "b"], None])
+def test_plain_arrow(tmp_path: Path, label: list[str] | None) -> None:
+    table = pa.table({"image": [RED, BLUE]} | ({"label": label} if label else {}))
+    with pa.ipc.new_file(tmp_path / "t.arrow", table.schema) as writer:
+        writer.write_table(table)
+    source = {"kind": "table", "path": str(tmp_path / "t.arrow")}
+    first, second = label or (None, None)
+    expected = {"t.arrow/000000": (RED, first), "t.arrow/000001": (BLUE, second)}
+    assert contents(tmp_path, source) == expected
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [

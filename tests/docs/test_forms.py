@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from forms import Row, Table
 from PIL import Image
@@ -291,10 +292,33 @@ def _(here: Path) -> Section:
     return _table(here, [RED, None], label=["cat", "dog"])
 
 
+def _lance(here: Path) -> Section:
+    table = pa.table({"image": [RED, BLUE], "label": ["cat", "dog"]})
+    pytest.importorskip("lance").write_dataset(table, here / "t.lance")
+    return {"kind": "table", "path": str(here / "t.lance")}
+
+
 @PICTURES.example("a table of Lance")
 def _(here: Path) -> Section:
-    (here / "t.lance").mkdir()
+    return _lance(here)
+
+
+@PICTURES.example("a single file of Lance")
+def _(here: Path) -> Section:
+    table = pa.table({"image": [RED, BLUE], "label": ["cat", "dog"]})
+    with pytest.importorskip("lance.file").LanceFileWriter(
+        str(here / "t.lance"), table.schema
+    ) as writer:
+        writer.write_batch(table)
     return {"kind": "table", "path": str(here / "t.lance")}
+
+
+@PICTURES.example("a table of Lance that lacks one of its files")
+def _(here: Path) -> Section:
+    source = _lance(here)
+    for file in (here / "t.lance/data").iterdir():
+        file.unlink()
+    return source
 
 
 def tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Section:

@@ -1,27 +1,25 @@
-"""Tables whose rows hold pictures: Parquet and Arrow files, as Hugging Face `datasets` writes."""
+"""Tables whose rows hold pictures: Parquet, Arrow (as Hugging Face `datasets` writes) and Lance."""
 
 from __future__ import annotations
 
 import json
 import os
 import posixpath
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.data.files import LARGEST, listing, locate, shown, stamp, walk
-from ttame_core.data.labels import labels_of, text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.containers import by_container, inside, opened
+from ttame_core.data.sources.lance import LanceRows, is_lance, newest_versions
+from ttame_core.data.sources.rows import Columns, Rows, open_stream
 from ttame_core.data.splits import BESIDE, split_files
 from ttame_core.errors import UserError, nearest
 
@@ -29,9 +27,6 @@ AUTO = "auto"
 # Names of columns, the first of which is taken where nothing else tells.
 USUAL = {"image": ("image",), "label": ("label", "labels", "class", "classes", "cls", "target")}
 SUFFIXES = (".parquet", ".arrow", ".feather")
-# Rows of a Parquet file, of which a few bytes can stand for a long value in each row.
-IMAGES_AT_ONCE, LABELS_AT_ONCE = 16, 1024
-NO_LABEL = -1  # in columns of classes of Hugging Face `datasets`
 
 
 class TableSettings(spec.Section):
@@ -48,26 +43,11 @@ class TableSettings(spec.Section):
     )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a file that are read.
-
-    Attributes:
-        image: name of the column of images.
-        label: name of the column of labels; None where images have none.
-        names: names of the classes that numbers in the column of labels stand for; None where the
-            file does not say.
-    """
-
-    image: str
-    label: str | None
-    names: tuple[str, ...] | None
-
-
 class Table(Source):
-    """A source of the images in rows of Parquet and Arrow files, with the classes that they name.
+    """A source of the images in rows of Parquet, Arrow and Lance, with the classes that they name.
 
-    A folder may be one that Hugging Face `datasets` has saved or downloaded.
+    A folder may be one that Hugging Face `datasets` has saved or downloaded, or a table of Lance,
+    of which the newest version is read.
     """
 
     name = "table"
@@ -98,11 +78,10 @@ class Table(Source):
                 yield Entry(shown(name), "", None, None, kind="file", reason=BESIDE)
                 continue
             place = fs.unstrip_protocol(path)
-            with opened(place) as stream:
-                table = _Rows(stream, place)
-                columns = _columns(table.schema, _features(table.schema, fs, path), place, self)
+            with _opened_rows(place) as table:
+                columns = _columns(table, _features(table.schema, fs, path), self)
                 labels.add(columns.label)
-                self._check_names(columns, place)
+                self._check_names(columns, table.place)
                 changed = stamp(fs.info(path))
                 for row, path_of, label, size, reason in table.described(columns):
                     entry = f"{name}/{row:06d}" + (f"/{path_of}" if path_of else "")
@@ -136,9 +115,8 @@ class Table(Source):
         with TemporaryFile() as scratch:
             copied: dict[str, tuple[int, int]] = {}
             for place, numbers in by_container(rows).items():
-                with opened(place) as stream:
-                    table = _Rows(stream, place)
-                    image = _columns(table.schema, {}, place, self).image
+                with _opened_rows(place) as table:
+                    image = _columns(table, {}, self).image
                     for row, data in table.images(image, sorted(row for (row,) in numbers)):
                         copied[inside(place, row)] = scratch.tell(), len(data)
                         scratch.write(data)
@@ -158,24 +136,25 @@ class Table(Source):
 def _files(fs: Any, root: str) -> Iterator[tuple[str, str]]:
     """Yield name and path of each file of a table: of the file itself, or of those in a folder.
 
+    The file of a table of Lance is that of its newest version.
+
     Raises:
         UserError: there is none, or it is of a kind that is not read.
     """
-    if root.lower().endswith(".lance"):
-        raise UserError(
-            f"{root} is a table of Lance, which is not read: write it as Parquet "
-            "(`pyarrow.parquet.write_table(lance.dataset(path).to_table(), file)`)"
-        )
     if not fs.isdir(root):
         yield posixpath.basename(root), root
         return
-    names = [name for name, *_ in walk(fs, root) if name.lower().endswith(SUFFIXES)]
+    everything = [name for name, *_ in walk(fs, root)]
+    tables, others = newest_versions(posixpath.basename(root), everything)
+    for table, version in tables.items():
+        yield table or posixpath.basename(root), posixpath.join(root, version)
+    names = [name for name in others if name.lower().endswith(SUFFIXES)]
     saved: dict[str, set[str] | None] = {}
     for name in names:
         folder = posixpath.dirname(posixpath.join(root, name))
         if folder not in saved:
             saved[folder] = _saved(fs, folder)
-    some = False
+    some = bool(tables)
     for name in names:
         path = posixpath.join(root, name)
         files, file = saved[posixpath.dirname(path)], posixpath.basename(name)
@@ -184,7 +163,7 @@ def _files(fs: Any, root: str) -> Iterator[tuple[str, str]]:
             some = True
             yield name, path
     if not some:
-        raise UserError(f"{root} holds no Parquet and no Arrow files: correct `source.path`")
+        raise UserError(f"{root} holds no tables of Parquet, Arrow or Lance: correct `source.path`")
 
 
 def _saved(fs: Any, folder: str) -> set[str] | None:
@@ -203,6 +182,20 @@ def _saved(fs: Any, folder: str) -> set[str] | None:
     return {str(file.get("filename")) for file in files if isinstance(file, dict)}
 
 
+@contextmanager
+def _opened_rows(place: str) -> Iterator[Rows]:
+    """Open the rows of a table for reading.
+
+    Args:
+        place: path or URL of the file.
+    """
+    if is_lance(place):
+        yield LanceRows(place)
+        return
+    with opened(place) as stream:
+        yield open_stream(stream, place)
+
+
 def _json(fs: Any, path: str) -> dict[str, Any]:
     with opened(fs.unstrip_protocol(path)) as stream:
         try:
@@ -214,8 +207,8 @@ def _json(fs: Any, path: str) -> dict[str, Any]:
 
 def holds_images(path: str) -> bool:
     """Say whether a Parquet file has a column of images, and not of their paths."""
-    with opened(path) as stream:
-        return any(_holds_images(column.type) for column in _Rows(stream, path).schema)
+    with _opened_rows(path) as table:
+        return any(_holds_images(column.type) for column in table.schema)
 
 
 def _features(schema: pa.Schema, fs: Any, path: str) -> dict[str, Any]:
@@ -235,13 +228,13 @@ def _features(schema: pa.Schema, fs: Any, path: str) -> dict[str, Any]:
     return {name: about for name, about in told.items() if isinstance(about, dict | list)}
 
 
-def _columns(schema: pa.Schema, features: Mapping[str, Any], place: str, source: Table) -> Columns:
+def _columns(table: Rows, features: Mapping[str, Any], source: Table) -> Columns:
     """Find the columns of images and of labels, and the names of the classes.
 
     Raises:
         UserError: there is no such column, or there are several.
     """
-    settings = source.settings
+    settings, schema, place = source.settings, table.schema, table.place
     held = [name for name in schema.names if _holds_images(schema.field(name).type)]
     image = _chosen(settings.image_column, held, schema, place, "image")
     if image is None:
@@ -300,6 +293,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
@@ -311,119 +305,3 @@ def _names(feature: Mapping[str, Any], place: str) -> tuple[str, ...] | None:
     if not whole or len(set(names)) < len(names):
         raise UserError(f"the names of the classes in {place} are not texts that all differ")
     return tuple(names)
-
-
-class _Rows:
-    """The rows of a Parquet or Arrow file."""
-
-    def __init__(self, stream: IO[bytes], place: str) -> None:
-        self.place = place
-        start = stream.read(6)
-        stream.seek(0)
-        self.parquet: pq.ParquetFile | None = None
-        self._size = 0
-        self.groups: Iterator[pa.RecordBatch] | None = None
-        with self._told():
-            if start[:4] == b"PAR1":
-                self.parquet = pq.ParquetFile(stream)
-                self.schema: pa.Schema = self.parquet.schema_arrow
-                rows = self.parquet.metadata.num_rows
-                self._size = stream.seek(0, 2) // max(1, rows)  # of a row, on average
-            elif start == b"ARROW1":
-                file = pa.ipc.open_file(stream)
-                self.schema = file.schema
-                self.groups = (file.get_batch(n) for n in range(file.num_record_batches))
-            else:
-                batches = pa.ipc.open_stream(stream)
-                self.schema, self.groups = batches.schema, iter(batches)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn the errors of a damaged file into a sentence."""
-        try:
-            yield
-        except (pa.ArrowException, OSError, ValueError) as error:
-            words = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{self.place} cannot be read as Parquet or Arrow ({words}): get it again, or "
-                "leave it out"
-            ) from error
-
-    def described(self, columns: Columns) -> Iterator[tuple[int, str, str | None, int, str]]:
-        """Yield number, name of the image, label, about its size in bytes, and the row's reason.
-
-        A reason says why the row is rejected, and is empty where it is not.
-        """
-        kind = self.schema.field(columns.image).type
-        named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
-        wanted = [f"{columns.image}.path"] * named + ([columns.label] if columns.label else [])
-        for first, batch in self._batches(wanted, LABELS_AT_ONCE):
-            images = batch.column(columns.image).field("path").to_pylist() if named else None
-            labels = batch.column(columns.label).to_pylist() if columns.label else None
-            size = self._size or batch.column(columns.image).nbytes // max(1, batch.num_rows)
-            for offset in range(batch.num_rows):
-                path, label, reason = "", None, ""
-                try:
-                    if images:
-                        path = posixpath.basename(text_of(images[offset], "name"))
-                    if labels:
-                        label = _label(labels[offset], columns.names)
-                except ValueError as error:
-                    reason = str(error)
-                yield first + offset, path, label, size, reason
-
-    def images(self, image: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """Yield number and image of some rows, which must be sorted, without those of no image."""
-        for first, batch in self._batches([image], IMAGES_AT_ONCE, rows):
-            column = batch.column(image)
-            begin, end = bisect_left(rows, first), bisect_left(rows, first + batch.num_rows)
-            for row in rows[begin:end]:
-                value = column[row - first].as_py()
-                data = value.get("bytes") if isinstance(value, dict) else value
-                if isinstance(data, bytes):
-                    yield row, data
-
-    def _batches(
-        self, wanted: Sequence[str], at_once: int, rows: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield the number of the first row, and the rows, of each part with one of some rows."""
-        first = 0
-        with self._told():
-            if self.parquet:
-                for group in range(self.parquet.num_row_groups):
-                    count = self.parquet.metadata.row_group(group).num_rows
-                    if _any(rows, first, count):
-                        begin = first
-                        for batch in self.parquet.iter_batches(
-                            at_once, row_groups=[group], columns=list(wanted)
-                        ):
-                            yield begin, batch
-                            begin += batch.num_rows
-                    first += count
-                return
-            names = list(dict.fromkeys(name.removesuffix(".path") for name in wanted))
-            for batch in self.groups or ():
-                if _any(rows, first, batch.num_rows):
-                    chosen = batch.select(names)
-                    chosen.validate(full=True)
-                    yield first, chosen
-                first += batch.num_rows
-
-
-def _any(rows: Sequence[int] | None, first: int, count: int) -> bool:
-    return rows is None or bisect_left(rows, first) < bisect_left(rows, first + count)
-
-
-def _label(value: Any, names: tuple[str, ...] | None) -> str | None:
-    """Return the labels that a value stands for, as `labels_of`; None where there is none."""
-    if names is None:
-        return labels_of(value)
-    if isinstance(value, list):
-        return labels_of([_label(one, names) for one in value])
-    if value is None or value == NO_LABEL:
-        return None
-    if isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    if value in names:
-        return str(value)
-    raise ValueError(f"its label {str(value)[:80]} is none of the file's {len(names)} classes")
