@@ -55,7 +55,7 @@ def load_backbone(
     """Return a frozen classifier, ready to be explained.
 
     Args:
-        model: a name as in a spec (timm's, `torchvision/…`, a Hugging Face folder,
+        model: a name as in a spec (timm's, `torchvision/…`, `open_clip/…`, a folder,
             `package.module:function`), an `nn.Module`, which is copied, or a section of a spec.
             The preprocessing of a module is that of its `pretrained_cfg`, as timm's models have it,
             else that of ImageNet at 224×224; the key `preprocessing` overrides both.

@@ -163,10 +163,55 @@ def _(here: Path) -> Section:
     return {"model": str(here / "siglip"), **texts}
 
 
-@CLASSIFIERS.example("a folder of open_clip")
+def _open_clip(here: Path) -> Section:
+    pytest.importorskip("open_clip")
+    vision = {"width": 24, "head_width": 12, "layers": 4, "patch_size": 16, "image_size": 64}
+    text = {"width": 24, "heads": 2, "layers": 1, "context_length": 24}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (here / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return {"model": str(here), "prompts": {"cat": "a cat", "dog": "a dog"}}
+
+
+def _open_clip_state(here: Path) -> dict[str, torch.Tensor]:
+    open_clip = pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    return open_clip.create_model(f"local-dir:{here}").state_dict()
+
+
+@CLASSIFIERS.example("a folder of open_clip, with prompts")
 def _(here: Path) -> Section:
-    (here / "open_clip_config.json").write_text("{}")
-    return {"model": str(here), "prompts": ["cat", "dog"]}
+    section = _open_clip(here)
+    save_file(_open_clip_state(here), here / "open_clip_model.safetensors")
+    return section
+
+
+@CLASSIFIERS.example("weights of a network of open_clip, with prompts")
+def _(here: Path) -> Section:
+    section = _open_clip(here)
+    save_file(_open_clip_state(here), here / "net.safetensors")
+    config = json.loads((here / "open_clip_config.json").read_text())["model_cfg"]
+    name = f"tiny-{here.parent.name}"
+    (here / f"{name}.json").write_text(json.dumps(config))
+    pytest.importorskip("open_clip").add_model_config(here / f"{name}.json")
+    return {**section, "model": f"open_clip/{name}", "checkpoint": str(here / "net.safetensors")}
+
+
+@CLASSIFIERS.example("such a folder without its weights")
+def _(here: Path) -> Section:
+    return _open_clip(here)
+
+
+@CLASSIFIERS.example("published weights of open_clip for QuickGELU, in a network without it")
+def _(here: Path) -> Section:
+    prompts = _open_clip(here)["prompts"]
+    return {"model": "open_clip/ViT-B-32.openai", "pretrained": True, "prompts": prompts}
+
+
+@CLASSIFIERS.example("prompts that are the same to the model")
+def _(here: Path) -> Section:
+    section = _open_clip(here)
+    save_file(_open_clip_state(here), here / "open_clip_model.safetensors")
+    return {**section, "prompts": {"cat": "a cat", "Cat": "A Cat"}}
 
 
 @CLASSIFIERS.example("prompts for a model that reads no texts")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ttame_core import spec
 from ttame_core.backbones.checkpoints import file_hash, load_weights, read_checkpoint
+from ttame_core.backbones.open_clip import CONFIGURATION, open_clip_classifier
 from ttame_core.backbones.processors import preparation
 from ttame_core.backbones.zero_shot import zero_shot
 from ttame_core.errors import UserError, nearest
@@ -33,7 +34,6 @@ WEIGHTS_AND_CODE = {
 }
 # What a Hugging Face folder says of its model and of the pictures that it takes.
 CONFIGURATIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
-OPEN_CLIP = "open_clip_config.json"
 TRUSTED = "TTAME_TRUST"  # modules, with commas between them, whose functions may be called
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
@@ -58,6 +58,7 @@ def create_model(
         "timm": _timm,
         "torchvision": _torchvision,
         "huggingface": _huggingface,
+        "open_clip": _open_clip,
         "factory": _factory,
     }[settings.library]
     state = read_checkpoint(checkpoint) if checkpoint else None
@@ -67,7 +68,7 @@ def create_model(
             "`checkpoint`, and allow a folder's own code by `trust: true`, both beside `model`"
         )
     model = make(settings, state, num_classes or settings.num_classes)
-    if state is not None:
+    if state is not None and settings.prompts is None:
         load_weights(model, state, settings, str(checkpoint))
     return model
 
@@ -78,7 +79,10 @@ def own_weights(settings: spec.Backbone) -> str:
         folder = Path(settings.model).expanduser()
         code = sorted(folder.glob("*.py")) if settings.trust else []
         says = [file for file in map(folder.joinpath, CONFIGURATIONS) if file.is_file()]
-        files = [folder / "model.safetensors", *says, *code]
+        weights = [folder / "model.safetensors"]
+        if _is_of_open_clip(folder):
+            weights = sorted(file for file in folder.iterdir() if file.is_file())
+        files = [*weights, *says, *code]
         return "sha256:" + "+".join(file_hash(str(file)) for file in files)
     return _factory_weights(settings.model_dump_json(include={"model", "name", "args", "trust"}))
 
@@ -245,12 +249,8 @@ def _huggingface(
 ) -> nn.Module:
     """Load a model from a folder with config.json and model.safetensors (`save_pretrained`)."""
     folder = Path(settings.model).expanduser()
-    if (folder / OPEN_CLIP).is_file() and not (folder / "config.json").is_file():
-        raise UserError(
-            f"backbone {settings.name}: {folder} holds a model of open_clip, which is not read: "
-            "give the same model as Hugging Face transformers saves it (with a config.json, as the "
-            "hub has it for most of them)"
-        )
+    if _is_of_open_clip(folder):
+        return _open_clip(settings, state, num_classes)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"backbone {settings.name}: there is no folder {folder} with a config.json in it, as "
@@ -264,10 +264,7 @@ def _huggingface(
             "`transformers` is needed: pip install 'ttame[huggingface]'"
         ) from error
     if settings.prompts is not None:
-        words = zero_shot(settings, folder)
-        vision = getattr(words.config, "vision_config", words.config)
-        words.pretrained_cfg = preparation(settings, folder, vision)  # type: ignore[assignment]
-        return words
+        return zero_shot(settings, folder)
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
     trust = settings.trust  # without a value, transformers would ask at the terminal
     try:
@@ -324,6 +321,31 @@ def _huggingface(
 def _missing(loaded: Mapping[str, Any]) -> list[str]:
     """Return the names of weights that a folder lacks, without batch norms' counts of batches."""
     return sorted(k for k in loaded["missing_keys"] if not k.endswith("num_batches_tracked"))
+
+
+# ---- open_clip -----------------------------------------------------------------------------------
+
+
+def _is_of_open_clip(folder: Path) -> bool:
+    """Say whether a folder holds a model as open_clip publishes it, and transformers does not."""
+    return (folder / CONFIGURATION).is_file() and not (folder / "config.json").is_file()
+
+
+def _open_clip(
+    settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
+) -> nn.Module:
+    """Load a model such as `open_clip/ViT-B-32.laion2b_s34b_b79k`, or a folder of open_clip."""
+    try:
+        return open_clip_classifier(settings, state)
+    except UserError:
+        raise
+    except Exception as error:  # of the hub, of a tokenizer, of a configuration
+        if settings.pretrained:
+            raise _no_weights(settings, error) from error
+        raise UserError(
+            f"backbone {settings.name}: open_clip cannot load {settings.model}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 # ---- a user's function ---------------------------------------------------------------------------

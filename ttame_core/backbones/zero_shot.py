@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttame_core import spec
+from ttame_core.backbones.processors import preparation
 from ttame_core.errors import UserError
 
 
@@ -23,26 +26,29 @@ class ZeroShot(nn.Module):
         embeddings: (K, D) float32 of unit length, a row per class.
 
     Args:
-        model: model of the package transformers, with a method `get_image_features`.
-        embeddings: (K, D) float32 of unit length.
+        model: model as those of the package transformers: with a method `get_image_features`, a
+            `logit_scale` and, for SigLIP, a `logit_bias`.
+        classes: embedding (D,) float32, of unit length, of each class, by its name.
     """
 
     embeddings: Tensor
+    pretrained_cfg: dict[str, Any]
 
-    def __init__(self, model: nn.Module, embeddings: Tensor) -> None:
+    def __init__(self, model: nn.Module, classes: dict[str, Tensor]) -> None:
         super().__init__()
         self.model = model
-        self.config = model.config
+        self.config = SimpleNamespace(id2label=dict(enumerate(classes)))
         # SigLIP asks of each text alone whether it fits; CLIP asks which text fits best.
-        self.own_outputs = "sigmoid" if hasattr(model, "logit_bias") else "softmax"
-        self.register_buffer("embeddings", embeddings)
+        self.own_outputs = "softmax" if _bias(model) is None else "sigmoid"
+        self.register_buffer("embeddings", torch.stack([*classes.values()]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) of normalised images (B, 3, H, W)."""
         features = _pooled(self.model.get_image_features(pixel_values=images))  # type: ignore[operator]
         features = nn.functional.normalize(features, dim=1)
         logits = features @ self.embeddings.T * self.model.logit_scale.exp()  # type: ignore[operator]
-        return logits + getattr(self.model, "logit_bias", 0.0)
+        bias = _bias(self.model)
+        return logits if bias is None else logits + bias
 
 
 def zero_shot(settings: spec.Backbone, folder: Path) -> ZeroShot:
@@ -77,24 +83,58 @@ def zero_shot(settings: spec.Backbone, folder: Path) -> ZeroShot:
             f"backbone {settings.name}: `prompts` are for models of images and texts, such as CLIP "
             f"and SigLIP, and {folder} holds a {type(model).__name__}: leave them out"
         )
-    rows = [_embedding(model, tokenizer, texts) for texts in settings.texts.values()]
+    length = model.config.text_config.max_position_embeddings
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = tokenizer(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        wanted = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
+        return _pooled(model.get_text_features(**wanted))
+
+    classifier = classifier_of(settings, model, embed)
     for side in ("text_model", "text_projection"):
         if hasattr(model, side):
             setattr(model, side, None)  # its work is done
-    model.config.id2label = dict(enumerate(settings.texts))
-    return ZeroShot(model, torch.stack(rows))
+    classifier.pretrained_cfg = preparation(
+        settings, folder, getattr(model.config, "vision_config", model.config)
+    )
+    return classifier
 
 
 @torch.no_grad()
-def _embedding(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
-    """Return the mean embedding (D,), of unit length, of the texts of a class."""
-    length = model.config.text_config.max_position_embeddings
-    tokens = tokenizer(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    wanted = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
-    rows = nn.functional.normalize(_pooled(model.get_text_features(**wanted)), dim=1)
-    return nn.functional.normalize(rows.mean(dim=0), dim=0)
+def classifier_of(
+    settings: spec.Backbone, model: nn.Module, embed: Callable[[list[str]], Tensor]
+) -> ZeroShot:
+    """Make a classifier of a model and the prompts of a spec.
+
+    A class of several texts has the mean of their embeddings.
+
+    Args:
+        settings: the section of the spec, with `prompts`.
+        model: the model, as ZeroShot takes it.
+        embed: function that gives embeddings (T, D) of T texts.
+
+    Raises:
+        UserError: two classes are the same to the model.
+    """
+    classes: dict[str, Tensor] = {}
+    known: dict[bytes, str] = {}
+    for name, texts in settings.texts.items():
+        rows = nn.functional.normalize(embed(texts).float(), dim=1)
+        classes[name] = nn.functional.normalize(rows.mean(dim=0), dim=0)
+        other = known.setdefault(classes[name].numpy().tobytes(), name)
+        if other != name:
+            raise UserError(
+                f"backbone {settings.name}: the prompts of {other} and {name} are the same to the "
+                "model, which cuts long texts and may not tell upper from lower case: give one "
+                "of them another text"
+            )
+    return ZeroShot(model, classes)
+
+
+def _bias(model: nn.Module) -> Tensor | None:
+    return getattr(model, "logit_bias", None)
 
 
 def _pooled(features: Any) -> Tensor:

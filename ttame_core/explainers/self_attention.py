@@ -107,7 +107,7 @@ def _multi_head_attention(
     value: Tensor,
     embed_dim_to_check: int,
     num_heads: int,
-    in_proj_weight: Tensor,
+    in_proj_weight: Tensor | None,
     in_proj_bias: Tensor | None,
     bias_k: Tensor | None,
     bias_v: Tensor | None,
@@ -118,7 +118,8 @@ def _multi_head_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute self-attention of (N, B, D) tokens, as torch's nn.MultiheadAttention does."""
-    if not query is key is value or options.get("attn_mask") is not None or bias_k is not None:
+    masked = options.get("attn_mask") is not None
+    if in_proj_weight is None or bias_k is not None or masked or not query is key is value:
         raise NotApplicable("its attention is not plain self-attention")
     parts = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
     heads = [part.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3) for part in parts]

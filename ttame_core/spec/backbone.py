@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -56,8 +57,9 @@ class Backbone(Section):
     """A frozen classifier: its architecture and where its weights come from."""
 
     model: str = Field(
-        description="a timm model name, with or without a pretrained tag; torchvision/NAME; a "
-        "folder of a Hugging Face image classifier; or package.module:function"
+        description="a timm model name, with or without a pretrained tag; torchvision/NAME; "
+        "open_clip/NAME.TAG; a folder of a Hugging Face image classifier or of open_clip; or "
+        "package.module:function"
     )
     name: Name = Field(
         "", description="name in the lake; default: the model's name", validate_default=False
@@ -126,19 +128,19 @@ class Backbone(Section):
         """The texts (prompts) that describe each class, by class name; for models such as CLIP."""
         given = self.prompts or {}
         if isinstance(given, list):
-            return {name: [self.template.format(name)] for name in given}
+            return {name: [self.template.replace("{}", name)] for name in given}
         return {name: [text] if isinstance(text, str) else text for name, text in given.items()}
 
     @property
     def library(self) -> str:
-        """Where the model comes from: timm, torchvision, huggingface or factory.
+        """Where the model comes from: timm, torchvision, open_clip, huggingface or factory.
 
         A factory is a function in the user's own code, `package.module:function`.
         """
         if re.fullmatch(r"[\w.]+:[\w.]+", self.model):
             return "factory"
-        if self.model.startswith("torchvision/"):
-            return "torchvision"
+        if of := re.match(r"(torchvision|open_clip)/", self.model):
+            return of[1]
         return "huggingface" if re.match(r"[~./]|\w+/", self.model) else "timm"
 
     @property
@@ -157,7 +159,7 @@ class Backbone(Section):
                 f"backbone {self.name} has no weights: give it `pretrained: true`, "
                 "`checkpoint: FILE` or `fit: {…}`"
             )
-        if self.prompts is not None:
+        if self.prompts is not None or self.library == "open_clip":
             self._check_prompts()
         if self.pretrained and self.checkpoint:
             raise ValueError(
@@ -166,14 +168,31 @@ class Backbone(Section):
         return self
 
     def _check_prompts(self) -> None:
-        if self.library != "huggingface" or self.fit or self.checkpoint or self.num_classes:
+        if self.prompts is None:
             raise ValueError(
-                f"backbone {self.name} has `prompts`, which are for a Hugging Face folder "
-                "of a model of images and texts: leave out `fit`, `checkpoint` and `num_classes`"
+                f"backbone {self.name} is a model of images and texts: name its classes by "
+                "`prompts`"
+            )
+        own = self.checkpoint and self.library == "huggingface"
+        if self.library not in ("huggingface", "open_clip") or self.fit or own or self.num_classes:
+            raise ValueError(
+                f"backbone {self.name} has `prompts`, which are for a model of images and texts "
+                "(a folder, or open_clip/NAME): leave out `fit` and `num_classes`, and for a "
+                "folder `checkpoint`"
             )
         if isinstance(self.prompts, list) and "{}" not in self.template:
             raise ValueError(
                 f"`template` must hold {{}} for the name of the class: {self.template}"
             )
-        if len(self.texts) < 2 or not all(self.texts.values()):
-            raise ValueError(f"`prompts` of backbone {self.name} must give two classes or more")
+        names = Counter(name.strip() for name in self.prompts)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(
+                f"`prompts` of backbone {self.name} has two classes {twice[0]!r}: give each a name "
+                "of its own, and a text"
+            )
+        texts = [text for texts in self.texts.values() for text in texts or [""]]
+        if len(names) < 2 or not all(map(str.strip, [*names, *texts])):
+            raise ValueError(
+                f"`prompts` of backbone {self.name} must give two classes or more, each with a "
+                "name and a text"
+            )
