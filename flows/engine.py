@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.tasks import Task
 
+from flows import temporary_server
 from flows.runners import Runner, runner_of, threads
 from flows.stopping import deaf_children
 from ttame_core.errors import UserError
@@ -156,7 +157,7 @@ def opened(compute: Compute) -> Iterator[Engine]:
     if shared := _shared.get():
         yield shared
         return
-    if compute.address and not PREFECT_API_URL.value():
+    if compute.address and (temporary_server.is_there() or not PREFECT_API_URL.value()):
         raise UserError(
             f"compute.address is {compute.address}, but there is no Prefect server that its "
             "workers can report to: set PREFECT_API_URL to one"

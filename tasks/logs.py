@@ -29,9 +29,8 @@ ASCII |= {"≥": ">=", "≤": "<=", "ρ": "rho", "δ": "delta", "λ": "lambda", 
 QUIET, FORMAT = "TTAME_QUIET", "TTAME_LOG_FORMAT"
 STYLES = {"warning": "yellow", "error": "red", "critical": "red"}
 
-# How messages begin that Prefect adds to what was said: of a process that was stopped, and after
-# the sentence with which a command ends, which should be the last.
-REPEATING = ("Crash detected!", "Finished in state Crashed(", "Stopping temporary server ")
+# How messages begin that Prefect adds to what was said of a process that was stopped.
+REPEATING = ("Crash detected!", "Finished in state Crashed(")
 
 # Libraries that print by themselves, and the variables that silence them.
 SILENT_LIBRARIES = {

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flows import temporary_server
 from flows.cli.options import out
-from flows.stopping import (
-    deaf_children,
-    no_longer_than_servers,
-    servers_end_with_this_process,
-)
 from tasks.logs import say
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
@@ -23,8 +19,8 @@ if TYPE_CHECKING:
     from ttame_core.spec import AuditSpec
 
 
-def load(path: str, variables: list[str] | None) -> AuditSpec:
-    """Read the spec in a file.
+def read(path: str, variables: list[str] | None) -> AuditSpec:
+    """Read the spec in a file, as far as that needs no PyTorch: methods are not checked.
 
     Args:
         path: path of the YAML file.
@@ -35,14 +31,30 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
     """
     from ttame_core.spec import load_spec
 
-    pairs = dict(v.partition("=")[::2] for v in variables or [])
+    return load_spec(path, _pairs(variables))
+
+
+def load(path: str, variables: list[str] | None) -> AuditSpec:
+    """Read the spec in a file, check it, and fill in the defaults of all methods.
+
+    Args:
+        path: path of the YAML file.
+        variables: texts of the form NAME=VALUE, which fill `${NAME}` in the file.
+
+    Raises:
+        UserError: the spec is wrong, or a variable has no value.
+    """
+    read(path, variables)  # most mistakes are told before the registries import PyTorch
+    from ttame_core.audits.specification import open_spec
+
+    return open_spec(path, _pairs(variables))
+
+
+def _pairs(variables: list[str] | None) -> dict[str, str]:
     wrong = next((v for v in variables or [] if "=" not in v), None)
     if wrong:
         raise UserError(f"--var {wrong} has no value: write --var {wrong}=VALUE")
-    load_spec(path, pairs)  # most mistakes are told before the registries import PyTorch
-    from ttame_core.audits.specification import open_spec
-
-    return open_spec(path, pairs)
+    return dict(v.partition("=")[::2] for v in variables or [])
 
 
 def run(
@@ -61,33 +73,24 @@ def run(
         The error that names the backbones or gates that failed; None where all went well.
     """
     place = Lake(workspace).place  # before the run begins, so that a refused address is in no run
-    audit = load(path, variables)  # and before Prefect is imported
+    read(path, variables)
+    temporary_server.begin()
+    audit = load(path, variables)
     from prefect import tags
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
 
     from flows import messages
-    from flows.doctor import temporary_server
     from flows.each_backbone import BackbonesFailed
     from ttame_core.audits.gates import GatesFailed
 
     messages.install()
     flow = getattr(import_module(f"flows.{name}"), name)
-    if not PREFECT_API_URL.value() and (found := temporary_server()).state == "broken":
-        raise UserError(f"{found.words}: {found.advice}")
+    temporary_server.wait()
     try:
-        with deaf_children(), servers_end_with_this_process(), get_client(sync_client=True):
-            pass  # a temporary server was started if there is no other
-        with no_longer_than_servers(), tags("ttame", audit.name):
+        with temporary_server.no_longer_than_it(), tags("ttame", audit.name):
             flow(audit, place, **options)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed
     except RuntimeError as error:
-        if "ephemeral Prefect" in str(error):
-            raise UserError(
-                "Prefect's temporary server did not start in time: run again, or start one "
-                "(prefect server start) and set PREFECT_API_URL"
-            ) from error
         if "Failed to reach API" not in str(error):
             raise
         raise UserError(

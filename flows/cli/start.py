@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows import temporary_server
 from flows.cli.options import HERE, Format, Output, Spec, Variables, Workspace
 from flows.cli.running import (
     finish,
@@ -15,9 +16,11 @@ from flows.cli.running import (
     print_answers,
     print_failed_gates,
     print_outcome,
+    read,
     run,
 )
 from tasks.logs import console
+from ttame_core.lake import Lake
 
 
 def init(
@@ -107,6 +110,10 @@ def audit(
 
         print_plan(planned, workspace)
         return
+    from ttame_core.lake.records import records
+
+    if not records(Lake(workspace), read(spec, var).name):
+        temporary_server.begin()  # there is work for it; else that is found out first
     done = load(spec, var)
     failed = None if nothing_to_do(done, workspace) else run("audit_zoo", spec, workspace, var)
     failures = getattr(failed, "failures", {})

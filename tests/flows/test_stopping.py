@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import forked
 import psutil
@@ -19,7 +18,6 @@ import pytest
 from forked import PATIENCE
 from slow_disk import slow_in
 
-from flows import stopping
 from harness.audits import differences, temporary
 from ttame_core.lake import Lake
 from ttame_core.stopping import Stopped, give_up, scratch
@@ -115,26 +113,6 @@ def app():
 cli.app = app
 cli.main()
 """
-# As a command that has started a temporary server, and is killed, or whose server is.
-SERVES = """
-import subprocess, sys, time, types
-from flows.stopping import no_longer_than_servers, servers_end_with_this_process
-module = types.ModuleType("prefect.server.api.server")
-server = types.SimpleNamespace(server_process=None)
-module.SubprocessASGIServer = types.SimpleNamespace(_instances={0: server})
-sys.modules["prefect.server.api.server"] = module
-with servers_end_with_this_process():
-    server.server_process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL
-    )
-    time.sleep(0.5)
-    if "started" not in sys.argv:
-        print(server.server_process.pid, flush=True)
-        sys.stdin.read()
-print(server.server_process.pid, flush=True)
-with no_longer_than_servers():
-    sys.stdin.read()
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -154,50 +132,6 @@ def test_whatever_swallows_a_signal_the_command_ends(
     assert "swallowed" not in out
 
 
-def test_a_server_is_looked_for_while_prefect_is_being_imported(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module = ModuleType("prefect.server.api.server")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert stopping._servers() == []
-    module.SubprocessASGIServer = SimpleNamespace(_instances={None: object()})  # type: ignore[attr-defined]
-    assert stopping._servers() == []
-
-
-@pytest.mark.parametrize("state", ["starting", "started"])
-def test_a_temporary_server_ends_with_a_command_that_is_killed(state: str) -> None:
-    command, pipe = [sys.executable, "-c", SERVES, state], subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-    server = psutil.Process(int(process.stdout.readline()))
-    process.kill()
-    process.wait()
-    _, alive = psutil.wait_procs([server], timeout=PATIENCE)
-    assert alive == []
-
-
-def test_a_command_ends_when_its_temporary_server_does() -> None:
-    command, pipe = [sys.executable, "-c", SERVES, "started"], subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    psutil.Process(int(process.stdout.readline())).kill()
-    process.wait(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "temporary server has ended" in process.stderr.read()
-
-
-UNSTARTED = (
-    SERVES.partition("with servers_end")[0]
-    + """
-code = int(sys.argv[1])
-with servers_end_with_this_process():
-    while True:  # as Prefect does
-        ends = f"import time; time.sleep(0.2); raise SystemExit({code})"
-        server.server_process = subprocess.Popen([sys.executable, "-S", "-c", ends])
-        server.server_process.wait()
-        time.sleep(600 * (code != 3))
-"""
-)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_first_imports_ends_a_command_quietly(
     number: signal.Signals, tmp_path: Path
@@ -215,14 +149,6 @@ def test_a_signal_in_the_first_imports_ends_a_command_quietly(
     command.send_signal(number)
     _, said = command.communicate(timeout=PATIENCE)
     assert (command.returncode, said) == (128 + number, "")
-
-
-@pytest.mark.parametrize("code", [1, 3])
-def test_a_command_ends_where_temporary_servers_end_at_once(code: int) -> None:
-    command = [sys.executable, "-c", UNSTARTED, str(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 2
-    assert "temporary server ends as soon as it is started" in done.stderr
 
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
