@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,39 @@ torch.set_num_threads(1)  # of this process, where torch came before the variabl
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     """One more than there are cores: many tests wait for a server, or for a process to end."""
     return (yield) + 1
+
+
+COMPILES = """
+import torch
+from ttame_core.metrics import contour_ious
+from ttame_core.perturbation.imputation import impute
+contour_ious(torch.rand(1, 8, 8), [torch.tensor([[1, 1, 4, 4]])])
+impute(torch.rand(1, 3, 8, 8), torch.rand(1, 8, 8) < 0.5)
+"""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what Numba compiles once, while the processes of the tests start.
+
+    Each of them would compile it again, as long as none has ended.
+    """
+    if session.config.getoption("tx", None):  # of the process that starts the others
+        subprocess.Popen([sys.executable, "-c", COMPILES])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process begin with some of the slow tests: none is waited for at the end.
+
+    xdist gives each process a part of the list, and those that have ended a part of what is left.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    bounds = [number * len(others) // processes for number in range(processes + 1)]
+    items.clear()
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        items += slow[number::processes] + others[start:end]
 
 
 @pytest.hookimpl(wrapper=True)
