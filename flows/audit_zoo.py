@@ -1,4 +1,4 @@
-"""The whole audit: shard, fit, train, explain, evaluate, report."""
+"""The whole audit: shard, fit, train, explain, evaluate, paste, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from flows.dump_maps import MAKING_MAPS
 from flows.each_backbone import BackbonesFailed
 from flows.evaluate_maps import evaluate_maps
 from flows.open_audit import named, open_spec
+from flows.paste_marked import paste_marked
 from flows.stages import run_stages
 from tasks.report import report
 from ttame_core.audits.gates import GatesFailed
@@ -31,7 +32,9 @@ def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
         GatesFailed: no backbone failed, but a gate did; the record is written.
     """
     audit = open_spec(spec)
-    failures = run_stages((*MAKING_MAPS, evaluate_maps), audit, workspace)
+    looked = any(metric.family == "marked" for metric in audit.evaluation.metrics)
+    stages = (*MAKING_MAPS, evaluate_maps, *([paste_marked] if looked else []))
+    failures = run_stages(stages, audit, workspace)
     place = report(audit, workspace, {name: str(error) for name, error in failures.items()})
     if failures:
         raise BackbonesFailed(failures)

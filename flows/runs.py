@@ -26,6 +26,7 @@ FLOWS = (
     "sweep_training",
     "explain_dataset",
     "evaluate_maps",
+    "paste_marked",
     "dump_maps",
     "import_maps",
 )

@@ -13,6 +13,7 @@ from prefect.logging import disable_run_logger
 from tasks.evaluate import evaluate
 from tasks.explain import explain
 from tasks.fit import fit
+from tasks.paste import paste
 from tasks.report import report
 from tasks.shard import finish, plan, write
 from tasks.train import train
@@ -138,6 +139,8 @@ def audit_once(
             for backbone in audit.backbones:
                 for shard in tested:
                     task.fn(audit, workspace, backbone, [shard])
+        for backbone in audit.backbones:
+            paste.fn(audit, workspace, backbone)
         if record:
             enter("report")
             report.fn(audit, workspace, {})

@@ -12,10 +12,11 @@ from known import known_lake
 
 from ttame_core.audits.record import Outcome, write_record
 from ttame_core.audits.specification import complete
-from ttame_core.lake import Lake, scores_file
+from ttame_core.lake import Lake, pasted_file, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.variables import set_variables
-from ttame_core.report.findings import sql_text, what_is_alike
+from ttame_core.lake.schemas import PASTED
+from ttame_core.report.findings import sql_text, what_becomes, what_is_alike
 from ttame_core.report.rendering import read_answers, render
 from ttame_core.spec import AuditSpec
 
@@ -52,7 +53,7 @@ def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[t
             db.execute("INSERT INTO marked VALUES (?, ?, ?, ?, ?, ?, ?)", marked)
         db.executemany("INSERT INTO values_marked VALUES (?, ?, ?, ?, ?, ?)", rows)
         db.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?)", images)
-        known = {"dataset": "d", "backbones": ["net"], "rivals": ["ttame", "gradcam"]}
+        known = {"dataset": "d", "backbones": ["net"], "rivals": ["ttame", "gradcam"], "most": 6}
         set_variables(db, known)
         found = db.execute(sql_text("alike")).fetchall()
     assert all(row[8] == {"a": 1, "b": 7, "c": 25}[row[3]] for row in found)
@@ -94,6 +95,29 @@ def test_a_place_has_a_name(spot: int | None, words: str) -> None:
     assert what_is_alike({"aspect": "look", "spot": spot}) == "what looks the same"
 
 
+def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
+            "source TEXT, alike BOOL, key TEXT, before DOUBLE, after DOUBLE)"
+        )
+        db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
+        db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
+        db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
+        for source, alike, after in (("a", True, 0.4), ("b", True, 0.8), ("c", False, 0.03)):
+            for key, before in (("x", 0.0), ("y", 0.02)):
+                row = ("d", "net", 7, "place", source, alike, key, before, after)
+                db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        set_variables(db, {"dataset": "d", "backbones": ["net"]})
+        rows = db.sql(sql_text("pasted")).to_arrow_table().to_pylist()
+    assert what_becomes(rows, "net", "saw", "place") == (
+        "Pasted onto 2 pictures of other classes, what they mark takes the probability of saw "
+        "from 1 % to 60 %; what the least alike maps of saw mark, to 3 %."
+    )
+    assert what_becomes(rows, "net", "saw", "look") == ""
+    assert what_becomes(rows, "other", "saw", "place") == ""
+
+
 def test_the_report_names_and_shows_a_class_without_boxes(
     drawn: tuple[Lake, str], tmp_path: Path
 ) -> None:
@@ -114,6 +138,13 @@ def test_the_report_names_and_shows_a_class_without_boxes(
             known = {name: row[name] for name in ("key", "label")}
             rows.append({**known, "predicted": i % 2, "target": i % 2, **marked})
         lake.write_parquet(scores_file("marked", *place), rows, schema_of("marked"), {})
+    pastes = [
+        {"target": target, "aspect": "place", "source": "a", "alike": alike, "key": "b"}
+        | {"before": 0.01, "after": 0.62 if alike else 0.03}
+        for target in range(10)
+        for alike in (True, False)
+    ]
+    lake.write_parquet(pasted_file("drawn", "net"), pastes, PASTED, {})
     folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)
     answers = read_answers(lake, folder)
     words = [line.words for answer in answers for line in answer.lines]
@@ -121,7 +152,9 @@ def test_the_report_names_and_shows_a_class_without_boxes(
         w.startswith("net: the maps of ") and "the same place, most of all the upper left" in w
         for w in words
     )
+    assert any("Pasted onto 1 picture of other classes" in w and "1 % to 62 %" in w for w in words)
     assert not any("Shortcuts were not looked for" in w for w in words)
     page = Path(lake.path(folder), "report.html").read_text()
     assert '<section id="shortcuts">' in page
     assert "mark the same place" in page
+    assert page.count("Pasted onto 1 picture of other classes") >= 2  # on top, and by the pictures

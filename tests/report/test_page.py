@@ -179,4 +179,4 @@ def test_there_is_no_plot_without_data() -> None:
     assert plots.kept([], "IC") == plots.removal([], "MoRF") == plots.steps([], "insertion") == []
     assert plots.sizes([], "energy_in_box") == plots.cost([], "AD@15") == []
     assert plots.ranks([]) is None
-    assert plots.scale([], "AD@15") is None
+    assert plots.scale([], "AD@15") == []

@@ -109,7 +109,7 @@ def test_no_image(state: Callable[..., State]) -> None:
 def test_one_class(state: Callable[..., State]) -> None:
     last = state(without=["classes"])
     assert last.trust.tone == "care"
-    assert "only one class" in last.trust.short
+    assert "all images are of one class" in last.words
 
 
 def test_no_labels(state: Callable[..., State]) -> None:
@@ -140,5 +140,5 @@ def test_few_images_are_never_green(state: Callable[..., State]) -> None:
     last = state()
     assert (last.trust.tone, last.trust.short) == (
         "care",
-        "With care: only 12 images and few images of a class",
+        "With care: only 12 images, and 6 more reasons",
     )

@@ -200,7 +200,5 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     few = replace(GOOD, images=30)
     assert trust([few, replace(few, backbone="other")]).short == "With care: only 30 images"
     untested = replace(GOOD, randomised={})
-    assert (
-        trust([untested]).short == "Nothing speaks against them, but no check with random weights"
-    )
+    assert trust([untested]).short == "Not fully known: 1 of 13 checks not made"
     assert trust([replace(poor, backbone="net"), poor]).tone == "bad"

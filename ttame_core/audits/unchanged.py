@@ -22,6 +22,7 @@ READ = (
     "heads/dataset={}/*/*/*.parquet",
     "explainers/dataset={}/*/*/*.parquet",
     "scores/*/dataset={}/*/*/*.parquet",
+    "pasted/dataset={}/*/*.parquet",
 )
 
 

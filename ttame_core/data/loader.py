@@ -12,7 +12,7 @@ import json
 import random
 import tarfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -300,6 +300,31 @@ def load_batches(
                 yield _collate([future.result() for future in pending.popleft()])
         while pending:
             yield _collate([future.result() for future in pending.popleft()])
+
+
+def load_samples(
+    lake: Lake,
+    dataset: str,
+    keys: Mapping[str, Collection[str]],
+    preprocessing: Preprocessing,
+) -> Batch:
+    """Return a few samples, by their keys, as one batch in stored order.
+
+    Args:
+        lake: the workspace.
+        dataset: name of the data set.
+        keys: keys of the samples, by the name of their shard.
+        preprocessing: the classifier's, which makes its view of a picture.
+
+    Raises:
+        UserError: a shard is damaged.
+    """
+    return _collate(
+        _decode(sample, preprocessing)
+        for shard, wanted in sorted(keys.items())
+        for sample in read_shard(lake, dataset, shard)
+        if sample["__key__"] in wanted
+    )
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

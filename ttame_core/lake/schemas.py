@@ -214,6 +214,23 @@ AUDIT_CHANGES = pa.schema(
     ]
 )
 
+# A row for each time that what maps mark of one picture was pasted onto another. target: number of
+# the class whose maps are alike, in place or in look (aspect). source, key: the picture that the
+# patch is of, and the one that it is pasted onto. alike: whether the source's maps are among those
+# most like the others of the class; else they are among those least like them. before, after:
+# probability of the class on the picture as it is, and with the patch.
+PASTED = pa.schema(
+    [
+        ("target", pa.int32()),
+        ("aspect", pa.string()),
+        ("source", pa.string()),
+        ("alike", pa.bool_()),
+        ("key", pa.string()),
+        ("before", pa.float32()),
+        ("after", pa.float32()),
+    ]
+)
+
 # The maps of the images in AUDIT_VALUES, reduced to 14×14 as in the family `shape`, as float16.
 AUDIT_THUMBNAILS = pa.schema(
     [

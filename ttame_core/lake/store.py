@@ -610,6 +610,11 @@ def classes_file(dataset: str, backbone: str) -> str:
     return f"classes/dataset={dataset}/backbone={backbone}/classes.parquet"
 
 
+def pasted_file(dataset: str, backbone: str) -> str:
+    """Return the path of what became of pictures that marked parts were pasted onto (PASTED)."""
+    return f"pasted/dataset={dataset}/backbone={backbone}/pasted.parquet"
+
+
 def scores_file(metric: str, dataset: str, backbone: str, explainer: str, shard: str) -> str:
     """Return the path of a family's scores of an explainer's maps of a shard."""
     return (

@@ -22,14 +22,25 @@ MARKED = 0.1  # share of the pixels that count as marked
 PLACE_SIDE = 7
 
 
+def marked_pixels(maps: Tensor) -> Tensor:
+    """Return the marked tenth of each map's pixels, (B, H, W) bool.
+
+    Args:
+        maps: (B, H, W); the tenth of the pixels with the largest values is marked, and those that
+            equal the least of them.
+    """
+    flat = maps.flatten(1)
+    least = flat.topk(ceil(MARKED * flat.shape[1]), dim=1).values[:, -1:]
+    return (flat >= least).view_as(maps)
+
+
 def looks(images: Tensor, maps: Tensor) -> Tensor:
     """Return what the marked tenth of each image looks like.
 
     Args:
         images: (B, C, H, W) in [0, 1]; where C is not 3, the mean of the channels stands for red,
             green and blue.
-        maps: (B, H, W); the tenth of the pixels with the largest values is marked, and those that
-            equal the least of them.
+        maps: (B, H, W), of which `marked_pixels` are marked.
 
     Returns:
         (B, 7): mean and standard deviation of red, green and blue over the marked pixels, and the
@@ -37,10 +48,8 @@ def looks(images: Tensor, maps: Tensor) -> Tensor:
     """
     if images.shape[1] != 3:
         images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    flat = maps.flatten(1)
-    least = flat.topk(ceil(MARKED * flat.shape[1]), dim=1).values[:, -1:]
-    chosen = (flat >= least).to(images.dtype)
-    weights = (chosen / chosen.sum(dim=1, keepdim=True)).view_as(maps)[:, None]
+    chosen = marked_pixels(maps).to(images.dtype)
+    weights = (chosen / chosen.sum(dim=(1, 2), keepdim=True))[:, None]
     mean = (images * weights).sum(dim=(2, 3))
     variance = ((images - mean[..., None, None]) ** 2 * weights).sum(dim=(2, 3))
     around = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)

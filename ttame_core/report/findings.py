@@ -19,13 +19,15 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.query.variables import literal, set_variables
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.metrics.marked import PLACE_SIDE
+from ttame_core.report.answers import counted
 from ttame_core.report.tables import Best, wide
 from ttame_core.stages.roles import rivals
 
 Rows = list[dict[str, Any]]
 
+SHOWN = 6  # images of a class whose maps are alike
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
-SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look")
+SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look", "pasted")
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
@@ -45,6 +47,26 @@ def what_is_alike(row: Mapping[str, Any]) -> str:
     right = _end_of(column, "left", "right")
     where = f"{down} {right} corner" if down and right else f"{down or right} edge"
     return f"the same place, most of all the {where if down or right else 'middle'}"
+
+
+def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
+    """Return a sentence on what the marked parts of a class make of other pictures, or nothing.
+
+    Args:
+        rows: rows of the series `pasted`.
+        backbone: name of the backbone.
+        name: name of the class whose maps are alike.
+        aspect: `place` or `look`, in which they are.
+    """
+    wanted = backbone, name, aspect
+    own = [row for row in rows if (row["backbone"], row["class"], row["aspect"]) == wanted]
+    for row in own:
+        return (
+            f"Pasted onto {counted(row['pictures'], 'picture')} of other classes, what they mark "
+            f"takes the probability of {name} from {row['before']:.0f} % to {row['alike']:.0f} %; "
+            f"what the least alike maps of {name} mark, to {row['others']:.0f} %."
+        )
+    return ""
 
 
 def _end_of(number: int, first: str, last: str) -> str:
@@ -104,13 +126,11 @@ def gather(
     rows = wide(board)[1]
     keep, leads = _leads(board)
     known = {
+        **_known(audit, sorted({row["backbone"] for row in rows}), SHOWN),
         "audit": audit.name,
         "now": now,
-        "dataset": audit.dataset.name,
         "split": audit.maps.split,
-        "backbones": sorted({row["backbone"] for row in rows}),
         "explainers": [e.name for e in audit.explainers],
-        "rivals": rivals(audit),
         "leads": leads,
         "keep": keep or KEPT,
     }
@@ -133,6 +153,24 @@ def gather(
     order = [*ranked, *(name for name in rivals(audit) if name not in ranked)]
     sql = {name: _runnable(sql_text(name), known) for name in (*SERIES, *EXHIBITS, *TABLES)}
     return Findings(series, exhibits, scores, classes, order, leads, keep, images, sql)
+
+
+def alike_images(db: duckdb.DuckDBPyConnection, audit: spec.AuditSpec, backbone: str) -> Rows:
+    """Return all images of the classes whose maps are alike, as report/sql/alike.sql has them.
+
+    Args:
+        db: connection that sees the audit's scores.
+        audit: the spec.
+        backbone: name of the backbone.
+    """
+    set_variables(db, _known(audit, [backbone], most=2**31))
+    return _rows(db, "alike")
+
+
+def _known(audit: spec.AuditSpec, backbones: Sequence[str], most: int) -> dict[str, Any]:
+    """Return the variables of report/sql/alike.sql, which other queries have as well."""
+    names = {"dataset": audit.dataset.name, "backbones": backbones, "rivals": rivals(audit)}
+    return {**names, "most": most}
 
 
 _PICTURED = pa.schema([("backbone", pa.string()), ("key", pa.string())])

@@ -35,6 +35,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+if (matchMedia("(max-width: 40rem)").matches)  // a phone's first screen has all answers
+  for (const reasons of document.querySelectorAll(".answer details")) reasons.open = false;
+
 const filter = document.getElementById("filter");
 const ends = document.getElementById("ends");
 function choose() {

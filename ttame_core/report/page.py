@@ -13,7 +13,7 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.assets import asset, environment, script_hash
-from ttame_core.report.findings import Findings, what_is_alike
+from ttame_core.report.findings import Findings, what_becomes, what_is_alike
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
     Best,
@@ -83,7 +83,7 @@ def render_page(
             classes=_classes(findings),
             first=_first(findings),
             outside=exhibits.get("outside", ()),
-            alike=_alike(exhibits.get("alike", ())),
+            alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
             wrong=exhibits.get("wrong", ()),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
@@ -268,7 +268,8 @@ def _plots(
     """Draw the plots of the page.
 
     Returns:
-        The plots `scale` and `ranks`, or None for each, and `rows`, the sections with figures.
+        The panels of `scale`; the SVG of `ranks`, which may be empty; and `rows`, the sections with
+        figures.
     """
     series = findings.series
 
@@ -331,10 +332,9 @@ def _plots(
             ("Loss, mean of every hundredth", plots.training(series["training"], "loss")),
         ),
     ]
-    scale = plots.scale(board, drop) if drop else None
     ranks = plots.ranks(series["ranks"])
     return {
-        "scale": Markup(scale.svg) if scale else "",
+        "scale": _safe(plots.scale(board, drop) if drop else []),
         "ranks": Markup(ranks.svg) if ranks else "",
         "rows": [row for row in rows if row["figures"]],
     }
@@ -344,7 +344,7 @@ def _safe(panels: Sequence[Plot]) -> list[dict[str, Any]]:
     return [{"title": panel.title, "svg": Markup(panel.svg)} for panel in panels]
 
 
-def _alike(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
+def _alike(shown: Sequence[Exhibit], pasted: Rows) -> list[dict[str, Any]]:
     """Return the classes whose maps are alike, each with its images."""
     classes: dict[tuple[str, str, str], list[Exhibit]] = {}
     for own in shown:
@@ -355,11 +355,12 @@ def _alike(shown: Sequence[Exhibit]) -> list[dict[str, Any]]:
             "backbone": backbone,
             "class": name,
             "what": what_is_alike(own[0].finding),
+            "becomes": what_becomes(pasted, backbone, name, aspect),
             "score": own[0].finding["score"],
             "images": own[0].finding["images"],
             "exhibits": own,
         }
-        for (backbone, name, _), own in classes.items()
+        for (backbone, name, aspect), own in classes.items()
     ]
 
 

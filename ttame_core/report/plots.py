@@ -293,54 +293,61 @@ class Plots:
 
     # ---- others ----------------------------------------------------------------------------
 
-    def scale(self, board: Rows, metric: str) -> Plot | None:
-        """Draw an average drop of all explainers, each backbone on a horizontal line of its own.
+    def scale(self, board: Rows, metric: str) -> list[Plot]:
+        """Draw an average drop of all explainers, a row for each.
 
-        The x-axis is the percentage of the confidence that is lost; lower is better. Ticks mark the
-        values of random maps and of annotated objects, the two ends of the scale.
+        The x-axis is the percentage of the confidence that is lost. The best stands on top. Bars
+        are 95 % intervals; dotted lines go through random maps and annotated objects, the two ends
+        of the scale. Names and values stand beside the rows, where none can cover another.
 
         Args:
             board: rows of the leaderboard.
             metric: name of the average drop, such as AD@15.
+
+        Returns:
+            A plot for each backbone.
         """
         rows = [r for r in board if r["metric"] == metric and r["explainer"] in self._looks]
-        backbones = _backbones(rows)
-        if not rows:
-            return None
+        top = max((r["ci_high"] for r in rows), default=0) or 1
+        panels = []
+        for backbone in _backbones(rows):
+            own = sorted((r for r in rows if r["backbone"] == backbone), key=lambda r: r["value"])
 
-        def draw(axes: Axes) -> None:
-            for place, backbone in enumerate(backbones):
-                axes.axhline(place, color=LINE, linewidth=0.8, zorder=0)
-                for look, (row,) in self._series(rows, backbone):
-                    self._mark(axes, look, row, place)
-            axes.set_yticks(range(len(backbones)), backbones, color=INK, fontsize=10)
-            axes.set_ylim(len(backbones) - 0.4, -0.6)
-            axes.set_xlim(left=0)
-            axes.grid(False, axis="y")
-            axes.set_xlabel(f"{metric}: % of the confidence lost; lower is better")
+            def draw(axes: Axes, own: Rows = own) -> None:
+                for place, row in enumerate(own):
+                    self._mark(axes, row, place)
+                names = [row["explainer"] for row in own]
+                axes.set_yticks(range(len(own)), names, color=INK)
+                axes.set_ylim(len(own) - 0.5, -0.5)
+                axes.set_xlim(-0.04 * top, 1.04 * top)
+                axes.grid(False, axis="y")
+                axes.set_xlabel(f"{metric}, %; lower is better")
 
-        words = "; ".join(f"{r['backbone']} {r['explainer']} {r['value']:.1f}" for r in rows)
-        size = (WIDE[0], 0.75 + 0.48 * len(backbones))
-        return self._draw(draw, "", f"{metric} of every explainer", words, size)
+            words = "; ".join(f"{r['explainer']} {r['value']:.1f}" for r in own)
+            title = f"{metric} of every explainer, {backbone}"
+            size = (PANEL[0], 0.55 + 0.2 * len(own))
+            panels.append(self._draw(draw, backbone, title, words, size))
+        return panels
 
-    def _mark(self, axes: Axes, look: Look, row: Mapping[str, Any], place: float) -> None:
-        own: dict[str, Any] = {"gid": _gid(look)}
-        if look.role != RIVAL:
-            if look.method not in ENDS:
-                return
-            axes.plot([row["value"]] * 2, [place - 0.22, place + 0.22], color=SOFT, **own)
-            if place == 0:
-                axes.text(
-                    row["value"], place - 0.3, look.name, color=SOFT, ha="center", va="bottom"
-                )
-            return
-        if look.place is None:
-            axes.plot([row["value"]], [place], "o", color=SOFT, markersize=3.5, alpha=0.6, **own)
-            return
+    def _mark(self, axes: Axes, row: Mapping[str, Any], place: int) -> None:
+        """Draw a row of `scale`, with the value at its right end."""
+        look = self._looks[row["explainer"]]
+        if look.role != RIVAL and look.method in ENDS:
+            axes.axvline(row["value"], color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)))
         ends = [row["ci_low"], row["ci_high"]]
         axes.plot(ends, [place] * 2, color=look.colour, linewidth=5, alpha=0.3)
-        marker = MARKERS[look.place]
-        axes.plot([row["value"]], [place], marker, color=look.colour, markersize=7, **own)
+        marker = "o" if look.place is None else MARKERS[look.place]
+        size = 4.5 if look.place is None else 7
+        marked: dict[str, Any] = {"color": look.colour, "markersize": size, "gid": _gid(look)}
+        axes.plot([row["value"]], [place], marker, **marked)
+        axes.annotate(
+            f"{row['value']:.1f}",
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+        )
 
     def cost(self, board: Rows, metric: str) -> list[Plot]:
         """Draw an average drop (y-axis, %) over the seconds that a map takes (x-axis, logarithmic).

@@ -102,19 +102,17 @@ def trust(evidence: Sequence[Evidence]) -> Answer:
     unknown = [f for f in checks if not f.weighed.known]
     if bad:
         names = list(dict.fromkeys(f.backbone for f in bad))
-        brief = bad[0].weighed.brief
         if all(e.failure for e in evidence):
             return Answer(QUESTION, "bad", "No: every classifier failed", lines)
-        where = "No" if len(names) == len(evidence) else f"Not on {listed(names, 3)}"
-        return Answer(QUESTION, "bad", f"{where}: {brief}", lines)
+        where = "No" if len(names) == len(evidence) else f"Not on {listed(names, 2)}"
+        return Answer(QUESTION, "bad", f"{where}: {bad[0].weighed.brief}", lines)
     if care:
-        briefs = list(dict.fromkeys(f.weighed.brief for f in care))
-        return Answer(QUESTION, "care", f"With care: {listed(briefs, 2)}", lines)
+        more = len({f.title for f in checks if f.weighed.tone != "good"}) - 1
+        others = f", and {counted(more, 'more reason')}" if more else ""
+        return Answer(QUESTION, "care", f"With care: {care[0].weighed.brief}{others}", lines)
     if unknown:
-        briefs = list(dict.fromkeys(f.weighed.brief for f in unknown))
-        return Answer(
-            QUESTION, "care", f"Nothing speaks against them, but {listed(briefs, 3)}", lines
-        )
+        short = f"Not fully known: {len(unknown)} of {counted(len(checks), 'check')} not made"
+        return Answer(QUESTION, "care", short, lines)
     return Answer(QUESTION, "good", f"Yes: all {counted(len(checks), 'check')} hold", lines)
 
 

@@ -16,7 +16,7 @@ from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
-from ttame_core.report.findings import Findings, what_is_alike
+from ttame_core.report.findings import Findings, what_becomes, what_is_alike
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
 
@@ -132,14 +132,15 @@ def attention(
         lines.append(Line(f"{listed(crashed)} failed.", "notes"))
     if failed:
         lines.append(Line(f"{counted(failed, 'check')} of the gates failed.", "changes"))
-    if outside:
-        on = counted(outside, "prediction")
-        words = f"On {on} explainers look outside every box: possible shortcuts."
-        lines.append(Line(words, "shortcuts"))
     alike = {(row["backbone"], row["class"]): row for row in findings.of("alike")}
     for (backbone, name), row in alike.items():
         what = what_is_alike(row)
         words = f"{backbone}: the maps of {name} mark {what}: the object, or a shortcut."
+        becomes = what_becomes(findings.series["pasted"], backbone, name, row["aspect"])
+        lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
+    if outside:
+        on = counted(outside, "prediction")
+        words = f"On {on} explainers look outside every box: possible shortcuts."
         lines.append(Line(words, "shortcuts"))
     if wrong:
         confident = f", {sure} of them with at least 90 % probability" if sure else ""
@@ -165,9 +166,13 @@ def attention(
         return Answer(question, "bad", short, [*lines, *unseen])
     if not explained:
         return Answer(question, "bad", "No image was explained", lines)
-    if outside or alike or wrong:
-        short = counted(outside or len(alike), "possible shortcut")
-        short = short if outside or alike else counted(wrong, "wrong prediction")
+    if alike:
+        names = list(dict.fromkeys(name for _, name in alike))
+        short = f"{'Classes' if len(names) > 1 else 'Class'} {listed(names, 2)}: a shortcut?"
+        return Answer(question, "care", short, [*lines, *unseen])
+    if outside or wrong:
+        short = counted(outside, "possible shortcut") if outside else ""
+        short = short or counted(wrong, "wrong prediction")
         return Answer(question, "care", short, [*lines, *unseen])
     if lines:
         return Answer(question, "care", "Little", [*lines, *unseen])

@@ -30,6 +30,7 @@ from ttame_core.lake import (
     fitted_folder,
     head_folder,
     maps_file,
+    pasted_file,
     scores_file,
 )
 from ttame_core.lake.schemas import HEAD as HEAD_HASH
@@ -37,9 +38,10 @@ from ttame_core.lake.schemas import LOST, WEIGHTS
 from ttame_core.lake.store import MADE_FROM
 from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.stages.explain import ALL
+from ttame_core.stages.roles import rivals
 
 # Versions of the files, to be increased when the code makes other content from the same inputs.
-FIT, HEAD, MAPS, SCORES = 1, 1, 1, 1
+FIT, HEAD, MAPS, SCORES, PASTED = 1, 1, 1, 1, 1
 TOGETHER = 1000  # files whose metadata are in memory at a time
 
 
@@ -335,6 +337,30 @@ class Provenance:
             "images": self.share(shard, metric.images),
         }
 
+    def pasted(self, backbone: spec.Backbone) -> dict[str, Any] | None:
+        """Describe what the pastes of a backbone's marked parts are made from.
+
+        None where the audit does not ask for the family `marked`, which finds what is pasted.
+        """
+        metrics = self.audit.evaluation.metrics
+        marked = next((m for m in metrics if m.family == "marked"), None)
+        if marked is None:
+            return None
+        named = rivals(self.audit)
+        scores = [
+            fingerprint(self.scores(backbone, e, marked, shard))
+            for e in self.explainers()
+            if e.name in named
+            for shard, _ in self.shards(self.audit.maps.split)
+        ]
+        return {"format": PASTED, "scores": scores}
+
+    def pasted_is_current(self, backbone: spec.Backbone) -> bool:
+        """Say whether the lake holds a backbone's current pastes, or the audit asks for none."""
+        made_from = self.pasted(backbone)
+        path = pasted_file(self.dataset, backbone.name)
+        return made_from is None or self.lake.is_current(path, made_from)
+
     def head_is_current(self, backbone: spec.Backbone, explainer: spec.Explainer) -> bool:
         """Say whether the lake holds the current head, unchanged, or why there is none."""
         folder = head_folder(self.dataset, backbone.name, explainer.name)
@@ -406,6 +432,8 @@ class Provenance:
                     yield maps_file(*of_backbone, e.name, shard)
                 for e, metric in self.missing_scores(backbone, shard):
                     yield scores_file(metric.family, *of_backbone, e.name, shard)
+            if not self.pasted_is_current(backbone):
+                yield pasted_file(*of_backbone)
 
     def lost(self, backbone: spec.Backbone) -> Counter[str]:
         """Return how many maps each explainer lacks because they are not finite, by its name."""

@@ -25,6 +25,7 @@ from ttame_core.lake.schemas import (
     EXPLAINERS,
     INDEX,
     LEADERBOARD,
+    PASTED,
     REJECTED,
     SHARDS,
     SWEEPS,
@@ -35,6 +36,7 @@ from ttame_core.lake.store import (
     explainer_file,
     head_folder,
     maps_file,
+    pasted_file,
     scores_file,
     trial_file,
 )
@@ -52,6 +54,7 @@ FILES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
     "maps": (maps_file("*", "*", "*", "*"), EITHER, PARTITIONS),
     "explainers": (explainer_file("*", "*", "*"), EXPLAINERS, PARTITIONS),
     "classes": (classes_file("*", "*"), CLASSES, ("dataset", "backbone")),
+    "pasted": (pasted_file("*", "*"), PASTED, ("dataset", "backbone")),
     "heads": (f"{head_folder('*', '*', '*')}/history.parquet", ANY_HISTORY, PARTITIONS),
     "sweeps": (trial_file("*", "*", "*", None), SWEEPS, PARTITIONS),
     "audits": ("audits/*/*/leaderboard.parquet", LEADERBOARD, ()),

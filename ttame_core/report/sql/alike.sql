@@ -1,8 +1,8 @@
 -- Images of classes whose maps are alike, which may be told by a shortcut: a class whose maps mark the
 -- same place (`place_alike` of 0.35 or more), or whose maps mark what looks the same, far ahead of
 -- every other class (`look_alike` 0.3 above the next class). A class has the value that a quarter of
--- its images reach, the mean over explainers. At most five such classes of a backbone, and of each the six
--- images whose maps are most like those of the others. images: number of the class's images. spot: the
+-- its images reach, the mean over explainers. At most five such classes of a backbone, and of each the
+-- `most` images whose maps are most like those of the others. images: number of the class's images. spot: the
 -- one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are furthest above the
 -- mean of all classes.
 WITH own AS (
@@ -56,5 +56,5 @@ SELECT backbone, 'alike' AS kind, aspect, class, score, images, key, value, spot
        row_number() OVER (
            PARTITION BY backbone, aspect, class ORDER BY value DESC, md5(key)
        ) AS place
-FROM pictures LEFT JOIN spots USING (backbone, class) QUALIFY place <= 6
+FROM pictures LEFT JOIN spots USING (backbone, class) QUALIFY place <= getvariable('most')
 ORDER BY score DESC, backbone, class, aspect, place

@@ -76,6 +76,11 @@ LEFT JOIN classes AS own
 LEFT JOIN classes AS its
     ON its.dataset = p.dataset AND its.backbone = p.backbone AND its.number = p.predicted;
 
+-- What becomes of pictures when the marked part of one whose class has maps that are alike is pasted
+-- onto them.
+CREATE VIEW pasted AS
+SELECT dataset, backbone, * EXCLUDE (dataset, backbone, filename) FROM files_pasted;
+
 -- The training of each head: a row per recorded step, and one per validation and metric. `confidence`
 -- is the term of `training.objective`, whatever its name is. Files hold a row per term, and the names of
 -- metrics have an @; earlier files have the columns of the view.
