@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,7 @@ def compare(
         spec = _spec(f"real-{name}", section, [_backbone(b, name) for b in backbones], chosen)
         _audit(spec, workspace, images)
         yield from _tables(workspace, name, seeds)
-    carried = [_backbone(b, "many") | {"name": f"{b}-ten", "head": h} for b, h in _heads(workspace)]
+    carried = [_backbone(b, "many") | {"name": n, "head": h} for b, n, h in _heads(workspace)]
     section = _dataset(workspace, "many", None)
     _audit(_spec("real-carried", section, carried, ["ttame"]), workspace, images)
     yield _carried(workspace)
@@ -137,7 +138,7 @@ def _explainers(seeds: int, few: int, rivals: bool) -> list[Any]:
         {"ttame": {"name": f"ttame-{seed}", "training": {"seed": seed}}} for seed in range(seeds)
     ]
     start = {"ttame": {"name": "start", "training": {"min_steps": 0}}}
-    published = {"recipe": "paper", "optimizer": "adamw", "learning_rate": 0.005}
+    published = {"recipe": "paper", "optimizer": "adamw", "learning_rate": 0.005, "epochs": 1}
     trained = [
         {"ttame": {"name": "faithful", "training": published | STEPS}},
         {"lcam_img": {"training": published | STEPS}},
@@ -182,11 +183,15 @@ def _audit(spec: dict[str, Any], workspace: Path, images: int) -> None:
         raise UserError(f"the audit of {path} failed; what is done stays for the next run")
 
 
-def _heads(workspace: Path) -> Iterable[tuple[str, str]]:
-    """Yield each classifier and the file of the head that was trained on TEN with seed 0."""
+def _heads(workspace: Path) -> Iterable[tuple[str, str, str]]:
+    """Yield, of each head that was trained on TEN, its classifier, a name for both, and the file.
+
+    The name ends with the seed.
+    """
     lake = Lake(str(workspace / "lake"))
-    for path in lake.glob("heads/dataset=ten/backbone=*/explainer=ttame-0/head.safetensors"):
-        yield path.split("backbone=")[1].split("/")[0], lake.path(path)
+    for path in lake.glob("heads/dataset=ten/backbone=*/explainer=ttame-*/head.safetensors"):
+        backbone, seed = re.findall(r"backbone=(\w+)/explainer=ttame-(\d+)", path)[0]
+        yield backbone, f"{backbone}-ten-{seed}", lake.path(path)
 
 
 def _tables(workspace: Path, dataset: str, seeds: int) -> Iterable[Table]:
@@ -272,17 +277,16 @@ def _lead(metric: str, ours: Pairs, theirs: Pairs, weights: np.ndarray) -> str:
 
 
 def _carried(workspace: Path) -> Table:
-    table = Table(title="AD@50 on the test pictures of many, seed 0")
+    table = Table(title="AD@50 on the test pictures of many, mean of the seeds")
     for column in ("backbone", "head trained on many", "head trained on ten"):
         table.add_column(column, justify="left" if column == "backbone" else "right")
     with connect(Lake(str(workspace / "lake"))) as db:
         rows = db.execute(
-            "SELECT backbone, explainer, value FROM leaderboard "
-            "WHERE dataset = 'many' AND metric = 'AD@50'"
+            "SELECT split_part(backbone, '-', 1), avg(value) FILTER (backbone NOT GLOB '*-ten-*'), "
+            "avg(value) FILTER (backbone GLOB '*-ten-*') FROM leaderboard "
+            "WHERE dataset = 'many' AND metric = 'AD@50' AND explainer GLOB 'ttame*' "
+            "GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-    value = {(backbone, explainer): v for backbone, explainer, v in rows}
-    for backbone in BACKBONES:
-        both = value.get((backbone, "ttame-0")), value.get((f"{backbone}-ten", "ttame"))
-        if None not in both:
-            table.add_row(backbone, *(f"{v:.1f}" for v in both))
+    for backbone, own, carried in rows:
+        table.add_row(backbone, *("" if v is None else f"{v:.1f}" for v in (own, carried)))
     return table

@@ -43,8 +43,8 @@ def backbones(
 def explainers() -> None:
     """List the explainers with the cost of a map in passes, what they need, and their settings.
 
-    A pass is one through the classifier, beyond the pass that all explainers share; C is the number
-    of channels of the tap.
+    A pass is one through the classifier, beyond the pass that all explainers share. C is the number
+    of the tap's channels; taps and blocks are the numbers of taps and of a transformer's blocks.
 
     Examples:
         ttame explainers

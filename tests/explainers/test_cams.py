@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_grad_cam as grad_cam
 import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from tiny import PLAIN, tiny_backbone, tiny_swin, tiny_vit
+from torch import nn
 
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, NotApplicable, forward_pass, measure
-from ttame_core.explainers.cams import _Ablated
+from ttame_core.explainers.score_cams import _Ablated
 from ttame_core.lake import Lake
 from ttame_core.perturbation.masking import min_max
+from ttame_core.seeding import generator_for
 
 
 @pytest.fixture
@@ -72,6 +75,118 @@ def test_it_is_the_librarys_with_nothing_to_configure(family: str, name: str, ba
             theirs = min_max(torch.from_numpy(cam(inputs, chosen)))
             assert torch.allclose(ours[:, column], theirs, atol=2e-3)
     assert ours.max() == 1
+
+
+@pytest.mark.parametrize("family", BY_HAND)
+def test_finercam_is_the_librarys(family: str, batch: Batch) -> None:
+    make, layer, _, reshape = BY_HAND[family]
+    backbone = make()
+    ours = min_max(REGISTRY["finercam"](backbone).attribute(forward_pass(backbone, batch), TARGETS))
+    inputs = backbone.normalise(batch.float_images())
+    cam = grad_cam.FinerCAM(backbone.model, [layer(backbone.model)], reshape)
+    cam.compute_input_gradient = True
+    cam.base_cam.get_target_width_height = lambda inputs: None
+    for row, column in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+        found = cam(inputs[row : row + 1], alpha=0.6, target_idx=int(TARGETS[row, column]))
+        assert torch.allclose(ours[row, column], min_max(torch.from_numpy(found))[0], atol=2e-3)
+
+
+def test_finercam_tells_two_classes_apart() -> None:
+    logits = torch.tensor([3.0, 1.0])
+    score = REGISTRY["finercam"](tiny_backbone(), {"alpha": 0.5}).score(logits, 0)
+    assert score(logits) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "settings"),
+    [
+        ("smoothgradcam++", "SmoothGradCAMpp", {"samples": 1, "noise": 0.0}),
+        ("sscam", "SSCAM", {"samples": 2, "noise": 0.5}),
+        ("iscam", "ISCAM", {"steps": 3}),
+    ],
+)
+def test_it_is_torchcams(name: str, theirs: str, settings: dict, batch: Batch) -> None:
+    """On a network whose features are as large as the image, so that nothing is enlarged."""
+    methods = pytest.importorskip("torchcam.methods")
+    backbone = _without_stride(1e4 if name == "smoothgradcam++" else 1)
+    ours = min_max(
+        REGISTRY[name](backbone, settings).attribute(forward_pass(backbone, batch), TARGETS)
+    )
+    keys = {"samples": "num_samples", "steps": "num_samples", "noise": "std"}
+    chosen = {keys[key]: value for key, value in settings.items() if value}
+    inputs = backbone.normalise(batch.float_images())
+    with getattr(methods, theirs)(backbone.model, "2", **chosen) as cam:
+        for row, column in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+            draw = partial(_noise, generator_for(batch.keys[row]), settings.get("noise"))
+            cam._distrib = SimpleNamespace(sample=draw)
+            scores = backbone.model(inputs[row : row + 1].clone().requires_grad_())
+            found = cam(int(TARGETS[row, column]), scores)[0][0].detach()
+            assert torch.allclose(ours[row, column], found, atol=1e-4)
+
+
+def _noise(generator: torch.Generator, deviation: float, size: torch.Size) -> torch.Tensor:
+    return deviation * torch.randn(size, generator=generator)
+
+
+def _without_stride(scale: float) -> Backbone:
+    """Make a network whose logits are so large that what keeps from dividing by 0 is nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+    )
+    model[-1].weight.data *= scale
+    return Backbone(model.eval(), "plain", PLAIN, ["0", "2"])
+
+
+def test_refinecam_is_the_librarys(batch: Batch) -> None:
+    backbone = _without_stride(1e4)
+    net = backbone.model
+    ours = REGISTRY["refinecam"](backbone).attribute(forward_pass(backbone, batch), TARGETS)
+    cam = grad_cam.RefineCAM(net, [net[0], net[2]])
+    for of_layer in cam.base_cam_per_layer:
+        of_layer.compute_input_gradient = True
+    chosen = [ClassifierOutputTarget(int(t)) for t in TARGETS[:, 1]]
+    theirs = torch.from_numpy(cam(backbone.normalise(batch.float_images()), chosen))
+    assert torch.allclose(min_max(ours[:, 1]), min_max(theirs), atol=1e-4)
+
+
+def test_refinecam_enlarges_to_the_largest_tap(batch: Batch) -> None:
+    backbone = tiny_backbone()
+    found = REGISTRY["refinecam"](backbone).attribute(forward_pass(backbone, batch), TARGETS)
+    sides = [(tap.height, tap.width) for tap in backbone.taps]
+    assert min(sides) < max(sides) == tuple(found.shape[2:])
+    maps = [
+        nn.functional.interpolate(
+            min_max(REGISTRY["gradcam++"](at).attribute(forward_pass(at, batch), TARGETS)),
+            found.shape[2:],
+            mode="bilinear",
+        )
+        for tap in backbone.taps
+        if (at := Backbone(backbone.model, "one", PLAIN, [tap.module]))
+    ]
+    assert torch.allclose(found, torch.stack(maps).prod(0), atol=1e-5)
+
+
+def test_smooth_gradcam_plus_plus_is_the_papers_mean_over_noisy_images(batch: Batch) -> None:
+    backbone = _without_stride(1e4)
+    net = backbone.model
+    explainer = REGISTRY["smoothgradcam++"](backbone, {"samples": 3, "noise": 0.5})
+    ours = explainer.attribute(forward_pass(backbone, batch), TARGETS)[0, 1]
+    image = backbone.normalise(batch.float_images())[0]
+    noise = torch.randn(3, *image.shape, generator=generator_for(batch.keys[0]))
+    powers = []
+    for sample in noise:
+        features = net[:3]((image + 0.5 * sample)[None]).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(net[3:](features)[0, TARGETS[0, 1]], features)
+        powers.append([gradient[0] ** power for power in (1, 2, 3)])
+    once, twice, thrice = (torch.stack(p).mean(0) for p in zip(*powers, strict=True))
+    features = net[:3](image[None])[0].detach()
+    total = 2 * twice + (thrice * features).sum((1, 2), keepdim=True)
+    weights = (twice / (total + 1e-8) * once.relu()).sum((1, 2))
+    expected = (weights[:, None, None] * features).sum(0).relu()
+    assert torch.allclose(min_max(ours), min_max(expected), atol=1e-4)
+    assert expected.max() > 0
 
 
 def test_ablationcam_is_the_librarys_where_activations_end_at_zero(batch: Batch) -> None:
@@ -139,7 +254,9 @@ def test_a_channel_is_ablated_on_the_map_and_nowhere_else(tap: Tap, shape: tuple
 
 
 @pytest.mark.parametrize("family", BY_HAND)
-@pytest.mark.parametrize("name", ["gradcam", "eigencam", "scorecam", "ablationcam"])
+@pytest.mark.parametrize(
+    "name", ["gradcam", "eigencam", "scorecam", "ablationcam", "smoothgradcam++", "refinecam"]
+)
 def test_a_map_does_not_depend_on_its_batch(family: str, name: str, batch: Batch) -> None:
     backbone = BY_HAND[family][0]()
     if family == "resnet":
@@ -153,7 +270,13 @@ def test_a_map_does_not_depend_on_its_batch(family: str, name: str, batch: Batch
     assert torch.allclose(together[:1], alone, atol=3e-2)
 
 
-@pytest.mark.parametrize("name", ["gradcam", "eigencam", "scorecam", "ablationcam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gradcam", "eigencam", "scorecam", "ablationcam", "finercam"),
+        *("refinecam", "smoothgradcam++", "iscam"),
+    ],
+)
 def test_it_works_on_a_folded_backbone_and_costs_what_it_says(name: str, batch: Batch) -> None:
     folded, plain = tiny_backbone().fold(), tiny_backbone()
     found, expected = (
@@ -164,7 +287,8 @@ def test_it_works_on_a_folded_backbone_and_costs_what_it_says(name: str, batch: 
     explainer, forward = REGISTRY[name](folded), forward_pass(folded, batch)
     with measure(folded) as cost:
         explainer.attribute(forward, TARGETS[:, :1])
-    count = {"C": folded.taps[-1].channels}
+    count = {"C": folded.taps[-1].channels, "taps": len(folded.taps)}
+    count |= explainer.settings.model_dump()
     assert cost.forward == 2 * eval(explainer.forwards, count)
     assert cost.backward == 2 * eval(explainer.backwards, count)
 

@@ -101,8 +101,8 @@ class Explainer(ABC):
         reads_image: whether maps depend on the image and the classifier.
         explains_again: whether the explainer can explain changed images and classifiers.
         forwards: forward passes through the classifier for a map, beyond the pass that all
-            explainers share: a formula of settings, of C, the number of the tap's channels, and of
-            blocks, that of a transformer's blocks.
+            explainers share: a formula of settings and of C, the number of the tap's channels,
+            taps, the number of taps, and blocks, the number of a transformer's blocks.
         backwards: backward passes for a map, as such a formula.
         applies_to: words for the backbones that can be explained.
         Settings: class of the explainer's keys in a spec.
