@@ -57,16 +57,22 @@ def test_boxes_of_the_displayed_size_are_left_alone() -> None:
     assert _corners(box) == (0, 0, 10, 20)
 
 
+def test_voc_in_a_namespace_of_its_own() -> None:
+    (box,) = voc_boxes(_voc(1, 1, 9, 9).replace(b"<annotation", b"<annotation xmlns='x'"), UPRIGHT)
+    assert _corners(box) == (0, 0, 9, 9)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"no xml <", "not XML"),
+        (b"<annotations><image><box/></image></annotations>", "begins with <annotations>"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "document type"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'.encode("utf-16"), "document type"),
         (b"<annotation>\0</annotation>", "not XML"),
         (_voc(1, 1, 2, 2).replace(b"<xmin>1", b"<xmin>one"), "xmin"),
     ],
-    ids=["xml", "doctype", "utf-16", "zero", "number"],
+    ids=["xml", "kind", "doctype", "utf-16", "zero", "number"],
 )
 def test_broken_voc(data: bytes, reason: str) -> None:
     with pytest.raises(BrokenAnnotation, match=reason):

@@ -430,6 +430,16 @@ def test_tables_without_a_column(tmp_path: Path, columns: dict, words: str) -> N
         entries(**_parquet(tmp_path / "t.parquet", **columns))
 
 
+def test_splits_of_a_column(tmp_path: Path) -> None:
+    columns = {"image": [RED, BLUE, GREEN, BLACK], "split": ["train", "valid", "test", None]}
+    source = _parquet(tmp_path / "t.parquet", **columns, label=["a", "b", "a", "b"])
+    assert [entry.split for entry in entries(**source)] == ["train", "val", "test", None]
+    without = entries(**source, split_column=None)
+    assert {entry.split for entry in without} == {None}
+    source = _parquet(tmp_path / "t.parquet", image=[RED], split=["holdout"])
+    assert "unknown split 'holdout'" in reasons(**source)["t.parquet/000000"]
+
+
 def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     images = [RED, None, b"no picture", BLUE, RED]
     source = _parquet(tmp_path / "t.parquet", image=images, label=["a", "a", "a", None, "b"])

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from tiny import PLAIN, shard_all
 
 from ttame_core import spec
 from ttame_core.data.index import load_classes
-from ttame_core.data.labels import UNKNOWN, class_of, classes_of
+from ttame_core.data.labels import (
+    UNKNOWN,
+    alike_names,
+    class_of,
+    classes_of,
+    label_of,
+    labels_of,
+)
 from ttame_core.data.loader import load_batches
+from ttame_core.data.plan import plan_shards
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
@@ -99,3 +108,35 @@ def test_a_picture_whose_name_has_no_suffix(tmp_path: Path) -> None:
     shard = run_query(lake, "SELECT DISTINCT shard FROM samples").to_pylist()[0]["shard"]
     (batch,) = load_batches(lake, "d", [shard], PLAIN, 4, 1)
     assert batch.images.shape == (1, 3, 64, 64)
+
+
+def test_a_label_of_unseen_characters_is_missing() -> None:
+    assert label_of("\u200bcat\ufeff ") == "cat"
+    assert label_of("👩\u200d🚀") == "👩\u200d🚀"
+    with pytest.raises(ValueError, match="missing"):
+        label_of("\u200b\u00a0")
+
+
+@pytest.mark.parametrize("value", [[0, 1, 0, 0], [1, 1], [0.0, 1.0], [0.2, 0.8]])
+def test_a_number_for_each_class_is_no_list_of_labels(value: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"may be a number for each class|a float: give"):
+        labels_of(value)
+    assert labels_of([2, 0, 2]) == "2\x1f0"  # the classes of three objects
+    assert labels_of([0, 1]) == "0\x1f1"
+
+
+def test_names_that_look_alike_are_said(tmp_path: Path) -> None:
+    assert alike_names(["Red fox", "red_fox", "fox", "redfox\u200b", "c++", "c"]) == [
+        ["Red fox", "red_fox", "redfox\u200b"]
+    ]
+    (tmp_path / "m.csv").write_text("path,label\na.png,Cat\nb.png,cat\n")
+    for name in "ab":
+        Image.new("RGB", (8, 8), (ord(name), 0, 0)).save(tmp_path / f"{name}.png")
+    source = {"kind": "manifest", "path": str(tmp_path / "m.csv")}
+    plan = plan_shards(spec.Dataset(name="d", source=source), Lake(tmp_path / "lake"))
+    assert "the classes 'Cat', 'cat' are told apart" in plan.remarks[-1]
+
+
+def test_two_classes_of_one_name() -> None:
+    with pytest.raises(ValidationError, match="two classes are called 'cat'"):
+        spec.Dataset(name="d", source={"kind": "folder", "path": "."}, classes=["cat", "cat"])

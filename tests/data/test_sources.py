@@ -100,9 +100,17 @@ def test_manifest_without_the_column(folder: Path) -> None:
 
 
 def test_manifest_with_a_wrong_split(folder: Path) -> None:
-    (folder / "m.csv").write_text("path,label,split\ncats/a b.jpg,1,testing\n")
-    with pytest.raises(UserError, match="row 1: unknown split 'testing'"):
+    (folder / "m.csv").write_text("path,label,split\ncats/a b.jpg,1,holdout\n")
+    with pytest.raises(UserError, match="row 1: unknown split 'holdout'"):
         _entries(kind="manifest", path=str(folder / "m.csv"))
+
+
+def test_usual_names_of_splits(folder: Path) -> None:
+    names = {"Train": "train", "valid": "val", "dev": "val", "testing": "test", " ": None}
+    rows = "".join(f"{number}.jpg,1,{name}\n" for number, name in enumerate(names))
+    (folder / "m.csv").write_text(f"path,label,split\n{rows}")
+    found = _entries(kind="manifest", path=str(folder / "m.csv"))
+    assert [entry.split for entry in found] == [*names.values()]
 
 
 @pytest.mark.parametrize("kind", ["folder", "list", "manifest"])

@@ -102,6 +102,16 @@ def _(here: Path) -> Section:
     return _text(here, "manifest", "path,label\na.jpg,1.0\nb.jpg,nan\n")
 
 
+@PICTURES.example("a CSV file with a column `split` of `train`, `valid`, `dev`, `testing`")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path,label,split\na.jpg,cat,train\nb.jpg,dog,valid\n")
+
+
+@PICTURES.example("a CSV file with a split of another name")
+def _(here: Path) -> Section:
+    return _text(here, "manifest", "path,label,split\na.jpg,cat,train\nb.jpg,dog,holdout\n")
+
+
 @PICTURES.example("a CSV file with two columns of one name")
 def _(here: Path) -> Section:
     return _text(here, "manifest", "path,label,label\na.jpg,cat,dog\n")
@@ -285,6 +295,16 @@ def _(here: Path) -> Section:
     _saved(label=[0, 1]).to_parquet(here / "a.parquet")
     _table(here, [RED], label=[0])
     return {"kind": "table", "path": str(here)}
+
+
+@PICTURES.example("a table with a column `split`")
+def _(here: Path) -> Section:
+    return _table(here, [RED, BLUE], label=["cat", "dog"], split=["train", "validation"])
+
+
+@PICTURES.example("a table with a vector of zeros and ones in place of labels")
+def _(here: Path) -> Section:
+    return _table(here, [RED, BLUE], label=[[0, 1, 0], [1, 1, 0]])
 
 
 @PICTURES.example("a row without a picture")
@@ -492,6 +512,18 @@ def _(here: Path) -> Section:
     return _coco(here, [ONE], segmentation={"size": [30, 40], "counts": counts})
 
 
+@ANNOTATIONS.example("a COCO file with boxes that a detector guessed, with their scores")
+def _(here: Path) -> Section:
+    return _coco(here, [ONE], score=0.4)
+
+
+@ANNOTATIONS.example("the results of a detector, as COCO's tools write them")
+def _(here: Path) -> Section:
+    guess = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 10, 10], "score": 0.4}
+    (here / "coco.json").write_text(json.dumps([guess]))
+    return {"kind": "coco", "path": str(here / "coco.json")}
+
+
 @ANNOTATIONS.example("a COCO file with a picture's id twice")
 def _(here: Path) -> Section:
     return _coco(here, [ONE, {"id": 1, "file_name": "2.jpg"}])
@@ -516,6 +548,13 @@ def _voc(here: Path, before: str = "", name: str = "1.xml") -> Section:
 @ANNOTATIONS.example("an XML file of PASCAL VOC for each picture")
 def _(here: Path) -> Section:
     return _voc(here)
+
+
+@ANNOTATIONS.example("XML of another kind")
+def _(here: Path) -> Section:
+    source = _voc(here)
+    (here / "xml/1.xml").write_text("<annotations><track><box xtl='5'/></track></annotations>")
+    return source
 
 
 @ANNOTATIONS.example("XML with a document type")

@@ -61,13 +61,27 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def visible(text: str) -> str:
+    """Return a text without spaces and characters that nobody sees (of format) at its ends."""
+    first, last = 0, len(text)
+    while first < last and _is_unseen(text[first]):
+        first += 1
+    while last > first and _is_unseen(text[last - 1]):
+        last -= 1
+    return text[first:last]
+
+
+def _is_unseen(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) == "Cf"
+
+
 def label_of(value: Any) -> str:
     """Return a value of a table as the label of a picture.
 
     Raises:
         ValueError: the value is missing, negative, or neither a text nor a whole number.
     """
-    label = text_of(value, "label").strip()
+    label = visible(text_of(value, "label"))
     if not label:
         raise ValueError("the label is missing")
     if label in MISSING:
@@ -91,12 +105,28 @@ def labels_of(value: Any, separator: str | None = None) -> str | None:
         ValueError: a label is missing, negative, or neither a text nor a whole number.
     """
     if isinstance(value, list | tuple):
-        return SEVERAL.join(dict.fromkeys(label_of(one) for one in value)) or None
+        labels = [label_of(one) for one in value]
+        floats = any(isinstance(one, float) for one in value)
+        if floats or (set(labels) <= {"0", "1"} and len(set(labels)) < len(labels)):
+            raise ValueError(
+                f"the list {', '.join(labels[:8])} may be a number for each class: give the names "
+                "or the numbers of the picture's classes, each once"
+            )
+        return SEVERAL.join(dict.fromkeys(labels)) or None
     label = label_of(value)
     if separator and separator in label:
         several = [one.strip() for one in label.split(separator)]
         return labels_of([one for one in several if one] or [""])
     return label
+
+
+def alike_names(names: Collection[str]) -> list[list[str]]:
+    """Return the groups of names that only case, spaces, `_`, `-` or unseen characters part."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        seen = (c for c in unicodedata.normalize("NFKC", name).casefold() if not _is_unseen(c))
+        groups.setdefault(re.sub(r"[_-]+", "", "".join(seen)), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def each_label(label: str | None) -> list[str]:

@@ -24,7 +24,7 @@ from ttame_core import spec
 from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Annotations, Listed
 from ttame_core.data.images import DECODERS
-from ttame_core.data.labels import class_of, classes_of, composed, number_of
+from ttame_core.data.labels import alike_names, class_of, classes_of, composed, number_of
 from ttame_core.data.sources import open_source
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.errors import UserError, nearest
@@ -136,6 +136,11 @@ def plan_shards(dataset: spec.Dataset, lake: Lake) -> ShardPlan:
                 db, "FROM shard_digests WHERE shard BETWEEN ? AND ? ORDER BY shard", part
             ).fetchall()
         settings, remarks = _settings(dataset, source, annotations), tuple(source.remarks)
+        remarks += tuple(
+            f"the classes {', '.join(map(repr, alike))} are told apart, though they differ in "
+            "case, spaces or unseen characters alone: correct their labels if they are one class"
+            for alike in alike_names(classes)
+        )
         several = db.execute("FROM plan WHERE contains(label, chr(31)) LIMIT 1").fetchall()
         plan = ShardPlan(dataset.name, classes, present, digests, settings, remarks, bool(several))
         path = dataset_file(dataset.name, "plan.parquet")

@@ -50,6 +50,19 @@ def split_folders(
     return {split: splits[split] for split in spec.SPLITS if split in splits}
 
 
+def split_named(name: str) -> spec.Split | None:
+    """Return the split that a cell of a table names, such as `valid`; None for an empty one.
+
+    Raises:
+        ValueError: it is the name of no split.
+    """
+    if not name.strip():
+        return None
+    if split := NAMES.get(name.strip().lower()):
+        return split
+    raise ValueError(f"unknown split {name!r}; allowed: {', '.join(NAMES)}")
+
+
 def split_of(path: str) -> spec.Split | None:
     """Return the split that a path tells by a word in it, the last one; None where none does."""
     words = WORD.findall(path)

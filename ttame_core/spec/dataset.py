@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -82,6 +83,14 @@ class Dataset(Section):
         None, ge=16, description="longest side in pixels; larger images are re-encoded"
     )
     seed: Seed = Field(0, description="seed of the images' order and of the splits")
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[str] | None) -> list[str] | None:
+        twice = [name for name, count in Counter(classes or ()).items() if count > 1]
+        if twice:
+            raise ValueError(f"two classes are called {twice[0]!r}: give each a name of its own")
+        return classes
 
     @field_validator("splits")
     @classmethod

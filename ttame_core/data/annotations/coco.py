@@ -46,12 +46,13 @@ class Coco(Boxes):
         for split, fs, path in locate(self.settings.path, "COCO file"):
             try:
                 with fs.open(path, "rb") as stream:
-                    content = json.load(stream)
+                    content = _parts(json.load(stream))
                 named = [(c["id"], _text(c["name"])) for c in content["categories"]]
                 names = _by_id(named, f"categories of {path}")
                 images, annotations = list(content["images"]), list(content["annotations"])
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise UserError(f"{path} is not a COCO file of boxes: {error!r}") from error
+                said = f"{error!r}" if isinstance(error, KeyError) else error
+                raise UserError(f"{path} is not a COCO file of boxes: {said}") from error
             for listed in _listed(images, annotations, names, (split, path, stamp(fs.info(path)))):
                 yield replace(listed, labels=_labels(listed)) if self.settings.labels else listed
 
@@ -83,6 +84,17 @@ class Coco(Boxes):
         return boxes, mask
 
 
+def _parts(content: Any) -> dict[str, Any]:
+    """Return the content of a COCO file; raises ValueError where a part of it is missing."""
+    if isinstance(content, list):
+        raise ValueError("it is a list, as detectors write their results")
+    parts = ("images", "annotations", "categories")
+    missing = [part for part in parts if not isinstance(content, dict) or part not in content]
+    if missing:
+        raise ValueError(f"it has no `{missing[0]}`")
+    return content
+
+
 def _listed(
     images: list[Any],
     annotations: list[Any],
@@ -95,7 +107,7 @@ def _listed(
 
     def broken(what: str, number: int, given: Any, error: Exception) -> Listed:
         number = given.get("id", number) if isinstance(given, dict) else number
-        reason = f"the {what} cannot be used: {error!r}"
+        reason = f"the {what} cannot be used: {error}"
         return Listed(f"{prefix}{what} {number}", "", "", "", changed, split, reason)
 
     records: list[tuple[Any, tuple[str, dict[str, Any]]]] = []
@@ -103,21 +115,21 @@ def _listed(
         try:
             sides = image.get("width"), image.get("height")
             size = None if not all(sides) else [_whole(side) for side in sides]
-            hash(image["id"])
-            file_name = _text(image["file_name"]).replace("\\", "/")
-            records.append((image["id"], (file_name, {"size": size, "objects": []})))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            hash(image.get("id"))
+            file_name = _text(image.get("file_name")).replace("\\", "/")
+            records.append((image.get("id"), (file_name, {"size": size, "objects": []})))
+        except (TypeError, ValueError, AttributeError) as error:
             yield broken("image", number, image, error)
     by_id = _by_id(records, f"images of {path}")
     for number, annotation in enumerate(annotations):
         try:
             if annotation.get("iscrowd"):
                 continue
-            if annotation["image_id"] not in by_id:
-                raise ValueError(f"there is no image {annotation['image_id']!r}")
+            if annotation.get("image_id") not in by_id:
+                raise ValueError(f"there is no image {annotation.get('image_id')!r}")
             _, record = by_id[annotation["image_id"]]
             record["objects"].append(_object(annotation, names))
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             yield broken("annotation", number, annotation, error)
     by_file: dict[str, list[dict[str, Any]]] = {}
     for file_name, record in by_id.values():
@@ -131,20 +143,26 @@ def _labels(listed: Listed) -> str | None:
     """Return the names of the objects of a picture as its labels."""
     records = json.loads(listed.content or "[]")
     names = [thing["name"] for record in records for thing in record["objects"]]
-    return labels_of([name for name in names if name.strip()])
+    return labels_of([*dict.fromkeys(name for name in names if name.strip())])
 
 
 def _object(annotation: dict[str, Any], names: dict[Any, str]) -> dict[str, Any]:
     """Return name, corners and segmentation of an object; corners None where it has no box."""
-    name = names[annotation["category_id"]]
+    category, score = annotation.get("category_id"), annotation.get("score", 1)
+    if category not in names:
+        raise ValueError(f"there is no category {category!r}")
+    if score != 1:
+        raise ValueError(f"its score {score!r} tells that a detector guessed it")
     segmentation, box = annotation.get("segmentation") or None, annotation.get("bbox")
     corners: dict[str, float | None] = dict.fromkeys(("x0", "y0", "x1", "y1"))
+    if box is None and segmentation is None:
+        raise ValueError("it has no bbox and no segmentation")
     if box or segmentation is None:
-        x, y, width, height = map(float, annotation["bbox"])
+        x, y, width, height = map(float, box or ())
         if not all(map(math.isfinite, (x, y, width, height))):
             raise ValueError(f"{box} is no box")
         corners = {"x0": x, "y0": y, "x1": x + width, "y1": y + height}
-    return {"name": name, **corners, "segmentation": segmentation}
+    return {"name": names[category], **corners, "segmentation": segmentation}
 
 
 def _pixels(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

@@ -46,7 +46,7 @@ def _labels(listed: Listed) -> str | None:
     try:
         root = _parsed(read(listed.location, LARGEST))
         names = [thing.findtext("name", "").strip() for thing in root.iter("object")]
-        return labels_of([name for name in names if name])
+        return labels_of([*dict.fromkeys(name for name in names if name)])
     except (BrokenAnnotation, OSError, ValueError):
         return None  # the shard of the picture says why
 
@@ -88,14 +88,19 @@ def voc_boxes(data: bytes, picture: Picture) -> list[Box]:
 
 
 def _parsed(data: bytes) -> ElementTree.Element:
-    """Parse XML without a document type; raises BrokenAnnotation for anything else."""
+    """Parse VOC's XML without a document type; raises BrokenAnnotation for anything else."""
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = _refuse_doctype  # in whatever encoding it stands
     try:
         parser.Parse(data, True)
-        return ElementTree.fromstring(data)
+        root = ElementTree.fromstring(data)
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise BrokenAnnotation(f"not XML: {error}") from error
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]  # without its namespace
+    if root.tag.lower() != "annotation":
+        raise BrokenAnnotation(f"not XML of PASCAL VOC: it begins with <{root.tag}>")
+    return root
 
 
 def _refuse_doctype(*declared: object) -> None:

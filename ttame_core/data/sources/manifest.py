@@ -19,6 +19,7 @@ from ttame_core.data.files import locate
 from ttame_core.data.labels import LONGEST, labels_of, text_of
 from ttame_core.data.sources.base import Entry, Source
 from ttame_core.data.sources.named import NamedImages
+from ttame_core.data.splits import split_named
 from ttame_core.errors import UserError, nearest
 
 DELIMITERS = ",;\t"  # between columns: the one that the first line has most of
@@ -37,7 +38,8 @@ class ManifestSettings(spec.Section):
         "label", description="column of labels; null: images have no labels, or they are ignored"
     )
     split_column: str = Field(
-        "split", description="column of the splits, if there is one: train, val or test"
+        "split",
+        description="column of the splits, if there is one: train, val (valid, dev) or test",
     )
     label_separator: str | None = Field(
         ";", description="text between the labels of an image that has several; null: none has"
@@ -73,10 +75,8 @@ class Manifest(Source):
                     if labels:
                         with _told(where, "label"):
                             label = labels_of(row[labels], settings.label_separator)
-                    own = _text(row.get(settings.split_column), "split", where)
-                    if own and own not in spec.SPLITS:
-                        allowed = ", ".join(spec.SPLITS)
-                        raise UserError(f"{where}: unknown split {own!r}; allowed: {allowed}")
+                    with _told(where, "split"):
+                        own = split_named(text_of(row.get(settings.split_column), "split"))
                     yield images.entry(image, label, own or split, where)
 
 

@@ -8,13 +8,15 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
+from ttame_core import spec
 from ttame_core.data.labels import labels_of, text_of
+from ttame_core.data.splits import split_named
 from ttame_core.errors import UserError
 
 # Rows of a Parquet file, of which a few bytes can stand for a long value in each row.
@@ -31,11 +33,33 @@ class Columns:
         label: name of the column of labels; None where images have none.
         names: names of the classes that numbers in the column of labels stand for; None where the
             table does not say.
+        split: name of the column of splits; None where there is none.
     """
 
     image: str
     label: str | None
     names: tuple[str, ...] | None
+    split: str | None
+
+
+class Described(NamedTuple):
+    """What a row says of its picture.
+
+    Attributes:
+        row: number of the row.
+        name: the picture's name; empty where it has none.
+        label: its labels, as `labels_of`; None where there are none.
+        split: its split; None where the row does not say.
+        size: about how many bytes the row has.
+        reason: why the row is rejected; empty where it is not.
+    """
+
+    row: int
+    name: str
+    label: str | None
+    split: spec.Split | None
+    size: int
+    reason: str
 
 
 class Rows(ABC):
@@ -84,28 +108,28 @@ class Rows(ABC):
             f"{self.place} cannot be read as {self.form} ({words}): get it again, or leave it out"
         )
 
-    def described(self, columns: Columns) -> Iterator[tuple[int, str, str | None, int, str]]:
-        """Yield number, name of the image, label, about its size in bytes, and the row's reason.
-
-        A reason says why the row is rejected, and is empty where it is not.
-        """
+    def described(self, columns: Columns) -> Iterator[Described]:
+        """Yield what each row says of its picture."""
         kind = self.schema.field(columns.image).type
         path = f"{columns.image}.path"
         named = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
-        wanted = [path] * named + ([columns.label] if columns.label else [])
+        wanted = [path] * named + [name for name in (columns.label, columns.split) if name]
         for first, batch in self.batches(wanted, LABELS_AT_ONCE):
             images = field_of(batch, path).to_pylist() if named else None
             labels = batch.column(columns.label).to_pylist() if columns.label else None
+            splits = batch.column(columns.split).to_pylist() if columns.split else None
             for offset in range(batch.num_rows):
-                name, label, reason = "", None, ""
+                name, label, split, reason = "", None, None, ""
                 try:
                     if images:
                         name = posixpath.basename(text_of(images[offset], "name"))
                     if labels:
                         label = _label(labels[offset], columns.names)
+                    if splits:
+                        split = split_named(text_of(splits[offset], "split"))
                 except ValueError as error:
                     reason = str(error)
-                yield first + offset, name, label, self.size, reason
+                yield Described(first + offset, name, label, split, self.size, reason)
 
     def images(self, image: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """Yield number and image of some rows, which must be sorted, without those of no image."""

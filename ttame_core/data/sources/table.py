@@ -41,6 +41,11 @@ class TableSettings(spec.Section):
         description="column of labels; auto: the one whose classes the file names, or `label`; "
         "null: images have no labels, or they are ignored",
     )
+    split_column: str | None = Field(
+        "split",
+        description="column of the splits, if there is one; null: images are divided by files, or "
+        "by shares",
+    )
 
 
 class Table(Source):
@@ -82,14 +87,15 @@ class Table(Source):
                 columns = _columns(table, _features(table.schema, fs, path), self)
                 labels.add(columns.label)
                 self._check_names(columns, table.place)
-                changed = stamp(fs.info(path))
-                for row, path_of, label, size, reason in table.described(columns):
-                    entry = f"{name}/{row:06d}" + (f"/{path_of}" if path_of else "")
-                    entry, own = shown(entry), splits.get(name, split)
-                    if reason:
-                        yield Entry(entry, "", None, own, reason=reason)
+                stamped = stamp(fs.info(path))
+                for row in table.described(columns):
+                    entry = shown("/".join(filter(None, (name, f"{row.row:06d}", row.name))))
+                    own = row.split or splits.get(name, split)
+                    if row.reason:
+                        yield Entry(entry, "", None, own, reason=row.reason)
                     else:
-                        yield Entry(entry, inside(place, row), label, own, f"{size}/{changed}")
+                        where, changed = inside(place, row.row), f"{row.size}/{stamped}"
+                        yield Entry(entry, where, row.label, own, changed)
         said = " and ".join(f"`{label}`" for label in sorted(filter(None, labels)))
         self.remarks.append(
             f"the labels of {self.settings.path} are those of the column {said}"
@@ -246,8 +252,11 @@ def _columns(table: Rows, features: Mapping[str, Any], source: Table) -> Columns
         raise UserError(
             f"the column {image} of {place} holds no images in bytes but {schema.field(image).type}"
         )
+    split = settings.split_column
+    if split not in schema.names:
+        split = None
     if settings.label_column is None:
-        return Columns(image, None, None)
+        return Columns(image, None, None, split)
     own = None if settings.label_column == AUTO else settings.label_column
     features = {name: _of_each(feature) for name, feature in features.items()}
     classes = [name for name in features if features[name].get("_type") == "ClassLabel"]
@@ -255,7 +264,7 @@ def _columns(table: Rows, features: Mapping[str, Any], source: Table) -> Columns
         name for name in USUAL["label"] if name in schema.names
     ]
     label = _chosen(own, known, schema, place, "label")
-    return Columns(image, label, _names(features.get(label or "", {}), place))
+    return Columns(image, label, _names(features.get(label or "", {}), place), split)
 
 
 def _of_each(feature: Any) -> dict[str, Any]:
