@@ -346,7 +346,7 @@ class Plots:
             xycoords=("axes fraction", "data"),
             xytext=(5, 0),
             textcoords="offset points",
-            va="center",
+            va="center_baseline",
         )
 
     def cost(self, board: Rows, metric: str) -> list[Plot]:
