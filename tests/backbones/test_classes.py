@@ -67,6 +67,19 @@ def test_names_in_a_file(tmp_path: Path, name: str, text: str) -> None:
     assert known(2, class_names=str(tmp_path / name)).names == ["cat", "dog"]
 
 
+def test_numbers_of_names_have_no_gaps(tmp_path: Path) -> None:
+    gap = SimpleNamespace(config=SimpleNamespace(id2label={0: "cat", 2: "dog"}))
+    with pytest.raises(UserError, match=r"`id2label` no class has the number 1"):
+        known(2, gap)
+    (tmp_path / "n.json").write_text(json.dumps({"0": "cat", "5": "dog"}))
+    with pytest.raises(UserError, match="no class has the number 1"):
+        known(2, class_names=str(tmp_path / "n.json"))
+    (tmp_path / "n.json").write_text(json.dumps({"1": "cat", "2": "dog"}))
+    assert known(2, class_names=str(tmp_path / "n.json")).names == ["cat", "dog"]
+    unnamed = SimpleNamespace(config=SimpleNamespace(id2label={0: None, 1: "dog", 2: " "}))
+    assert known(3, unnamed).names == ["class 0", "dog", "class 2"]
+
+
 def test_names_in_the_spec(tmp_path: Path) -> None:
     assert known(2, class_names=["cat", "dog"]).names == ["cat", "dog"]
     assert known(1000, class_names="imagenet-1k").names[104] == "wallaby"

@@ -249,6 +249,37 @@ def test_a_prefix_of_some_names_is_none(tmp_path: Any) -> None:
         load_weights(model, read_checkpoint(path), SETTINGS, path)
 
 
+def test_what_a_training_keeps_beside_the_network(tmp_path: Any, caplog: Any) -> None:
+    model, path = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), str(tmp_path / "c.pt")
+    state = {name: values + 1 for name, values in model.state_dict().items()}
+    net = {f"net.{name}": values for name, values in state.items()}
+    torch.save({"state_dict": {**net, "criterion.weight": torch.ones(2)}}, path)
+    load_weights(model, read_checkpoint(path), SETTINGS, path)
+    torch.testing.assert_close(dict(model.state_dict()), state)
+    torch.save({**net, **{f"teacher.{name}": values for name, values in state.items()}}, path)
+    with pytest.raises(UserError, match=r"several such networks \(net, teacher\)"):
+        load_weights(model, read_checkpoint(path), SETTINGS, path)
+    assert not caplog.records
+    torch.save({"model": state, "ema": {}}, path)
+    assert read_checkpoint(path).keys() == state.keys()
+    assert "holds model and ema: model is taken" in caplog.text
+    broken = {**state, "1.running_var": torch.full((2,), torch.inf)}
+    with pytest.raises(UserError, match=r"not finite, in 1\.running_var"):
+        load_weights(model, broken, SETTINGS, path)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "bin"])
+def test_checkpoints_are_known_by_their_content(suffix: str, tmp_path: Any) -> None:
+    state = nn.Linear(2, 2).state_dict()
+    for name, write in (("a", save_file), ("b", torch.save)):
+        path = tmp_path / f"{name}.{suffix}"
+        write(state, path)
+        torch.testing.assert_close(read_checkpoint(str(path)), dict(state))
+    torch.save([1], path)
+    with pytest.raises(UserError, match="holds no state dict"):
+        read_checkpoint(str(path))
+
+
 def test_the_classes_of_a_checkpoint_with_a_prefix(tmp_path: Any) -> None:
     import timm
 

@@ -99,6 +99,21 @@ def _(here: Path) -> Section:
     return _saved(here, {f"module._orig_mod.{k}": v for k, v in _state().items()})
 
 
+@CLASSIFIERS.example("a network within the record of a training, beside the weights of its loss")
+def _(here: Path) -> Section:
+    net = {f"net.{name}": values for name, values in _state().items()}
+    return _saved(here, {"state_dict": {**net, "loss.weight": torch.ones(4)}})
+
+
+@CLASSIFIERS.example(
+    "two networks of one architecture in a file, such as a teacher and its student"
+)
+def _(here: Path) -> Section:
+    return _saved(
+        here, {f"{n}.{k}": v for n in ("teacher", "student") for k, v in _state().items()}
+    )
+
+
 @CLASSIFIERS.example("weights of another architecture")
 def _(here: Path) -> Section:
     return {**_saved(here, _state()), "args": {**ARGS, "stem_width": 16}}
@@ -293,6 +308,15 @@ def _(here: Path) -> Section:
 @CLASSIFIERS.example("quantised layers")
 def _(here: Path) -> Section:
     return _made(here, "torch.ao.quantization.quantize_dynamic(Net().eval(), {nn.Linear})")
+
+
+@CLASSIFIERS.example("a folder whose `id2label` has a gap")
+def _(here: Path) -> Section:
+    section = _huggingface(here)
+    config = json.loads((here / "config.json").read_text())
+    config["id2label"] = {"0": "cat", "2": "dog", "3": "owl"}
+    (here / "config.json").write_text(json.dumps(config))
+    return section
 
 
 @CLASSIFIERS.example("a list of names that is too short")

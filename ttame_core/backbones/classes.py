@@ -10,7 +10,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -228,7 +228,7 @@ def _read(path: str, backbone: str) -> list[str]:
         if isinstance(content, dict):
             if not all(str(key).isdigit() for key in content):
                 content = {number: name for name, number in content.items()}
-            content = [content[key] for key in sorted(content, key=int)]
+            content = _by_number({int(key): name for key, name in content.items()})
         return [" ".join(entry) if isinstance(entry, list) else str(entry) for entry in content]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
@@ -240,9 +240,12 @@ def _read(path: str, backbone: str) -> list[str]:
 def _own_names(settings: spec.Backbone, model: Any) -> list[str]:
     """Return the class names in a model's own configuration; none where it has none."""
     labels = getattr(getattr(model, "config", None), "id2label", None) or {}
-    named = {int(number): str(name) for number, name in dict(labels).items()}
+    named = {int(number): str(name or "") for number, name in dict(labels).items()}
     if named and not all(_PLACEHOLDER.fullmatch(name) for name in named.values()):
-        return [named[number] for number in sorted(named)]
+        try:
+            return _by_number(named)
+        except ValueError as error:
+            raise UserError(f"backbone {settings.name}: in its `id2label` {error}") from error
     if not settings.pretrained or settings.fit is not None:
         return []
     if settings.library == "torchvision":
@@ -258,10 +261,22 @@ def _own_names(settings: spec.Backbone, model: Any) -> list[str]:
     return names
 
 
+def _by_number(names: Mapping[int, Any]) -> list[Any]:
+    """Return names in the order of their numbers; raises ValueError where numbers are missing."""
+    numbers = sorted(names)
+    if numbers and numbers != [*range(numbers[0], numbers[0] + len(numbers))]:
+        missing = min({*range(numbers[0], numbers[-1])} - {*numbers})
+        raise ValueError(f"no class has the number {missing}, so that the others are not known")
+    if numbers and numbers[0] > 1:
+        raise ValueError(f"the first class has the number {numbers[0]}: count from 0")
+    return [names[number] for number in numbers]
+
+
 def _entries(texts: Sequence[str]) -> tuple[ClassName, ...]:
     """Return the entries of texts that are names, wnids, or wnids followed by names."""
     entries = []
-    for text in texts:
+    for number, text in enumerate(texts):
+        text = text.strip() or f"class {number}"
         if found := _WNID.fullmatch(text.strip()):
             full = found[2].strip() or _lemma(found[1]) or text
             entries.append(ClassName(full, full, found[1], _definition(found[1])))

@@ -303,6 +303,11 @@ def _huggingface(
                 f"backbone {settings.name}: {folder} has code of its own, which is not run: read "
                 "it, and say `trust: true` beside `model` if you trust it"
             ) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise UserError(
+                f"backbone {settings.name}: the weights in {folder} are of other sizes than its "
+                "config.json says: does `id2label` name all its classes?"
+            ) from error
         raise UserError(
             f"backbone {settings.name}: {folder} holds no image classifier that transformers can "
             f"load: {' '.join(str(error).split())[:300]}"
