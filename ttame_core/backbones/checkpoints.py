@@ -125,10 +125,10 @@ def _without_prefix(
     needed = {name for name in own if not name.endswith(COUNT)}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, values in state.items():
-        outer, _, inner = name.partition(".")
-        parts.setdefault(outer, {})[inner] = values
+        first, _, inner = name.partition(".")
+        parts.setdefault(first, {})[inner] = values
     # A training's own weights, of a loss or a metric, may stand beside the network.
-    whole = sorted(outer for outer, part in parts.items() if needed <= part.keys())
+    whole = sorted(first for first, part in parts.items() if needed <= part.keys())
     if len(whole) > 1:
         raise UserError(
             f"the checkpoint {checkpoint} holds several such networks ({', '.join(whole)}): save "
