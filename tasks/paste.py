@@ -27,7 +27,7 @@ def paste(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any
         rows = []
         if alike := alike_images(db, audit, backbone.name):
             explained = Explained(lake, db, audit, backbone_of(provenance, backbone))
-            rows = [row for own in explained.suspects(alike) for row in explained.paste(own)]
+            rows = [row for own in explained.pastings(alike) for row in explained.paste(own)]
     path = pasted_file(audit.dataset.name, backbone.name)
     lake.write_parquet(path, rows, PASTED, provenance.pasted(backbone))
     return None

@@ -99,21 +99,32 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
     with duckdb.connect() as db:
         db.execute(
             "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
-            "source TEXT, alike BOOL, key TEXT, before DOUBLE, after DOUBLE)"
+            "source TEXT, maps TEXT, key TEXT, before DOUBLE, after DOUBLE)"
         )
         db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
         db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
         db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
-        for source, alike, after in (("a", True, 0.4), ("b", True, 0.8), ("c", False, 0.03)):
-            for key, before in (("x", 0.0), ("y", 0.02)):
-                row = ("d", "net", 7, "place", source, alike, key, before, after)
-                db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         set_variables(db, {"dataset": "d", "backbones": ["net"]})
-        rows = db.sql(sql_text("pasted")).to_arrow_table().to_pylist()
-    assert what_becomes(rows, "net", "saw", "place") == (
-        "Pasted onto 2 pictures of other classes, what they mark takes the probability of saw "
-        "from 1 % to 60 %; what the least alike maps of saw mark, to 3 %."
-    )
+
+        def paste(target: int, aspect: str, *sources: tuple[str, str, float]) -> list[dict]:
+            for source, maps, after in sources:
+                for key, before in (("x", 0.0), ("y", 0.02)):
+                    row = ("d", "net", target, aspect, source, maps, key, before, after)
+                    db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            return db.sql(sql_text("pasted")).to_arrow_table().to_pylist()
+
+        own = [("a", "alike", 0.4), ("b", "alike", 0.8), ("c", "unlike", 0.03)]
+        rows = paste(7, "place", *own)
+        sentence = (
+            "Pasted onto 2 pictures of other classes, what they mark takes the probability of saw "
+            "from 1 % to 60 %; what the least alike maps of saw mark, to 3 %."
+        )
+        assert what_becomes(rows, "net", "saw", "place") == sentence
+        paste(1, "", ("d", "usual", 0.1), ("e", "usual", 0.3))
+        paste(2, "", ("f", "usual", 0.04))
+        rows = paste(3, "", ("g", "usual", 0.9))  # means of 20, 4 and 90 %
+    also = " With 3 other classes it goes from 1 % to 20 % (median)."
+    assert what_becomes(rows, "net", "saw", "place") == sentence + also
     assert what_becomes(rows, "net", "saw", "look") == ""
     assert what_becomes(rows, "other", "saw", "place") == ""
 
@@ -139,10 +150,10 @@ def test_the_report_names_and_shows_a_class_without_boxes(
             rows.append({**known, "predicted": i % 2, "target": i % 2, **marked})
         lake.write_parquet(scores_file("marked", *place), rows, schema_of("marked"), {})
     pastes = [
-        {"target": target, "aspect": "place", "source": "a", "alike": alike, "key": "b"}
-        | {"before": 0.01, "after": 0.62 if alike else 0.03}
+        {"target": target, "aspect": "place", "source": "a", "maps": maps, "key": "b"}
+        | {"before": 0.01, "after": 0.62 if maps == "alike" else 0.03}
         for target in range(10)
-        for alike in (True, False)
+        for maps in ("alike", "unlike")
     ]
     lake.write_parquet(pasted_file("drawn", "net"), pastes, PASTED, {})
     folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)

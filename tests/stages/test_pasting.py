@@ -117,18 +117,22 @@ def test_pictures_with_the_tag_and_without_it_are_pasted_onto_other_classes(
     alike = [{"class": "own", "aspect": "place", "key": keys[name]} for name in names]
     with connect(lake) as db:
         explained = Explained(lake, db, audit, reads(place))
-        (suspect,) = explained.suspects(alike)
-        rows = list(explained.paste(suspect))
-    assert (suspect.target, suspect.aspect) == (1, "place")
-    assert len(suspect.alike) == len(suspect.others) == 3 < PATCHES
-    assert len(suspect.onto) == PICTURES
-    assert all(name.startswith("other") for name, key in keys.items() if key in suspect.onto)
+        own, usual = explained.pastings(alike)
+        rows = list(explained.paste(own))
+        others = list(explained.paste(usual))
+    assert (own.target, own.aspect, len(own.onto)) == (1, "place", PICTURES)
+    assert all(name.startswith("other") for name, key in keys.items() if key in own.onto)
     assert len(rows) == 6 * PICTURES
     for row in rows:
         tag = row["source"] in {keys[name] for name in names[:3]}
-        assert row["alike"] == tag
+        assert row["maps"] == ("alike" if tag else "unlike")
         assert row["before"] == pytest.approx(NEVER, abs=2e-4)
         assert row["after"] == pytest.approx(after if tag else NEVER, abs=2e-4)
+    # Class 0 shows what is usual: its four pictures are pasted onto the six of class 1.
+    assert (usual.target, usual.aspect, len(usual.sources)) == (0, "", PATCHES)
+    assert set(usual.onto) == {keys[name] for name in names}
+    assert {row["maps"] for row in others} == {"usual"}
+    assert len(others) == PATCHES * 6
 
 
 def test_nothing_is_pasted_where_all_pictures_are_taken_for_the_class(
@@ -140,8 +144,8 @@ def test_nothing_is_pasted_where_all_pictures_are_taken_for_the_class(
     alike = [{"class": "own", "aspect": "look", "key": key} for key in own.values()]
     with connect(lake) as db:
         explained = Explained(lake, db, audit, reads(CORNER))
-        (suspect,) = explained.suspects(alike)
-        assert list(explained.paste(suspect)) == []
+        (only,) = explained.pastings(alike)
+        assert list(explained.paste(only)) == []
 
 
 def test_the_task_writes_a_file_that_is_made_once(
@@ -160,8 +164,11 @@ def test_the_task_writes_a_file_that_is_made_once(
             paste.fn(audit, str(lake), audit.backbones[0])
         assert path not in unmade()
         rows = run_query(lake, "FROM pasted").to_pylist()
-        assert len(rows) == 6 * PICTURES
-        assert {(r["dataset"], r["backbone"], r["target"]) for r in rows} == {("d", "net", 1)}
+        assert len(rows) == 6 * PICTURES + 6 * PATCHES  # of the class, and of the other one
+        assert {(r["dataset"], r["backbone"], r["target"]) for r in rows} == {
+            ("d", "net", 0),
+            ("d", "net", 1),
+        }
 
 
 def test_only_audits_that_ask_for_what_maps_mark_ask_for_pastes(

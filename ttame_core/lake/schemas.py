@@ -216,15 +216,16 @@ AUDIT_CHANGES = pa.schema(
 
 # A row for each time that what maps mark of one picture was pasted onto another. target: number of
 # the class whose maps are alike, in place or in look (aspect). source, key: the picture that the
-# patch is of, and the one that it is pasted onto. alike: whether the source's maps are among those
-# most like the others of the class; else they are among those least like them. before, after:
-# probability of the class on the picture as it is, and with the patch.
+# patch is of, and the one that it is pasted onto. maps: `alike` where the source's maps are among
+# those most like the others of the class, `unlike` where they are among those least like them, and
+# `usual`, with an empty aspect, where the class is one of a few that show what is usual. before,
+# after: probability of the class on the picture as it is, and with the patch.
 PASTED = pa.schema(
     [
         ("target", pa.int32()),
         ("aspect", pa.string()),
         ("source", pa.string()),
-        ("alike", pa.bool_()),
+        ("maps", pa.string()),
         ("key", pa.string()),
         ("before", pa.float32()),
         ("after", pa.float32()),

@@ -60,13 +60,20 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
     """
     wanted = backbone, name, aspect
     own = [row for row in rows if (row["backbone"], row["class"], row["aspect"]) == wanted]
-    for row in own:
-        return (
-            f"Pasted onto {counted(row['pictures'], 'picture')} of other classes, what they mark "
-            f"takes the probability of {name} from {row['before']:.0f} % to {row['alike']:.0f} %; "
-            f"what the least alike maps of {name} mark, to {row['others']:.0f} %."
+    if not own:
+        return ""
+    (row,) = own
+    words = (
+        f"Pasted onto {counted(row['pictures'], 'picture')} of other classes, what they mark "
+        f"takes the probability of {name} from {row['before']:.0f} % to {row['alike']:.0f} %; "
+        f"what the least alike maps of {name} mark, to {row['unlike']:.0f} %."
+    )
+    if row["usual_classes"]:
+        words += (
+            f" With {counted(row['usual_classes'], 'other class', 'other classes')} it goes from "
+            f"{row['usual_before']:.0f} % to {row['usual_after']:.0f} % (median)."
         )
-    return ""
+    return words
 
 
 def _end_of(number: int, first: str, last: str) -> str:

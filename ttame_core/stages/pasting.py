@@ -2,7 +2,8 @@
 
 Where the maps of a class are alike, in place or in what they mark, the marked tenth of its pictures
 is pasted onto pictures that the classifier takes for other classes, at the same place. So is, for
-comparison, that of the pictures of the class whose maps are least like the others.
+comparison, that of the pictures of the class whose maps are least like the others, and that of
+pictures of a few other classes, which says what is usual.
 """
 
 from __future__ import annotations
@@ -27,24 +28,26 @@ from ttame_core.stages.roles import rivals
 
 PATCHES = 4  # pictures of a class whose maps are most alike, and as many whose maps are least
 PICTURES = 10  # pictures of other classes that each patch is pasted onto
+CLASSES = 5  # classes that are pasted to see what is usual, at most
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A class whose maps are alike, and the pictures that show what this means.
+class Pasting:
+    """What is pasted of a class, and onto what.
 
     Attributes:
         target: number of the class, of the classifier's own.
-        aspect: `place` or `look`, in which the maps are alike.
-        alike: keys of the class's pictures whose maps are most like the others.
-        others: keys of those whose maps are least like the others.
+        aspect: `place` or `look`, in which the maps of the class are alike; empty where the class
+            stands for what is usual.
+        sources: keys of the pictures whose marked parts are pasted, each with a word: `alike` for
+            those whose maps are most like the others of the class, `unlike` for those whose maps
+            are least, `usual` for any of a class that stands for what is usual.
         onto: keys of pictures that the classifier takes for other classes.
     """
 
     target: int
     aspect: str
-    alike: Sequence[str]
-    others: Sequence[str]
+    sources: Mapping[str, str]
     onto: Sequence[str]
 
 
@@ -64,49 +67,63 @@ class Explained:
     audit: spec.AuditSpec
     backbone: Backbone
 
-    def suspects(self, alike: Sequence[Mapping[str, Any]]) -> Iterator[Suspect]:
-        """Choose the pictures of each class whose maps are alike.
+    def pastings(self, alike: Sequence[Mapping[str, Any]]) -> Iterator[Pasting]:
+        """Choose the pictures of each class whose maps are alike, and of a few others.
 
         Args:
-            alike: a row for each picture of such a class (`class`, `aspect`, `key`), those whose
-                maps are most like the others first.
+            alike: a row for each picture of a class whose maps are alike (`class`, `aspect`,
+                `key`), those whose maps are most like the others first.
         """
         by_class: dict[tuple[str, str], list[str]] = {}
         for row in alike:
             by_class.setdefault((row["class"], row["aspect"]), []).append(row["key"])
+        named = set()
         for (_, aspect), keys in by_class.items():
             few = min(PATCHES, len(keys) // 2)
             ((target,),) = self._rows("predicted FROM predicted_numbers", "key = ?", keys[0])
-            others = f"predicted <> ? ORDER BY md5(key), key LIMIT {PICTURES}"
-            onto = [key for (key,) in self._rows("key FROM predicted_numbers", others, target)]
-            yield Suspect(target, aspect, keys[:few], keys[len(keys) - few :], onto)
+            sources = dict.fromkeys(keys[:few], "alike")
+            sources |= dict.fromkeys(keys[len(keys) - few :], "unlike")
+            yield Pasting(target, aspect, sources, self._onto(target))
+            named.add(target)
+        for target, keys in self._rows(
+            f"predicted, list(key ORDER BY md5(key), key)[:{PATCHES}] FROM predicted_numbers",
+            "NOT list_contains(?, predicted) GROUP BY predicted "
+            f"ORDER BY md5(predicted::VARCHAR) LIMIT {CLASSES}",
+            sorted(named),
+        ):
+            yield Pasting(target, "", dict.fromkeys(keys, "usual"), self._onto(target))
 
-    def paste(self, suspect: Suspect) -> Iterator[Row]:
+    def paste(self, pasting: Pasting) -> Iterator[Row]:
         """Yield the rows of one class (schema PASTED)."""
-        images = self._images([*suspect.alike, *suspect.others, *suspect.onto])
+        images = self._images([*pasting.sources, *pasting.onto])
         marks = self._marks(images)
-        sources = [key for key in (*suspect.alike, *suspect.others) if key in marks]
-        if not sources or not suspect.onto:
+        sources = [key for key in pasting.sources if key in marks]
+        if not sources or not pasting.onto:
             return
 
         def stacked(tensors: Mapping[str, Tensor], keys: Sequence[str]) -> Tensor:
             return torch.stack([tensors[key] for key in keys]).to(self.backbone.device)
 
-        onto = stacked(images, suspect.onto)
-        targets = torch.full((len(onto),), suspect.target, device=self.backbone.device)
+        onto = stacked(images, pasting.onto)
+        targets = torch.full((len(onto),), pasting.target, device=self.backbone.device)
         probe = Probe(self.backbone, onto, targets, self.audit.compute.batch_size)
         answers = pasted(probe, stacked(images, sources), stacked(marks, sources)).tolist()
-        for key, (before, *after) in zip(suspect.onto, answers, strict=True):
+        for key, (before, *after) in zip(pasting.onto, answers, strict=True):
             for source, probability in zip(sources, after, strict=True):
                 yield {
-                    "target": suspect.target,
-                    "aspect": suspect.aspect,
+                    "target": pasting.target,
+                    "aspect": pasting.aspect,
                     "source": source,
-                    "alike": source in suspect.alike,
+                    "maps": pasting.sources[source],
                     "key": key,
                     "before": before,
                     "after": probability,
                 }
+
+    def _onto(self, target: int) -> list[str]:
+        """Return the keys of pictures that the classifier takes for other classes than this."""
+        first = f"predicted <> ? ORDER BY md5(key), key LIMIT {PICTURES}"
+        return [key for (key,) in self._rows("key FROM predicted_numbers", first, target)]
 
     def _rows(self, columns: str, condition: str, *values: Any) -> list[tuple[Any, ...]]:
         """Return columns of a view, of the rows of this data set and classifier."""
