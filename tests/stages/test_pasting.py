@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from prefect.logging import disable_run_logger
 from tiny import PLAIN, shard_all
 from torch import Tensor, nn
 
@@ -158,6 +159,7 @@ def test_the_task_writes_a_file_that_is_made_once(
     assert path in unmade()
     for named in (alike, []):  # what is made already is not looked for again
         with (
+            disable_run_logger(),
             patch("tasks.paste.alike_images", return_value=named),
             patch("tasks.paste.backbone_of", return_value=reads(CORNER)),
         ):

@@ -17,6 +17,7 @@ from ttame_core.audits.statistics import SIGNIFICANT
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import BACKBONE, RIVAL
+from ttame_core.report.answers import listed
 
 LEVELS = 3  # levels of a metric that are shown where there is no room for all
 WIDTH = 160  # characters in a line where the output is no terminal
@@ -286,25 +287,24 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
-    """Return a sentence for each backbone on which AD and IC rank nothing, or may do so.
+    """Return a sentence for each backbone on which AD and IC rank nothing.
 
-    Without random maps and annotated objects to compare, it is not known whether they do.
+    Without random maps and annotated objects to compare, it is not known whether they do: one
+    sentence names all such backbones.
 
     Args:
         board: the leaderboard.
         minimum_discrimination: points of AD@15 between random and oracle, under which AD and IC
             rank nothing.
     """
-    sentences = []
+    sentences: list[str] = []
+    unknown: list[str] = []
     rows = wide(board)[1]
     oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["method"] == "oracle"}
     for row in _one_each(rows):
         measured = row["discrimination"]
         if measured is None:
-            sentences.append(
-                f"Whether AD and IC say anything about {row['backbone']} is not known: it takes "
-                "AD@15 of the explainers random and oracle on annotated images."
-            )
+            unknown.append(row["backbone"])
         elif measured["value"] < minimum_discrimination:
             drop = oracle.get(row["backbone"])
             reason = (
@@ -318,6 +318,12 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
                 f"annotated objects are only {measured['value']:.1f} points apart (at least "
                 f"{minimum_discrimination:g} are asked for). {reason}"
             )
+    if unknown:
+        sentences.insert(
+            0,
+            f"Whether AD and IC say anything about {listed(unknown, 6)} is not known: it takes "
+            "AD@15 of the explainers random and oracle on annotated images.",
+        )
     return sentences
 
 
