@@ -309,3 +309,13 @@ def test_secrets_of_the_environment_fill_no_spec(
     assert "abc" not in str(refused.value)
     with pytest.raises(UserError, match="required"):  # what the user gives by name is none
         load_spec(tmp_path / "spec.yaml", {name: "plain"})
+
+
+@pytest.mark.parametrize("value", ["no", "007", "1.5", "2026-01-02"])
+def test_a_text_that_yaml_takes_for_something_else(tmp_path: Path, value: str) -> None:
+    text = (
+        f"name: a\ndataset: {{name: d, source: {{kind: folder, path: x}}, classes: [a, {value}]}}"
+    )
+    (tmp_path / "s.yaml").write_text(f"{text}\nbackbones: [resnet18]\n")
+    with pytest.raises(UserError, match=r"classes\[1\].* put it in quotes"):
+        load_spec(tmp_path / "s.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,31 @@ def test_several_texts_and_templates(tmp_path: Path) -> None:
     mixed = spec.Backbone.model_validate({**model, "prompts": {"cat": ["a cat", "cats"], "d": "d"}})
     embeddings = load_backbone(mixed).model.embeddings
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        (["cat", "dog", "cat "], "two classes 'cat'"),
+        ({"caf\u00e9": "one", "cafe\u0301": "two"}, "two classes 'café'"),
+        ({"cat": "a cat"}, "two classes or more"),
+        ({"cat": " ", "dog": "a dog"}, "a name and a text"),
+        ({"cat": [], "dog": "a dog"}, "a name and a text"),
+        (["", "dog"], "a name and a text"),
+    ],
+)
+def test_prompts_that_name_no_classes(prompts: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        spec.Backbone.model_validate({"model": "/models/clip", "prompts": prompts})
+
+
+def test_templates() -> None:
+    section = {"model": "/models/clip", "template": "{} of {x}, a {}"}
+    listed = spec.Backbone.model_validate({**section, "prompts": ["ox", "{}"]})
+    assert listed.texts["ox"] == ["ox of {x}, a ox"]
+    for wrong in ({"prompts": PROMPTS}, {"prompts": ["a", "b"], "template": "a photo"}):
+        with pytest.raises(ValidationError, match="`template`"):
+            spec.Backbone.model_validate({**section, **wrong})
 
 
 def test_what_is_no_model_of_texts(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ttame_core.spec.base import Labels, Name, Section, Seed
+
+TEMPLATE = "a photo of a {}"
 
 
 class Preprocessing(Section):
@@ -100,7 +103,7 @@ class Backbone(Section):
         description="classes of a model of images and texts, such as CLIP: a text or several for "
         "each, or names alone for `template`",
     )
-    template: str = Field("a photo of a {}", description="text of a class that has a name alone")
+    template: str = Field(TEMPLATE, description="text of a class that has a name alone")
     taps: list[int | str] | None = Field(
         None,
         description="layers whose features are read, as indices into the model's feature_info or "
@@ -184,7 +187,12 @@ class Backbone(Section):
             raise ValueError(
                 f"`template` must hold {{}} for the name of the class: {self.template}"
             )
-        names = Counter(name.strip() for name in self.prompts)
+        if self.template != TEMPLATE and not isinstance(self.prompts, list):
+            raise ValueError(
+                f"`template` of backbone {self.name} is for a list of names in `prompts`, which "
+                "give the whole texts here: leave it out"
+            )
+        names = Counter(unicodedata.normalize("NFC", name.strip()) for name in self.prompts)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(
                 f"`prompts` of backbone {self.name} has two classes {twice[0]!r}: give each a name "

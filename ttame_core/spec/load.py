@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,8 @@ def _reason(error: Any, models: list[type[BaseModel]]) -> str:
         key = str(error["loc"][-1])
         return f"unknown key; allowed: {', '.join(allowed)}.{nearest(key, allowed)}"
     given = "" if isinstance(error["input"], dict | list) else f" (got {error['input']!r})"
-    return message_of(error) + given
+    bare = error["type"] == "string_type" and isinstance(error["input"], bool | int | float | date)
+    return message_of(error) + given + ": put it in quotes" * bare
 
 
 def _annotated_models(annotation: Any) -> list[type[BaseModel]]:
