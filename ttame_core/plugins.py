@@ -6,8 +6,9 @@ packages' entry points; what a name stands for is imported when it is first aske
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
@@ -54,7 +55,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def added(self) -> Mapping[str, EntryPoint]:
         """The entry points of other packages, by name."""
         added: dict[str, EntryPoint] = {}
-        for entry in sorted(entry_points(group=self.group), key=lambda e: (e.name, e.value)):
+        for entry in sorted(_entries(self.group), key=lambda e: (e.name, e.value)):
             other = "ttame itself" if entry.name in self._own else None
             if entry.name in added:
                 other = f"the package {package(added[entry.name])}"
@@ -151,5 +152,17 @@ def package(entry: EntryPoint) -> str:
 
 def versions() -> dict[str, str]:
     """Return the version of each package that adds anything to a registry, by its name."""
-    packages = (entry.dist for group in GROUPS for entry in entry_points(group=group))
+    packages = (entry.dist for group in GROUPS for entry in _entries(group))
     return {dist.name: dist.version for dist in packages if dist}
+
+
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group in all packages that can be imported."""
+    return _entries_on(tuple(sys.path))[group]
+
+
+@lru_cache(maxsize=1)
+def _entries_on(path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
+    """Read the entry points of all groups: a path may hold hundreds of packages to look into."""
+    everything = entry_points()
+    return {group: tuple(everything.select(group=group)) for group in GROUPS}
