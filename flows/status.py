@@ -148,7 +148,7 @@ class _Totals:
         self._splits: dict[str, Counter[str]] = {}
 
     def of(self, files: StageFiles) -> int | None:
-        if files.stage in ("fit", "train"):
+        if files.stage in ("fit", "train", "paste"):
             return 1
         if files.stage in ("sweep", "report"):
             return None

@@ -13,6 +13,7 @@ TASKS = tuple(
         r"(?P<stage>train) (?P<explainer>\S+) on (?P<backbone>\S+)$",
         r"(?P<stage>trial) \d+ of (?P<explainer>\S+) on (?P<backbone>\S+)$",
         r"(?P<stage>explain|evaluate) .* of (?P<backbone>\S+)$",
+        r"(?P<stage>paste) on (?P<backbone>\S+)$",
         r"(?P<stage>report) (?P<dataset>\S+)$",
     )
 )

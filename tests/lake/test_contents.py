@@ -28,6 +28,7 @@ SIZES = {
     f"scores/metric=shape/{OF}/test-000000.parquet": 8,
     f"scores/metric=shape/{OF}/test-000001.parquet": 9,
     f"scores/metric=confidence/{OF}/test-000000.parquet": 30,
+    "pasted/dataset=d/backbone=b/pasted.parquet": 70,
     "audits/a/20260101T000000Z/leaderboard.parquet": 40,
     "audits/a/20260101T000000Z/pictures/x.webp": 50,
     "audits/a/20260102T000000Z/report.html": 60,  # not whole
@@ -38,6 +39,7 @@ EXPECTED = [
     StageFiles("train", "d", "b", "e", done=1, bytes=22),
     StageFiles("explain", "d", "b", "e", done=2, bytes=5 + 6 + 7, splits={"test"}),
     StageFiles("evaluate", "d", "b", "e", done=2, bytes=8 + 9 + 30, splits={"test"}),
+    StageFiles("paste", "d", "b", done=1, bytes=70),
     StageFiles("report", "a", done=1, bytes=150),
 ]
 

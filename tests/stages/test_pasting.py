@@ -155,8 +155,9 @@ def test_the_task_writes_a_file_that_is_made_once(
     lake, audit, keys = tagged
     own = [key for name, key in keys.items() if "other" not in name]
     alike = [{"class": "own", "aspect": "look", "key": key} for key in own]
-    path, unmade = pasted_file("d", "net"), Provenance(audit, lake).unmade
-    assert path in unmade()
+    path, provenance = pasted_file("d", "net"), Provenance(audit, lake)
+    assert path in provenance.unmade()
+    assert [work.done for work in provenance.work() if work.stage == "paste"] == [False]
     for named in (alike, []):  # what is made already is not looked for again
         with (
             disable_run_logger(),
@@ -164,7 +165,8 @@ def test_the_task_writes_a_file_that_is_made_once(
             patch("tasks.paste.backbone_of", return_value=reads(CORNER)),
         ):
             paste.fn(audit, str(lake), audit.backbones[0])
-        assert path not in unmade()
+        assert path not in provenance.unmade()
+        assert [work.done for work in provenance.work() if work.stage == "paste"] == [True]
         rows = run_query(lake, "FROM pasted").to_pylist()
         assert len(rows) == 6 * PICTURES + 6 * PATCHES  # of the class, and of the other one
         assert {(r["dataset"], r["backbone"], r["target"]) for r in rows} == {
@@ -180,3 +182,4 @@ def test_only_audits_that_ask_for_what_maps_mark_ask_for_pastes(
     other = audit.evaluation.model_copy(update={"metrics": []})
     without = Provenance(audit.model_copy(update={"evaluation": other}), lake)
     assert pasted_file("d", "net") not in without.unmade()
+    assert "paste" not in {work.stage for work in without.work()}

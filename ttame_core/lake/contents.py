@@ -11,7 +11,7 @@ from typing import Any
 
 from ttame_core.lake.store import WRITING, Lake, is_abandoned
 
-STAGES = ("shard", "fit", "sweep", "train", "explain", "evaluate", "report")
+STAGES = ("shard", "fit", "sweep", "train", "explain", "evaluate", "paste", "report")
 # Folder of the lake, the partitions below it, and the stage that fills it.
 PARTITIONED = (
     ("backbones", ("dataset", "backbone"), "fit"),
@@ -19,7 +19,9 @@ PARTITIONED = (
     ("sweeps", ("dataset", "backbone", "explainer"), "sweep"),
     ("maps", ("dataset", "backbone", "explainer"), "explain"),
     ("scores", ("metric", "dataset", "backbone", "explainer"), "evaluate"),
+    ("pasted", ("dataset", "backbone"), "paste"),
 )
+OF_SHARDS = ("explain", "evaluate")  # stages with a file for each shard
 Entries = dict[str, dict[str, Any]]
 
 
@@ -28,7 +30,7 @@ class StageFiles:
     """The files that one stage has made for a data set, a backbone and an explainer.
 
     Attributes:
-        stage: shard, fit, sweep, train, explain, evaluate or report.
+        stage: shard, fit, sweep, train, explain, evaluate, paste or report.
         dataset: name of the data set; for the stage `report` that of the audit.
         backbone: name of the backbone; '' where the stage has none.
         explainer: name of the explainer; '' where the stage has none.
@@ -100,7 +102,7 @@ def _partitioned(lake: Lake) -> Iterator[StageFiles]:
             elif family != "cost":
                 whole = _whole(files)
                 one.done = len(whole)
-                one.splits = {name.rsplit("-", 1)[0] for name in whole if stage != "sweep"}
+                one.splits = {name.rsplit("-", 1)[0] for name in whole if stage in OF_SHARDS}
             yield one
 
 

@@ -50,10 +50,10 @@ class Work:
     """A piece of an audit's work.
 
     Attributes:
-        stage: fit, train, explain or evaluate.
+        stage: fit, train, explain, evaluate or paste.
         backbone: name of the backbone.
-        explainer: name of the explainer; empty for the stage fit.
-        shard: name of the shard; empty for the stages fit and train.
+        explainer: name of the explainer; empty for the stages fit and paste.
+        shard: name of the shard; empty for the stages fit, train and paste.
         done: whether the lake holds the result, made from what the spec says now.
     """
 
@@ -415,6 +415,8 @@ class Provenance:
                 unscored = [e for e, _ in self.missing_scores(backbone, shard)]
                 for e in self.explainers():
                     yield Work("evaluate", name, e.name, shard, e not in unscored)
+            if self.pasted(backbone) is not None:
+                yield Work("paste", name, "", "", self.pasted_is_current(backbone))
 
     def unmade(self) -> Iterator[str]:
         """Yield the paths of files that the audit asks for and that are missing or outdated."""
