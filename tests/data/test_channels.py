@@ -65,6 +65,7 @@ FILES = {
     "array": (npy(WORDS), WORDS / 65535),
     "array of channels": (npy(np.moveaxis(VALUES, 2, 0)), VALUES),
     "flat array": (npy(BYTES[..., 0]), BYTES[..., :1] / 255),
+    "array of another byte order": (npy(WORDS.astype(">u2")), WORDS / 65535),
 }
 
 
@@ -96,12 +97,25 @@ def test_other_numbers_of_channels_are_refused() -> None:
         (npy(VALUES - 0.5), "from -0.5 to 0.5"),
         (npy(np.full((20, 20), np.nan)), "from nan to nan"),
         (npy((VALUES * 9).astype(np.int64)), "its values are int64"),
+        (file(Image.fromarray((VALUES[..., 0] - 0.5).astype(np.float32)), "TIFF"), "from -0.5 to"),
+        (file(Image.fromarray((VALUES[..., 0] * 1e6).astype(np.int32)), "TIFF"), "to 1e.06: save"),
         (npy(np.zeros(768)), r"\(768,\) is no picture"),
         (npy(np.zeros((9, 900))), "one side is more than 50 times"),
         (npy(VALUES)[:5000], "truncated"),
         (npy(np.array([[{"a": 1}]])), "Object arrays"),
     ],
-    ids=["large", "negative", "nan", "integers", "vector", "strip", "cut", "objects"],
+    ids=[
+        "large",
+        "negative",
+        "nan",
+        "integers",
+        "below black",
+        "above white",
+        "vector",
+        "strip",
+        "cut",
+        "objects",
+    ],
 )
 def test_arrays_that_are_no_pictures(data: bytes, words: str) -> None:
     for read in (decode_channels, decode_image, examine):

@@ -201,6 +201,13 @@ def _(here: Path) -> Section:
     return _folder(here)
 
 
+@PICTURES.example("a TIFF of numbers below 0 or above 65,535")
+def _(here: Path) -> Section:
+    pictures(here, "cats/1.jpg")
+    Image.fromarray(np.full((30, 40), -1000, np.int32)).save(here / "cats/2.tif")
+    return _folder(here)
+
+
 @PICTURES.example("pictures without a suffix, or with another's")
 def _(here: Path) -> Section:
     return _folder(pictures(here, "cats/1", "cats/2.dat", "cats/3.png"))

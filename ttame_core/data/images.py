@@ -50,6 +50,7 @@ MAX_PIXELS = 178_956_970  # Pillow's own bound, above which an image counts as d
 JPEG_QUALITY = 95
 NPY = b"\x93NUMPY"
 COLOURS = 3  # channels of a picture in colours
+NUMBERS = "save numbers of 8 or 16 bits (uint8, uint16), or floats from 0 to 1"
 MAX_RATIO = 50  # of the sides: a strip is scaled to a classifier's view by its shorter one
 Image.MAX_IMAGE_PIXELS = None  # the bound is checked here, from the header, to give a reason
 
@@ -357,6 +358,7 @@ def _array(data: bytes, name: str) -> np.ndarray:
     if int(np.prod(shape, dtype=object)) * kind.itemsize > len(data):
         raise BrokenImage(name, "truncated")
     array = np.load(io.BytesIO(data), allow_pickle=False)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array = array[..., None] if array.ndim == 2 else array
     if array.shape[0] < array.shape[2]:
         array = np.moveaxis(array, 0, 2)
@@ -371,8 +373,7 @@ def _array(data: bytes, name: str) -> np.ndarray:
     if array.dtype.kind not in "bf" or not (low >= 0 and high <= 1):
         raise BrokenImage(
             name,
-            f"its values are {array.dtype} from {low:g} to {high:g}: save numbers of 8 or 16 bits "
-            "(uint8, uint16), or floats from 0 to 1",
+            f"its values are {array.dtype} from {low:g} to {high:g}: {NUMBERS}",
         )
     return array.astype(np.float32)
 
@@ -401,8 +402,14 @@ def _stored_values(data: bytes, name: str) -> np.ndarray:
 
 
 def _white(array: np.ndarray, mode: str) -> int:
-    """Return the value that stands for white in greyscale of more than 8 bits."""
-    top = array.max(initial=0)
+    """Return the value that stands for white in greyscale of more than 8 bits.
+
+    Raises:
+        ValueError: there are values for which none does.
+    """
+    low, top = array.min(initial=0), array.max(initial=0)
+    if low < 0 or top > 65535:
+        raise ValueError(f"its values are from {low:g} to {top:g}: {NUMBERS}")
     return 65535 if mode.startswith("I;16") or top > 255 else 1 if top <= 1 else 255
 
 
