@@ -101,13 +101,25 @@ def _png(array: np.ndarray) -> bytes:
 def test_masks_give_a_box_per_value() -> None:
     array = np.zeros((50, 100), dtype=np.uint8)
     array[5:10, 20:30], array[40:45, 80:100] = 7, 255
-    mask = read_mask(_png(array), UPRIGHT)
+    with pytest.raises(BrokenAnnotation, match=r"255 may be an object or a border: say `void:"):
+        read_mask(_png(array), UPRIGHT)
+    mask = read_mask(_png(array), UPRIGHT, [])
     assert sorted(np.unique(mask)) == [0, 1, 2]
     boxes = [_corners(b) for b in mask_boxes(mask, "thing")]
     assert boxes == [(20, 5, 30, 10), (80, 40, 100, 45)]
     colours = np.zeros((50, 100, 3), dtype=np.uint8)
     colours[5:10, 20:30] = (255, 0, 0)
     assert [_corners(b) for b in mask_boxes(read_mask(_png(colours), UPRIGHT), "x")] == boxes[:1]
+
+
+def test_a_mask_in_the_transparency_is_not_passed_over() -> None:
+    array = np.zeros((50, 100, 4), dtype=np.uint8)
+    array[5:10, 20:30, 3] = 255
+    with pytest.raises(BrokenAnnotation, match="in its transparency"):
+        read_mask(_png(array), UPRIGHT)
+    array[5:10, 20:30, 0] = 9
+    (box,) = mask_boxes(read_mask(_png(array), UPRIGHT), "x")
+    assert _corners(box) == (20, 5, 30, 10)
 
 
 def test_a_value_cannot_tell_objects_apart() -> None:

@@ -36,9 +36,9 @@ VOC = {"kind": "voc", "path": "boxes", "objects": {"a": ["x"]}}
     [
         (SHAPES, None, "65fb89cb4e72b117d5df9c6d355ea872"),
         (FOLDER, None, "980aaa35a0e8b749b2db1daa84ea6d6a"),
-        (FOLDER, VOC, "065907ef638e2c501667b95007ee812b"),
-        (FOLDER, {"kind": "masks", "path": "masks"}, "1463190984ca86c487df19c262bc0c77"),
-        (FOLDER, {"kind": "coco", "path": "coco.json"}, "155f4eade0d5361cffa40ff45dc61ad1"),
+        (FOLDER, VOC, "cc017c5ffc599603a0594d1995af0820"),
+        (FOLDER, {"kind": "masks", "path": "masks"}, "552f00df75ccb12cc8a1b4e9948b4834"),
+        (FOLDER, {"kind": "coco", "path": "coco.json"}, "92079f9f641fbe606112a7289dfc8d76"),
         (
             {"kind": "list", "path": "list.txt", "root": "."},
             None,

@@ -595,6 +595,15 @@ def _(here: Path) -> Section:
     return _masks(here, size=(20, 20))
 
 
+@ANNOTATIONS.example("a mask with 255 beside other values, as smooth edges and borders have")
+def _(here: Path) -> Section:
+    source = _masks(here)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:15, 5:15], mask[5:15, 5] = 255, 120
+    Image.fromarray(mask).save(here / "masks/1.png")
+    return source
+
+
 @ANNOTATIONS.example("masks in JPEG files")
 def _(here: Path) -> Section:
     return _masks(here, "JPEG")

@@ -39,7 +39,7 @@ class Coco(Boxes):
     """
 
     name = "coco"
-    version = 2
+    version = 3
 
     @override
     def listed(self) -> Iterator[Listed]:

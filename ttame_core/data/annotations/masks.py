@@ -40,7 +40,7 @@ class MasksSettings(spec.Section):
 REFUSED = dict.fromkeys(
     (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"), "masks are PNG files"
 )
-BORDER = 255  # of PASCAL VOC's palette masks
+BORDER = 255  # of PASCAL VOC's masks
 
 
 class Masks(Annotations):
@@ -50,7 +50,7 @@ class Masks(Annotations):
     """
 
     name = "masks"
-    version = 2
+    version = 3
     settings: MasksSettings
     Settings = MasksSettings
 
@@ -88,18 +88,29 @@ def read_mask(data: bytes, picture: Picture, void: Sequence[int] | None = None) 
         array, mode = apart(mask_values, data, "mask", sizes)
     except BrokenImage as error:
         raise BrokenAnnotation(f"the mask cannot be used: {error.reason}") from error
-    if array.ndim == 3:
+    grey = array.ndim == 2
+    if not grey:
+        if mode.endswith("A") and not array[..., :-1].any() and np.ptp(array[..., -1]):
+            raise BrokenAnnotation("its objects may stand in its transparency: save them as values")
         colours = array[..., : min(3, len(mode.removesuffix("A")))].astype(np.uint32)
         array = colours @ np.array([65536, 256, 1], dtype=np.uint32)[-colours.shape[2] :]
-    return placement(array.shape[1::-1], picture).mask(_numbered(array, mode == "P", void))
+    return placement(array.shape[1::-1], picture).mask(
+        _numbered(array, grey and array.dtype == np.uint8, void)
+    )
 
 
-def _numbered(array: np.ndarray, palette: bool, void: Sequence[int] | None) -> np.ndarray:
-    """Number the objects of a mask (H, W) of values or colours, in the order of their values."""
+def _numbered(array: np.ndarray, of_bytes: bool, void: Sequence[int] | None) -> np.ndarray:
+    """Number the objects of a mask (H, W) of values or colours, in the order of their values.
+
+    Raises:
+        BrokenAnnotation: there are too many, or 255 may be an object, a border, or the one object
+            of a mask with smooth edges.
+    """
     values = np.unique(array[~np.isin(array, [0, *(void or ())])])
-    if void is None and palette and len(values) > 1 and BORDER in values:
+    if void is None and of_bytes and len(values) > 1 and BORDER in values:
         raise BrokenAnnotation(
-            f"the value {BORDER} may be an object or a border: say `void: [{BORDER}]` or `void: []`"
+            f"beside other values, {BORDER} may be an object or a border: say `void: [{BORDER}]` "
+            "or `void: []`"
         )
     if len(values) == 1:
         number, parts = cv2.connectedComponents((array == values[0]).astype(np.uint8))

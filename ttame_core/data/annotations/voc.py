@@ -29,7 +29,7 @@ class Voc(Boxes):
     """A VOC file of boxes for each picture, matched by class folder and stem."""
 
     name = "voc"
-    version = 2
+    version = 3
 
     @override
     def listed(self) -> Iterator[Listed]:
