@@ -74,3 +74,12 @@ def test_an_audit_with_nothing_left_to_do_needs_no_prefect(audited: Path) -> Non
     assert code == 0
     assert imported & (SLOW - {"torch", "pandas"}) == set()
     assert len(list((audited / "workspace/audits/small").iterdir())) == 1
+
+
+def test_an_audit_begins_before_timm_and_the_code_of_a_server_are_imported(tmp_path: Path) -> None:
+    flow = "import sys, flows.audit_zoo; print(*sys.modules)"
+    free = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "PREFECT_HOME": str(tmp_path)}
+    said = subprocess.check_output([sys.executable, "-c", flow], env=free | path, text=True)
+    late = {"timm", "torchvision", "matplotlib", "numba", "scipy", "prefect.server.api.server"}
+    assert set(said.split()) & late == set()

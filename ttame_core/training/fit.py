@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
@@ -196,6 +195,8 @@ class FitRun(Loop[tuple[Tensor, Tensor]]):
         num_classes: int,
         device: torch.device,
     ) -> None:
+        from timm.optim import create_optimizer_v2  # slow to import, with torchvision below it
+
         assert settings.fit is not None
         self.shards, self.device, self.fit = shards, device, settings.fit
         self.exclusive = settings.outputs != "sigmoid"
