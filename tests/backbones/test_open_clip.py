@@ -222,6 +222,8 @@ def test_what_cannot_be_loaded_is_one_sentence(
 
 def test_a_folder_is_known_by_its_files(tmp_path: Path) -> None:
     _, section = save(tmp_path / "m", "vit")
+    (tmp_path / "m/config.json").write_text("{}")  # whose weights are not there
+    assert load(section).num_classes == 3
     settings = spec.Backbone.model_validate(section)
     before = own_weights(settings)
     assert own_weights(settings) == before

@@ -332,8 +332,9 @@ def _missing(loaded: Mapping[str, Any]) -> list[str]:
 
 
 def _is_of_open_clip(folder: Path) -> bool:
-    """Say whether a folder holds a model as open_clip publishes it, and transformers does not."""
-    return (folder / CONFIGURATION).is_file() and not (folder / "config.json").is_file()
+    """Say whether a folder holds a model as open_clip publishes it, and none of transformers."""
+    theirs = all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
+    return (folder / CONFIGURATION).is_file() and not theirs
 
 
 def _open_clip(

@@ -18,6 +18,7 @@ from ttame_core.errors import UserError, nearest
 CONFIGURATION = "open_clip_config.json"
 PREFIX = "open_clip/"
 QUICK = "-quickgelu"  # in the names of networks whose activation is QuickGELU
+MANY = 8  # names of weights that a sentence lists, at most
 CROPS = {"shortest": "center", "squash": "squash"}  # timm's words for open_clip's ways to resize
 
 
@@ -119,9 +120,11 @@ def _check(settings: spec.Backbone, name: str, tag: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         which = f"weights called {tag}" if tag else "weights without a name"
-        have = f"it has {', '.join(tags)}" if tags else "it has none: give a `checkpoint`"
+        some = ", ".join(tags[:MANY]) + f" and {len(tags) - MANY} more" * (len(tags) > MANY)
+        have = f"it has {some}" if tags else "it has none: give a `checkpoint`"
         raise UserError(
-            f"open_clip's {name} has no published {which}: say `model: {PREFIX}{name}.TAG`; {have}"
+            f"open_clip's {name} has no published {which}: say `model: {PREFIX}{name}.TAG`; {have}."
+            + nearest(tag, tags)
         )
     wanted = open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)
     if wanted != open_clip.get_model_config(name).get("quick_gelu", False):
