@@ -60,7 +60,10 @@ def split_named(name: str) -> spec.Split | None:
         return None
     if split := NAMES.get(name.strip().lower()):
         return split
-    raise ValueError(f"unknown split {name!r}; allowed: {', '.join(NAMES)}")
+    raise ValueError(
+        f"unknown split {name!r}; allowed: {', '.join(NAMES)}; where the column means something "
+        "else, name another as `split_column`"
+    )
 
 
 def split_of(path: str) -> spec.Split | None:
