@@ -56,6 +56,8 @@ def start(
 
     def with_more_shards(spec: dict) -> None:
         spec["dataset"] |= {"samples_per_shard": 4}
+        spec["explainers"] = ["ttame", "random", "oracle"]
+        spec["evaluation"] = {"metrics": ["confidence", "shape"]}
         net = spec["backbones"][0]
         spec["backbones"] = [net | {"name": "broken", "args": {"stem_width": 16}}, net]
 

@@ -30,6 +30,12 @@ SELECT (SELECT map_from_entries(list((explainer, images))) FROM board) AS images
        (SELECT count(*) FROM maps) AS maps
 """
 
+LISTINGS = """
+from flows.cli import app
+for name in ("explainers", "metrics"):
+    app([name], standalone_mode=False)
+"""
+
 
 @pytest.mark.slow  # five processes, which import everything anew
 def test_an_audit_with_both(
@@ -40,15 +46,18 @@ def test_an_audit_with_both(
     pip = [sys.executable, "-m", "pip", "install", "--quiet", *OFFLINE]
     subprocess.run([*pip, "--target", site, sources], check=True)
 
-    def ttame(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "flows", *map(str, arguments)],
+            [sys.executable, *map(str, arguments)],
             env=server | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])},
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
         )
+
+    def ttame(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return python("-m", "flows", *arguments)
 
     def both(spec: dict) -> None:
         spec["backbones"][0]["preprocessing"] = {"input_size": [64, 64], "crop_pct": 1}
@@ -71,11 +80,10 @@ def test_an_audit_with_both(
     assert found["maps"] == 32
     assert math.isclose(found["value"], found["by_hand"], rel_tol=1e-4)
 
-    listing = ttame("explainers")
-    assert "feature-norm" in listing.stdout
-    assert "order: 2.0" in listing.stdout
-
-    assert "centroid_distance ↓" in ttame("metrics").stdout
+    listed = python("-c", LISTINGS).stdout
+    assert "feature-norm" in listed
+    assert "order: 2.0" in listed
+    assert "centroid_distance ↓" in listed
 
     # Where it is broken, who asks is told of the package; who does not is not disturbed.
     (site / "ttame_example/feature_norm.py").write_text("import not_there\n")

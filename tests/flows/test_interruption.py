@@ -60,6 +60,8 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
         fitted = {k: v for k, v in spec["backbones"][0].items() if k != "checkpoint"}
         fit = {"epochs": 3, "batch_size": 8, "learning_rate": 0.001}
         spec["backbones"].append(fitted | {"name": "fitted", "fit": fit})
+        spec["explainers"] = ["ttame", "random", "oracle"]
+        spec["evaluation"] = {"metrics": ["confidence", "shape"]}
 
     spec = edit_spec(with_fitted_classifier)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"

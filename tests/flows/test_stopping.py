@@ -185,7 +185,12 @@ def _stopped_well(said: str, workers: list[psutil.Process], workspace: Path) -> 
 def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
     ttame: Run, forks: ForkServerContext, edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:
-    spec = edit_spec(lambda s: s["dataset"].update(samples_per_shard=4))
+    def smaller(spec: dict) -> None:
+        spec["dataset"] |= {"samples_per_shard": 4}
+        spec["explainers"] = ["ttame", "random", "oracle"]
+        spec["evaluation"] = {"metrics": ["confidence", "shape"]}
+
+    spec = edit_spec(smaller)
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     audit = ["audit", spec, "--workspace"]
     assert ttame(*audit, undisturbed).returncode == 0
