@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone, load_backbone
 from ttame_core.backbones.checkpoints import file_hash
-from ttame_core.backbones.devices import place
+from ttame_core.backbones.devices import place, return_freed_memory
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer, Trained
 from ttame_core.heads.attention import Head
@@ -25,13 +27,18 @@ _loading = Lock()
 _loaded: dict[str, Any] = {}
 
 
-def one_network() -> Lock:
-    """Return the lock that a unit holds while it uses neural networks.
+@contextmanager
+def one_network() -> Iterator[None]:
+    """Hold a lock while a unit uses neural networks, and give the memory back that it has freed.
 
     The threads of a process, such as a Dask worker's, take turns: a network with hooks serves one
     thread at a time, and memory has room for one network.
     """
-    return _in_use
+    with _in_use:
+        try:
+            yield
+        finally:
+            return_freed_memory()
 
 
 def check_fitted(provenance: Provenance, settings: spec.Backbone) -> None:

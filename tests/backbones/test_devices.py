@@ -115,3 +115,27 @@ def test_what_a_batch_frees_the_next_one_gets_without_asking_the_system() -> Non
     found = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
     given_back, kept = map(int, found.stdout.split())
     assert kept * 10 < given_back
+
+
+KEPT = """
+import psutil, torch
+from tasks.models import one_network
+from ttame_core.backbones.devices import keep_freed_memory
+
+def resident():
+    return psutil.Process().memory_info().rss // 2**20
+
+keep_freed_memory()
+with one_network():
+    batches = [torch.ones(2**18) for _ in range(400)]  # 400 MiB
+    del batches
+    print(resident())
+print(resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_what_a_unit_of_work_freed_goes_back_to_the_system_when_it_ends() -> None:
+    found = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True)
+    kept, left = map(int, found.stdout.split())
+    assert kept - left > 300

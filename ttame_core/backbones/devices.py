@@ -125,7 +125,20 @@ def keep_freed_memory() -> None:
     batch comes page by page, which takes a fifth of a forward pass on a CPU (docs/cost.md). This
     has an effect only with glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
+    if mallopt := _of_c_library("mallopt"):
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def return_freed_memory() -> None:
+    """Give the memory that this process has freed, and kept, back to the system.
+
+    What one unit of work has freed lies in pieces that do not fit the next one's batches, so that
+    the process would grow from unit to unit. This has an effect only with glibc.
+    """
+    if trim := _of_c_library("malloc_trim"):
+        trim(0)
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
