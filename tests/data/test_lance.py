@@ -137,8 +137,11 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, part: str, damage: str)
         os.remove(file)
     else:
         file.write_bytes(changed[damage])
-    with pytest.raises(UserError, match=r"t\.lance (cannot be read|is a table of Lance w)"):
+    with pytest.raises(
+        UserError, match=r"t\.lance (cannot be read|is a table of Lance w)"
+    ) as caught:
         contents(tmp_path, source)
+    assert ".rs:" not in str(caught.value)
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from ttame_core.storage import file_system
 # The file of a version, which Lance numbers from 1 up, or from 2^64 − 2 down.
 VERSION = re.compile(r"(?P<table>|.*/)_versions/(?P<number>\d+)\.manifest", re.S)
 SUFFIX = ".lance"
+IN_ITS_CODE = re.compile(r",? /\S+\.rs:\d+(:\d+)?")  # places that errors of the library name
 PANIC = "PanicException"  # the library's own errors, which derive from BaseException alone
 
 
@@ -142,7 +143,7 @@ class LanceRows(Rows):
             if isinstance(error, pa.ArrowException | OSError | ValueError | RuntimeError) or (
                 type(error).__name__ == PANIC
             ):
-                raise self.damaged(error) from error
+                raise self.damaged(IN_ITS_CODE.sub("", str(error))) from error
             raise
 
     @override

@@ -99,11 +99,11 @@ class Rows(ABC):
         try:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise self.damaged(error) from error
+            raise self.damaged(str(error)) from error
 
-    def damaged(self, error: BaseException) -> UserError:
+    def damaged(self, reason: str) -> UserError:
         """Return the sentence for a table that a library cannot read."""
-        words = " ".join(str(error).split())[:200]
+        words = " ".join(reason.split())[:200]
         return UserError(
             f"{self.place} cannot be read as {self.form} ({words}): get it again, or leave it out"
         )
