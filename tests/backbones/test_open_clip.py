@@ -215,6 +215,10 @@ def test_what_cannot_be_loaded_is_one_sentence(
     for wrong in ({"fit": {}}, {"num_classes": 3}, {"prompts": None}, {}):
         with pytest.raises(ValidationError, match=r"`prompts`|has no weights"):
             spec.Backbone.model_validate({**checkpoint, **wrong} if wrong else section)
+    with pytest.raises(ValidationError, match=r"name: `open_clip/ViT-B-32\.laion2b`"):
+        spec.Backbone.model_validate(
+            {**published, "model": "open_clip/ViT-B-32", "pretrained": "laion2b"}
+        )
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UserError, match=r"pip install 'ttame\[open-clip\]'"):
         load(folder)

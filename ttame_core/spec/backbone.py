@@ -124,6 +124,12 @@ class Backbone(Section):
         if isinstance(value, dict) and isinstance(value.get("model"), str):
             model = re.sub(r"^[~./].*/(?=.)", "", value["model"])  # the last part of a path
             value = {"name": re.sub(r"[^A-Za-z0-9._+-]+", "-", model), **value}
+            weights = value.get("pretrained")
+            if isinstance(weights, str) and weights.lower() not in ("true", "false"):
+                raise ValueError(
+                    "`pretrained` is true or false; weights are named after a dot in the model's "
+                    f"name: `{value['model'].partition('.')[0]}.{weights}`"
+                )
         return value
 
     @property
