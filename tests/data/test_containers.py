@@ -434,6 +434,9 @@ def test_splits_of_a_column(tmp_path: Path) -> None:
     columns = {"image": [RED, BLUE, GREEN, BLACK], "split": ["train", "valid", "test", None]}
     source = _parquet(tmp_path / "t.parquet", **columns, label=["a", "b", "a", "b"])
     assert [entry.split for entry in entries(**source)] == ["train", "val", "test", None]
+    opened = open_source(spec.Dataset(name="d", source=source).source)
+    assert list(opened.entries())
+    assert "the column `split`" in opened.remarks[0]
     without = entries(**source, split_column=None)
     assert {entry.split for entry in without} == {None}
     source = _parquet(tmp_path / "t.parquet", image=[RED], split=["holdout"])

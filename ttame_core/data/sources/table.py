@@ -77,7 +77,7 @@ class Table(Source):
         splits = split_files(files) if isinstance(self.settings.path, str) else {}
         if splits:
             self.remarks.append(f"the names of the files in {self.settings.path} tell their splits")
-        labels = set()
+        labels, own_splits = set(), set()
         for name, (split, fs, path) in files.items():
             if splits and name not in splits:
                 yield Entry(shown(name), "", None, None, kind="file", reason=BESIDE)
@@ -86,6 +86,7 @@ class Table(Source):
             with _opened_rows(place) as table:
                 columns = _columns(table, _features(table.schema, fs, path), self)
                 labels.add(columns.label)
+                own_splits.add(columns.split)
                 self._check_names(columns, table.place)
                 stamped = stamp(fs.info(path))
                 for row in table.described(columns):
@@ -96,6 +97,8 @@ class Table(Source):
                     else:
                         where, changed = inside(place, row.row), f"{row.size}/{stamped}"
                         yield Entry(entry, where, row.label, own, changed)
+        for column in filter(None, own_splits):
+            self.remarks.append(f"the column `{column}` of {self.settings.path} tells its splits")
         said = " and ".join(f"`{label}`" for label in sorted(filter(None, labels)))
         self.remarks.append(
             f"the labels of {self.settings.path} are those of the column {said}"
