@@ -111,6 +111,7 @@ def test_a_failed_backbone_does_not_stop_the_others(
     def with_broken(spec: dict) -> None:
         broken = spec["backbones"][0] | {"name": "broken", "args": {"stem_width": 16}}
         spec["backbones"].insert(0, broken)
+        spec |= {"explainers": ["ttame", "random"], "evaluation": {"metrics": ["shape"]}}
 
     result = ttame("audit", edit_spec(with_broken))
     assert result.returncode == 2

@@ -39,7 +39,7 @@ def _spec(spec_file: Path, name: str, backbones: tuple[str, ...]) -> None:
     spec = yaml.safe_load(spec_file.read_text())
     net = spec["backbones"][0]
     spec |= {"name": name, "backbones": [net | {"name": b} for b in backbones]}
-    spec["explainers"] = EXPLAINERS
+    spec |= {"explainers": EXPLAINERS, "evaluation": {"metrics": ["confidence", "shape"]}}
     (spec_file.parent / f"{name}.yaml").write_text(yaml.safe_dump(spec))
 
 

@@ -30,7 +30,7 @@ SMALL = {
     "resnet50": {
         "model": "tiny:small_resnet",
         "trust": True,
-        "taps": ["layer2", "layer3", "layer4"],
+        "taps": ["layer1", "layer2", "layer3"],  # not layer4, of whose channels each is a pass
     },
     "vit_b_16": {"model": "tiny:small_vit"},
 }
