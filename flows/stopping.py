@@ -15,7 +15,7 @@ from tasks import logs
 from ttame_core.stopping import ask, give_up
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 8.0  # seconds in which a command ends by itself once a signal has come
+PATIENCE = 6.0  # seconds in which a command ends by itself once a signal has come
 said = Event()  # set when the command has said that it was stopped
 WORDS = "stopped: what is whole stays, and the same command goes on from there"
 signalled = Event()  # set when a signal has come, also where the main thread does not hear of it

@@ -147,7 +147,7 @@ def _start_guarded() -> None:
         port = probe.getsockname()[1]
     with deaf_children():
         process = subprocess.Popen(_command(port), env=_environment())
-    waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 3; kill -9 "$1"', "sh", str(process.pid)]
+    waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 2; kill -9 "$1"', "sh", str(process.pid)]
     null = subprocess.DEVNULL
     guard = subprocess.Popen(
         waits, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
