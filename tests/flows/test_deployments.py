@@ -89,7 +89,7 @@ def _when(question: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
     return answer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the server: slow tests of this file run before the others
 def deployments(
     server: dict[str, str],
     small_audit: Callable[[Path], Path],
