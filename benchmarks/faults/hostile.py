@@ -133,9 +133,10 @@ def open_hostile_workspaces(
         outside.mkdir()
         foreign = [_make_hostile(here, outside, rng) for _ in range(rng.randint(1, 4))]
         before = _state(outside) | {str(p): _hash(p) for p in foreign if p.is_file()}
-        for path in rng.sample(sorted(here.glob("maps/*/*/*/*")), 2):
-            if not path.is_symlink():
-                path.unlink(missing_ok=True)  # something is to be made again
+        maps = [p for p in sorted(here.glob("maps/*/*/*/*")) if not _behind_a_link(p, here)]
+        ours = [path for path in maps if path not in foreign]
+        for path in rng.sample(ours, min(2, len(ours))):
+            path.unlink()  # something is to be made again
         code = run_audit(audit, here, checked=False)
         ended.append(code)
         after = _state(outside) | {str(p): _hash(p) for p in foreign if p.is_file()}
