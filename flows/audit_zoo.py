@@ -32,8 +32,8 @@ def audit_zoo(spec: AuditSpec | str, workspace: str) -> str:
         GatesFailed: no backbone failed, but a gate did; the record is written.
     """
     audit = open_spec(spec)
-    looked = any(metric.family == "marked" for metric in audit.evaluation.metrics)
-    stages = (*MAKING_MAPS, evaluate_maps, *([paste_marked] if looked else []))
+    pasting = [paste_marked] if audit.evaluation.marked else []
+    stages = (*MAKING_MAPS, evaluate_maps, *pasting)
     failures = run_stages(stages, audit, workspace)
     place = report(audit, workspace, {name: str(error) for name, error in failures.items()})
     if failures:

@@ -142,5 +142,5 @@ def _everything(audit: AuditSpec, shards: int) -> Iterator[Line]:
         for stage in ("explain", "evaluate"):
             for explainer in audit.explainers:
                 yield stage, backbone.name, explainer.name, shards, 0
-        if any(metric.family == "marked" for metric in audit.evaluation.metrics):
+        if audit.evaluation.marked:
             yield "paste", backbone.name, "", 1, 0

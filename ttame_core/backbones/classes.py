@@ -277,11 +277,11 @@ def _entries(texts: Sequence[str]) -> tuple[ClassName, ...]:
     entries = []
     for number, text in enumerate(texts):
         text = text.strip() or f"class {number}"
-        if found := _WNID.fullmatch(text.strip()):
+        if found := _WNID.fullmatch(text):
             full = found[2].strip() or _lemma(found[1]) or text
             entries.append(ClassName(full, full, found[1], _definition(found[1])))
         else:
-            entries.append(ClassName(text.strip(), text.strip()))
+            entries.append(ClassName(text, text))
     return _distinct(_with_wnids(entries))
 
 

@@ -226,7 +226,7 @@ class SmoothGradCamPlusPlus(Explainer):
         noise = torch.randn(self.settings.samples, *image.shape, generator=generator)
         noisy = image + self.settings.noise * noise.to(image)
         seen: list[Tensor] = []
-        with changed(self.layer, self.tap, partial(_see, seen)), torch.enable_grad():
+        with changed(self.layer, self.tap, partial(see, seen)), torch.enable_grad():
             logits = self.backbone(torch.cat([image[None], noisy]).requires_grad_())
         features = self.tap.feature_map(seen[0].detach())[0].float()
         weights = []
@@ -334,13 +334,13 @@ def _has_gradient(backbone: Backbone, layer: nn.Module, tap: Tap) -> bool:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, *backbone.preprocessing.shape, generator=generator)
     inputs = backbone.normalise(noise.to(backbone.device)).requires_grad_()
-    with changed(layer, tap, partial(_see, outputs)), torch.enable_grad():
+    with changed(layer, tap, partial(see, outputs)), torch.enable_grad():
         logits = backbone(inputs)
         (gradient,) = torch.autograd.grad(logits[0].max(), outputs[-1], allow_unused=True)
     return gradient is not None and bool(tap.feature_map(gradient).abs().max() > 0)
 
 
-def _see(seen: list[Tensor], output: Tensor) -> Tensor:
+def see(seen: list[Tensor], output: Tensor) -> Tensor:
     """Put a tap's tensor into a list, and leave the tensor as it is."""
     seen.append(output)
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ttame_core.explainers.cams import (
     changed,
     deepest_spatial,
     deepest_with_gradient,
+    see,
     weighted,
 )
 from ttame_core.perturbation.masking import min_max
@@ -148,14 +150,10 @@ class AblationCam(Explainer):
     def attribute(self, forward: ForwardPass, targets: Tensor) -> Tensor:
         inputs = self.backbone.normalise(forward.images)
         seen: list[Tensor] = []
-
-        def see(output: Tensor) -> Tensor:
-            seen.append(self.tap.feature_map(output).float())
-            return output
-
-        logits = self._logits(inputs, see)
+        logits = self._logits(inputs, partial(see, seen))
+        every = self.tap.feature_map(seen[0]).float()
         maps = []
-        for image, features, whole, chosen in zip(inputs, seen[0], logits, targets, strict=True):
+        for image, features, whole, chosen in zip(inputs, every, logits, targets, strict=True):
             without = torch.cat(
                 [
                     self._logits(image.expand(len(c), -1, -1, -1), _Ablated(self.tap, c))

@@ -152,3 +152,8 @@ class Evaluation(Section):
     @classmethod
     def _distinct(cls, metrics: list[Metric]) -> list[Metric]:
         return distinct("metrics", metrics, [m.family for m in metrics])
+
+    @property
+    def marked(self) -> Metric | None:
+        """The family `marked`, which finds what is pasted; None where it is not asked for."""
+        return next((metric for metric in self.metrics if metric.family == "marked"), None)

@@ -342,8 +342,7 @@ class Provenance:
 
         None where the audit does not ask for the family `marked`, which finds what is pasted.
         """
-        metrics = self.audit.evaluation.metrics
-        marked = next((m for m in metrics if m.family == "marked"), None)
+        marked = self.audit.evaluation.marked
         if marked is None:
             return None
         named = rivals(self.audit)
@@ -415,7 +414,7 @@ class Provenance:
                 unscored = [e for e, _ in self.missing_scores(backbone, shard)]
                 for e in self.explainers():
                     yield Work("evaluate", name, e.name, shard, e not in unscored)
-            if self.pasted(backbone) is not None:
+            if self.audit.evaluation.marked:
                 yield Work("paste", name, "", "", self.pasted_is_current(backbone))
 
     def unmade(self) -> Iterator[str]:
