@@ -154,6 +154,7 @@ def _spec(
     head = {"ttame": {"training": {"labels": "permuted"}}} if fault.where == "head" else "ttame"
     files = {"clean": place.parent / f"clean-{place.name.rsplit('-', 1)[1]}.safetensors"}
     files["faulty"] = place / "faulty.safetensors"
+    spec.trust(network.section["model"])
     model = network.section | {"num_classes": len(classes)}
     pictures = place / "pictures"
     masks = {"annotations": {"kind": "masks", "path": str(pictures / "masks")}}

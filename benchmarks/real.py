@@ -33,6 +33,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.directions import direction
+from ttame_core.spec import TRUSTED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 BACKBONES = ("lite0", "lite1")
@@ -130,7 +131,7 @@ def _backbone(name: str, dataset: str) -> dict[str, Any]:
     # TEN's pictures are square already, and nothing of them is cut off.
     view = {"preprocessing": {"crop_pct": 1.0}} if dataset == "ten" else {}
     model = f"efficientnet_lite:{name}"
-    return {"model": model, "name": name, "trust": True, "class_names": "imagenet-1k", **view}
+    return {"model": model, "name": name, "class_names": "imagenet-1k", **view}
 
 
 def _explainers(seeds: int, few: int, rivals: bool) -> list[Any]:
@@ -176,7 +177,9 @@ def _audit(spec: dict[str, Any], workspace: Path, images: int) -> None:
     paths = [str(EXAMPLES), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [*command, "--workspace", str(workspace / "lake")],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PREFECT_LOGGING_LEVEL": "INFO"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(paths), TRUSTED: "efficientnet_lite"}
+        | {"PREFECT_LOGGING_LEVEL": "INFO"},
         check=False,
     )
     if done.returncode:

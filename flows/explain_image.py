@@ -67,8 +67,9 @@ def open_named(
     try:
         settings = spec.Backbone.model_validate({"model": model, "taps": reads, **weights})
         if settings.library in ("huggingface", "factory"):  # their models come with weights
-            named_here = settings.library == "factory" or settings.trust  # by the user, not a spec
-            settings = settings.model_copy(update={"pretrained": False, "trust": named_here})
+            settings = settings.model_copy(update={"pretrained": False})
+        if settings.library == "factory":
+            spec.trust(model)  # which the user has named, not a spec
         named = [spec.Explainer.model_validate(name) for name in explainers or [DEFAULT]]
         chosen = [complete_explainer(section) for section in named]
     except ValidationError as error:

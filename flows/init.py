@@ -94,7 +94,7 @@ def _wrong(output: str) -> list[str]:
     try:
         audit = open_spec(output)
         lake = Lake(f"memory://init/{audit.name}")
-        sound = [one for one in audit.backbones if not one.trust]  # the others' code is not run
+        sound = [one for one in audit.backbones if not one.runs_code]
         audit = audit.model_copy(update={"backbones": sound})
         plan = plan_shards(audit.dataset, lake)
         return list(problems(audit, lake, plan, fetch=False).values()) if sound else []

@@ -214,7 +214,8 @@ def test_a_module_stays_as_it_was() -> None:
     expected = net.eval()((images - 0.5) / 0.25)
     torch.testing.assert_close(backbone(backbone.normalise(images)), expected, atol=1e-4, rtol=1e-4)
     assert tt.explain(backbone, images, "gradcam").shape[0] == 2
-    section = spec.Backbone(model="tiny:small_resnet", trust=True)
+    spec.trust("tiny:small_resnet")
+    section = spec.Backbone(model="tiny:small_resnet")
     assert tt.load_backbone(section, device="cpu").num_classes == 10
 
 

@@ -164,12 +164,7 @@ def test_a_recipe_is_left_to_the_classifier_where_none_of_its_keys_is_given() ->
             2,
             ["only dask and ray have an address"],
         ),
-        (
-            "name: a\n",
-            "name: a\ncompute: {engine: dask, address: 'tcp://a:1'}\n",
-            2,
-            ["may run code on this machine", "trust: true"],
-        ),
+        ("name: a\n", "name: a\ncompute: {trust: true}\n", 2, ["compute.trust: unknown key"]),
         (
             "name: a\n",
             "name: a\ncompute: {engine: ray, device: 'cuda:1'}\n",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from tiny import shard_all, tiny_backbone
 
@@ -238,7 +239,7 @@ def test_code_in_a_model_is_refused(own_code: tuple[Path, Path], tmp_path: Path)
         spec.Backbone(model=str(folder), fit={}),
         spec.Backbone(model=str(folder), checkpoint=str(tmp_path / "weights.safetensors")),
     ):
-        with pytest.raises(UserError, match=r"has code of its own.*`trust: true`"):
+        with pytest.raises(UserError, match=r"has code of its own.*TTAME_TRUST"):
             load_backbone(settings)
     for hidden in ("trust_remote_code", "code_revision"):
         with pytest.raises(UserError, match=rf"cannot hold {hidden}"):
@@ -246,9 +247,13 @@ def test_code_in_a_model_is_refused(own_code: tuple[Path, Path], tmp_path: Path)
     assert not mark.exists()
 
 
-def test_code_in_a_model_runs_where_the_spec_says_so(own_code: tuple[Path, Path]) -> None:
+def test_code_in_a_model_runs_where_the_user_says_so(
+    own_code: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, mark = own_code
-    trusted = spec.Backbone(model=str(folder), trust=True, taps=[])
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("TTAME_TRUST", f"another.module, ./{folder.name}/")
+    trusted = spec.Backbone(model=str(folder), taps=[])
     assert load_backbone(trusted).num_classes == 3
     assert mark.exists()
     before = own_weights(trusted)
@@ -256,27 +261,35 @@ def test_code_in_a_model_runs_where_the_spec_says_so(own_code: tuple[Path, Path]
     assert own_weights(trusted) != before
 
 
-def test_a_function_is_called_only_where_the_spec_or_the_user_says_so(
+def test_a_function_is_called_only_where_the_user_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = "from pathlib import Path\nPath('ran').touch()\nfrom torch.nn import Identity as net\n"
-    for name in ("strange", "familiar"):
+    code += "from torch.nn import Flatten as other\n"
+    for name in ("strange", "familiar", "nodding"):
         (tmp_path / f"{name}.py").write_text(code)
-    monkeypatch.setenv("TTAME_TRUST", "familiar")
+    monkeypatch.setenv("TTAME_TRUST", "familiar, nodding:net")
     for settings in (
         spec.Backbone(model="strange:net"),
+        spec.Backbone(model="nodding:other"),
         spec.Backbone(model="os:system", args={"command": "touch ran"}),
     ):
         for load in (own_weights, load_backbone):
-            with pytest.raises(UserError, match="is not called: read it, and say `trust: true`"):
+            with pytest.raises(UserError, match=r"is not called: .* export TTAME_TRUST="):
                 load(settings)
     assert not (tmp_path / "ran").exists()
-    own_weights(spec.Backbone(model="familiar:net"))
-    assert (tmp_path / "ran").exists()
-    (tmp_path / "ran").unlink()
-    own_weights(spec.Backbone(model="strange:net", trust=True))
-    assert (tmp_path / "ran").exists()
+    for model in ("familiar:net", "nodding:net"):
+        own_weights(spec.Backbone(model=model))
+        assert (tmp_path / "ran").exists()
+        (tmp_path / "ran").unlink()
+
+
+def test_a_spec_cannot_trust_itself() -> None:
+    with pytest.raises(ValidationError, match="trust"):
+        spec.Backbone.model_validate({"model": "strange:net", "trust": True})
+    with pytest.raises(ValidationError, match="trust"):
+        spec.Compute.model_validate({"engine": "dask", "address": "tcp://a:1", "trust": True})
 
 
 # ---- names that lead elsewhere ---------------------------------------------------------------

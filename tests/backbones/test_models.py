@@ -19,7 +19,8 @@ from ttame_core.training.coverage import check
 
 
 def backbone(model: str, **settings: object) -> spec.Backbone:
-    return spec.Backbone.model_validate({"model": model, "trust": ":" in model, **settings})
+    spec.trust(model)
+    return spec.Backbone.model_validate({"model": model, **settings})
 
 
 def test_torchvision_by_name(tmp_path: Path) -> None:

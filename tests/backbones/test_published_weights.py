@@ -23,7 +23,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def lite(monkeypatch: pytest.MonkeyPatch) -> tuple[tt.Backbone, Tensor]:
     """EfficientNet-Lite0, and photographs of a temple and of a flower in [0, 1]."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    backbone = tt.load_backbone("efficientnet_lite:lite0", trust=True)
+    monkeypatch.setenv("TTAME_TRUST", "efficientnet_lite")
+    backbone = tt.load_backbone("efficientnet_lite:lite0")
     pictures = [Image.fromarray(image) for image in load_sample_images().images]
     pixels = torch.stack([backbone.preprocessing.pixels(picture) for picture in pictures])
     return backbone, pixels.float() / 255

@@ -62,7 +62,8 @@ def test_models_with_other_classes_are_not_trained_further(tmp_path: Path) -> No
     audit = written(tmp_path, draft("zoo", found(), Wanted(models), "zoo.yaml"))
     first, _, own = audit.backbones
     assert first.pretrained
-    assert own.trust
+    assert own.runs_code
+    assert not own.trusted
     assert {backbone.fit for backbone in audit.backbones} == {None}
     with pytest.raises(UserError, match=r"unknown model resnet19: .* Did you mean resnet1"):
         draft("zoo", found(), Wanted(["resnet19"]), "zoo.yaml")

@@ -66,12 +66,14 @@ def _saved(here: Path, content: Any) -> Section:
     return {**TIMM, "checkpoint": str(here / "net.pt")}
 
 
-def _made(here: Path, network: str, **keys: Any) -> Section:
+def _made(here: Path, network: str, trusted: bool = True, **keys: Any) -> Section:
     """A function in a module of its own that returns a network."""
     name = f"made_{here.parent.name}"
     (here / f"{name}.py").write_text(NETWORK + network)
     size = {"preprocessing": {"input_size": [32, 32]}}
-    return {"model": f"{name}:make", "name": "net", "trust": True, **size, **keys}
+    if trusted:
+        spec.trust(name)
+    return {"model": f"{name}:make", "name": "net", **size, **keys}
 
 
 @CLASSIFIERS.example("weights of a timm model, in safetensors")
@@ -239,9 +241,9 @@ def _(here: Path) -> Section:
     return _made(here, "Net()")
 
 
-@CLASSIFIERS.example("a function, without `trust`")
+@CLASSIFIERS.example("a function that `TTAME_TRUST` does not name")
 def _(here: Path) -> Section:
-    return _made(here, "Net()", trust=False)
+    return _made(here, "Net()", trusted=False)
 
 
 @CLASSIFIERS.example("a network within `DataParallel` or `torch.compile`")

@@ -67,12 +67,13 @@ def start(
     def run(engine: str, **compute: object) -> subprocess.Popen[str]:
         audit = yaml.safe_load(spec.read_text())
         audit["compute"] |= {"engine": engine, **compute}
+        environment = server | {"TTAME_TRUST": str(compute.get("address", ""))}
         own = spec.with_name(f"{engine}.yaml")
         own.write_text(yaml.safe_dump(audit))
         with (tmp_path / f"{engine}.log").open("a") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", STAGES, str(own), str(tmp_path / engine)],
-                env=server if engine == "threads" else server | slow_in(*KILLED),
+                env=environment | ({} if engine == "threads" else slow_in(*KILLED)),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -161,10 +162,14 @@ def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_ray", None)  # as where it is not installed
     with pytest.raises(UserError, match=r"pip install 'ttame\[ray\]'"):
         runner_of(Compute(engine="ray"))
+    cluster = Compute(engine="dask", address="tcp://10.0.0.1:8786")
+    with pytest.raises(UserError, match=r"export TTAME_TRUST=tcp://10\.0"), opened(cluster):
+        pass
+    monkeypatch.setenv("TTAME_TRUST", "tcp://10.0.0.1:8786")
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(UserError, match="set PREFECT_API_URL"),
-        opened(Compute(engine="dask", address="tcp://10.0.0.1:8786", trust=True)),
+        opened(cluster),
     ):
         pass
 
@@ -224,6 +229,6 @@ def test_the_same_lake_of_a_cluster(
 ) -> None:
     """A worker is killed on the way."""
     with _dask(tmp_path, server | slow_in(*KILLED)) if engine == "dask" else nullcontext() as at:
-        audit = start(engine, **({"address": at, "trust": True} if at else {"at_once": 2}))
+        audit = start(engine, **({"address": at} if at else {"at_once": 2}))
         os.kill(_writer(tmp_path / engine, KILLED[0], audit), signal.SIGKILL)
         _ends_as(audit, tmp_path / engine, *expected)

@@ -24,12 +24,10 @@ TABLE = ROOT / "examples" / "paper_table.yaml"
 SMALL = {
     "vgg16": {
         "model": "tiny:small_vgg",
-        "trust": True,
         "taps": ["features.8", "features.11", "features.14"],
     },
     "resnet50": {
         "model": "tiny:small_resnet",
-        "trust": True,
         "taps": ["layer1", "layer2", "layer3"],  # not layer4, of whose channels each is a pass
     },
     "vit_b_16": {"model": "tiny:small_vit"},
@@ -76,8 +74,7 @@ def test_it_runs_at_reduced_size(
     spec = yaml.safe_load(TABLE.read_text())
     view = {"input_size": [64, 64]}
     spec["backbones"] = [
-        {"name": name, **small, "trust": True, "preprocessing": view}
-        for name, small in SMALL.items()
+        {"name": name, **small, "preprocessing": view} for name, small in SMALL.items()
     ]
     for explainer in (e for e in spec["explainers"] if isinstance(e, dict)):
         for settings in explainer.values():
@@ -87,7 +84,11 @@ def test_it_runs_at_reduced_size(
     spec["maps"]["images"] = 4
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(spec))
     result = ttame(
-        "audit", tmp_path / "small.yaml", *variables, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"
+        "audit",
+        tmp_path / "small.yaml",
+        *variables,
+        PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}",
+        TTAME_TRUST="tiny",
     )
     assert result.returncode == 0, result.stderr
     scores = f"{tmp_path}/workspace/scores/metric=confidence/*/*/*/*.parquet"

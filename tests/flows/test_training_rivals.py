@@ -48,7 +48,6 @@ def _with_all_trained(folder: Path) -> Callable[[dict], None]:
             },
             {
                 "model": "blackbox:box",
-                "trust": True,
                 "name": "box",
                 "args": {"path": str(folder / "box.pt")},
                 "taps": [],
@@ -78,7 +77,8 @@ def test_all_of_them_are_trained_and_explain(
 ) -> None:
     torch.manual_seed(0)
     spec_file = edit_spec(_with_all_trained(tmp_path))
-    result = ttame("audit", spec_file)
+    monkeypatch.setenv("TTAME_TRUST", "blackbox:box")
+    result = ttame("audit", spec_file, TTAME_TRUST="blackbox:box")
     assert result.returncode == 0, result.stderr
     workspace = tmp_path / "workspace"
     heads = {(p.parts[-3], p.parts[-2]) for p in workspace.glob("heads/*/*/*/head.safetensors")}

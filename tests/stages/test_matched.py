@@ -59,7 +59,8 @@ def grb_of_twelve() -> torch.nn.Module:
 
 
 def backbone(name: str, **settings: Any) -> dict[str, Any]:
-    return {"name": name, "model": f"{__name__}:{name}", "trust": True, "taps": [], **settings}
+    spec.trust(__name__)
+    return {"name": name, "model": f"{__name__}:{name}", "taps": [], **settings}
 
 
 def explained(

@@ -34,7 +34,6 @@ WEIGHTS_AND_CODE = {
 }
 # What a Hugging Face folder says of its model and of the pictures that it takes.
 CONFIGURATIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
-TRUSTED = "TTAME_TRUST"  # modules, with commas between them, whose functions may be called
 DEFAULT = "DEFAULT"  # torchvision's name for the best weights it has
 
 
@@ -65,7 +64,7 @@ def create_model(
     if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
         raise UserError(
             f"backbone {settings.name}: `args` cannot hold {hidden[0]}; give weights as "
-            "`checkpoint`, and allow a folder's own code by `trust: true`, both beside `model`"
+            f"`checkpoint` beside `model`, and allow a folder's own code by {spec.TRUSTED}"
         )
     model = make(settings, state, num_classes or settings.num_classes)
     if state is not None and settings.prompts is None:
@@ -77,14 +76,13 @@ def own_weights(settings: spec.Backbone) -> str:
     """Return a text that identifies the weights that a folder or a function brings along."""
     if settings.library == "huggingface":
         folder = Path(settings.model).expanduser()
-        code = sorted(folder.glob("*.py")) if settings.trust else []
         says = [file for file in map(folder.joinpath, CONFIGURATIONS) if file.is_file()]
         weights = [folder / "model.safetensors"]
         if _is_of_open_clip(folder):
             weights = sorted(file for file in folder.iterdir() if file.is_file())
-        files = [*weights, *says, *code]
+        files = [*weights, *says, *sorted(folder.glob("*.py"))]
         return "sha256:" + "+".join(file_hash(str(file)) for file in files)
-    return _factory_weights(settings.model_dump_json(include={"model", "name", "args", "trust"}))
+    return _factory_weights(settings.model_dump_json(include={"model", "name", "args"}))
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -266,7 +264,7 @@ def _huggingface(
     if settings.prompts is not None:
         return zero_shot(settings, folder)
     arguments = dict(settings.args) | ({"num_labels": num_classes} if num_classes else {})
-    trust = settings.trust  # without a value, transformers would ask at the terminal
+    trust = settings.trusted  # without a value, transformers would ask at the terminal
     try:
         if state is not None or not (folder / "model.safetensors").is_file():
             if state is None and settings.fit is None:
@@ -301,7 +299,8 @@ def _huggingface(
         if not trust and "trust_remote_code" in str(error):
             raise UserError(
                 f"backbone {settings.name}: {folder} has code of its own, which is not run: read "
-                "it, and say `trust: true` beside `model` if you trust it"
+                f"it, and if you trust it name the folder in the environment variable "
+                f"{spec.TRUSTED}"
             ) from error
         if "ignore_mismatched_sizes" in str(error):
             raise UserError(
@@ -363,15 +362,14 @@ def _factory(
     """Call `package.module:factory` with `args`, and with num_classes where the spec has it.
 
     Raises:
-        UserError: the spec does not trust it, it cannot be imported, or it makes no network.
+        UserError: the user does not trust it, it cannot be imported, or it makes no network.
     """
     module_name, _, attribute = settings.model.partition(":")
-    trusted = os.environ.get(TRUSTED, "").split(",")
-    if not settings.trust and module_name not in trusted:
+    if not settings.trusted:
         raise UserError(
             f"backbone {settings.name} is made by the function {settings.model}, which is not "
-            "called: read it, and say `trust: true` beside `model`, or name its module in the "
-            f"environment variable {TRUSTED}, if you trust it"
+            "called: read it, and if you trust it name it in the environment variable "
+            f"{spec.TRUSTED}: export {spec.TRUSTED}={settings.model}"
         )
     if (here := os.getcwd()) not in sys.path:  # where users keep such functions
         sys.path.append(here)

@@ -78,11 +78,11 @@ def open_clip_classifier(settings: spec.Backbone, state: dict[str, Tensor] | Non
     else:
         place, pretrained = f"local-dir:{Path(settings.model).expanduser()}", None
     text = (open_clip.get_model_config(place) or {}).get("text_cfg", {})
-    if "hf_model_name" in text and settings.library != "open_clip" and not settings.trust:
+    if "hf_model_name" in text and settings.library != "open_clip" and not settings.trusted:
         raise UserError(
             f"backbone {settings.name}: transformers makes the text side of {settings.model} from "
-            f"{text['hf_model_name']}, which may have code of its own: say `trust: true` beside "
-            "`model` if you trust it"
+            f"{text['hf_model_name']}, which may have code of its own: if you trust it name the "
+            f"folder in the environment variable {spec.TRUSTED}"
         )
     with _without_messages():
         model = open_clip.create_model(
@@ -90,8 +90,8 @@ def open_clip_classifier(settings: spec.Backbone, state: dict[str, Tensor] | Non
         ).eval()
     if state is not None:
         load_weights(model, state, settings, str(settings.checkpoint))
-    # Code of a tokenizer in a folder runs only where the spec trusts it, whatever the folder says.
-    trust = {"trust_remote_code": settings.trust} if text.get("hf_tokenizer_name") else {}
+    # Code of a tokenizer in a folder runs only where the user trusts it, whatever the folder says.
+    trust = {"trust_remote_code": settings.trusted} if text.get("hf_tokenizer_name") else {}
     tokenizer = open_clip.get_tokenizer(place, **trust)
 
     def embed(texts: list[str]) -> Tensor:

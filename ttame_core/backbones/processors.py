@@ -61,7 +61,7 @@ def _processor(settings: spec.Backbone, folder: Path) -> Any | None:
 
     try:
         return AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=settings.trust
+            folder, local_files_only=True, trust_remote_code=settings.trusted
         )
     except (OSError, ValueError, TypeError, ImportError, KeyError, AttributeError) as error:
         files = [folder / f"{name}_config.json" for name in ("preprocessor", "processor")]

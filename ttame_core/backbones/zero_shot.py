@@ -65,7 +65,7 @@ def zero_shot(settings: spec.Backbone, folder: Path) -> ZeroShot:
 
     about: dict[str, Any] = {
         "local_files_only": True,
-        "trust_remote_code": settings.trust,
+        "trust_remote_code": settings.trusted,
     }
     try:
         model = AutoModel.from_pretrained(

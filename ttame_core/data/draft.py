@@ -152,8 +152,9 @@ def _backbone(model: str, classes: int, own: dict[str, str]) -> dict[str, Any]:
     except ValidationError as error:
         problem = spec.problem_of(error, spec.Backbone.model_fields)
         raise UserError(f"{model!r} cannot be a model in a spec: {problem}") from error
-    if checked.library == "factory":  # users trust what they name themselves
-        return {"section": {"model": model, "trust": True, **own}, "comment": ""}
+    if checked.library == "factory":
+        comment = f"Its code runs only where the environment says so: export {spec.TRUSTED}={model}"
+        return {"section": {"model": model, **own}, "comment": comment}
     if checked.library == "huggingface":  # the number of its classes is not known
         return {"section": {"model": model, **own}, "comment": ""}
     known = _classes_of(checked)

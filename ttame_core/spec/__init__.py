@@ -26,11 +26,13 @@ from ttame_core.spec.gates import CHANGED_MAPS, Gate
 from ttame_core.spec.load import SpecProblem, SpecProblems, load_spec, parse_yaml
 from ttame_core.spec.methods import Evaluation, Explainer, Maps, Metric
 from ttame_core.spec.training import RECIPES, Training, recipe_keys, recipe_of, training_keys
+from ttame_core.spec.trusted import TRUSTED, is_trusted, trust
 
 __all__ = [
     "CHANGED_MAPS",
     "RECIPES",
     "SPLITS",
+    "TRUSTED",
     "Annotations",
     "AuditSpec",
     "Backbone",
@@ -54,10 +56,12 @@ __all__ = [
     "SpecProblems",
     "Split",
     "Training",
+    "is_trusted",
     "load_spec",
     "parse_yaml",
     "problem_of",
     "recipe_keys",
     "recipe_of",
     "training_keys",
+    "trust",
 ]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ttame_core.spec.base import Labels, Name, Section, Seed
+from ttame_core.spec.trusted import is_trusted
 
 TEMPLATE = "a photo of a {}"
 
@@ -62,7 +63,8 @@ class Backbone(Section):
     model: str = Field(
         description="a timm model name, with or without a pretrained tag; torchvision/NAME; "
         "open_clip/NAME.TAG; a folder of a Hugging Face image classifier or of open_clip; or "
-        "package.module:function"
+        "package.module:function, which the environment variable TTAME_TRUST must name "
+        "(docs/security.md)"
     )
     name: Name = Field(
         "", description="name in the lake; default: the model's name", validate_default=False
@@ -93,11 +95,6 @@ class Backbone(Section):
         "{kangaroo: wallaby}; it goes before `dataset.labels`",
     )
     args: dict[str, Any] = Field(default_factory=dict, description="arguments of the model")
-    trust: bool = Field(
-        False,
-        description="run its code: the function that `model` names, or the Python files that come "
-        "with a Hugging Face folder (docs/security.md)",
-    )
     prompts: dict[str, str | list[str]] | list[str] | None = Field(
         None,
         description="classes of a model of images and texts, such as CLIP: a text or several for "
@@ -151,6 +148,17 @@ class Backbone(Section):
         if of := re.match(r"(torchvision|open_clip)/", self.model):
             return of[1]
         return "huggingface" if re.match(r"[~./]|\w+/", self.model) else "timm"
+
+    @property
+    def trusted(self) -> bool:
+        """Say whether the user lets the function or the folder that `model` names run its code."""
+        module = self.model.partition(":")[0] if self.library == "factory" else self.model
+        return is_trusted(self.model) or is_trusted(module)
+
+    @property
+    def runs_code(self) -> bool:
+        """Say whether loading the model runs code that comes with it, where the user allows it."""
+        return self.library == "factory" or self.trusted
 
     @property
     def has_weights(self) -> bool:

@@ -41,13 +41,9 @@ class Compute(Section):
     )
     address: str | None = Field(
         None,
-        description="address of a dask or ray cluster; default: a cluster on this machine is "
-        "started for this audit",
-    )
-    trust: bool = Field(
-        False,
-        description="use the cluster at `address`: whoever runs it may run code on this machine "
-        "(docs/security.md)",
+        description="address of a dask or ray cluster, which the environment variable TTAME_TRUST "
+        "must name (docs/security.md); default: a cluster on this machine is started for this "
+        "audit",
     )
     at_once: int | None = Field(
         None,
@@ -69,11 +65,6 @@ class Compute(Section):
         if self.engine in ("threads", "processes") and self.address:
             raise ValueError(
                 f"only dask and ray have an address, and engine is {self.engine}: leave one out"
-            )
-        if self.address and not self.trust:
-            raise ValueError(
-                "whoever runs the cluster at address may run code on this machine: where you trust "
-                "it, say `trust: true` beside the address"
             )
         if self.engine != "threads" and ":" in self.device:
             raise ValueError(
