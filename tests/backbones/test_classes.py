@@ -52,6 +52,15 @@ def test_a_hugging_face_model() -> None:
     assert known(2, placeholders) == ClassList()
 
 
+def test_the_two_lists_of_a_hugging_face_model_agree() -> None:
+    names = {0: "cat", 1: "dog"}
+    agreed = SimpleNamespace(id2label=names, label2id={"dog": 1})
+    assert known(2, SimpleNamespace(config=agreed)).names == ["cat", "dog"]
+    swapped = SimpleNamespace(config=SimpleNamespace(id2label=names, label2id={"dog": 0, "cat": 1}))
+    with pytest.raises(UserError, match="class 0 is cat in its `id2label` and dog in its"):
+        known(2, swapped)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -321,6 +321,15 @@ def _(here: Path) -> Section:
     return section
 
 
+@CLASSIFIERS.example("a folder whose `id2label` and `label2id` contradict each other")
+def _(here: Path) -> Section:
+    section = _huggingface(here)
+    config = json.loads((here / "config.json").read_text())
+    config["label2id"] = {"dog": 0, "cat": 1, "owl": 2}
+    (here / "config.json").write_text(json.dumps(config))
+    return section
+
+
 @CLASSIFIERS.example("a list of names that is too short")
 def _(here: Path) -> Section:
     return _made(here, "Net()", class_names=["cat"])
