@@ -26,8 +26,14 @@ from ttame_core.stages.provenance import Provenance
 from ttame_core.stages.shard import StoredShard
 
 
-def audit_alone(folder: Path, explainers: list[str]) -> Path:
-    """`audit.yaml`, and in `workspace` what that audit leaves: 16 pictures in two shards.
+def audit_alone(folder: Path, explainers: list[str | dict[str, dict]]) -> Path:
+    """The folder with `audit.yaml`, and in `workspace` what that audit leaves."""
+    run_alone(spec_alone(folder, explainers), Lake(folder / "workspace"))
+    return folder
+
+
+def spec_alone(folder: Path, explainers: list[str | dict[str, dict]]) -> AuditSpec:
+    """The audit of a new `audit.yaml`: an untrained network and 16 pictures in two shards.
 
     explainers: that have no head. Of 64 pixels the classifier looks at the middle.
     """
@@ -55,12 +61,17 @@ def audit_alone(folder: Path, explainers: list[str]) -> Path:
         "compute": {"device": "cpu", "batch_size": 8, "workers": 2},
     }
     (folder / "audit.yaml").write_text(yaml.safe_dump(spec))
-    run_alone(open_spec(folder / "audit.yaml"), Lake(folder / "workspace"))
-    return folder
+    return open_spec(folder / "audit.yaml")
 
 
 def run_alone(audit: AuditSpec, lake: Lake) -> str:
     """Make in a lake what an audit leaves, without heads; the folder of its record."""
+    fill_alone(audit, lake)
+    return write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)
+
+
+def fill_alone(audit: AuditSpec, lake: Lake) -> None:
+    """Make the maps and scores of an audit without heads, and no record of it."""
     shard_all(audit.dataset, lake)
     provenance = Provenance(audit, lake)
     for section in audit.backbones:
@@ -87,4 +98,3 @@ def run_alone(audit: AuditSpec, lake: Lake) -> str:
                 for metric in audit.evaluation.metrics
             ]
             evaluate_shard(stored, backbone, scores, makers, audit.compute)
-    return write_record(lake, audit, Outcome({}, datetime(2026, 1, 1, tzinfo=UTC)), render)

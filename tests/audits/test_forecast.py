@@ -6,24 +6,23 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from audited import audit_alone
+from audited import fill_alone, spec_alone
 
 from ttame_core import spec
 from ttame_core.audits import forecast as module
 from ttame_core.audits.forecast import Effort, forecast
-from ttame_core.audits.specification import open_spec
 from ttame_core.backbones import load_backbone
+from ttame_core.lake import Lake
 
 IMAGES = {"train": 40, "test": 16}
 
 
 def test_passes_are_those_that_the_audit_makes(tmp_path: Path) -> None:
-    methods = ["gradcam", "random", {"rise": {"masks": 3 * module.FEW}}]
-    folder = audit_alone(tmp_path, methods)  # type: ignore[arg-type]
-    audit = open_spec(folder / "audit.yaml")
+    audit = spec_alone(tmp_path, ["gradcam", "random", {"rise": {"masks": 3 * module.FEW}}])
+    fill_alone(audit, Lake(tmp_path / "workspace"))
     (section,) = audit.backbones
     found = forecast(audit, section, load_backbone(section), IMAGES)
-    costs = f"{folder}/workspace/scores/metric=cost/*/*/*/*.parquet"
+    costs = f"{tmp_path}/workspace/scores/metric=cost/*/*/*/*.parquet"
     took = duckdb.sql(
         "SELECT explainer, sum(forward_passes), sum(backward_passes), count(*) "
         f"FROM '{costs}' GROUP BY ALL"
@@ -33,7 +32,7 @@ def test_passes_are_those_that_the_audit_makes(tmp_path: Path) -> None:
         effort = found["explain", "net", name]
         assert (effort.forward, effort.backward) == pytest.approx((forward, backward))
         assert effort.images == images
-        files = Path(folder, "workspace/maps").rglob(f"explainer={name}/*.parquet")
+        files = (tmp_path / "workspace/maps").rglob(f"explainer={name}/*.parquet")
         size = sum(path.stat().st_size for path in files)
         assert size / 4 < effort.bytes < 20 * size  # small files are mostly header
         scored = found["evaluate", "net", name]
@@ -42,8 +41,7 @@ def test_passes_are_those_that_the_audit_makes(tmp_path: Path) -> None:
 
 
 def test_a_training_takes_its_steps(tmp_path: Path) -> None:
-    folder = audit_alone(tmp_path, ["random"])
-    audit = open_spec(folder / "audit.yaml")
+    audit = spec_alone(tmp_path, ["random"])
     training = spec.Training(epochs=3, min_steps=0, batch_size=8, recipe="paper")
     explainers = [spec.Explainer(method="ttame", settings={"training": {}})]
     audit = audit.model_copy(update={"training": training, "explainers": explainers})

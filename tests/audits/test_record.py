@@ -124,19 +124,30 @@ DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[dict]]:
+    """A workspace, the folder of its record, and its leaderboard."""
+    lake = Lake(tmp_path_factory.mktemp("recorded"))
+    folder = _recorded(lake, _mapped(lake), 1)
+    return Path(lake.url), folder, leaderboard(lake).to_pylist()
+
+
 @pytest.mark.parametrize(("name", "damage"), DAMAGES)
 def test_a_record_that_is_not_as_it_was_written_is_not_believed(
-    name: str, damage: Callable[[Path], None], tmp_path: Path
+    name: str,
+    damage: Callable[[Path], None],
+    first_day: tuple[Path, str, list[dict]],
+    tmp_path: Path,
 ) -> None:
-    lake = Lake(tmp_path)
-    audit = _mapped(lake)
-    folder = _recorded(lake, audit, 1)
-    before = leaderboard(lake).to_pylist()
-    damage(tmp_path / folder / name)
+    whole, folder, before = first_day
+    lake = Lake(shutil.copytree(whole, tmp_path / "workspace"))
+    audit = spec.AuditSpec.model_validate(AUDIT)
+    place = Path(lake.path(folder))
+    damage(place / name)
     assert leaderboard(lake).to_pylist() == before  # worked out anew where it is damaged
     with pytest.raises(UserError, match=rf"{name} (is not as the audit wrote it|is damaged)"):
         _recorded(lake, audit, 2, seconds=1.0)
-    shutil.rmtree(tmp_path / folder)  # as the sentence says
+    shutil.rmtree(place)  # as the sentence says
     again = _recorded(lake, audit, 2, seconds=1.0)
     assert lake.read_table(f"{again}/leaderboard.parquet").to_pylist() == before
 

@@ -176,7 +176,7 @@ def test_maps_and_scores_of_other_channels(tmp_path: Path, channels: int) -> Non
     forward = forward_pass(backbone, batch)
     targets = forward.logits.argmax(dim=1, keepdim=True)
     for name in ("gradcam", "scorecam", "rise", "integrated_gradients", "occlusion"):
-        explainer = REGISTRY[name](backbone)
+        explainer = REGISTRY[name](backbone, {"masks": 64} if name == "rise" else {})
         maps = min_max(explainer.attribute(forward, targets))[:, 0].float()
         assert maps.isfinite().all()
     chances = forward.logits.softmax(dim=1).amax(dim=1).tolist()

@@ -37,10 +37,10 @@ def tell(done):
     sys.stdin.readline()
 
 backbone = tiny_backbone()
-explainer = REGISTRY["gradcam"](backbone)
+explainer = REGISTRY["rise"](backbone, {"masks": 8})
 explain_shard(
     StoredShard(Lake(sys.argv[1]), "drawn", "test-000000"), backbone,
-    [WantedMaps("gradcam", explainer, "the same inputs")], "predicted",
+    [WantedMaps("rise", explainer, "the same inputs")], "predicted",
     spec.Compute(batch_size=4), tell,
 )
 """
@@ -85,7 +85,7 @@ def test_one_dies_one_finishes_and_one_comes_back_to_the_same_shard(tmp_path: Pa
     lake = Lake(tmp_path)
     source = {"kind": "shapes", "train": 0, "val": 0, "test": 12, "size": 64}
     shard_all(spec.Dataset(name="drawn", source=source), lake)
-    file = tmp_path / maps_file("drawn", "resnet10t", "gradcam", "test-000000")
+    file = tmp_path / maps_file("drawn", "resnet10t", "rise", "test-000000")
 
     def others() -> list[str]:
         folders = file.parent, tmp_path / "scores"
