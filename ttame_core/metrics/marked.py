@@ -1,8 +1,7 @@
 """What maps mark, and where: that maps of one class are alike may be the sign of a shortcut.
 
-A classifier that tells a class by a tag, a frame, a background or the quality of its pictures has
-maps that mark the same place or the same kind of patch in all pictures of that class. `marked.sql`
-says how alike they are.
+A classifier that tells a class by a tag, a frame or a background has maps that mark the same place
+in all pictures of that class, or the same kind of patch. `marked.sql` says how alike they are.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from ttame_core.metrics.base import Family, MappedImages, Row
-from ttame_core.metrics.shape import thumbnails
 
 MARKED = 0.1  # share of the pixels that count as marked
-PLACE_SIDE = 7
+SIDE = 7  # cells of a picture, in each direction
 
 
 def marked_pixels(maps: Tensor) -> Tensor:
@@ -34,38 +32,52 @@ def marked_pixels(maps: Tensor) -> Tensor:
     return (flat >= least).view_as(maps)
 
 
-def looks(images: Tensor, maps: Tensor) -> Tensor:
-    """Return what the marked tenth of each image looks like.
+def places(maps: Tensor) -> Tensor:
+    """Return the share of each map that lies in each of 7 × 7 cells.
+
+    Args:
+        maps: (B, h, w), 0 or more.
+
+    Returns:
+        (B, 49), row by row, of sum 1; the same everywhere for a map that is flat.
+    """
+    size = (SIDE, SIDE)
+    cells = F.interpolate(maps[:, None], size, mode="bilinear", antialias=True).flatten(1)
+    total = cells.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, cells / total.where(total > 0, 1), 1 / SIDE**2)
+
+
+def looks(images: Tensor) -> Tensor:
+    """Return what each of 7 × 7 cells of each image looks like.
 
     Args:
         images: (B, C, H, W) in [0, 1]; where C is not 3, the mean of the channels stands for red,
             green and blue.
-        maps: (B, H, W), of which `marked_pixels` are marked.
 
     Returns:
-        (B, 7): mean and standard deviation of red, green and blue over the marked pixels, and the
-        grain, the mean distance of a pixel from the mean of its 3×3 neighbourhood.
+        (B, 343): 49 cells row by row, for each of seven numbers: mean of red, green and blue,
+        standard deviation of these, and the grain, the mean distance of a pixel from the mean of
+        its 3×3 neighbourhood.
     """
     if images.shape[1] != 3:
         images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    chosen = marked_pixels(maps).to(images.dtype)
-    weights = (chosen / chosen.sum(dim=(1, 2), keepdim=True))[:, None]
-    mean = (images * weights).sum(dim=(2, 3))
-    variance = ((images - mean[..., None, None]) ** 2 * weights).sum(dim=(2, 3))
+    mean = F.adaptive_avg_pool2d(images, SIDE)
+    variance = F.adaptive_avg_pool2d(images**2, SIDE) - mean**2
     around = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     rough = (images - around).abs().mean(dim=1, keepdim=True)
-    grain = (rough * weights).sum(dim=(2, 3))
-    return torch.cat([mean, variance.sqrt(), grain], dim=1)
+    grain = F.adaptive_avg_pool2d(rough, SIDE)
+    return torch.cat([mean, variance.clamp(min=0).sqrt(), grain], dim=1).flatten(1)
 
 
 class Marked(Family):
-    """Place of a map, and the look of what it marks: a row per map."""
+    """Place of a map, and the look of its image at each place: a row per map."""
 
     name = "marked"
+    version = 2
 
     @override
     def rows(self, mapped: MappedImages) -> Iterator[Row]:
-        places = thumbnails(mapped.maps, PLACE_SIDE).tolist()
-        seen = looks(mapped.images, mapped.large_maps).tolist()
-        for row, place, look in zip(mapped.rows, places, seen, strict=True):
+        places_of_maps = places(mapped.maps).tolist()
+        seen = looks(mapped.batch_images)[mapped.positions.to(mapped.batch_images.device)].tolist()
+        for row, place, look in zip(mapped.rows, places_of_maps, seen, strict=True):
             yield {**row, "place": place, "look": look}

@@ -18,7 +18,7 @@ from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.query.variables import literal, set_variables
 from ttame_core.lake.schemas import RIVAL
-from ttame_core.metrics.marked import PLACE_SIDE
+from ttame_core.metrics.marked import SIDE
 from ttame_core.report.answers import counted
 from ttame_core.report.tables import Best, wide
 from ttame_core.stages.roles import rivals
@@ -42,7 +42,7 @@ def what_is_alike(row: Mapping[str, Any]) -> str:
         return "what looks the same"
     if row["spot"] is None:
         return "the same place"
-    row_number, column = divmod(row["spot"] - 1, PLACE_SIDE)
+    row_number, column = divmod(row["spot"] - 1, SIDE)
     down = _end_of(row_number, "upper", "lower")
     right = _end_of(column, "left", "right")
     where = f"{down} {right} corner" if down and right else f"{down or right} edge"
@@ -77,10 +77,10 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
 
 
 def _end_of(number: int, first: str, last: str) -> str:
-    """Return the name of the end of a side where a cell (0 to PLACE_SIDE − 1) lies, or nothing."""
+    """Return the name of the end of a side where a cell (0 to SIDE − 1) lies, or nothing."""
     if number < 2:
         return first
-    return last if number >= PLACE_SIDE - 2 else ""
+    return last if number >= SIDE - 2 else ""
 
 
 @dataclass(frozen=True)

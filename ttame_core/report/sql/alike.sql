@@ -1,10 +1,9 @@
 -- Images of classes whose maps are alike, which may be told by a shortcut: a class whose maps mark the
--- same place (`place_alike` of 0.35 or more), or whose maps mark what looks the same, far ahead of
--- every other class (`look_alike` 0.3 above the next class). A class has the value that a quarter of
--- its images reach, the mean over explainers. At most five such classes of a backbone, and of each the
--- `most` images whose maps are most like those of the others. images: number of the class's images. spot: the
--- one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are furthest above the
--- mean of all classes.
+-- same place (`place_alike` of 0.3 or more), or whose maps mark what looks the same (`look_alike` of
+-- 0.13 or more). A class has the value that a quarter of its images reach, the mean over explainers. At
+-- most five such classes of a backbone, and of each the `most` images whose maps are most like those of
+-- the others. images: number of the class's images. spot: the one of 7 × 7 cells of the view, 1 to 49
+-- row by row, in which the class's maps are furthest above the mean of all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
            unnest(['place', 'look']) AS aspect, unnest([place_alike, look_alike]) AS value
@@ -22,13 +21,9 @@ classes AS (
     )
     GROUP BY ALL
 ),
-ranked AS (
-    SELECT *, row_number() OVER best AS rank, score - lead(score) OVER best AS ahead
-    FROM classes WINDOW best AS (PARTITION BY backbone, aspect ORDER BY score DESC, class)
-),
 suspected AS (
-    FROM ranked
-    WHERE (aspect = 'place' AND score >= 0.35) OR (aspect = 'look' AND rank = 1 AND ahead >= 0.3)
+    FROM classes
+    WHERE score >= CASE aspect WHEN 'place' THEN 0.3 ELSE 0.13 END
     QUALIFY row_number() OVER (PARTITION BY backbone ORDER BY score DESC, class) <= 5
 ),
 cells AS (
