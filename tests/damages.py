@@ -7,9 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ttame_core.lake import Lake
+from ttame_core.lake.seals import BLANK, KEY, seal
 
 
 def flip(path: Path) -> None:
@@ -66,3 +68,15 @@ def put_back(path: Path) -> None:
     made_from = json.loads(lake.metadata(name)["ttame.made_from"])
     schema = table.schema.remove_metadata()
     lake.write_parquet(name, table.to_pylist(), schema, {"before": made_from}, **about)
+
+
+def inflate(path: Path) -> None:
+    """Put rows without end in the place of a Parquet file's, in 100 kB and with a right hash."""
+    about = {**pq.read_metadata(path).metadata, KEY: BLANK}
+    del about[b"ARROW:schema"]
+    table = pa.table({"key": pa.nulls(30_000_000)})
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(about)
+    seal(path)
+    assert path.stat().st_size < 100_000

@@ -1,6 +1,7 @@
-"""The most that a query's process takes, where DuckDB does not keep to the query's limits.
+"""The most that a command's process takes while it reads what may be a stranger's workspace.
 
-DuckDB counts no single value of gigabytes as memory, and cannot interrupt the making of one.
+A few bytes of a table can stand for gigabytes. DuckDB counts no single value of gigabytes as
+memory, and cannot interrupt the making of one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 
+import duckdb
+
 from tasks.logs import say
+from ttame_core.errors import UserError
 from ttame_core.lake.query.connection import Limits
 from ttame_core.stopping import give_up
 
@@ -32,19 +36,56 @@ def held_to(limits: Limits) -> Iterator[None]:
     Args:
         limits: the most that the query may take.
     """
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    memory = _bytes(limits.memory)
     timer = Timer(limits.seconds + GRACE, _end, [limits.seconds])
     timer.daemon = True
     timer.start()
     try:
-        if (memory := _bytes(limits.memory)) is not None:
+        with _taking(None if memory is None else SHARE * memory):
+            yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def reading(memory: str) -> Iterator[None]:
+    """Limit the memory of this process while it reads a workspace.
+
+    Args:
+        memory: the most that it may take beyond what it has, such as `4GB`.
+
+    Raises:
+        UserError: that is not enough, or no size.
+    """
+    most = _bytes(memory)
+    if most is None:
+        raise UserError(f"--memory is {memory}, which is no size: write it like 4GB or 500MB")
+    try:
+        with _taking(most):
+            yield
+    except (MemoryError, duckdb.OutOfMemoryException) as error:
+        raise UserError(
+            f"to read this workspace takes more than {memory} of memory, because it is very large "
+            "or a table in it expands to far more than its file: raise --memory if it is yours"
+        ) from error
+
+
+@contextmanager
+def _taking(memory: int | None) -> Iterator[None]:
+    """Limit the address space of this process.
+
+    Args:
+        memory: bytes beyond what it has; None for no limit.
+    """
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        if memory is not None:
             with suppress(OSError, ValueError):  # systems without such sizes, or without the limit
                 pages = int(Path("/proc/self/statm").read_text().split()[0])
-                most = pages * resource.getpagesize() + SHARE * memory
+                most = pages * resource.getpagesize() + memory
                 resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
         yield
     finally:
-        timer.cancel()
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 

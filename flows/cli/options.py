@@ -22,6 +22,9 @@ Variables = Annotated[
     typer.Option("--var", help="fill ${NAME} in the spec; may be repeated", metavar="NAME=VALUE"),
 ]
 Format = Annotated[str, typer.Option(help="table, markdown, csv, json or parquet")]
+Memory = Annotated[
+    str, typer.Option(help="that reading the workspace may take, such as 500MB", metavar="SIZE")
+]
 Output = Annotated[str | None, typer.Option(help="file to write; default: the terminal")]
 
 

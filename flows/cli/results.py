@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import HERE, Format, Output, Workspace, out
+from flows.cli.options import HERE, Format, Memory, Output, Workspace, out
 from tasks.logs import say
 from ttame_core.errors import writing
 from ttame_core.lake import Lake
@@ -46,6 +46,7 @@ def audits(
     workspace: Workspace = HERE,
     format: Format = "table",
     output: Output = None,
+    memory: Memory = "4GB",
 ) -> None:
     """List the audits of a workspace: when they ran, what failed, and their headline.
 
@@ -53,10 +54,13 @@ def audits(
         ttame audits
         ttame audits my-audit --format json
     """
+    from flows.cli.bounds import reading
     from ttame_core.audits import history
     from ttame_core.lake.query.formats import write_result
 
-    write_result(history.audits(Lake(workspace), name), format, output)
+    with reading(memory):
+        listed = history.audits(Lake(workspace), name)
+    write_result(listed, format, output)
 
 
 def compare(
@@ -71,6 +75,7 @@ def compare(
     dataset: Annotated[str | None, typer.Option(help="default: all")] = None,
     format: Format = "table",
     output: Output = None,
+    memory: Memory = "4GB",
 ) -> None:
     """Say which of two is better at what: paired by image, with intervals and p-values.
 
@@ -79,11 +84,13 @@ def compare(
         ttame compare resnet50 vit_base_patch16_224 --dataset birds
         ttame compare my-audit@previous my-audit@latest --format csv
     """
+    from flows.cli.bounds import reading
     from ttame_core.audits import comparison
     from ttame_core.lake.query.formats import write_result
     from ttame_core.report.tables import comparison_table
 
-    compared = comparison.compare(Lake(workspace), a, b, dataset)
+    with reading(memory):
+        compared = comparison.compare(Lake(workspace), a, b, dataset)
     if format == "table" and output is None:
         out().print(comparison_table(compared))
     else:
@@ -104,6 +111,7 @@ def verify(
     ] = False,
     format: Format = "table",
     output: Output = None,
+    memory: Memory = "4GB",
 ) -> None:
     """Check that all files are as ttame wrote them, fit together, and are complete.
 
@@ -115,11 +123,13 @@ def verify(
         ttame verify my-audit --repair
         ttame verify --pixels
     """
+    from flows.cli.bounds import reading
     from ttame_core.audits import verify as verifying
     from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
-    faults = verifying.verify(lake, audit, pixels)
+    with reading(memory):
+        faults = verifying.verify(lake, audit, pixels)
     if not faults:
         say(f"all files of {lake} are what ttame wrote, made from one another, and complete")
         for last in verifying.last_records(lake, audit):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from audited import audit_alone
-from damages import cut, delete, edit, flip, put_back, rename, replace, reword, swap
+from damages import cut, delete, edit, flip, inflate, put_back, rename, replace, reword, swap
 from tiny import jpeg, shard_all
 
 from ttame_core import spec
@@ -89,6 +89,8 @@ def _earlier(path: Path) -> None:
         (f"{RECORD}/report.html", reword), (f"{RECORD}/notes.txt", _add),
         (f"{LATER}/spec.yaml", reword), (f"{LATER}/spec.yaml", cut),
         (f"{LATER}/leaderboard.parquet", delete), (f"{LATER}/leaderboard.parquet", _values),
+        (INDEX, inflate), (LISTED, inflate), (PLAN, inflate), (MAPS, inflate), (SCORES, inflate),
+        (f"{LATER}/leaderboard.parquet", inflate),
     ],
 )  # fmt: skip
 def test_every_damage_is_named(path: str, damage: Callable[[Path], None], workspace: Path) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from flows.cli.bounds import held_to
+from flows.cli.bounds import held_to, reading
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import Limits, run_query
@@ -43,3 +46,18 @@ def test_what_cannot_be_interrupted_ends_with_its_process() -> None:
     ended = subprocess.run([sys.executable, "-c", ENDLESS], capture_output=True, text=True)
     assert ended.returncode == 2
     assert "takes more than 0.5 s" in ended.stderr
+
+
+def test_reading_a_workspace_takes_no_more_than_is_allowed(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    lake = Lake(tmp_path)
+    text = pa.DictionaryArray.from_arrays(np.zeros(900_000, np.int32), ["x" * 2**20])
+    pq.write_table(pa.table({"key": text}), tmp_path / "index.parquet", store_schema=False)
+    assert (tmp_path / "index.parquet").stat().st_size < 2**21  # for 900 GB
+    with pytest.raises(UserError), reading("300MB"):
+        lake.read_table("index.parquet")
+    with pytest.raises(UserError, match="takes more than 300MB of memory"), reading("300MB"):
+        bytearray(2**30)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    with pytest.raises(UserError, match="which is no size"), reading("much"):
+        pass

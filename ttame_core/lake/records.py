@@ -141,6 +141,8 @@ def read_board(lake: Lake, folder: str) -> pa.Table:
     board = lake.read_table(path)
     try:
         same = not about.board or board_fingerprint(board) == about.board
+    except MemoryError as error:
+        raise _damaged(lake, path, "it takes more memory than there is") from error
     except (pa.ArrowException, ValueError):  # it has other columns
         same = False
     if not same:

@@ -40,6 +40,9 @@ ABANDONED = 24 * 3600  # seconds without a write after which a file's writer is 
 FOOTER = 2**16  # bytes at the end of a Parquet file; nearly all footers fit into them
 FOOTERS = 500  # footers that are asked for at once
 DOCUMENT = 64 * 2**20  # bytes of a file of JSON or YAML, at most
+# Rows of a Parquet file, at most: so many, and for each byte of the file so many more. A row of
+# ttame's tables has a text or numbers of its own, which take more than a hundredth of a byte.
+ROWS, ROWS_PER_BYTE = 1_000_000, 100
 ROW_GROUP = 6 * 2**20  # bytes of a thousand 56×56 float16 maps, or of all scores of a shard
 
 
@@ -271,8 +274,8 @@ class Lake:
         if self.local:
             self.check([path])
         with self._parquet(path, whole=columns is None) as stream:
-            if not self.local and columns is None and seals.is_broken(stream):
-                raise self._damaged(path, "it is not as it was written")
+            if not self.local and columns is None:
+                self._refuse_broken(path, stream)
             # Not by PyArrow's threads: one that lets go of this stream while Python ends aborts it.
             if columns is None:  # without PyArrow's data sets, which import pandas
                 return pq.ParquetFile(stream).read(use_threads=False)
@@ -304,9 +307,23 @@ class Lake:
         state = about.st_size, about.st_mtime_ns, about.st_ino
         if self._checked.get(path) != state:
             with self._parquet(path, whole=False) as stream:
-                if seals.is_broken(stream):
-                    raise self._damaged(path, "it is not as it was written")
+                self._refuse_broken(path, stream)
             self._checked[path] = state
+
+    def _refuse_broken(self, path: str, stream: IO[bytes]) -> None:
+        """Raise UserError where a Parquet file was changed, or expands as no table of ttame does.
+
+        A thousand bytes can stand for gigabytes of one value.
+        """
+        if seals.is_broken(stream):
+            raise self._damaged(path, "it is not as it was written")
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        footer = pq.read_metadata(stream)
+        stream.seek(0)
+        rows = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+        if max(rows, footer.num_rows) > ROWS + ROWS_PER_BYTE * size:
+            raise self._damaged(path, "it holds more rows than a file of its size can")
 
     def _damaged(self, path: str, reason: str) -> UserError:
         return UserError(
