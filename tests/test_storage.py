@@ -12,7 +12,7 @@ import pytest
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake
 from ttame_core.spec import Dataset
-from ttame_core.storage import file_system, temporary_folder
+from ttame_core.storage import file_system, temporary_folder, without_password
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,11 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(place: str) -> N
             use(place)
         assert "hushhush" not in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+def test_a_password_is_not_printed() -> None:
+    said = "http://me:hushhush@10.0.0.1:4200/api does not answer"
+    assert without_password(said) == "http://10.0.0.1:4200/api does not answer"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a@b", "/home/me@work/x?y=z", "relative@x/y"])

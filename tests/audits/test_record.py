@@ -76,6 +76,16 @@ def _recorded(
     return write_record(lake, audit, outcome, lambda recorded: None)
 
 
+def test_a_clock_that_was_set_back_makes_no_earlier_record(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    audit = _mapped(lake)
+    first, second = _recorded(lake, audit, 5), _recorded(lake, audit, 3)
+    assert second > first
+    previous = read_about(lake, second).previous
+    assert previous
+    assert f"audits/{previous.record}" == first
+
+
 # ---- records that were damaged or edited -----------------------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,6 +17,7 @@ from scipy import stats
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.families import schema_of, schemas
+from ttame_core.lake.query import connection
 from ttame_core.lake.query.connection import Limits, answer, connect, leaderboard, run_query
 from ttame_core.lake.query.formats import write_result
 from ttame_core.lake.query.views import FILES
@@ -231,6 +234,23 @@ def test_a_query_takes_no_more_than_its_limits(
 ) -> None:
     with pytest.raises(UserError, match=words):
         run_query(Lake(tmp_path), sql, limits)
+
+
+@pytest.mark.parametrize(("replaced", "answered"), [(2, True), (3, False)])
+def test_a_query_whose_files_are_replaced_is_asked_again(
+    replaced: int, answered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [duckdb.IOException("the file was replaced")] * replaced
+    ask = connection._ask
+
+    def asked(*arguments: Any) -> pa.Table:
+        if faults:
+            raise faults.pop()
+        return ask(*arguments)
+
+    monkeypatch.setattr(connection, "_ask", asked)
+    with nullcontext() if answered else pytest.raises(UserError, match="was replaced"):
+        assert run_query(Lake(tmp_path), "SELECT 1 AS one").num_rows == 1
 
 
 def test_names_are_no_commands_of_a_terminal_and_no_formulas(
