@@ -259,9 +259,10 @@ def _aspects(results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
+    """Return the highest score of a class and this class; NaN and −1 where no class is judged."""
     scores = result["classes"][name]
-    best = max(scores, key=scores.get)
-    return scores[best], int(best)
+    best = max(scores, key=scores.get, default=None)
+    return (float("nan"), -1) if best is None else (scores[best], int(best))
 
 
 def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:

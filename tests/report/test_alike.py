@@ -71,14 +71,22 @@ def test_a_class_is_named_by_the_value_that_a_quarter_of_its_images_reach() -> N
     assert not named(low, low)
 
 
-def test_thresholds_of_place_and_look_are_for_the_mean_of_explainers() -> None:
+def test_the_threshold_of_place_is_for_the_mean_of_explainers() -> None:
     low = {name: [0.0] * 5 for name in "abc"}
-    assert named({**low, "b": [0.36] * 5}, low) == [("b", "place", 0.31, 5)]
-    assert not named({**low, "b": [0.34] * 5}, low)  # 0.29
-    assert named(low, {**low, "b": [0.19] * 5}) == [("b", "look", 0.14, 5)]
-    assert not named(low, {**low, "b": [0.17] * 5})  # 0.12
-    both = {**low, "b": [0.4] * 5, "c": [0.4] * 5}
-    assert [row[:2] for row in named(low, both)] == [("b", "look"), ("c", "look")]
+    assert named({**low, "b": [0.41] * 5}, low) == [("b", "place", 0.36, 5)]
+    assert not named({**low, "b": [0.39] * 5}, low)  # 0.34
+    both = {**low, "b": [0.5] * 5, "c": [0.5] * 5}
+    assert [row[:2] for row in named(both, low)] == [("b", "place"), ("c", "place")]
+
+
+def test_a_look_is_named_where_it_is_five_times_that_of_the_median_class() -> None:
+    none = {name: [0.0] * 5 for name in "abc"}
+    few = {name: [0.06] * 5 for name in "abc"}  # 0.01
+    assert named(none, {**few, "b": [0.11] * 5}) == [("b", "look", 0.06, 5)]
+    assert not named(none, {**few, "b": [0.09] * 5})  # 0.04
+    more = {name: [0.07] * 5 for name in "abc"}  # 0.02, of which five times is 0.1
+    assert not named(none, {**more, "b": [0.14] * 5})
+    assert named(none, {**more, "b": [0.16] * 5}) == [("b", "look", 0.11, 5)]
 
 
 @pytest.mark.parametrize(
