@@ -68,6 +68,7 @@ def test_a_class_is_named_by_the_value_that_a_quarter_of_its_images_reach() -> N
     half = {**low, "b": [0.0, 0.0, 0.0, 0.6, 0.6]}
     assert named(half, low) == [("b", "place", 0.55, 5)]
     assert named(low, half) == [("b", "look", 0.55, 5)]
+    assert named(half, half) == [("b", "place", 0.55, 5)]  # which says more
     assert not named(low, low)
 
 

@@ -1,10 +1,10 @@
 -- Images of classes whose maps are alike, which may be told by a shortcut: a class whose maps mark the
 -- same place (`place_alike` of 0.35 or more), or whose maps mark what looks the same (`look_alike` of
--- 0.05 or more, and five times that of the median class). A class has the value that a quarter of its
--- images reach, the mean over explainers. At most five such classes of a backbone, and of each the `most`
--- images whose maps are most like those of the others. images: number of the class's images. spot: the
--- one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are furthest above the
--- mean of all classes.
+-- 0.05 or more, and five times that of the median class); of both, its place. A class has the value that
+-- a quarter of its images reach, the mean over explainers. At most five such classes of a backbone, and
+-- of each the `most` images whose maps are most like those of the others. images: number of the class's
+-- images. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are
+-- furthest above the mean of all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
            unnest(['place', 'look']) AS aspect, unnest([place_alike, look_alike]) AS value
@@ -23,9 +23,12 @@ classes AS (
     GROUP BY ALL
 ),
 suspected AS (
-    FROM (FROM classes SELECT *, median(score) OVER (PARTITION BY backbone, aspect) AS usual)
-    WHERE CASE aspect
-          WHEN 'place' THEN score >= 0.35 ELSE score >= greatest(0.05, 5 * usual) END
+    FROM (
+        FROM (FROM classes SELECT *, median(score) OVER (PARTITION BY backbone, aspect) AS usual)
+        WHERE CASE aspect
+              WHEN 'place' THEN score >= 0.35 ELSE score >= greatest(0.05, 5 * usual) END
+        QUALIFY row_number() OVER (PARTITION BY backbone, class ORDER BY aspect = 'look') = 1
+    )
     QUALIFY row_number() OVER (PARTITION BY backbone ORDER BY score DESC, class) <= 5
 ),
 cells AS (
