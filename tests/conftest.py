@@ -95,15 +95,19 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
 
 
 @pytest.fixture(scope="session")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the tests have, for what is made once."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def audited(of_all_processes: Path) -> Path:
     """A folder with `audit.yaml` and the workspace of that audit, made without a server.
 
     It is made once for all processes of the tests: whoever changes a file does so in a copy.
     """
-    base = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent
-    folder = base / "audited"
+    folder = of_all_processes / "audited"
     with FileLock(f"{folder}.lock"):
         if not (folder / "made").exists():
             folder.mkdir(exist_ok=True)

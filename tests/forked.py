@@ -28,6 +28,7 @@ SLOW = [
     "pytorch_grad_cam",
     "scipy.stats",
     "timm",
+    "ttame_core.metrics.contours.compiled",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,20 +20,40 @@ import pytest
 import timm
 import torch
 import yaml
+from filelock import FileLock
 from forked import PATIENCE, fork_server
 from safetensors.torch import save_file
 
+from flows.temporary_server import _command
+
 MODEL = {"model": "resnet10t", "args": {"channels": [8, 16, 24, 32], "stem_width": 8}}
+VIEW = {"preprocessing": {"input_size": [64, 64]}}  # of the pictures; the model has 176
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def tables(of_all_processes: Path) -> Path:
+    """The database of a server that has done nothing: to make its tables takes as long as to start.
+
+    It is made once for all processes of the tests.
+    """
+    home = of_all_processes / "prefect"
+    with FileLock(f"{home}.lock"):
+        if not (home / "prefect.db").exists():
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            env = os.environ | {"PREFECT_HOME": str(home)}
+            subprocess.run(command, env=env, check=True, capture_output=True)
+    return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def server(tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment of processes that talk to a Prefect server on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = tmp_path_factory.mktemp("prefect")
     (home / "ca.pem").write_text(_first_certificate())
+    shutil.copy(tables, home)
     env = os.environ | {
         "PREFECT_HOME": str(home),
         # Every client reads the authorities that it trusts: here one instead of 140.
@@ -42,9 +63,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     }
     for name in ("TTAME_WORKSPACE", "PREFECT_LOGGING_LEVEL"):  # the latter is the benches'
         env.pop(name, None)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
     with (home / "server.log").open("w") as log:
-        process = subprocess.Popen([*command, "--port", str(port)], env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(_command(port), env=env, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}/api"
             _wait_for(f"{url}/health", process)
@@ -121,7 +141,7 @@ def _small_audit(folder: Path) -> Path:
             "samples_per_shard": 8,
             "source": {"kind": "shapes", "train": 32, "val": 8, "test": 16, "size": 64},
         },
-        "backbones": [{"name": "net", "checkpoint": "${here}/net.safetensors", **MODEL}],
+        "backbones": [{"name": "net", "checkpoint": "${here}/net.safetensors", **MODEL, **VIEW}],
         "training": {"epochs": 2, "min_steps": 0, "batch_size": 8, "checkpoint_steps": 2},
         "compute": {"batch_size": 4, "workers": 2},
     }
