@@ -107,7 +107,9 @@ def test_a_command_ends_where_servers_end_at_once(start: Start) -> None:
     assert len({port, *others}) == 3  # a port for each
 
 
-def test_prefect_reports_to_it(start: Start) -> None:
+def test_prefect_reports_to_it(start: Start, tmp_path: Path) -> None:
+    """A module of another in the working folder is none of the server's."""
+    (tmp_path / "uvicorn.py").write_text("raise SystemExit('a module of the working folder ran')")
     command = start(REAL)
     out, said = command.communicate(timeout=PATIENCE)
     assert command.returncode == 0, said
