@@ -52,13 +52,15 @@ def start(
     out: Path,
     err: Path,
     environment: Mapping[str, str],
+    program: str = "flows.cli:main",
 ) -> BaseProcess:
     """`ttame ARGUMENTS` in that folder; what it says is added to the two files.
 
     environment: beyond the server's own; nothing that is read when a module is imported.
     """
     words = [str(argument) for argument in arguments]
-    process = context.Process(target=_ttame, args=(words, folder, out, err, dict(environment)))
+    place = folder, out, err
+    process = context.Process(target=_program, args=(program, words, *place, dict(environment)))
     process.start()
     return process
 
@@ -69,11 +71,12 @@ def run(
     folder: Path,
     environment: Mapping[str, str],
     timeout: float,
+    program: str = "flows.cli:main",
 ) -> subprocess.CompletedProcess[str]:
-    """The same to its end."""
+    """The same to its end; or another program, by the function that a script of it calls."""
     with TemporaryDirectory() as apart:
         files = Path(apart, "out"), Path(apart, "err")
-        process = start(context, arguments, folder, *files, environment)
+        process = start(context, arguments, folder, *files, environment, program)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -82,8 +85,8 @@ def run(
     return subprocess.CompletedProcess(list(arguments), process.exitcode, *said)
 
 
-def _ttame(
-    words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]
+def _program(
+    program: str, words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
@@ -92,9 +95,7 @@ def _ttame(
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = ["ttame", *words]
-    from flows.cli import main
-
     try:
-        main()
+        pkgutil.resolve_name(program)()
     finally:
         atexit._run_exitfuncs()

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from forked import PATIENCE
@@ -46,20 +48,15 @@ print(flows.deployed._deployed(body, hours=1)("", "", return_state=True).name, l
 class Server:
     """A Prefect server with all deployments: its command line and its API."""
 
-    def __init__(self, env: dict[str, str], spec: Path) -> None:
+    def __init__(self, env: dict[str, str], forks: ForkServerContext, spec: Path) -> None:
+        self.forks = forks
         self.env = env | {"PREFECT_WORKER_QUERY_SECONDS": "1"}
         self.spec = spec
         self.workspace = spec.parent / "workspace"
 
     def prefect(self, *arguments: str) -> str:
-        result = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            env=self.env,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        words = ["--no-prompt", *arguments]
+        result = forked.run(self.forks, words, ROOT, {}, PATIENCE, "prefect.cli:app")
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -92,10 +89,11 @@ def _when(question: Callable[[], Any], there: Callable[[Any], Any]) -> Any:
 @pytest.fixture(scope="session")  # as the server: slow tests of this file run before the others
 def deployments(
     server: dict[str, str],
+    forks: ForkServerContext,
     small_audit: Callable[[Path], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Server:
-    found = Server(server, small_audit(tmp_path_factory.mktemp("deployed")))
+    found = Server(server, forks, small_audit(tmp_path_factory.mktemp("deployed")))
     found.prefect("work-pool", "create", "ttame", "--type", "process")
     found.prefect("deploy", "--all")
     return found
