@@ -71,7 +71,7 @@ def with_fitted(edit_spec: Callable[..., Path]) -> Path:
     def change(spec: dict) -> None:
         fitted = {k: v for k, v in spec["backbones"][0].items() if k != "checkpoint"}
         fit = {"epochs": 2, "batch_size": 8, "learning_rate": 0.001}
-        spec["backbones"].append(fitted | {"name": "fitted", "fit": fit})
+        spec["backbones"] = [fitted | {"name": "fitted", "fit": fit}]
         spec["explainers"] = ["ttame", "gradcam", "oracle"]
         spec["evaluation"] = {"metrics": ["confidence", "shape"]}  # a request a file and metric
 
@@ -131,9 +131,8 @@ def test_an_audit_on_an_object_store_is_the_one_in_a_folder(
     key = run_query(lake, "SELECT min(key) AS key FROM maps").to_pylist()[0]["key"]
     run("show", key, "--output", "shown.png")
     run("sweep", with_fitted, "--trials", 1)
-    assert [path.split("/")[-1] for path in Lake(s3.url).glob("sweeps/*/*/*/*")] == [
-        "000.parquet"
-    ] * 2
+    (trial,) = Lake(s3.url).glob("sweeps/*/*/*/*")
+    assert trial.endswith("/000.parquet")
     assert (tmp_path / "shown.png").read_bytes().startswith(b"\x89PNG")
 
     # of credentials nothing is in the bucket, the folder, the logs, or what Prefect knows

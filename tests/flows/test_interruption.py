@@ -59,7 +59,7 @@ def test_killed_in_each_stage_and_run_again_gives_the_same_lake(
     def with_fitted_classifier(spec: dict) -> None:
         fitted = {k: v for k, v in spec["backbones"][0].items() if k != "checkpoint"}
         fit = {"epochs": 3, "batch_size": 8, "learning_rate": 0.001}
-        spec["backbones"].append(fitted | {"name": "fitted", "fit": fit})
+        spec["backbones"] = [fitted | {"name": "fitted", "fit": fit}]
         spec["explainers"] = ["ttame", "random", "oracle"]
         spec["evaluation"] = {"metrics": ["confidence", "shape"]}
 
