@@ -28,7 +28,7 @@ SMALL = {
     },
     "resnet50": {
         "model": "tiny:small_resnet",
-        "taps": ["layer1", "layer2", "layer3"],  # not layer4, of whose channels each is a pass
+        "taps": ["layer1.0.conv1", "layer1", "layer2"],  # each channel of the last is a pass
     },
     "vit_b_16": {"model": "tiny:small_vit"},
 }
