@@ -16,7 +16,7 @@ from ttame_core.lake import Lake, pasted_file, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.variables import set_variables
 from ttame_core.lake.schemas import PASTED
-from ttame_core.report.findings import sql_text, what_becomes, what_is_alike
+from ttame_core.report.findings import how_alike, sql_text, what_becomes, what_is_alike
 from ttame_core.report.rendering import read_answers, render
 from ttame_core.spec import AuditSpec
 
@@ -26,14 +26,16 @@ SHARD = "test-000000"
 def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[tuple]:
     """Return class, aspect, score and images of the classes that are named, of two explainers.
 
-    place, look: values of the images of each class; of the second explainer they are 0.1 lower.
+    place, look: values of the images of each class; of the second explainer they are 0.1 lower, and
+    on a second backbone 0.3 lower.
     """
     rows, images = [], []
     for name, values in place.items():
         for i, (where, what) in enumerate(zip(values, look[name], strict=True)):
-            images.append(("d", "net", f"{name}{i}", name))
-            for explainer, less in (("ttame", 0.0), ("gradcam", 0.1)):
-                rows.append(("d", "net", explainer, f"{name}{i}", where - less, what - less))
+            for net, lower in (("net", 0.0), ("other", 0.3)):
+                images.append(("d", net, f"{name}{i}", name))
+                for explainer, less in (("ttame", lower), ("gradcam", lower + 0.1)):
+                    rows.append(("d", net, explainer, f"{name}{i}", where - less, what - less))
     rows.append(("d", "net", "random", "a0", 9.0, 9.0))
     with duckdb.connect() as db:
         identity = "dataset TEXT, backbone TEXT"
@@ -53,13 +55,28 @@ def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[t
             db.execute("INSERT INTO marked VALUES (?, ?, ?, ?, ?, ?, ?)", marked)
         db.executemany("INSERT INTO values_marked VALUES (?, ?, ?, ?, ?, ?)", rows)
         db.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?)", images)
-        known = {"dataset": "d", "backbones": ["net"], "rivals": ["ttame", "gradcam"], "most": 6}
-        set_variables(db, known)
-        found = db.execute(sql_text("alike")).fetchall()
-    assert all(row[8] == {"a": 1, "b": 7, "c": 25}[row[3]] for row in found)
-    assert all(row[0] == "net" and row[1] == "alike" for row in found)
-    assert [row[9] for row in found if row[9] == 1] == [1] * len({row[2:4] for row in found})
-    return sorted({(row[3], row[2], round(row[4], 3), row[5]) for row in found})
+        known = {"dataset": "d", "rivals": ["ttame", "gradcam"], "most": 6}
+        set_variables(db, {**known, "backbones": ["net"]})
+        alone = db.sql(sql_text("alike")).to_arrow_table().to_pylist()
+        set_variables(db, {**known, "backbones": ["net", "other"]})
+        both = db.sql(sql_text("alike")).to_arrow_table().to_pylist()
+    assert all(row["elsewhere"] is None for row in alone)
+    found = [row for row in both if row["backbone"] == "net"]
+    assert all(row["elsewhere"] == pytest.approx(row["score"] - 0.3) for row in found)
+    assert [{**row, "elsewhere": None} for row in found] == alone
+    assert all(row["spot"] == {"a": 1, "b": 7, "c": 25}[row["class"]] for row in found)
+    assert all(row["kind"] == "alike" for row in found)
+    classes = {(row["class"], row["aspect"]) for row in found}
+    assert len([row for row in found if row["place"] == 1]) == len(classes)
+    return sorted(
+        {(row["class"], row["aspect"], round(row["score"], 3), row["images"]) for row in found}
+    )
+
+
+def test_the_other_classifiers_of_an_audit_stand_beside_it() -> None:
+    assert how_alike({"score": 0.884, "elsewhere": None}) == "0.88"
+    other = {"score": 0.884, "elsewhere": -0.021}
+    assert how_alike(other) == "0.88; other classifiers have −0.02 at most"
 
 
 def test_a_class_is_named_by_the_value_that_a_quarter_of_its_images_reach() -> None:
@@ -127,15 +144,20 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
         own = [("a", "alike", 0.4), ("b", "alike", 0.8), ("c", "unlike", 0.03)]
         rows = paste(7, "place", *own)
         sentence = (
-            "Pasted onto 2 pictures of other classes, what they mark takes the probability of saw "
-            "from 1 % to 60 %; what the least alike maps of saw mark, to 3 %."
+            "Pasted onto 2 pictures of other classes, what these maps mark takes the probability "
+            "of saw from 1 % to 60 %; what the least alike maps of saw mark takes it to 3 %."
         )
         assert what_becomes(rows, "net", "saw", "place") == sentence
         paste(1, "", ("d", "usual", 0.1), ("e", "usual", 0.3))
         paste(2, "", ("f", "usual", 0.04))
         rows = paste(3, "", ("g", "usual", 0.9))  # means of 20, 4 and 90 %
-    also = " With 3 other classes it goes from 1 % to 20 % (median)."
+    also = (
+        " The same done with 3 other classes takes theirs from 1 % to 20 % (median), so what is "
+        "marked here decides unusually much."
+    )
     assert what_becomes(rows, "net", "saw", "place") == sentence + also
+    rows[-1]["alike"] = 30.0  # a rise of 29 points, which is less than twice the usual 19
+    assert "so this is usual" in what_becomes(rows, "net", "saw", "place")
     assert what_becomes(rows, "net", "saw", "look") == ""
     assert what_becomes(rows, "other", "saw", "place") == ""
 

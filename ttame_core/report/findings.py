@@ -29,6 +29,7 @@ SHOWN = 6  # images of a class whose maps are alike
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
 SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look", "pasted")
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
+ENOUGH = 10  # percentage points, by which pasted parts raise a probability
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
@@ -49,6 +50,18 @@ def what_is_alike(row: Mapping[str, Any]) -> str:
     return f"the same place, most of all the {where if down or right else 'middle'}"
 
 
+def how_alike(row: Mapping[str, Any]) -> str:
+    """Return how alike the maps of a class are, and those of the other classifiers for that class.
+
+    Args:
+        row: row of the exhibits of kind `alike`.
+    """
+    own = f"{row['score']:.2f}"
+    if row["elsewhere"] is None:
+        return own
+    return f"{own}; other classifiers have {row['elsewhere']:.2f} at most".replace("-", "−")
+
+
 def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
     """Return a sentence on what the marked parts of a class make of other pictures, or nothing.
 
@@ -64,15 +77,22 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
         return ""
     (row,) = own
     words = (
-        f"Pasted onto {counted(row['pictures'], 'picture')} of other classes, what they mark "
+        f"Pasted onto {counted(row['pictures'], 'picture')} of other classes, what these maps mark "
         f"takes the probability of {name} from {row['before']:.0f} % to {row['alike']:.0f} %; "
-        f"what the least alike maps of {name} mark, to {row['unlike']:.0f} %."
+        f"what the least alike maps of {name} mark takes it to {row['unlike']:.0f} %."
     )
     if row["usual_classes"]:
+        others = counted(row["usual_classes"], "other class", "other classes")
+        before, after = row["usual_before"], row["usual_after"]
+        rise = row["alike"] - row["before"]
         words += (
-            f" With {counted(row['usual_classes'], 'other class', 'other classes')} it goes from "
-            f"{row['usual_before']:.0f} % to {row['usual_after']:.0f} % (median)."
+            f" The same done with {others} takes theirs from {before:.0f} % to {after:.0f} % "
+            "(median), "
         )
+        if rise >= ENOUGH and rise >= 2 * (after - before):
+            words += "so what is marked here decides unusually much."
+        else:
+            words += "so this is usual, and neither clears the class nor accuses it."
     return words
 
 

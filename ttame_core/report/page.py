@@ -13,7 +13,7 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.assets import asset, environment, script_hash
-from ttame_core.report.findings import Findings, what_becomes, what_is_alike
+from ttame_core.report.findings import Findings, how_alike, what_becomes, what_is_alike
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
     Best,
@@ -356,7 +356,7 @@ def _alike(shown: Sequence[Exhibit], pasted: Rows) -> list[dict[str, Any]]:
             "class": name,
             "what": what_is_alike(own[0].finding),
             "becomes": what_becomes(pasted, backbone, name, aspect),
-            "score": own[0].finding["score"],
+            "much": how_alike(own[0].finding),
             "images": own[0].finding["images"],
             "exhibits": own,
         }

@@ -16,7 +16,7 @@ from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
-from ttame_core.report.findings import Findings, what_becomes, what_is_alike
+from ttame_core.report.findings import Findings, how_alike, what_becomes, what_is_alike
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
 
@@ -135,7 +135,8 @@ def attention(
     alike = {(row["backbone"], row["class"]): row for row in findings.of("alike")}
     for (backbone, name), row in alike.items():
         what = what_is_alike(row)
-        words = f"{backbone}: the maps of {name} mark {what}: the object, or a shortcut."
+        much = how_alike(row)
+        words = f"{backbone}: the maps of {name} mark {what} ({much}): the object, or a shortcut."
         becomes = what_becomes(findings.series["pasted"], backbone, name, row["aspect"])
         lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
     if outside:

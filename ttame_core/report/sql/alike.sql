@@ -3,7 +3,8 @@
 -- 0.05 or more, and five times that of the median class); of both, its place. A class has the value that
 -- a quarter of its images reach, the mean over explainers. At most five such classes of a backbone, and
 -- of each the `most` images whose maps are most like those of the others. images: number of the class's
--- images. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are
+-- images. elsewhere: the highest score of the class of that name with another backbone, in the same aspect;
+-- null where there is none. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are
 -- furthest above the mean of all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
@@ -48,13 +49,20 @@ spots AS (
     FROM (FROM cells SELECT *, mean - avg(mean) OVER (PARTITION BY backbone, cell) AS ahead)
     GROUP BY ALL
 ),
+elsewhere AS (
+    SELECT suspected.backbone, suspected.aspect, suspected.class, max(classes.score) AS elsewhere
+    FROM suspected JOIN classes USING (aspect, class)
+    WHERE classes.backbone <> suspected.backbone
+    GROUP BY ALL
+),
 pictures AS (
     SELECT backbone, aspect, class, score, images, key, avg(value) AS value
     FROM own JOIN suspected USING (backbone, aspect, class) GROUP BY ALL
 )
-SELECT backbone, 'alike' AS kind, aspect, class, score, images, key, value, spot,
+SELECT backbone, 'alike' AS kind, aspect, class, score, elsewhere, images, key, value, spot,
        row_number() OVER (
            PARTITION BY backbone, aspect, class ORDER BY value DESC, md5(key)
        ) AS place
-FROM pictures LEFT JOIN spots USING (backbone, class) QUALIFY place <= getvariable('most')
+FROM pictures LEFT JOIN spots USING (backbone, class)
+LEFT JOIN elsewhere USING (backbone, aspect, class) QUALIFY place <= getvariable('most')
 ORDER BY score DESC, backbone, class, aspect, place
