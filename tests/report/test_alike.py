@@ -200,4 +200,6 @@ def test_the_report_names_and_shows_a_class_without_boxes(
     page = Path(lake.path(folder), "report.html").read_text()
     assert '<section id="shortcuts">' in page
     assert "mark the same place" in page
+    assert "to 62\u00a0%" in page  # a line does not end between a number and its unit
+    assert "annotated box" not in page
     assert page.count("Pasted onto 1 picture of other classes") >= 2  # on top, and by the pictures

@@ -77,6 +77,7 @@ def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **c
 
 def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
     page = report.read_text()
+    assert "annotated box" in page
     tags = _Tags()
     tags.feed(page)
     assert tags.found["script"] == 1

@@ -87,7 +87,7 @@ function card(row) {
   const strip = element("div", undefined, "strip");
   if (row.view === undefined) {
     for (const place of places()) strip.append(element("p", said(row, place), "about"));
-    strip.append(element("p", "ttame show draws it.", "about"));
+    strip.append(element("p", "No picture here: ttame show draws it.", "about"));
   } else {
     strip.append(tile(row, null, "what the classifier saw"));
     for (const place of places()) if (row.maps[place]) strip.append(tile(row, row.maps[place], said(row, place)));

@@ -60,6 +60,7 @@ def render_images(recorded: Recorded, findings: Findings) -> str:
             style=Markup(style),
             data=Markup(_within_a_script(data)),
             shown=len(predictions),
+            pictured=len(pictured),
             boxes=any(own.get("boxes") for own in predictions),
             images=sum({row["backbone"]: row["images"] for row in rows}.values()),
             keep=f"{findings.keep:g}" if findings.keep is not None else None,

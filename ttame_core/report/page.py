@@ -85,6 +85,7 @@ def render_page(
             outside=exhibits.get("outside", ()),
             alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
             wrong=exhibits.get("wrong", ()),
+            boxed=any(own.boxes for shown in exhibits.values() for own in shown),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
             failures=recorded.failures,
