@@ -239,11 +239,11 @@ def _read(path: str, backbone: str) -> list[str]:
 
 def _own_names(settings: spec.Backbone, model: Any) -> list[str]:
     """Return the class names in a model's own configuration; none where it has none."""
-    config = getattr(model, "config", None)
-    labels = getattr(config, "id2label", None) or {}
+    about = getattr(model, "config", None)
+    labels = getattr(about, "id2label", None) or {}
     named = {int(number): str(name or "") for number, name in dict(labels).items()}
     if named and not all(_PLACEHOLDER.fullmatch(name) for name in named.values()):
-        for name, number in dict(getattr(config, "label2id", None) or {}).items():
+        for name, number in dict(getattr(about, "label2id", None) or {}).items():
             if named.get(int(number), name) != name:
                 raise UserError(
                     f"backbone {settings.name}: class {number} is {named[int(number)]} in its "

@@ -46,20 +46,20 @@ def sparseness(maps: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - 2 * weighted / total.where(total > 0, 1), 0).float()
 
 
-def thumbnails(maps: Tensor, side: int = THUMBNAIL_SIDE) -> Tensor:
-    """Return small maps, by default at 14×14, centred and scaled to unit norm.
+def thumbnails(maps: Tensor) -> Tensor:
+    """Return small maps, at 14×14, centred and scaled to unit norm.
 
     The correlation of two maps at that size is the inner product of their thumbnails, in SQL
     list_inner_product(a.thumbnail, b.thumbnail).
 
     Args:
         maps: (B, h, w).
-        side: height and width of the small maps.
 
     Returns:
-        (B, side²), row by row; 0 for a flat map.
+        (B, 196), row by row; 0 for a flat map.
     """
-    small = F.interpolate(maps[:, None], (side, side), mode="bilinear", antialias=True).flatten(1)
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    small = F.interpolate(maps[:, None], size, mode="bilinear", antialias=True).flatten(1)
     centred = small - small.mean(dim=1, keepdim=True)
     norms = centred.norm(dim=1, keepdim=True)
     return torch.where(norms > 1e-6, centred / norms.where(norms > 1e-6, 1), 0)

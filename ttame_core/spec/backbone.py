@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ttame_core.spec.base import Labels, Name, Section, Seed
+from ttame_core.spec.base import Labels, Name, Section, Seed, is_folder
 from ttame_core.spec.trusted import is_trusted
 
 TEMPLATE = "a photo of a {}"
@@ -147,7 +147,7 @@ class Backbone(Section):
             return "factory"
         if of := re.match(r"(torchvision|open_clip)/", self.model):
             return of[1]
-        return "huggingface" if re.match(r"[~./]|\w+/", self.model) else "timm"
+        return "huggingface" if is_folder(self.model) else "timm"
 
     @property
     def trusted(self) -> bool:

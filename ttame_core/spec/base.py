@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,11 @@ Labels = Annotated[dict[str, str], BeforeValidator(_texts)]  # YAML reads 7 as a
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every generator of random numbers takes
 Place = Annotated[str, AfterValidator(without_credentials)]  # a path or URL
 Location = Place | dict[Split, Place]
+
+
+def is_folder(model: str) -> bool:
+    """Say whether the name of a model, which has no prefix of a library, is that of a folder."""
+    return re.match(r"[~./]|\w+/", model) is not None
 
 
 class Section(BaseModel):

@@ -6,8 +6,9 @@ A spec may come from anybody, so no key of a spec grants this.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
+
+from ttame_core.spec.base import is_folder
 
 TRUSTED = "TTAME_TRUST"  # names with commas between them
 
@@ -34,5 +35,4 @@ def _names() -> list[str]:
 
 def _in_one_way(name: str) -> str:
     """Return the whole path of a folder without links, and any other name as it is."""
-    is_folder = re.match(r"[~./]|\w+/", name)
-    return str(Path(name).expanduser().resolve()) if is_folder else name
+    return str(Path(name).expanduser().resolve()) if is_folder(name) else name
