@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from harness.audits import differences, temporary
 from ttame_core import spec
 
 SOON = 10  # seconds in which all processes end
+STARTED = 0.2  # seconds until Python runs: until then a signal ends a process in the system's way
 WAYS = ("process", "group", "child")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
 
@@ -26,6 +28,8 @@ def signal_everywhere(
     audit: spec.AuditSpec, folder: Path, signals: int, seed: int
 ) -> tuple[str, list[str]]:
     """Send signals to `ttame audit`, each to another run, and let a last run go to the end.
+
+    A run goes on where the one before was stopped, until an audit is over; then another begins.
 
     Args:
         audit: the audit.
@@ -46,15 +50,16 @@ def signal_everywhere(
     duration = time.monotonic() - begun
     sent: Counter[str] = Counter()
     slowest = 0.0
-    for number in range(signals):
-        way = WAYS[number % len(WAYS)]
-        command = _start(folder, workspace)
-        time.sleep(rng.uniform(0, duration))
+    while sent.total() < signals:
+        way = WAYS[sent.total() % len(WAYS)]
         what = rng.choice(list(CODES))
-        said = f"{what.name} to the {way}, number {number} of seed {seed}"
+        said = f"{what.name} to the {way}, number {sent.total()} of seed {seed}"
+        command = _start(folder, workspace)
+        time.sleep(rng.uniform(STARTED, duration))
         everyone = _everyone(command.pid)
-        if command.poll() is not None:
-            continue  # the audit was over
+        if command.poll() is not None:  # the audit was over: the next one begins anew
+            problems += _at_the_end(command.returncode, undisturbed, workspace)
+            continue
         sent[f"{what.name} to the {way}"] += 1
         _send(command.pid, everyone, way, what, rng)
         begun = time.monotonic()
@@ -71,12 +76,18 @@ def signal_everywhere(
             problems.append(f"{said}: after {took:.0f} s {len(alive)} processes were alive")
         for process in alive:
             process.kill()
-    if (code := _wait(_start(folder, workspace))) != 0:
-        problems.append(f"the last run ended with {code}")
-    problems += [f"{name} differs" for name in differences(undisturbed, workspace)]
-    problems += [f"{name} was left behind" for name in temporary(workspace)]
+    problems += _at_the_end(_wait(_start(folder, workspace)), undisturbed, workspace)
     ways = ", ".join(f"{count} {way}" for way, count in sorted(sent.items()))
     return f"{sent.total()} signals ({ways}); the slowest end took {slowest:.1f} s", problems
+
+
+def _at_the_end(code: int | None, undisturbed: Path, workspace: Path) -> list[str]:
+    """Say what is wrong with an audit that went to its end, and remove its workspace."""
+    problems = [] if code == 0 else [f"an audit that no signal met ended with {code}"]
+    problems += [f"{name} differs" for name in differences(undisturbed, workspace)]
+    problems += [f"{name} was left behind" for name in temporary(workspace)]
+    shutil.rmtree(workspace)
+    return problems
 
 
 def _start(folder: Path, workspace: Path) -> subprocess.Popen[bytes]:

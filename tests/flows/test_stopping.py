@@ -45,6 +45,18 @@ with Lake(sys.argv[1]).create("folder/file") as path:
     time.sleep(60)
 """
 
+# What a module holds goes when Python ends, and has put back the default handlers of signals.
+LAST = """
+import os, sys
+import flows.__main__ as command
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=int(sys.argv[1])):
+        kill(process, number)
+command.last = Last()
+sys.argv = ["ttame", "--version"]
+command.main()
+"""
+
 
 def test_what_is_half_written_goes_with_whoever_stops(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
@@ -149,6 +161,13 @@ def test_a_signal_in_the_first_imports_ends_a_command_quietly(
     command.send_signal(number)
     _, said = command.communicate(timeout=PATIENCE)
     assert (command.returncode, said) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_moments_leaves_the_exit_code(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", LAST, str(int(number))]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def _audit(spec: Path, workspace: Path, env: dict[str, str]) -> subprocess.Popen[str]:
