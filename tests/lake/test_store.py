@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,45 @@ def test_nothing_is_changed_behind_a_link(tmp_path: Path) -> None:
     assert len(list(elsewhere.iterdir())) == 2
     lake.write_parquet("fine/file.parquet", [], SCHEMA, "x")
     assert (tmp_path / "real/fine/file.parquet").exists()
+
+
+ELSEWHERE = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+HALF_WAY = """
+import sys
+from ttame_core.lake import Lake
+with Lake(sys.argv[1]).create("folder/x.parquet"):
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_writer_of_another_container_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """A container may share host name and workspace; its process numbers say nothing here."""
+    try:
+        subprocess.run([*ELSEWHERE, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine makes no process namespaces")
+    writer = subprocess.Popen(
+        [*ELSEWHERE, sys.executable, "-c", HALF_WAY, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what it was writing is removed below
+    )
+    assert writer.stdout is not None
+    assert writer.stdin is not None
+    assert writer.stdout.readline() == b"writing\n"
+    (unfinished,) = (tmp_path / "folder").iterdir()
+    pid = 2**22 + 1  # no process here has such a number
+    unfinished = unfinished.rename(re.sub(r"-\d+-", f"-{pid}-", str(unfinished)))
+    lake = Lake(tmp_path)
+    lake.write_parquet("folder/x.parquet", [], SCHEMA, "x")
+    lake.remove_orphans("*")
+    assert unfinished.exists()
+    os.utime(unfinished, (0, 0))  # nothing has been written to it for a day
+    lake.remove_orphans("*")
+    assert not unfinished.exists()
+    writer.stdin.close()
+    writer.wait()
 
 
 def test_files_that_only_look_half_written(tmp_path: Path) -> None:
