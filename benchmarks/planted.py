@@ -218,7 +218,11 @@ def _asked(
         backbone: sorted(
             number
             for number, name in enumerate(classes)
-            if any(w.startswith(f"{backbone}: the maps of {name} mark ") for w in words)
+            if any(
+                w.startswith(f"{backbone}: the maps of {name} mark ")
+                or (w.startswith(f"{backbone}: ") and f"take the probability of {name} from" in w)
+                for w in words
+            )
         )
         for backbone in BACKBONES
     }
@@ -316,7 +320,7 @@ def _together(results: Sequence[dict[str, Any]]) -> Table:
 
 
 def _alarms(results: Sequence[dict[str, Any]]) -> Table:
-    """Make the table of what the report says without boxes: classes whose maps are alike."""
+    """Make the table of what the report says without boxes: classes that it names."""
     table = Table(title="Alarms of the report: audits, of which the faulty class is named")
     for column in ("fault", "faulty", "named", "clean twin"):
         table.add_column(column, justify="left" if column == "fault" else "right")

@@ -16,13 +16,14 @@ from ttame_core.lake.schemas import PASTED
 from ttame_core.lake.selection import Selection
 from ttame_core.metrics import Row
 from ttame_core.report.findings import alike_images
+from ttame_core.stages.changing import change
 from ttame_core.stages.pasting import Explained
 from ttame_core.stages.provenance import Provenance
 
 
 @unit("paste on {backbone.name}")
 def paste(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
-    """Paste what maps of a class mark onto other pictures, where these maps are alike."""
+    """Change whole pictures; where maps of a class are alike, paste what they mark onto others."""
     lake = Lake(workspace)
     provenance = Provenance(audit, lake)
     if provenance.pasted_is_current(backbone):
@@ -35,17 +36,17 @@ def paste(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any
 
 
 def _pasted(provenance: Provenance, backbone: spec.Backbone) -> list[Row]:
-    """Return the rows of a classifier; none where the maps of no class are alike."""
+    """Return the rows of a classifier: of pictures changed as a whole, and of pasted parts."""
     audit, lake = provenance.audit, provenance.lake
     with connect(lake, selection=Selection.of(audit)) as db:
         alike = alike_images(db, audit, backbone.name)
-        if not alike:
-            return []
         loaded = backbone_of(provenance, backbone)
 
         def run(compute: spec.Compute) -> list[Row]:
             part = audit.model_copy(update={"compute": compute})
             explained = Explained(lake, db, part, loaded)
-            return [row for own in explained.pastings(alike) for row in explained.paste(own)]
+            parts = explained.pastings(alike) if alike else ()
+            rows = [row for own in parts for row in explained.paste(own)]
+            return [*rows, *change(explained)]
 
         return in_smaller_batches(audit.compute, run, get_run_logger().warning)

@@ -1,8 +1,11 @@
-"""A sample of the bench of planted faults: a tag is found without boxes, and its twin is clean."""
+"""A sample of the bench of planted faults, which are found without boxes, with clean twins."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +25,7 @@ from harness.faulty import (
     planted,
     trained,
 )
-from harness.planting import FAULTS
+from harness.planting import FAULTS, Fault
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.shapes import CLASSES
@@ -30,18 +33,13 @@ from ttame_core.errors import UserError
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.connection import values_of
 from ttame_core.metrics.marked import looks, places
+from ttame_core.stages.changing import change
 
 TARGET = 3
 
 
-def scores(
-    weights: dict[str, torch.Tensor], frozen: Frozen, images: torch.Tensor
-) -> dict[str, list[float]]:
+def scores(backbone: Backbone, images: torch.Tensor) -> dict[str, list[float]]:
     """Return for each metric the value of each class that a quarter of its images reach."""
-    net = DEMO.make(len(CLASSES))
-    net.load_state_dict(weights)
-    view = Preprocessing((DEMO.side, DEMO.side), 1.0, "center", "bilinear", DEMO.mean, DEMO.std)
-    backbone = Backbone(net, "resnet10t", view)
     maps = tt.explain(backbone, images, "gradcam", batch_size=25)
     with torch.inference_mode():
         classes = backbone(backbone.normalise(images.float() / 255)).argmax(dim=1).tolist()
@@ -61,18 +59,38 @@ def scores(
     return usual
 
 
+@cache
+def frozen() -> Frozen:
+    return Frozen(DEMO, len(CLASSES))
+
+
+@cache
+def backbone_of(name: str | None) -> Backbone:
+    """Train a classifier with a fault, or without."""
+    pictures = drawn("train", 200, seed=1)
+    if name:
+        pictures = planted(pictures, fault(name), TARGET, seed=0)
+    net = DEMO.make(len(CLASSES))
+    net.load_state_dict(trained(frozen(), frozen()(pictures.pixels), pictures.labels, seed=0))
+    view = Preprocessing((DEMO.side, DEMO.side), 1.0, "center", "bilinear", DEMO.mean, DEMO.std)
+    return Backbone(net, "resnet10t", view)
+
+
+def fault(name: str) -> Fault:
+    return next(fault for fault in FAULTS if fault.name == name)
+
+
+def shown(name: str) -> torch.Tensor:
+    """Return pictures (N, 3, H, W) uint8 of which one class has the fault."""
+    pictures = planted(drawn("test", 120, seed=1), fault(name), TARGET, seed=1)
+    return torch.from_numpy(np.stack(pictures.pixels)).permute(0, 3, 1, 2)
+
+
 def test_a_tag_is_found_without_boxes_and_its_twin_is_clean() -> None:
-    fault, frozen = FAULTS[0], Frozen(DEMO, len(CLASSES))
-    clean, test = drawn("train", 200, seed=1), drawn("test", 120, seed=1)
-    faulty = planted(clean, fault, TARGET, seed=0)
-    shown = planted(test, fault, TARGET, seed=1)
-    images = torch.from_numpy(np.stack(shown.pixels)).permute(0, 3, 1, 2)
-    found = {}
-    for name, pictures in (("faulty", faulty), ("clean", clean)):
-        weights = trained(frozen, frozen(pictures.pixels), pictures.labels, seed=0)
-        found[name] = scores(weights, frozen, images)
+    images = shown("tag-100")
+    found = {name or "clean": scores(backbone_of(name), images) for name in ("tag-100", None)}
     for metric in ("place_alike", "look_alike"):
-        assert np.argmax(found["faulty"][metric]) == TARGET
+        assert np.argmax(found["tag-100"][metric]) == TARGET
     named = {  # as report/sql/alike.sql names a class
         name: (
             max(own["place_alike"]) >= 0.35,
@@ -80,7 +98,24 @@ def test_a_tag_is_found_without_boxes_and_its_twin_is_clean() -> None:
         )
         for name, own in found.items()
     }
-    assert named == {"faulty": (True, True), "clean": (False, False)}
+    assert named == {"tag-100": (True, True), "clean": (False, False)}
+
+
+def test_a_trace_of_jpeg_is_found_by_changing_pictures_and_its_twin_is_clean() -> None:
+    images = shown("jpeg").float() / 255
+    for name in ("jpeg", None):
+        explained: Any = SimpleNamespace(
+            some_keys=lambda most: [*map(str, range(most))],
+            images=lambda keys: dict(zip(keys, images, strict=False)),
+            backbone=backbone_of(name),
+            audit=SimpleNamespace(compute=SimpleNamespace(batch_size=25)),
+        )
+        rises: dict[tuple[str, int], list[float]] = {}
+        for row in change(explained):
+            rise = row["after"] - row["before"]
+            rises.setdefault((row["source"], row["target"]), []).append(rise)
+        named = {pair for pair, own in rises.items() if np.mean(own) >= 0.25}  # changed.sql
+        assert named == ({("jpeg", TARGET)} if name else set())
 
 
 def photographs(folder: Path, each: int) -> Path:

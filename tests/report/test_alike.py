@@ -16,7 +16,13 @@ from ttame_core.lake import Lake, pasted_file, scores_file
 from ttame_core.lake.families import schema_of
 from ttame_core.lake.query.variables import set_variables
 from ttame_core.lake.schemas import PASTED
-from ttame_core.report.findings import how_alike, sql_text, what_becomes, what_is_alike
+from ttame_core.report.findings import (
+    how_alike,
+    sql_text,
+    what_becomes,
+    what_change_does,
+    what_is_alike,
+)
 from ttame_core.report.rendering import read_answers, render
 from ttame_core.spec import AuditSpec
 
@@ -162,6 +168,34 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
     assert what_becomes(rows, "other", "saw", "place") == ""
 
 
+def test_a_class_is_named_that_changed_pictures_become() -> None:
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
+            "source TEXT, maps TEXT, key TEXT, before DOUBLE, after DOUBLE)"
+        )
+        db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
+        db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
+        db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
+        set_variables(db, {"dataset": "d", "backbones": ["net", "other"]})
+        for backbone, change, target, afters in (
+            ("net", "jpeg", 7, (0.3, 0.5)),  # a mean rise of 39 points
+            ("net", "warm", 7, (0.2, 0.3)),  # 24 points
+            ("other", "jpeg", 2, (0.1, 0.2)),  # 14 points
+            ("elsewhere", "jpeg", 2, (0.9, 0.9)),  # not of this audit
+        ):
+            for key, before, after in zip("xy", (0.0, 0.02), afters, strict=True):
+                row = ("d", backbone, target, "whole", change, "", key, before, after)
+                db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        (row,) = db.sql(sql_text("changed")).to_arrow_table().to_pylist()
+        assert db.sql(sql_text("pasted")).fetchall() == []
+    assert what_change_does(row) == (
+        "Encoded as a JPEG of quality 15, 2 pictures of other classes take the probability of saw "
+        "from 1 % to 40 %. With other classifiers the same raises that of no class by more than "
+        "14 points."
+    )
+
+
 def test_the_report_names_and_shows_a_class_without_boxes(
     drawn: tuple[Lake, str], tmp_path: Path
 ) -> None:
@@ -187,6 +221,12 @@ def test_the_report_names_and_shows_a_class_without_boxes(
         for target in range(10)
         for maps in ("alike", "unlike")
     ]
+    pastes += [
+        {"target": 3, "aspect": "whole", "source": change, "maps": "", "key": key}
+        | {"before": 0.02, "after": after}
+        for change, after in (("jpeg", 0.8), ("dark", 0.26))
+        for key in "ab"
+    ]
     lake.write_parquet(pasted_file("drawn", "net"), pastes, PASTED, {})
     folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)
     answers = read_answers(lake, folder)
@@ -197,9 +237,14 @@ def test_the_report_names_and_shows_a_class_without_boxes(
     )
     assert any("Pasted onto 1 picture of other classes" in w and "1 % to 62 %" in w for w in words)
     assert not any("Shortcuts were not looked for" in w for w in words)
+    turned = "Encoded as a JPEG of quality 15, 2 pictures of other classes take the probability of"
+    assert any(f"net: {turned}" in w and w.endswith("from 2 % to 80 %.") for w in words)
+    assert not any("Darker" in w for w in words)
     page = Path(lake.path(folder), "report.html").read_text()
     assert '<section id="shortcuts">' in page
     assert "mark the same place" in page
     assert "to 62\u00a0%" in page  # a line does not end between a number and its unit
     assert "annotated box" not in page
     assert page.count("Pasted onto 1 picture of other classes") >= 2  # on top, and by the pictures
+    assert page.count(turned) >= 2
+    assert "other pictures, encoded as a JPEG of quality 15, are taken for it" in page

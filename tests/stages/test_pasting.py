@@ -19,6 +19,7 @@ from ttame_core.lake import Lake, maps_file, pasted_file
 from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.lake.schemas import maps_schema
 from ttame_core.metrics.probe import Probe
+from ttame_core.perturbation.whole import CHANGES
 from ttame_core.spec import AuditSpec
 from ttame_core.stages.pasting import PATCHES, PICTURES, Explained, pasted
 from ttame_core.stages.provenance import Provenance
@@ -168,7 +169,9 @@ def test_the_task_writes_a_file_that_is_made_once(
         assert path not in provenance.unmade()
         assert [work.done for work in provenance.work() if work.stage == "paste"] == [True]
         rows = run_query(lake, "FROM pasted").to_pylist()
-        assert len(rows) == 6 * PICTURES + 6 * PATCHES  # of the class, and of the other one
+        parts = [row for row in rows if row["aspect"] != "whole"]
+        assert len(parts) == 6 * PICTURES + 6 * PATCHES  # of the class, and of the other one
+        assert {row["source"] for row in rows if row["aspect"] == "whole"} == set(CHANGES)
         assert {(r["dataset"], r["backbone"], r["target"]) for r in rows} == {
             ("d", "net", 0),
             ("d", "net", 1),

@@ -219,7 +219,9 @@ AUDIT_CHANGES = pa.schema(
 # patch is of, and the one that it is pasted onto. maps: `alike` where the source's maps are among
 # those most like the others of the class, `unlike` where they are among those least like them, and
 # `usual`, with an empty aspect, where the class is one of a few that show what is usual. before,
-# after: probability of the class on the picture as it is, and with the patch.
+# after: probability of the class on the picture as it is, and with the patch. With the aspect
+# `whole` a row is for a picture that was changed as a whole: source is the name of the change, and
+# target the class whose mean probability the change raises most.
 PASTED = pa.schema(
     [
         ("target", pa.int32()),

@@ -19,6 +19,7 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.query.variables import literal, set_variables
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.metrics.marked import SIDE
+from ttame_core.perturbation.whole import CHANGES
 from ttame_core.report.answers import counted
 from ttame_core.report.tables import Best, wide
 from ttame_core.stages.roles import rivals
@@ -27,7 +28,9 @@ Rows = list[dict[str, Any]]
 
 SHOWN = 6  # images of a class whose maps are alike
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
-SERIES = ("removal", "steps", "sizes", "classes", "training", "ranks", "look", "pasted")
+SERIES = (
+    *("removal", "steps", "sizes", "classes", "training", "ranks", "look", "pasted", "changed"),
+)
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 ENOUGH = 10  # percentage points, by which pasted parts raise a probability
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
@@ -93,6 +96,26 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
             words += "so what is marked here decides unusually much."
         else:
             words += "so this is usual, and neither clears the class nor accuses it."
+    return words
+
+
+def what_change_does(row: Mapping[str, Any]) -> str:
+    """Return a sentence on a class that pictures are taken for once they are changed as a whole.
+
+    Args:
+        row: row of the series `changed`.
+    """
+    pictures = counted(row["pictures"], "picture")
+    done = CHANGES[row["change"]].words
+    words = (
+        f"{done[0].upper()}{done[1:]}, {pictures} of other classes take the "
+        f"probability of {row['class']} from {row['before']:.0f} % to {row['after']:.0f} %."
+    )
+    if row["elsewhere"] is not None:
+        words += (
+            " With other classifiers the same raises that of no class by more than "
+            f"{max(row['elsewhere'], 0):.0f} points."
+        )
     return words
 
 

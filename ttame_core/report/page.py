@@ -11,9 +11,16 @@ from ttame_core.audits.record import Recorded
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
+from ttame_core.perturbation.whole import CHANGES
 from ttame_core.report.album import EXPLAINERS, Exhibit
 from ttame_core.report.assets import asset, environment, script_hash
-from ttame_core.report.findings import Findings, how_alike, what_becomes, what_is_alike
+from ttame_core.report.findings import (
+    Findings,
+    how_alike,
+    what_becomes,
+    what_change_does,
+    what_is_alike,
+)
 from ttame_core.report.plots import BACKBONES, Plot, Plots, looks
 from ttame_core.report.tables import (
     Best,
@@ -84,6 +91,10 @@ def render_page(
             first=_first(findings),
             outside=exhibits.get("outside", ()),
             alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
+            turned=[
+                {**row, "change": CHANGES[row["change"]].words, "words": what_change_does(row)}
+                for row in findings.series["changed"]
+            ],
             wrong=exhibits.get("wrong", ()),
             boxed=any(own.boxes for shown in exhibits.values() for own in shown),
             gallery=_gallery(exhibits, findings.leads),

@@ -16,7 +16,13 @@ from ttame_core.lake.schemas import RIVAL
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
-from ttame_core.report.findings import Findings, how_alike, what_becomes, what_is_alike
+from ttame_core.report.findings import (
+    Findings,
+    how_alike,
+    what_becomes,
+    what_change_does,
+    what_is_alike,
+)
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
 
@@ -139,6 +145,8 @@ def attention(
         words = f"{backbone}: the maps of {name} mark {what} ({much}): the object, or a shortcut."
         becomes = what_becomes(findings.series["pasted"], backbone, name, row["aspect"])
         lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
+    turned = findings.series["changed"]
+    lines += [Line(f"{row['backbone']}: {what_change_does(row)}", "shortcuts") for row in turned]
     if outside:
         on = counted(outside, "prediction")
         words = f"On {on} explainers look outside every box: possible shortcuts."
@@ -167,8 +175,8 @@ def attention(
         return Answer(question, "bad", short, [*lines, *unseen])
     if not explained:
         return Answer(question, "bad", "No image was explained", lines)
-    if alike:
-        names = list(dict.fromkeys(name for _, name in alike))
+    if alike or turned:
+        names = [*dict.fromkeys([*(name for _, name in alike), *(row["class"] for row in turned)])]
         short = f"{'Classes' if len(names) > 1 else 'Class'} {listed(names, 2)}: a shortcut?"
         return Answer(question, "care", short, [*lines, *unseen])
     if outside or wrong:

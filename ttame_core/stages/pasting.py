@@ -95,7 +95,7 @@ class Explained:
 
     def paste(self, pasting: Pasting) -> Iterator[Row]:
         """Yield the rows of one class (schema PASTED)."""
-        images = self._images([*pasting.sources, *pasting.onto])
+        images = self.images([*pasting.sources, *pasting.onto])
         marks = self._marks(images)
         sources = [key for key in pasting.sources if key in marks]
         if not sources or not pasting.onto:
@@ -120,6 +120,11 @@ class Explained:
                     "after": probability,
                 }
 
+    def some_keys(self, most: int) -> list[str]:
+        """Return the keys of up to `most` explained pictures, chosen by their keys alone."""
+        first = f"true GROUP BY key ORDER BY md5(key), key LIMIT {most}"
+        return [key for (key,) in self._rows("key FROM predicted_numbers", first)]
+
     def _onto(self, target: int) -> list[str]:
         """Return the keys of pictures that the classifier takes for other classes than this."""
         first = f"predicted <> ? ORDER BY md5(key), key LIMIT {PICTURES}"
@@ -131,7 +136,7 @@ class Explained:
         names = [self.audit.dataset.name, self.backbone.name]
         return self.db.execute(sql, [*names, *values]).fetchall()
 
-    def _images(self, keys: Sequence[str]) -> dict[str, Tensor]:
+    def images(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return pictures as the classifier sees them, (C, H, W) in [0, 1], by their keys."""
         dataset = self.audit.dataset.name
         sql = "SELECT shard, key FROM samples WHERE dataset = ? AND list_contains(?, key)"

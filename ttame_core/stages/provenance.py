@@ -41,7 +41,7 @@ from ttame_core.stages.explain import ALL
 from ttame_core.stages.roles import rivals
 
 # Versions of the files, to be increased when the code makes other content from the same inputs.
-FIT, HEAD, MAPS, SCORES, PASTED = 1, 1, 1, 1, 2
+FIT, HEAD, MAPS, SCORES, PASTED = 1, 1, 1, 1, 3
 TOGETHER = 1000  # files whose metadata are in memory at a time
 
 
@@ -338,9 +338,9 @@ class Provenance:
         }
 
     def pasted(self, backbone: spec.Backbone) -> dict[str, Any] | None:
-        """Describe what the pastes of a backbone's marked parts are made from.
+        """Describe what a backbone's pastes and changed pictures are made from.
 
-        None where the audit does not ask for the family `marked`, which finds what is pasted.
+        None where the audit does not ask for the family `marked`.
         """
         marked = self.audit.evaluation.marked
         if marked is None:

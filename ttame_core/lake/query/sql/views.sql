@@ -77,7 +77,7 @@ LEFT JOIN classes AS its
     ON its.dataset = p.dataset AND its.backbone = p.backbone AND its.number = p.predicted;
 
 -- What becomes of pictures when the marked part of one whose class has maps that are alike is pasted
--- onto them.
+-- onto them, or when they are changed as a whole (aspect = 'whole').
 CREATE VIEW pasted AS
 SELECT dataset, backbone, * EXCLUDE (dataset, backbone, filename) FROM files_pasted;
 

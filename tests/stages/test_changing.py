@@ -1,0 +1,106 @@
+"""Whole pictures, changed and asked for again, with classifiers that read what a change leaves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny import PLAIN
+from torch import Tensor, nn
+
+from ttame_core.backbones import Backbone
+from ttame_core.errors import UserError
+from ttame_core.perturbation.whole import CHANGES
+from ttame_core.stages.changing import change
+
+
+class Level(nn.Module):
+    """Class 2 where pictures are brighter than 0.5 on average, else class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = 20 * (x.mean(dim=(1, 2, 3)) / 4)  # −10 to 10
+        return torch.stack([-level, torch.full_like(level, -50.0), level], dim=1)
+
+
+class Blocks(nn.Module):
+    """Class 1 where the values hardly change within the 8 × 8 blocks of JPEG, else class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = (x[..., 1:] - x[..., :-1]).abs().mean(dim=(1, 2))
+        flat = inside[:, [i for i in range(63) if i % 8 != 7]].mean(dim=1)
+        return torch.stack([torch.zeros_like(flat), 100 * (0.1 - flat)], dim=1)
+
+
+def explained(net: nn.Module, images: Tensor) -> Any:
+    keys = [f"k{number}" for number in range(len(images))]
+    return SimpleNamespace(
+        some_keys=lambda most: keys[:most],
+        images=lambda wanted: dict(zip(wanted, images, strict=False)),
+        backbone=Backbone(net, "net", PLAIN, taps=[]),
+        audit=SimpleNamespace(compute=SimpleNamespace(batch_size=2)),
+    )
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_gives_pictures(name: str) -> None:
+    images = torch.rand(2, 3, 160, 200, generator=torch.Generator().manual_seed(0))
+    changed = CHANGES[name].make(images.clone())
+    assert changed.shape == images.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert 0.01 < (changed - images).abs().mean() < 0.3
+    assert torch.equal(changed, CHANGES[name].make(images))  # the same each time
+    torch.testing.assert_close(changed[1:], CHANGES[name].make(images[1:]))  # each on its own
+
+
+def test_light_by_hand() -> None:
+    image = torch.tensor([0.5, 0.4, 0.9]).view(1, 3, 1, 1)
+    made = {name: CHANGES[name].make(image).flatten().tolist() for name in ("warm", "cold", "dark")}
+    assert made["warm"] == pytest.approx([0.7, 0.4, 0.54])
+    assert made["cold"] == pytest.approx([0.3, 0.4, 1.0])
+    assert made["dark"] == pytest.approx([0.3, 0.24, 0.54])
+
+
+def test_rows_are_of_the_class_that_gains_most_and_of_pictures_of_others() -> None:
+    levels = torch.tensor([0.4, 0.8, 0.45])  # the second is taken for class 2 already
+    rows = list(change(explained(Level(), levels.view(3, 1, 1, 1).expand(3, 3, 16, 16))))
+    bright = [row for row in rows if row["source"] == "bright"]
+    assert [(row["target"], row["key"], row["aspect"]) for row in bright] == [
+        (2, "k0", "whole"),
+        (2, "k2", "whole"),
+    ]
+
+    def answer(value: float) -> float:
+        return float(torch.tensor([-(20 * value - 10), 20 * value - 10]).softmax(0)[1])
+
+    assert bright[0]["before"] == pytest.approx(answer(0.4), abs=1e-5)
+    assert bright[0]["after"] == pytest.approx(answer(0.4**0.6), abs=1e-5)
+    (dark,) = [row for row in rows if row["source"] == "dark"]
+    assert (dark["target"], dark["key"]) == (0, "k1")  # the only one that is not of class 0
+
+
+def test_traces_of_jpeg_are_found() -> None:
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
+    rows = list(change(explained(Blocks(), images)))
+    rise = {
+        name: sum(row["after"] - row["before"] for row in rows if row["source"] == name) / 6
+        for name in CHANGES
+    }
+    assert max(rise, key=lambda name: rise[name]) == "jpeg"
+    assert rise["jpeg"] > 0.3
+
+
+def test_grey_pictures_have_no_colours_to_change() -> None:
+    rows = list(change(explained(Level(), torch.full((2, 1, 16, 16), 0.3))))
+    assert {row["source"] for row in rows} == {"dark", "bright", "blur", "noise"}
+
+
+def test_answers_that_are_not_finite_are_an_error() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(dim=(2, 3)).log()  # of negative numbers
+
+    with pytest.raises(UserError, match="backbone net gives logits that are not finite"):
+        list(change(explained(Broken(), torch.zeros(2, 3, 16, 16))))
