@@ -21,6 +21,7 @@ from threading import Event, Thread
 from flows.stopping import deaf_children, end, signalled
 from tasks import logs
 from ttame_core.errors import UserError
+from ttame_core.stopping import asked
 
 ENDED = (
     "Prefect's temporary server has ended, without which nothing more can be recorded: what is "
@@ -50,7 +51,7 @@ class _Server:
         self.guard.kill()
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=5)
+            self.process.wait(timeout=5 if asked() is None else 2)
         self.process.kill()
 
 

@@ -67,13 +67,15 @@ def signal_everywhere(
             if _wait(command, PATIENCE + 5 * duration) is None:
                 problems.append(f"{said}: the command did not end")
             everyone = [p for p in everyone if p.pid != command.pid]
+            begun = time.monotonic()  # others end once the command has ended
         elif (code := _wait(command)) not in (CODES[what], 0):
             problems.append(f"{said}: the command ended with {code}")
         _, alive = psutil.wait_procs(everyone, timeout=max(1, begun + SOON - time.monotonic()))
         took = time.monotonic() - begun
-        slowest = max(slowest, 0 if way == "child" else took)
-        if alive or (way != "child" and took > SOON + 1):
-            problems.append(f"{said}: after {took:.0f} s {len(alive)} processes were alive")
+        slowest = max(slowest, took)
+        if alive or took > SOON + 1:
+            names = ", ".join(_command_line(process) for process in alive)
+            problems.append(f"{said}: the end took {took:.0f} s; alive: {names or 'none'}")
         for process in alive:
             process.kill()
     problems += _at_the_end(_wait(_start(folder, workspace)), undisturbed, workspace)
@@ -120,6 +122,13 @@ def _everyone(pid: int) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:80]
+    except psutil.NoSuchProcess:
+        return "one that has ended since"
 
 
 def _send(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,24 @@ def test_a_parquet_file_knows_what_made_it(lake: Lake) -> None:
     lake.remove("some/file.parquet")
     assert not lake.exists("some/file.parquet")
     lake.remove("some/file.parquet")  # a second time is no error
+
+
+def test_what_follows_the_last_wildcard_is_looked_for_by_name(lake: Lake) -> None:
+    for folder in ("scores/metric=a/x", "scores/metric=b/x", "scores/metric=c/y", "other/x"):
+        for name in ("0", "1"):
+            lake.write_json(f"{folder}/{name}.json", 0)
+    lake.write_json("scores/metric=d", 0)  # a file where others have a folder
+    with patch.object(lake.fs, "ls", side_effect=lake.fs.ls) as listed:
+        found = lake.glob("scores/*/x/1.json")
+    assert found == ["scores/metric=a/x/1.json", "scores/metric=b/x/1.json"]
+    assert not any(str(call.args[0]).rstrip("/").endswith("/x") for call in listed.call_args_list)
+    assert lake.glob("scores/*/x/*.json") == [
+        f"scores/metric={metric}/x/{name}.json" for metric in "ab" for name in "01"
+    ]
+    assert lake.glob("scores/*/z/1.json") == lake.glob("nothing/*/1.json") == []
+    assert lake.glob("other/x/1.json") == ["other/x/1.json"]
+    assert lake.glob("other/x/2.json") == []
+    assert lake.glob("scores/metric=?") == [f"scores/metric={metric}" for metric in "abcd"]
 
 
 def test_row_groups_are_as_small_as_their_maps_are_large(lake: Lake) -> None:

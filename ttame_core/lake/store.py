@@ -160,10 +160,21 @@ class Lake:
         return False
 
     def glob(self, pattern: str) -> list[str]:
-        """Return the paths, relative to the root, that match a pattern, sorted."""
+        """Return the paths, relative to the root, that match a pattern, sorted.
+
+        What follows its last wildcard is looked for by name: folders that may hold a file for each
+        shard are not listed for one of them.
+        """
+        parts = pattern.split("/")
+        last = max((i for i, part in enumerate(parts, 1) if glob.has_magic(part)), default=0)
         with reaching(self.url, self.fs):
-            paths = self.fs.glob(f"{glob.escape(self.root)}/{pattern}")
-        return sorted(str(p)[len(self.root) :].lstrip("/") for p in paths)
+            listed = self.fs.glob("/".join([glob.escape(self.root), *parts[:last]]))
+        paths = ("/".join([str(p), *parts[last:]])[len(self.root) :].lstrip("/") for p in listed)
+        return sorted(path for path in paths if last == len(parts) or self._is_there(path))
+
+    def _is_there(self, path: str) -> bool:
+        """Say whether a path leads to something, through folders and links that may be no such."""
+        return os.path.exists(self.path(path)) if self.local else self.exists(path)
 
     def entries(self, folder: str) -> dict[str, dict[str, Any]]:
         """List a folder: what the file system knows of each entry (size, type, time), by name."""
