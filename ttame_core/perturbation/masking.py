@@ -142,7 +142,17 @@ def fill(images: Tensor, kind: Fill) -> Tensor:
         return torch.zeros_like(images)
     if kind == "mean":
         return images.mean(dim=(2, 3), keepdim=True).expand_as(images)
-    down, across = (_gaussian(side, images) for side in images.shape[-2:])
+    return blurred(images)
+
+
+def blurred(images: Tensor, sigma: float = BLUR_SIGMA) -> Tensor:
+    """Blur images (B, C, H, W) by a Gaussian.
+
+    Args:
+        images: the images.
+        sigma: standard deviation along each side, as a share of that side.
+    """
+    down, across = (_gaussian(side, images, sigma) for side in images.shape[-2:])
     return down @ images @ across.T
 
 
@@ -163,8 +173,8 @@ def filled(images: Tensor, maps: Tensor, kind: Fill) -> Tensor:
     return shown + fill(images, kind)[:, None] * (1 - maps[:, :, None])
 
 
-def _gaussian(side: int, like: Tensor) -> Tensor:
+def _gaussian(side: int, like: Tensor, sigma: float) -> Tensor:
     """Return the matrix (side, side) that blurs a line of pixels."""
     places = torch.arange(side, dtype=like.dtype, device=like.device)
     distances = places[:, None] - places
-    return (distances / (BLUR_SIGMA * side)).square().div(-2).softmax(dim=1)
+    return (distances / (sigma * side)).square().div(-2).softmax(dim=1)

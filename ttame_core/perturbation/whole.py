@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
+
+from ttame_core.perturbation.masking import blurred
 
 QUALITY = 15  # of JPEG, out of 100
 LIGHT = (1.4, 1.0, 0.6)  # factors of red, green and blue in warm light; in cold light turned round
 DARKER = 0.6  # factor of all values
 BRIGHTER = 0.6  # exponent of all values
-BLUR = 0.006  # standard deviation as a share of the shorter side
+BLUR = 0.006  # standard deviation along each side, as a share of that side
 NOISE = 0.04  # standard deviation
 
 
@@ -55,12 +56,6 @@ def lit(images: Tensor, *factors: float) -> Tensor:
     return (images * images.new_tensor(factors)[:, None, None]).clamp(max=1)
 
 
-def blurred(images: Tensor) -> Tensor:
-    """Blur images by a Gaussian."""
-    sigma = BLUR * min(images.shape[-2:])
-    return gaussian_blur(images, 2 * round(3 * sigma) + 1, sigma)
-
-
 def noisy(images: Tensor) -> Tensor:
     """Add normal noise, the same to all images of a size."""
     chance = torch.Generator().manual_seed(0)
@@ -74,6 +69,6 @@ CHANGES: Mapping[str, Change] = {
     "cold": Change("in colder light", lambda images: lit(images, *LIGHT[::-1]), coloured=True),
     "dark": Change("darker", lambda images: DARKER * images),
     "bright": Change("brighter", lambda images: images**BRIGHTER),
-    "blur": Change("a little blurred", blurred),
+    "blur": Change("a little blurred", lambda images: blurred(images, BLUR)),
     "noise": Change("with a little noise", noisy),
 }
