@@ -136,6 +136,7 @@ def test_the_spec_for_imagenet_reads_its_folders_of_classes(
     spec["backbones"] = [network | names | view]
     spec["explainers"] = ["ttame", "gradcam"]
     spec["training"] = {"min_steps": 2, "batch_size": 4}
+    spec.setdefault("maps", {})["images"] = 12
     path = tmp_path / "imagenet.yaml"
     path.write_text(yaml.safe_dump(spec))
     done = ttame("audit", path, "--var", f"IMAGENET={tmp_path}", "--workspace", tmp_path / "lake")
