@@ -35,6 +35,12 @@ LATE = (
     "Prefect's temporary server did not start in time: run again, or start one (prefect server "
     "start) and set PREFECT_API_URL"
 )
+# A shell's program: at its input's end it asks a process to end, and after two seconds ends it.
+GUARD = """
+cat; kill "$1"
+for _ in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; kill -0 "$1" || exit; done
+kill -9 "$1"
+"""
 TRIES = 3  # servers that end as soon as they are started, each with a port of its own
 
 
@@ -148,7 +154,7 @@ def _start_guarded() -> None:
         port = probe.getsockname()[1]
     with deaf_children():
         process = subprocess.Popen(_command(port), env=_environment())
-    waits = ["/bin/sh", "-c", 'cat; kill "$1"; sleep 2; kill -9 "$1"', "sh", str(process.pid)]
+    waits = ["/bin/sh", "-c", GUARD, "sh", str(process.pid)]
     null = subprocess.DEVNULL
     guard = subprocess.Popen(
         waits, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True
