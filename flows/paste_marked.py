@@ -1,4 +1,4 @@
-"""Paste what maps mark onto other pictures, where the maps of a class are alike."""
+"""Other pictures, changed as a whole, or with what maps mark pasted onto them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttame_core.spec import AuditSpec
 
 @flow(name="paste_marked", flow_run_name=named("paste"))
 def paste_marked(spec: AuditSpec | str, workspace: str) -> None:
-    """Paste what maps of a class mark onto other pictures, where these maps are alike.
+    """Change whole pictures; where maps of a class are alike, paste what they mark onto others.
 
     Args:
         spec: the audit, or the path of its YAML file.

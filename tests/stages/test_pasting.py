@@ -178,6 +178,31 @@ def test_the_task_writes_a_file_that_is_made_once(
         }
 
 
+def test_pictures_that_are_changed_are_of_few_shards(
+    tagged: tuple[Lake, AuditSpec, dict[str, str]],
+) -> None:
+    lake, audit, keys = tagged
+    with connect(lake) as db:
+        explained = Explained(lake, db, audit, reads(CORNER))
+        few, all_of_them = explained.some_keys(5), explained.some_keys(100)
+    assert few == all_of_them[:5]
+    assert sorted(all_of_them) == sorted(keys.values())
+
+
+def test_where_nothing_was_explained_nothing_is_changed(
+    tagged: tuple[Lake, AuditSpec, dict[str, str]],
+) -> None:
+    lake, audit, _ = tagged
+    _maps(lake, {})
+    with (
+        disable_run_logger(),
+        patch("tasks.paste.alike_images", return_value=[]),
+        patch("tasks.paste.backbone_of", return_value=reads(CORNER)),
+    ):
+        paste.fn(audit, str(lake), audit.backbones[0])
+    assert run_query(lake, "FROM pasted").num_rows == 0
+
+
 def test_only_audits_that_ask_for_what_maps_mark_ask_for_pastes(
     tagged: tuple[Lake, AuditSpec, dict[str, str]],
 ) -> None:

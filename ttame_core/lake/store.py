@@ -639,7 +639,7 @@ def classes_file(dataset: str, backbone: str) -> str:
 
 
 def pasted_file(dataset: str, backbone: str) -> str:
-    """Return the path of what became of pictures that marked parts were pasted onto (PASTED)."""
+    """Return the path of what became of pictures with pasted parts, or changed as a whole."""
     return f"pasted/dataset={dataset}/backbone={backbone}/pasted.parquet"
 
 

@@ -27,9 +27,10 @@ def change(explained: Explained) -> Iterator[Row]:
     That is the mean over the pictures that the classifier takes for other classes, each of which
     has a row.
     """
-    images = explained.images(explained.some_keys(PICTURES))
-    keys = list(images)
-    stacked = torch.stack([images[key] for key in keys])
+    if not (chosen := explained.some_keys(PICTURES)):
+        return
+    images = explained.images(chosen)
+    keys, stacked = list(images), torch.stack(list(images.values()))
     before = _answers(explained, stacked)
     others = torch.ones_like(before, dtype=torch.bool)
     others.scatter_(1, before.argmax(dim=1, keepdim=True), False)

@@ -121,9 +121,10 @@ class Explained:
                 }
 
     def some_keys(self, most: int) -> list[str]:
-        """Return the keys of up to `most` explained pictures, chosen by their keys alone."""
-        first = f"true GROUP BY key ORDER BY md5(key), key LIMIT {most}"
-        return [key for (key,) in self._rows("key FROM predicted_numbers", first)]
+        """Return the keys of up to `most` explained pictures, of as few shards as there can be."""
+        first = f"true ORDER BY md5(shard), shard, md5(key), key LIMIT {most}"
+        explained = "key FROM predicted_numbers JOIN samples USING (dataset, key)"
+        return [key for (key,) in self._rows(explained, first)]
 
     def _onto(self, target: int) -> list[str]:
         """Return the keys of pictures that the classifier takes for other classes than this."""
