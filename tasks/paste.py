@@ -16,7 +16,7 @@ from ttame_core.lake.schemas import PASTED
 from ttame_core.lake.selection import Selection
 from ttame_core.metrics import Row
 from ttame_core.report.findings import alike_images
-from ttame_core.stages.changing import change
+from ttame_core.stages.changing import PICTURES, change
 from ttame_core.stages.pasting import Explained
 from ttame_core.stages.provenance import Provenance
 
@@ -45,8 +45,8 @@ def _pasted(provenance: Provenance, backbone: spec.Backbone) -> list[Row]:
         def run(compute: spec.Compute) -> list[Row]:
             part = audit.model_copy(update={"compute": compute})
             explained = Explained(lake, db, part, loaded)
-            parts = explained.pastings(alike) if alike else ()
-            rows = [row for own in parts for row in explained.paste(own)]
-            return [*rows, *change(explained)]
+            rows = [row for own in explained.pastings(alike) for row in explained.paste(own)]
+            images = explained.images(explained.some_keys(PICTURES))
+            return [*rows, *change(images, loaded, compute.batch_size)]
 
         return in_smaller_batches(audit.compute, run, get_run_logger().warning)

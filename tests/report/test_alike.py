@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -129,7 +131,9 @@ def test_a_place_has_a_name(spot: int | None, words: str) -> None:
     assert what_is_alike({"aspect": "look", "spot": spot}) == "what looks the same"
 
 
-def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
+@contextmanager
+def no_pastes() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Make a view `pasted` without rows, of a data set d whose class 7 is called saw."""
     with duckdb.connect() as db:
         db.execute(
             "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
@@ -138,6 +142,11 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
         db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
         db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
         db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
+        yield db
+
+
+def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
+    with no_pastes() as db:
         set_variables(db, {"dataset": "d", "backbones": ["net"]})
 
         def paste(target: int, aspect: str, *sources: tuple[str, str, float]) -> list[dict]:
@@ -169,14 +178,7 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
 
 
 def test_a_class_is_named_that_changed_pictures_become() -> None:
-    with duckdb.connect() as db:
-        db.execute(
-            "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
-            "source TEXT, maps TEXT, key TEXT, before DOUBLE, after DOUBLE)"
-        )
-        db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
-        db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
-        db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
+    with no_pastes() as db:
         set_variables(db, {"dataset": "d", "backbones": ["net", "other"]})
         for backbone, change, target, afters in (
             ("net", "jpeg", 7, (0.3, 0.5)),  # a mean rise of 39 points

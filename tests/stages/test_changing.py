@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from tiny import PLAIN
@@ -12,6 +9,7 @@ from torch import Tensor, nn
 
 from ttame_core.backbones import Backbone
 from ttame_core.errors import UserError
+from ttame_core.metrics.base import Row
 from ttame_core.perturbation.whole import CHANGES
 from ttame_core.stages.changing import change
 
@@ -33,14 +31,9 @@ class Blocks(nn.Module):
         return torch.stack([torch.zeros_like(flat), 100 * (0.1 - flat)], dim=1)
 
 
-def explained(net: nn.Module, images: Tensor) -> Any:
-    keys = [f"k{number}" for number in range(len(images))]
-    return SimpleNamespace(
-        some_keys=lambda most: keys[:most],
-        images=lambda wanted: dict(zip(wanted, images, strict=False)),
-        backbone=Backbone(net, "net", PLAIN, taps=[]),
-        audit=SimpleNamespace(compute=SimpleNamespace(batch_size=2)),
-    )
+def rows_of(net: nn.Module, images: Tensor) -> list[Row]:
+    by_key = {f"k{number}": image for number, image in enumerate(images)}
+    return list(change(by_key, Backbone(net, "net", PLAIN, taps=[]), batch_size=2))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -65,7 +58,7 @@ def test_light_by_hand() -> None:
 
 def test_rows_are_of_the_class_that_gains_most_and_of_pictures_of_others() -> None:
     levels = torch.tensor([0.4, 0.8, 0.45])  # the second is taken for class 2 already
-    rows = list(change(explained(Level(), levels.view(3, 1, 1, 1).expand(3, 3, 16, 16))))
+    rows = rows_of(Level(), levels.view(3, 1, 1, 1).expand(3, 3, 16, 16))
     bright = [row for row in rows if row["source"] == "bright"]
     assert [(row["target"], row["key"], row["aspect"]) for row in bright] == [
         (2, "k0", "whole"),
@@ -83,7 +76,7 @@ def test_rows_are_of_the_class_that_gains_most_and_of_pictures_of_others() -> No
 
 def test_traces_of_jpeg_are_found() -> None:
     images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
-    rows = list(change(explained(Blocks(), images)))
+    rows = rows_of(Blocks(), images)
     rise = {
         name: sum(row["after"] - row["before"] for row in rows if row["source"] == name) / 6
         for name in CHANGES
@@ -93,7 +86,7 @@ def test_traces_of_jpeg_are_found() -> None:
 
 
 def test_grey_pictures_have_no_colours_to_change() -> None:
-    rows = list(change(explained(Level(), torch.full((2, 1, 16, 16), 0.3))))
+    rows = rows_of(Level(), torch.full((2, 1, 16, 16), 0.3))
     assert {row["source"] for row in rows} == {"dark", "bright", "blur", "noise"}
 
 
@@ -103,4 +96,4 @@ def test_answers_that_are_not_finite_are_an_error() -> None:
             return x.mean(dim=(2, 3)).log()  # of negative numbers
 
     with pytest.raises(UserError, match="backbone net gives logits that are not finite"):
-        list(change(explained(Broken(), torch.zeros(2, 3, 16, 16))))
+        rows_of(Broken(), torch.zeros(2, 3, 16, 16))

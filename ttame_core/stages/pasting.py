@@ -72,8 +72,11 @@ class Explained:
 
         Args:
             alike: a row for each picture of a class whose maps are alike (`class`, `aspect`,
-                `key`), those whose maps are most like the others first.
+                `key`), those whose maps are most like the others first; without any there is
+                nothing to compare other classes with.
         """
+        if not alike:
+            return
         by_class: dict[tuple[str, str], list[str]] = {}
         for row in alike:
             by_class.setdefault((row["class"], row["aspect"]), []).append(row["key"])
@@ -139,6 +142,8 @@ class Explained:
 
     def images(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return pictures as the classifier sees them, (C, H, W) in [0, 1], by their keys."""
+        if not keys:
+            return {}
         dataset = self.audit.dataset.name
         sql = "SELECT shard, key FROM samples WHERE dataset = ? AND list_contains(?, key)"
         by_shard: dict[str, set[str]] = {}
