@@ -12,6 +12,7 @@ from ttame_core.backbones.devices import device_of, place, precision_of
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.perturbation.imputation import impute
+from ttame_core.training.first_pass import first_pass
 from ttame_core.training.head import training_losses
 
 pytestmark = [
@@ -57,9 +58,9 @@ def test_a_step_of_training_in_the_format_that_auto_takes() -> None:
     assert backbone.precision is precision_of(compute, backbone.device)
     head.to(backbone.device)
     with backbone.autocast():
-        losses = training_losses(
-            TTame(backbone), head, IMAGES.to(backbone.device), spec.Training(recipe="paper")
-        )
+        explainer = TTame(backbone)
+        whole = first_pass(explainer, IMAGES.to(backbone.device))
+        losses = training_losses(explainer, head, whole, spec.Training(recipe="paper"))
     losses.loss.backward()
     gradients = [p.grad for p in head.parameters() if p.grad is not None]
     assert gradients

@@ -38,6 +38,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages, Row
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.explain import choose_targets, target_classes
+from ttame_core.training.first_pass import FirstPass, first_pass
 from ttame_core.training.head import HeadRun
 from ttame_core.training.loop import Progress
 
@@ -141,12 +142,14 @@ def train_head(
         raise UserError("the loader has no batches to train on: give it images")
     whole = untrained.training_of(section, untrained.settings.training)
 
-    def read(epoch: int, skip: int) -> Iterator[Tensor]:
+    def images() -> Iterator[Tensor]:
         for batch in loader:
-            images = batch if isinstance(batch, Tensor) else batch[0]
-            yield _floats(images, backbone)
+            yield _floats(batch if isinstance(batch, Tensor) else batch[0], backbone)
 
-    run = HeadRun(untrained, whole, batches, lambda: read(0, 0))
+    def read(epoch: int, skip: int) -> Iterator[FirstPass]:
+        return (first_pass(untrained, batch) for batch in images())
+
+    run = HeadRun(untrained, whole, batches, images)
     run.train(read, f"the loader gave fewer batches than the {batches} that it says", progress)
     return run.head.eval()
 

@@ -40,15 +40,17 @@ def test_passes_are_those_that_the_audit_makes(tmp_path: Path) -> None:
         assert scored.seconds > 0
 
 
-def test_a_training_takes_its_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("keep_gib", "first"), [(1, 40), (1e-6, 120), (0, 120)])
+def test_a_training_takes_its_steps(tmp_path: Path, keep_gib: float, first: int) -> None:
     audit = spec_alone(tmp_path, ["random"])
-    training = spec.Training(epochs=3, min_steps=0, batch_size=8, recipe="paper")
+    settings = {"epochs": 3, "min_steps": 0, "batch_size": 8, "keep_gib": keep_gib}
+    training = spec.Training(recipe="paper", **settings)
     explainers = [spec.Explainer(method="ttame", settings={"training": {}})]
     audit = audit.model_copy(update={"training": training, "explainers": explainers})
     (section,) = audit.backbones
     effort = forecast(audit, section, load_backbone(section), IMAGES)["train", "net", "ttame"]
     assert effort.images == 3 * 40
-    assert (effort.forward, effort.backward) == (2 * 120, 120)
+    assert (effort.forward, effort.backward) == (first + 120, 120)
 
 
 def test_a_share_of_an_effort_and_two_together() -> None:

@@ -31,6 +31,7 @@ from ttame_core.explainers import (
 from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
+from ttame_core.training.first_pass import first_pass
 from ttame_core.training.head import optimiser, train_head, training_losses
 from ttame_core.training.orders import TrainingOutput, TrainingShards
 
@@ -99,7 +100,7 @@ def test_a_step_is_the_textbooks(method: str, described: spec.Backbone) -> None:
     torch.manual_seed(1)
     head = explainer.new_head().train()
     images = torch.rand(6, 3, 64, 64)
-    losses = training_losses(explainer, head, images, training)
+    losses = training_losses(explainer, head, first_pass(explainer, images), training)
     losses.loss.backward()
     found = [p.grad.clone() for p in head.parameters()]
 
@@ -141,7 +142,8 @@ def test_only_the_head_learns(method: str, described: spec.Backbone) -> None:
     head = explainer.new_head().train()
     start = [p.clone() for p in head.parameters()]
     update = optimiser(head, spec.Training())
-    training_losses(explainer, head, torch.rand(4, 3, 64, 64), spec.Training()).loss.backward()
+    images = first_pass(explainer, torch.rand(4, 3, 64, 64))
+    training_losses(explainer, head, images, spec.Training()).loss.backward()
     update.step()
     assert all(p.grad is None for f in frozen for p in f.parameters())
     for network, state in zip(frozen, before, strict=True):

@@ -30,6 +30,7 @@ from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
 from ttame_core.lake import Lake
 from ttame_core.stages.provenance import Provenance
+from ttame_core.training.first_pass import first_pass
 from ttame_core.training.head import optimiser, smooth_noise, training_losses
 from ttame_core.training.start import begin
 
@@ -92,6 +93,7 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
 
     net = load(provenance, backbone)
     settings = provenance.audit.training
+    explainer = TTame(net)
     torch.manual_seed(settings.seed)
     head = AttentionHead([t.channels for t in net.taps], net.num_classes, net.map_size).train()
     optimizer = optimiser(head, settings)
@@ -106,7 +108,8 @@ def test_the_steps_are_those_of_the_mean_of_both_halves(spec_file: Path) -> None
         noise = smooth_noise(settings, 16, schedule.last_epoch, 2, head.map_size)
         for learner, first in ((head, 0), (other, 1)):
             half, added = images[first::2], None if noise is None else noise[first::2]
-            (training_losses(TTame(net), learner, half, settings, added).loss / 2).backward()
+            whole = first_pass(explainer, half)
+            (training_losses(explainer, learner, whole, settings, added).loss / 2).backward()
         for mine, its in zip(head.parameters(), other.parameters(), strict=True):
             mine.grad += its.grad
         optimizer.step()

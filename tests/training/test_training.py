@@ -22,6 +22,7 @@ from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead, SharedHead
 from ttame_core.heads.files import load_head
 from ttame_core.lake import Lake
+from ttame_core.training.first_pass import first_pass
 from ttame_core.training.fit import augment, fit_backbone, occlude
 from ttame_core.training.head import (
     few_steps,
@@ -122,7 +123,8 @@ def test_permuted_labels_are_those_of_other_images() -> None:
         backbone.model.fc.bias -= backbone(backbone.normalise(images)).mean(dim=0)
     explainer = TTame(backbone)
     head = explainer.new_head()
-    found = training_losses(explainer, head, images, spec.Training(labels="permuted"))
+    settings = spec.Training(labels="permuted")
+    found = training_losses(explainer, head, first_pass(explainer, images), settings)
     logits, features = backbone.features(backbone.normalise(images))
     truth = logits.argmax(dim=1)
     assert not torch.equal(truth, truth.roll(1))
@@ -142,7 +144,7 @@ def test_noise_is_added_to_the_class_maps() -> None:
     head = explainer.new_head().eval()
     settings = spec.Training(noise=4.0)
     noise = smooth_noise(settings, 4, 0, 100, backbone.map_size)
-    found = training_losses(explainer, head, images, settings, noise)
+    found = training_losses(explainer, head, first_pass(explainer, images), settings, noise)
     logits, features = backbone.features(backbone.normalise(images))
     attention = torch.sigmoid(head(features, logits.argmax(dim=1)) + noise)[:, 0]
     assert torch.isclose(found.variation, variation_loss(attention))
@@ -212,7 +214,9 @@ def test_only_the_head_learns(drawn: tuple[Lake, str]) -> None:
     optimizer = optimiser(head, SETTINGS)
     start = {name: value.clone() for name, value in head.state_dict().items()}
     batch = next(load_batches(*drawn, ["train-000000"], backbone.preprocessing, 8, 2))
-    losses = training_losses(TTame(backbone), head, batch.float_images(), SETTINGS)
+    explainer = TTame(backbone)
+    whole = first_pass(explainer, batch.float_images())
+    losses = training_losses(explainer, head, whole, SETTINGS)
     losses.loss.backward()
     optimizer.step()
     assert all(p.grad is None for p in backbone.parameters())
@@ -233,7 +237,9 @@ def test_gradients_equal_those_of_the_textbook_step(objective: str) -> None:
     head = AttentionHead([t.channels for t in backbone.taps], 10, backbone.map_size).train()
     images = torch.rand(8, 3, 64, 64)
     settings = SETTINGS.model_copy(update={"objective": objective})
-    training_losses(TTame(backbone), head, images, settings).loss.backward()
+    explainer = TTame(backbone)
+    whole = first_pass(explainer, images)
+    training_losses(explainer, head, whole, settings).loss.backward()
     found = [p.grad.clone() for p in head.parameters()]
     head.zero_grad()
     logits, features = backbone.features((images - 0.5) / 0.25)

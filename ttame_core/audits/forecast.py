@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from ttame_core.metrics import REGISTRY as FAMILIES
 from ttame_core.metrics import MappedImages
 from ttame_core.perturbation.masking import min_max
 from ttame_core.stages.provenance import given_head
+from ttame_core.training.first_pass import first_pass, fits, is_repeated
 from ttame_core.training.head import training_losses, with_enough_epochs
 
 BATCH = 8  # images of a timed batch, at most
@@ -162,10 +163,17 @@ class _Timed:
         settings, batches = with_enough_epochs(settings, shards)
         images = settings.epochs * batches * settings.batch_size
         some = self.noise[: max(2, min(len(self.noise), settings.batch_size))]
-        with measure(self.backbone) as cost:
-            training_losses(explainer, head, some, settings).loss.backward()
+        with measure(self.backbone) as first:
+            whole = first_pass(explainer, some)
+        with measure(self.backbone) as later:
+            training_losses(explainer, head, whole, settings).loss.backward()
+        looked_at, different = images, self.images.get("train", 0)
+        repeated = is_repeated(self.backbone, settings, self.audit.compute.devices)
+        if repeated and fits(whole, different, settings.keep_gib):
+            looked_at = different
         folded = sum(weight.numel() for weight in head.parameters())
-        return _scaled(cost, len(some), images, 4 * folded)
+        passes = replace(_scaled(first, len(some), looked_at, 0), images=0)
+        return passes.plus(_scaled(later, len(some), images, 4 * folded))
 
     def _maps(self, explainer: Explainer) -> tuple[torch.Tensor, Cost, Cost]:
         """Return maps (B, T, h, w) of noise, and what the pass and the maps cost.

@@ -103,6 +103,13 @@ class Training(Section):
     validation_samples: int = Field(
         200, ge=0, description="images of the split val that a head is scored on, up to 8 times"
     )
+    keep_gib: float = Field(
+        4.0,
+        ge=0,
+        description="GiB of temporary disk that may keep what the classifier makes of whole "
+        "training images, so that one pass less is made in each epoch; used on the CPU where a "
+        "head has several epochs and all of it fits; 0: nothing is kept",
+    )
     checkpoint_steps: int = Field(500, ge=1, description="steps between checkpoints")
     seed: Seed = Field(0, description="seed of the weights and of the images' order")
 

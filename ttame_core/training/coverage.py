@@ -20,6 +20,7 @@ from ttame_core.backbones.taps import capture, map_size, resolve_taps
 from ttame_core.errors import UserError, nearest
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.attention import AttentionHead
+from ttame_core.training.first_pass import first_pass
 from ttame_core.training.head import training_losses
 
 MIXED = 1.05  # with a smaller ratio of the largest change to the mean, all of a map has changed
@@ -189,8 +190,9 @@ def check(backbone: Backbone) -> None:
         [tap.channels for tap in backbone.taps], backbone.num_classes, backbone.map_size
     )
     image = torch.rand(1, *backbone.preprocessing.shape, generator=torch.Generator().manual_seed(0))
-    explainer = _Remembering(backbone)
-    training_losses(explainer, head, image, spec.Training()).loss.backward()
+    explainer = TTame(backbone)
+    whole = first_pass(explainer, image)
+    training_losses(explainer, head, whole, spec.Training()).loss.backward()
     gradients = [p.grad for p in head.parameters()]
     if any(g is None or not g.isfinite().all() for g in gradients):
         raise UserError(
@@ -205,17 +207,7 @@ def check(backbone: Backbone) -> None:
             f"the maps of {backbone.name} have the shape {tuple(maps.shape)} instead of "
             f"{(len(changed), 1, *backbone.map_size)}, or numbers that are not finite"
         )
-    _check_places(backbone, image, changed, explainer.features[0] - features[0])
-
-
-class _Remembering(TTame):
-    """T-TAME that stores the features of its last pass, which take large networks seconds."""
-
-    features: list[Tensor]
-
-    def read(self, images: Tensor, features: list[Tensor]) -> list[Tensor]:
-        self.features = super().read(images, features)
-        return self.features
+    _check_places(backbone, image, changed, whole.features[0] - features[0])
 
 
 def _with_a_changed_corner(image: Tensor) -> Tensor:

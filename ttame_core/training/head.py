@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,13 @@ from ttame_core.metrics.probe import Probe
 from ttame_core.perturbation.masking import min_max, resize
 from ttame_core.seeding import seed_of_step
 from ttame_core.training.checkpoint import remove_checkpoint
+from ttame_core.training.first_pass import (
+    FirstPass,
+    KeptPasses,
+    first_pass,
+    is_repeated,
+    keep_passes,
+)
 from ttame_core.training.loop import Loop, Progress, part_of
 from ttame_core.training.losses import DistanceFromStart, area_loss, variation_loss
 from ttame_core.training.objectives import objective_of
@@ -137,32 +145,31 @@ def smooth_noise(
 def training_losses(
     explainer: Trained,
     head: nn.Module,
-    images: Tensor,
+    whole: FirstPass,
     settings: spec.Training,
     noise: Tensor | None = None,
     accelerator: Accelerator | None = None,
 ) -> Losses:
     """Compute the losses of a head on images.
 
-    A pass without gradients gives predictions and features, and a second pass, with gradients, the
-    logits of masked images. Gradients pass through the backbone to its input, or to the features
-    that are masked, and reach only the head's weights.
+    The first pass, without gradients, has given predictions and features; a second pass, with
+    gradients, gives the logits of masked images. Gradients pass through the backbone to its input,
+    or to the features that are masked, and reach only the head's weights.
 
     Args:
         explainer: explainer that defines what the head reads and what is masked.
         head: the head.
-        images: (B, 3, H, W) in [0, 1].
+        whole: the first pass over the images.
         settings: section `training` of a spec.
         noise: (B, 1, h, w), which is added to the class maps; None for none.
         accelerator: accelerator of the processes that share the batch; None for a single process.
     """
     backbone = explainer.backbone
+    images, logits, features = whole
     with torch.no_grad():
-        logits, features = backbone.features(backbone.normalise(images))
         truth = backbone.outputs.one_predicted(logits)
         if settings.labels == "permuted":
             truth = others_classes(truth, accelerator)
-        features = explainer.read(images, features)
     class_maps = head(features, truth).float()
     if noise is not None:
         class_maps = class_maps + noise.to(class_maps.device)
@@ -256,14 +263,33 @@ def train_head(
     shards.check_one_batch(settings.batch_size, "training.batch_size")
     _, batches = with_enough_epochs(settings, shards.train)
     view, device = explainer.backbone.preprocessing, explainer.backbone.device
-    part = part_of(accelerator)
+    size, part = settings.batch_size, part_of(accelerator)
 
-    def read(epoch: int, skip: int, part: tuple[int, int] = part) -> Iterator[Tensor]:
-        order = settings.seed, epoch
-        for batch in shards.training_batches(view, settings.batch_size, order, skip, part):
+    def first_batches() -> Iterator[Tensor]:
+        for batch in shards.training_batches(view, size, (settings.seed, 0)):
             yield batch.float_images(device)
 
-    run = HeadRun(explainer, settings, batches, lambda: read(0, 0, (0, 1)), accelerator)
+    run = HeadRun(explainer, settings, batches, first_batches, accelerator)
+
+    @cache
+    def kept() -> KeptPasses | None:
+        if not is_repeated(run.backbone, run.settings, part[1]):
+            return None
+
+        def report(done: int) -> None:
+            if progress:
+                progress(run.step, run.total, f"{done} of {shards.images} whole images seen")
+
+        batches = shards.stored_batches(view, size)
+        return keep_passes(explainer, batches, shards.images, settings.keep_gib, report)
+
+    def read(epoch: int, skip: int) -> Iterator[FirstPass]:
+        passes = kept()
+        for batch in shards.training_batches(view, size, (settings.seed, epoch), skip, part):
+            if passes is None:
+                yield first_pass(explainer, batch.float_images(device))
+            else:
+                yield passes.of(batch)
 
     def after_epoch(epoch: int) -> None:
         def validate(part: spec.Compute) -> None:
@@ -287,15 +313,16 @@ def _is_validated(epoch: int, epochs: int) -> bool:
     return epoch == epochs or epoch % -(-epochs // VALIDATIONS) == 0
 
 
-class HeadRun(Loop[Tensor]):
-    """A training of a head, on batches of images (B, 3, H, W) in [0, 1] on its backbone's device.
+class HeadRun(Loop[FirstPass]):
+    """A training of a head, on first passes over batches of images on its backbone's device.
 
     Args:
         explainer: explainer that the head belongs to.
         settings: section `training` of a spec.
         batches: number of batches in an epoch.
-        images: function that returns the first of those batches, the same at each call. The recipe
-            `tuned` and the start from gradients look at them.
+        images: function that returns the images (B, 3, H, W) in [0, 1] of the first of those
+            batches, the same at each call. The recipe `tuned` and the start from gradients look at
+            them.
         accelerator: accelerator of the processes that train together; None for a single process.
     """
 
@@ -332,13 +359,15 @@ class HeadRun(Loop[Tensor]):
         self.scaler = torch.amp.GradScaler(backbone.device.type, enabled=scaled)
         self.record_steps, self.checkpoint_steps = self.report_steps, settings.checkpoint_steps
 
-    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+    def losses(self, batch: FirstPass) -> dict[str, Tensor]:
         """Return the terms of `training_losses`, and the head's distance from its start.
 
         The objective's term has the objective's name.
         """
         size = self.head.map_size
-        noise = smooth_noise(self.settings, len(batch), self.step, self.total, size, self.part)
+        noise = smooth_noise(
+            self.settings, len(batch.images), self.step, self.total, size, self.part
+        )
         with self.backbone.autocast():
             losses = training_losses(
                 self.explainer, self.learner, batch, self.settings, noise, self.accelerator
@@ -359,7 +388,7 @@ class HeadRun(Loop[Tensor]):
         """Add AD and IC on up to `validation_samples` images to the history.
 
         Args:
-            batches: batches of images, as in `losses`.
+            batches: batches of images (B, 3, H, W) in [0, 1].
             epoch: number of the epoch, from 0.
             batch_size: number of images in a forward pass.
         """

@@ -66,8 +66,22 @@ class TrainingShards:
 
     def validation_batches(self, view: Preprocessing, size: int) -> Iterator[Batch]:
         """Yield batches of `size` samples to validate on, in stored order."""
-        names = [name for name, _ in self.val]
+        return self._stored(self.val, view, size)
+
+    def stored_batches(self, view: Preprocessing, size: int) -> Iterator[Batch]:
+        """Yield all samples to learn from in batches of `size` and a rest, in stored order."""
+        return self._stored(self.train, view, size)
+
+    def _stored(
+        self, shards: Sequence[tuple[str, int]], view: Preprocessing, size: int
+    ) -> Iterator[Batch]:
+        names = [name for name, _ in shards]
         return load_batches(self.lake, self.dataset, names, view, size, self.compute.workers)
+
+    @property
+    def images(self) -> int:
+        """The number of samples to learn from."""
+        return sum(count for _, count in self.train)
 
     @property
     def too_few(self) -> str:
@@ -87,11 +101,10 @@ class TrainingShards:
         Raises:
             UserError: there are fewer training samples than a batch has.
         """
-        samples = sum(count for _, count in self.train)
-        if samples < size:
+        if self.images < size:
             raise UserError(
-                f"data set {self.dataset} has {samples} training samples, less than one batch of "
-                f"{size}: lower {option} or give it more"
+                f"data set {self.dataset} has {self.images} training samples, less than one batch "
+                f"of {size}: lower {option} or give it more"
             )
 
 
