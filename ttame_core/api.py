@@ -112,7 +112,8 @@ def train_head(
         settings: the explainer's settings, as in a spec.
         progress: called with the step, the number of steps, and the losses in words.
         **training: keys of a spec's `training`, with the same defaults. Where `epochs` is given
-            without `min_steps`, there are exactly that many epochs.
+            without `min_steps`, there are exactly that many epochs. `keep_gib` does nothing, since
+            a loader may give other images in each epoch.
 
     Returns:
         The head in evaluation mode.
