@@ -49,14 +49,14 @@ def test_ahead_at_all_beyond_chance_is_green() -> None:
         "good",
         "ttame: ahead in 4 of 4 comparisons, beyond chance in 4",
     )
-    assert "decides nothing here: net ttame (3.0 %)." in answer.lines[-1].words
+    assert "as explainers can be trained for it): net ttame (3.0 %)." in answer.lines[-1].words
 
 
 def test_ad_alone_decides_nothing() -> None:
     only = {"ttame": {"AD@15": 3.0}, "gradcam": {"AD@15": 60.0}}
     answer = _best(only, SURE)
     assert (answer.tone, answer.short) == ("plain", "Not known")
-    assert "T-TAME is trained for" in answer.lines[0].words
+    assert "explainers can be trained for" in answer.lines[0].words
     better_elsewhere = {"ttame": OTHER | {"AD@15": 3.0}, "gradcam": TTAME | {"AD@15": 60.0}}
     answer = _best(better_elsewhere, SURE)
     assert answer.short.startswith("gradcam: ahead in 4 of 4")

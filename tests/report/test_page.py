@@ -20,6 +20,7 @@ from ttame_core.audits.recorded import connect_audit, own_values
 from ttame_core.lake import Lake
 from ttame_core.lake.query.boards import scores_state
 from ttame_core.lake.schemas import YARDSTICK
+from ttame_core.report.album import Exhibit, exhibits
 from ttame_core.report.evidence import weigh
 from ttame_core.report.findings import gather
 from ttame_core.report.page import render_page
@@ -61,7 +62,12 @@ class _Tags(HTMLParser):
         assert not any(name.startswith("on") for name, _ in attributes)
 
 
-def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **changes: Any) -> str:
+def _render(
+    known: Known,
+    winners: dict[str, dict[str, Best]] | None = None,
+    exhibits: dict[str, list[Exhibit]] | None = None,
+    **changes: Any,
+) -> str:
     lake, audit = known
     board = audit_board(lake, audit)
     with connect_audit(lake, audit) as db:
@@ -72,12 +78,13 @@ def _render(known: Known, winners: dict[str, dict[str, Best]] | None = None, **c
         with own_values(db, lake, RECORD):
             evidence = weigh(recorded, findings)
         verdict = judge(recorded, findings, winners or {}, evidence)
-        return render_page(recorded, findings, winners or {}, {}, verdict)
+        return render_page(recorded, findings, winners or {}, exhibits or {}, verdict)
 
 
 def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
     page = report.read_text()
     assert "annotated box" in page
+    assert page.index("<img") < page.index("<table")
     tags = _Tags()
     tags.feed(page)
     assert tags.found["script"] == 1
@@ -112,6 +119,17 @@ def test_a_record_of_the_whole_data_set_says_of_which_scores_it_is(
     copy = Lake(shutil.copytree(lake.root, tmp_path / "copy"))
     folder = write_record(copy, part, Outcome({}, datetime(2026, 2, 2, tzinfo=UTC)), render)
     assert "scores" not in copy.read_json(f"{folder}/record.json")
+
+
+def test_without_other_pictures_the_gallery_comes_first(report: Path, known: Known) -> None:
+    parts = re.findall(r'<section id="(\w+)"', report.read_text())
+    assert parts.index("gallery") > parts.index("leaderboard")
+    lake, audit = known
+    with connect_audit(lake, audit) as db:
+        findings = gather(db, audit, audit_board(lake, audit), "20260301T000000Z")
+        shown = exhibits(lake, db, "drawn", findings, "nowhere")
+    page = _render(known, exhibits={kind: shown[kind] for kind in ("best", "disputed")})
+    assert page.index("<img") < page.index("<table")
 
 
 def test_changes_and_other_texts_are_escaped(known: Known) -> None:

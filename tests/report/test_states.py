@@ -77,6 +77,8 @@ def test_one_failed(state: Callable[..., State]) -> None:
     assert last.trust.short == "Not on other: failed"
     assert "1 classifier (net) on 12 images" in last.page
     assert "other failed." in last.words
+    assert last.look.short == "1 failed classifier"
+    assert "On 2 predictions most maps peak outside every annotated box" in last.words
 
 
 def test_the_second_audit_of_a_name_whose_first_failed(state: Callable[..., State]) -> None:
@@ -124,9 +126,9 @@ def test_no_boxes(state: Callable[..., State]) -> None:
     last = state(without=["boxes"])
     assert last.trust.tone == "care"
     assert "How much a map could keep is not known without annotated objects." in last.words
-    assert "whether it can read masked images is not known" in last.words
+    assert "can read masked images, of which only a part is left, is not known" in last.words
     assert "Shortcuts were not looked for: that takes annotated objects" in last.words
-    assert "outside every box" not in last.words
+    assert "outside every annotated box" not in last.words
 
 
 def test_gates_failed(state: Callable[..., State]) -> None:
@@ -142,3 +144,20 @@ def test_few_images_are_never_green(state: Callable[..., State]) -> None:
         "care",
         "With care: only 12 images, and 6 more reasons",
     )
+
+
+def test_what_needs_a_look_is_said_of_each_classifier(state: Callable[..., State]) -> None:
+    last = state()
+    assert last.look.short == "2 possible shortcuts of 1 classifier"
+    assert "On 2 predictions (net 2) most maps peak outside every annotated box" in last.words
+    assert "Wrong predictions: net 1 of 12." in last.words
+
+
+def test_the_first_screen_says_what_its_names_are(state: Callable[..., State]) -> None:
+    last = state()
+    for name, what in (("oracle", "the annotated objects themselves"), ("random", "noise")):
+        first = re.search(rf"\b{name}\b.*", last.page)
+        assert first
+        assert first[0].startswith(f"{name} ({what})")
+    assert re.search(r"\bttame learned\b", last.words)
+    assert not re.search(r"T-TAME|\bheads?\b", last.words)

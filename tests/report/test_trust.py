@@ -90,14 +90,14 @@ CASES: dict[str, list[tuple[dict, str, bool]]] = {
         ({"randomised": {}}, "care", False),
         ({"randomised": {"ttame": 0.49}}, "good", True),
     ],
-    "Training of heads": [
+    "Training": [
         ({"losses": {"ttame": (2.0, 2.0)}}, "bad", True),
         ({"losses": {"ttame": (2.0, nan)}}, "bad", True),
         ({"losses": {"ttame": (2.0, inf)}}, "bad", True),
         ({"losses": {}}, "care", False),
         ({"losses": {"ttame": (2.0, 1.9)}}, "good", True),
     ],
-    "Classes of heads": [
+    "Each class": [
         ({"weak": {"ttame": ["raccoon"]}}, "care", True),
         ({"weak": {}}, "care", False),
         ({"weak": {"ttame": []}}, "good", True),
@@ -160,8 +160,8 @@ def test_a_reason_decides_alone(title: str, change: dict, tone: str, known: bool
     [
         ("Gates", {"gates": 0}),
         ("Permuted labels", {"trained": []}),
-        ("Training of heads", {"trained": []}),
-        ("Classes of heads", {"trained": []}),
+        ("Training", {"trained": []}),
+        ("Each class", {"trained": []}),
     ],
 )
 def test_a_reason_that_does_not_apply_is_left_out(title: str, change: dict) -> None:

@@ -85,8 +85,8 @@ def best_of(
     trained_for = _trained_for(rows, drop, blind)
     if not held:
         words = (
-            "Only metrics were measured that T-TAME is trained for, or that have no better and "
-            "worse: localisation takes annotated objects; road and curves are asked for in "
+            "Only metrics were measured that explainers can be trained for, or that have no better "
+            "and worse: localisation takes annotated objects; road and curves are asked for in "
             "evaluation.metrics."
         )
         return Answer(QUESTION, "plain", "Not known", [Line(words), *trained_for])
@@ -153,5 +153,5 @@ def _trained_for(rows: Rows, drop: str | None, blind: Collection[str]) -> list[L
             leads.append(f"{backbone} {first['explainer']} ({value} %)")
     if not leads:
         return []
-    words = f"Least {drop}, which T-TAME is trained for and which decides nothing here: "
+    words = f"Least {drop} (it decides nothing, as explainers can be trained for it): "
     return [Line(f"{words}{listed(leads, 4)}.", "leaderboard")]

@@ -338,7 +338,8 @@ def _plots(
         ),
         row(
             "Training of the heads",
-            "Losses of different methods are not comparable; what is validated is.",
+            "A head is the small network that an explainer trains for a classifier. Losses of "
+            "different methods are not comparable; what is validated is.",
             "training",
             ("Average drop at 15 %, validation", plots.training(series["training"], "AD@15")),
             ("Loss, mean of every hundredth", plots.training(series["training"], "loss")),

@@ -15,7 +15,7 @@ from ttame_core.report.answers import Answer, Line, counted, listed
 from ttame_core.report.evidence import ENOUGH, Evidence, Interval
 
 QUESTION = "Can the explanations be trusted?"
-SHOWN = 6  # sentences of the answer, at most; the page's table has all
+SHOWN = 6  # reasons of the answer, at most; the page's table has all
 
 IMAGES = 100  # images, under which intervals are wide
 HALF = 50.0  # percent: of right predictions, and of the way to the annotated objects
@@ -135,11 +135,9 @@ def _sentences(checks: Sequence[Judged]) -> list[Line]:
         same = all(f.weighed.words == worst.weighed.words for f in own)
         names = listed([worst.backbone, *also], 3) if same else worst.backbone
         rest = f" Also in question on {listed(also, 3)}." if also and not same else ""
-        lines.append(Line(f"{names}: {worst.weighed.words}{rest}", "trust"))
+        lines.append(Line(f"{names}: {worst.weighed.words}{rest}"))
     if len(ranked) > SHOWN:
-        lines.append(
-            Line(f"{counted(len(ranked) - SHOWN, 'more reason')}: see the table.", "trust")
-        )
+        lines.append(Line(f"And {counted(len(ranked) - SHOWN, 'more reason')}.", "trust"))
     return lines
 
 
@@ -219,8 +217,8 @@ def _discrimination(own: Evidence) -> Weighed:
     apart = own.discrimination
     if apart is None:
         words = (
-            "whether it can read masked images is not known: that takes annotated objects, and "
-            "AD@15 of the explainers random and oracle."
+            "whether it can read masked images, of which only a part is left, is not known: that "
+            "takes random maps and annotated objects (the explainers random and oracle)."
         )
         return Weighed("care", "discrimination not known", words, known=False)
     of = (
@@ -232,7 +230,7 @@ def _discrimination(own: Evidence) -> Weighed:
         return Weighed("bad", "it cannot read masked images", words)
     if apart.low < own.minimum:
         words = f"whether it can read masked images is not certain: {of}."
-        return Weighed("care", "discrimination not certain", words)
+        return Weighed("care", "it may not read masked images", words)
     return Weighed("good", "it reads masked images", f"it can read masked images: {of}.")
 
 
@@ -276,15 +274,15 @@ def _random_labels(own: Evidence) -> Weighed | None:
         return None
     if not own.permuted:
         words = (
-            "not tested with permuted labels: whether trained heads know the classes, or only "
-            "where something stands."
+            f"whether {listed(own.trained)} learned what speaks for each class, or only where "
+            "something stands, is not known: that takes a second training, on permuted labels."
         )
         return Weighed("care", "no check with permuted labels", words, known=False)
     return _each(
         own.permuted,
         (PERMUTED, float("inf")),
         "maps much as of permuted labels",
-        "correlation with the maps of a head that was trained on permuted labels",
+        "correlation with the maps of the same explainer, trained on permuted labels",
         "so they say where something stands, not of which class",
     )
 
@@ -292,7 +290,8 @@ def _random_labels(own: Evidence) -> Weighed | None:
 def _random_weights(own: Evidence) -> Weighed:
     if not own.randomised:
         words = (
-            "not tested with random weights: whether maps depend on what the classifier learned."
+            "whether maps depend on what the classifier learned is not known: that takes maps of "
+            "it with random weights (the family sanity)."
         )
         return Weighed("care", "no check with random weights", words, known=False)
     return _each(
@@ -311,34 +310,36 @@ def _training(own: Evidence) -> Weighed | None:
     if rose:
         ends = "; ".join(f"{n} from {own.losses[n][0]:.3g} to {own.losses[n][1]:.3g}" for n in rose)
         words = f"the loss did not fall in training: {ends}."
-        return Weighed("bad", "the training of a head did not end well", words)
+        return Weighed("bad", f"the training of {listed(rose, 2)} did not end well", words)
     unknown = [name for name in own.trained if name not in own.losses]
     if unknown:
         words = f"how the training of {listed(unknown)} ended is not known: it has no history."
-        return Weighed("care", "training of a head not known", words, known=False)
+        return Weighed("care", "training not known", words, known=False)
     ends = "; ".join(
         f"{n} from {first:.3g} to {last:.3g}" for n, (first, last) in own.losses.items()
     )
     return Weighed("good", "losses fell", f"the loss fell in training: {ends}.")
 
 
-def _classes_of_heads(own: Evidence) -> Weighed | None:
+def _each_class(own: Evidence) -> Weighed | None:
     if not own.trained:
         return None
     weak = {name: classes for name, classes in own.weak.items() if classes}
     if weak:
         which = "; ".join(f"{name} on {listed(classes)}" for name, classes in weak.items())
         words = (
-            f"on some classes maps keep far less than on the others, and than others' do: {which}."
+            "on some classes maps keep far less of the confidence than on the others, and than "
+            f"another explainer's do: {which}."
         )
-        return Weighed("care", "a head fails on some classes", words)
+        return Weighed("care", "poor maps of some classes", words)
     if not own.weak:
         words = (
-            f"whether heads do for all classes is not known: it takes three with {ENOUGH} images."
+            f"whether the maps of {listed(own.trained)} do for all classes is not known: that "
+            f"takes three classes with {ENOUGH} images each."
         )
-        return Weighed("care", "classes of a head not known", words, known=False)
+        return Weighed("care", "maps of each class not known", words, known=False)
     words = "on no class do maps keep far less of the confidence than on the others."
-    return Weighed("good", "heads do for all classes", words)
+    return Weighed("good", "maps do for all classes", words)
 
 
 def _maps_of_images(own: Evidence) -> Weighed:
@@ -380,8 +381,8 @@ REASONS = (
     Reason("Better than random", _way),
     Reason("Permuted labels", _random_labels),
     Reason("Random weights", _random_weights),
-    Reason("Training of heads", _training),
-    Reason("Classes of heads", _classes_of_heads),
+    Reason("Training", _training),
+    Reason("Each class", _each_class),
     Reason("Maps of different images", _maps_of_images),
     Reason("Maps of different classes", _maps_of_classes),
 )

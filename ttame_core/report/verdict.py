@@ -12,7 +12,7 @@ from ttame_core.audits.record import Recorded
 from ttame_core.data.index import left_out
 from ttame_core.lake import AUDIT_TIME
 from ttame_core.lake.query.directions import direction
-from ttame_core.lake.schemas import RIVAL
+from ttame_core.lake.schemas import CONTROL, RIVAL
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
@@ -25,6 +25,13 @@ from ttame_core.report.findings import (
 )
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
+
+ENDS = {  # what the maps of the methods are that others are measured by
+    "oracle": "the annotated objects themselves",
+    "random": "noise",
+    "center": "the middle of the image",
+    "edges": "the edges in the image",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def judge(
 def audited(
     audit: spec.AuditSpec, findings: Findings, rows: Rows, rejected: Mapping[str, int]
 ) -> str:
-    """Return one sentence on what was audited, and one on what was left out, if anything was.
+    """Return sentences on what was audited, on its explainers, and on what was left out, if any.
 
     Args:
         audit: the spec.
@@ -93,20 +100,29 @@ def audited(
         rejected: number of the data set's inputs that were rejected, by kind.
     """
     backbones = sorted({row["backbone"] for row in rows})
-    explainers = {row["explainer"]: row["role"] for row in rows}
-    rivals = [name for name, role in explainers.items() if role == RIVAL]
-    ends = [name for name, role in explainers.items() if role != RIVAL]
+    explainers = {row["explainer"]: row for row in rows}
+    rivals = [name for name, row in explainers.items() if row["role"] == RIVAL]
+    ends = [_described(row) for row in explainers.values() if row["role"] != RIVAL]
     where = f"{audit.dataset.name} ({audit.maps.split})"
     if not backbones:
         return f"No classifier's images of {where} were explained. {left_out(rejected)}".rstrip()
+    made = (
+        f"{counted(len(rivals), 'explainer')} ({listed(rivals, 8)})" if rivals else "no explainer"
+    )
     beside = f", measured against {listed(ends)}" if ends else ""
     classes = f" in {counted(findings.classes, 'class', 'classes')}" if findings.classes else ""
     sentence = (
         f"{counted(len(backbones), 'classifier')} ({listed(backbones, 8)}) on "
-        f"{counted(findings.images, 'image')}{classes} of {where}, "
-        f"explained by {listed(rivals, 8) or 'no explainer'}{beside}."
+        f"{counted(findings.images, 'image')}{classes} of {where}. "
+        f"Maps of where each decision came from, by {made}{beside}."
     )
     return f"{sentence} {left_out(rejected)}".rstrip()
+
+
+def _described(row: Mapping[str, Any]) -> str:
+    """Name an explainer that does not compete, and say what its maps are."""
+    what = "trained on permuted labels" if row["role"] == CONTROL else ENDS.get(row["method"])
+    return f"{row['explainer']} ({what})" if what else row["explainer"]
 
 
 def attention(
@@ -130,9 +146,10 @@ def attention(
     failed = sum(bool(row["failed"]) for row in changes)
     crashed = [own.backbone for own in evidence if own.failure]
     explained = [own for own in evidence if own.images]
-    outside = _totals(findings.of("outside"), "images")
-    wrong = _totals(findings.of("wrong"), "images")
-    sure = _totals(findings.of("wrong"), "sure")
+    outside = _of_each(findings.of("outside"), "images")
+    wrong = _of_each(findings.of("wrong"), "images")
+    sure = _of_each(findings.of("wrong"), "sure")
+    labelled = {own.backbone: own.labelled for own in explained}
     lines = []
     if crashed:
         lines.append(Line(f"{listed(crashed)} failed.", "notes"))
@@ -148,12 +165,18 @@ def attention(
     turned = findings.series["changed"]
     lines += [Line(f"{row['backbone']}: {what_change_does(row)}", "shortcuts") for row in turned]
     if outside:
-        on = counted(outside, "prediction")
-        words = f"On {on} explainers look outside every box: possible shortcuts."
+        on = counted(sum(outside.values()), "prediction")
+        parts = listed([f"{name} {number}" for name, number in outside.items()])
+        words = (
+            f"On {on}{f' ({parts})' if len(explained) > 1 else ''} most maps peak outside every "
+            "annotated box: the classifier may look at something else."
+        )
         lines.append(Line(words, "shortcuts"))
     if wrong:
-        confident = f", {sure} of them with at least 90 % probability" if sure else ""
-        lines.append(Line(f"{counted(wrong, 'prediction')} wrong{confident}.", "wrong"))
+        parts = listed([f"{name} {number} of {labelled[name]}" for name, number in wrong.items()])
+        confident = listed([f"{name} {number}" for name, number in sure.items() if number])
+        also = f"; with at least 90 % probability: {confident}" if confident else ""
+        lines.append(Line(f"Wrong predictions: {parts}{also}.", "wrong"))
     least = min((row["value"] for row in findings.of("disputed")), default=1.0)
     if least < 0.3:
         words = "There are images on which explainers show different things (correlation "
@@ -180,8 +203,9 @@ def attention(
         short = f"{'Classes' if len(names) > 1 else 'Class'} {listed(names, 2)}: a shortcut?"
         return Answer(question, "care", short, [*lines, *unseen])
     if outside or wrong:
-        short = counted(outside, "possible shortcut") if outside else ""
-        short = short or counted(wrong, "wrong prediction")
+        what, found = ("possible shortcut", outside) if outside else ("wrong prediction", wrong)
+        of = f" of {counted(len(found), 'classifier')}" if len(explained) > 1 else ""
+        short = f"{counted(sum(found.values()), what)}{of}"
         return Answer(question, "care", short, [*lines, *unseen])
     if lines:
         return Answer(question, "care", "Little", [*lines, *unseen])
@@ -234,9 +258,10 @@ def changed(
     return Answer(question, tone, short, [*lines, *sentences])
 
 
-def _totals(rows: Iterable[Mapping[str, Any]], column: str) -> int:
-    """Add up a count over backbones; all rows of a backbone have the same count."""
-    return sum({row["backbone"]: row[column] for row in rows}.values())
+def _of_each(rows: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
+    """Return a count of each backbone, the largest first; all rows of a backbone have the same."""
+    counts = {row["backbone"]: row[column] for row in rows}
+    return dict(sorted(counts.items(), key=lambda own: (-own[1], own[0])))
 
 
 def _time(record: str) -> str:
