@@ -26,7 +26,6 @@ SLOW = [
     "fastapi",
     "matplotlib.backends.backend_svg",
     "pytorch_grad_cam",
-    "scipy.stats",
     "timm",
     "ttame_core.metrics.contours.compiled",
 ]

@@ -13,7 +13,7 @@ from scipy import stats
 from ttame_core import spec
 from ttame_core.audits.comparison import compare
 from ttame_core.audits.record import Outcome, write_record
-from ttame_core.audits.statistics import holm
+from ttame_core.audits.statistics import holm, wilcoxon
 from ttame_core.errors import UserError
 from ttame_core.lake import Lake, maps_file, scores_file
 from ttame_core.lake.families import schema_of
@@ -139,6 +139,26 @@ def test_few_images(tmp_path: Path, images: int) -> None:
     assert row["pairs"] == images
     assert row["ci_low"] <= row["difference"] <= row["ci_high"]
     assert row["better"] is None
+
+
+@pytest.mark.parametrize("values", [2, 1000])  # with ties and zeros, and almost without
+@pytest.mark.parametrize("pairs", [1, 2, 7, 13, 100, 400])
+def test_wilcoxons_p_is_scipys(pairs: int, values: int) -> None:
+    rng = np.random.default_rng(pairs)
+    for shift in (0, values // 2):
+        differences = rng.integers(-values, values + 1, pairs) + shift
+        if differences.any():
+            assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
+
+
+def test_wilcoxons_p_of_up_to_fifty_pairs_is_exact() -> None:
+    rng = np.random.default_rng(0)
+    for pairs in (20, 50):
+        differences = rng.standard_normal(pairs) + 0.2
+        assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences).pvalue)
+    tied = np.repeat([1.0, -1.0], [16, 4])  # the sign test, as all ranks are equal
+    assert wilcoxon(tied) == pytest.approx(stats.binomtest(4, 20).pvalue)
+    assert wilcoxon(np.zeros(20)) == 1
 
 
 def test_holm() -> None:
