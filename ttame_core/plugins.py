@@ -156,6 +156,11 @@ def versions() -> dict[str, str]:
     return {dist.name: dist.version for dist in packages if dist}
 
 
+def has_additions(group: str) -> bool:
+    """Return whether another package adds anything to the registry of a group of entry points."""
+    return bool(_entries(group))
+
+
 def _entries(group: str) -> tuple[EntryPoint, ...]:
     """Return the entry points of a group in all packages that can be imported."""
     return _entries_on(tuple(sys.path))[group]

@@ -49,10 +49,9 @@ def explainers() -> None:
     Examples:
         ttame explainers
     """
-    from ttame_core.explainers import REGISTRY
-    from ttame_core.report.listings import explainers_table
+    from ttame_core.report.listings import all_explainers, explainers_table
 
-    out(200).print(explainers_table(REGISTRY))
+    out(200).print(explainers_table(all_explainers()))
 
 
 def metrics() -> None:
@@ -64,7 +63,6 @@ def metrics() -> None:
     Examples:
         ttame metrics
     """
-    from ttame_core.metrics import REGISTRY
-    from ttame_core.report.listings import metrics_table
+    from ttame_core.report.listings import all_families, metrics_table
 
-    out(200).print(metrics_table(REGISTRY))
+    out(200).print(metrics_table(all_families()))

@@ -22,6 +22,7 @@ from ttame_core.data.annotations import open_annotations
 from ttame_core.data.annotations.base import Picture
 from ttame_core.data.sources import open_source
 from ttame_core.lake.families import registry
+from ttame_core.report.listings import all_explainers, all_families
 from ttame_core.training.objectives import objective_of
 from tiny import tiny_backbone
 
@@ -32,6 +33,8 @@ assert maps.flatten(1).argmax(dim=1).tolist() == [0, 0]
 scores = tt.evaluate(backbone, images, maps, ["peak"])
 assert scores["peak"].tolist() == [100, 100]
 assert "peak" in registry()
+assert "corner" in all_explainers()
+assert "peak" in all_families()
 
 (entry,) = open_source(
     spec.Source(kind="single", root="pictures", image="a.png", label="cat")

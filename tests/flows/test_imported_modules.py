@@ -52,9 +52,12 @@ def test_a_mistake_is_told_before_anything_is_imported(line: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("query FROM{}maps", 0), ("audits", 0), ("status", 0), ("compare a b", 2)],
+    [
+        *(("query FROM{}maps", 0), ("audits", 0), ("status", 0), ("compare a b", 2)),
+        *(("explainers", 0), ("metrics", 0)),
+    ],
 )
-def test_answers_from_the_workspace_need_neither_pytorch_nor_prefect(
+def test_answers_and_listings_need_neither_pytorch_nor_prefect(
     line: str, expected: int, tmp_path: Path
 ) -> None:
     arguments = (word.replace("{}", " ") for word in line.split())
@@ -65,6 +68,12 @@ def test_answers_from_the_workspace_need_neither_pytorch_nor_prefect(
 
 def test_reading_the_files_of_a_lake_needs_no_more(drawn: tuple[Lake, str], tmp_path: Path) -> None:
     code, imported = _imported("status", "--workspace", drawn[0].url, folder=tmp_path)
+    assert code == 0
+    assert imported & SLOW == set()
+
+
+def test_a_comparison_needs_no_more(audited: Path) -> None:
+    code, imported = _imported("compare", "center", "gradcam", folder=audited)
     assert code == 0
     assert imported & SLOW == set()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from ttame_core.explainers import REGISTRY
 from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import CONTROL, LEADERBOARD, RIVAL
-from ttame_core.report.listings import explainers_table
+from ttame_core.metrics import REGISTRY as FAMILIES
+from ttame_core.report.listings import explainers_table, metrics_table, outlines
 from ttame_core.report.tables import (
     Best,
     backbones_table,
@@ -117,6 +119,24 @@ def test_explainers_are_listed_with_cost_needs_settings_and_paper() -> None:
     assert "C + 1" in lines["ablationcam"]
     names = [*lines]
     assert names.index("oracle") > names.index("ttame")  # the ends of the scale come last
+
+
+@pytest.mark.parametrize(
+    ("from_source", "from_classes"),
+    [
+        (explainers_table(outlines("explainers", "Explainer")), explainers_table(REGISTRY)),
+        (metrics_table(outlines("metrics", "Family")), metrics_table(FAMILIES)),
+    ],
+)
+def test_what_is_read_from_source_is_what_the_classes_say(
+    from_source: Table, from_classes: Table
+) -> None:
+    texts = []
+    for table in (from_source, from_classes):
+        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(table)
+        texts.append(console.export_text())
+    assert texts[0] == texts[1]
 
 
 def _of_metrics(values: dict[str, float]) -> pa.Table:

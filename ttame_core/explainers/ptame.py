@@ -16,13 +16,6 @@ from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap, file_hash, load_backbone
 from ttame_core.explainers.trained import PUBLISHED_LOSS, Trained
 
-# The authors' choice: torchvision's weights, and all four stages.
-RESNET18 = spec.Backbone(
-    model="resnet18.tv_in1k",
-    pretrained=True,
-    taps=["layer1", "layer2", "layer3", "layer4"],
-)
-
 
 class PTame(Trained):
     """P-TAME (Ntrougkas, Mezaris, Patras 2025, OJSP, arXiv 2501.17813, section III).
@@ -55,7 +48,11 @@ class PTame(Trained):
     class Settings(Trained.Settings):
         """The explainer's keys in a spec."""
 
-        auxiliary: spec.Backbone = RESNET18
+        auxiliary: spec.Backbone = spec.Backbone(  # the authors' choice: torchvision's weights
+            model="resnet18.tv_in1k",
+            pretrained=True,
+            taps=["layer1", "layer2", "layer3", "layer4"],
+        )
 
         @field_validator("auxiliary")
         @classmethod

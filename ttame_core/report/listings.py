@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from importlib import resources
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ttame_core import spec
 from ttame_core.lake.query.directions import directions
-from ttame_core.lake.schemas import RIVAL
+from ttame_core.lake.schemas import RIVAL, YARDSTICK
+from ttame_core.plugins import has_additions
 from ttame_core.report.answers import Answer
 from ttame_core.report.tables import arrow
-from ttame_core.spec import Section
 
 if TYPE_CHECKING:
     from ttame_core.explainers import Explainer
@@ -76,6 +81,24 @@ def sweep_table(
     return table
 
 
+def all_explainers() -> Mapping[str, type[Explainer]]:
+    """Return all explainers for a listing: ttame's own without importing what they compute with."""
+    if not has_additions("ttame.explainers"):
+        return outlines("explainers", "Explainer")
+    from ttame_core.explainers import REGISTRY
+
+    return REGISTRY
+
+
+def all_families() -> Mapping[str, type[Family]]:
+    """Return all families of metrics for a listing, as `all_explainers` does."""
+    if not has_additions("ttame.metrics"):
+        return outlines("metrics", "Family")
+    from ttame_core.metrics import REGISTRY
+
+    return REGISTRY
+
+
 def explainers_table(explainers: Mapping[str, type[Explainer]]) -> Table:
     """Make the table of explainers: costs, needs, applicability, settings and paper of each."""
     table = _listing("explainer", "forward", "backward", "needs", "applies to", "settings")
@@ -100,7 +123,7 @@ def metrics_table(families: Mapping[str, type[Family]]) -> Table:
     stands for a number, as in AD@15.
     """
     table = _listing("family", "metrics", "settings")
-    for name, family in families.items():
+    for name, family in sorted(families.items()):
         metrics = ", ".join(
             f"{_listed(pattern)} {arrow(pattern)}".rstrip()
             for pattern, known in directions().items()
@@ -131,7 +154,7 @@ def _needs(explainer: type[Explainer]) -> str:
     return ", ".join(name for name, needed in needs.items() if needed)
 
 
-def _settings(section: type[Section]) -> str:
+def _settings(section: type[spec.Section]) -> str:
     """Write a section's keys with their defaults; without them where they are missing or long."""
 
     def text(name: str, field: FieldInfo) -> str:
@@ -142,3 +165,80 @@ def _settings(section: type[Section]) -> str:
         return f"{name}: {default}" if isinstance(default, int | float | str) else name
 
     return ", ".join(text(*item) for item in section.model_fields.items())
+
+
+# ---- classes, read from their source --------------------------------------------------------
+
+LISTED = {"name", "role", "forwards", "backwards", "needs_head", "needs_annotations", "applies_to"}
+
+
+class _Section:
+    """The keys of a section with their defaults; what they take is not looked at."""
+
+    model_fields: ClassVar[dict[str, FieldInfo]] = {}
+
+    def __init_subclass__(cls) -> None:
+        defaults = {name: vars(cls).get(name, ...) for name in cls.__annotations__}
+        fields = {n: d if isinstance(d, FieldInfo) else Field(d) for n, d in defaults.items()}
+        cls.model_fields = cls.model_fields | fields
+
+
+def outlines(package: str, base: str) -> Mapping[str, Any]:
+    """Make outlines of a package's classes from its source, without importing the package.
+
+    An outline has a class's docstring, its attributes that are listed (LISTED) and the keys of its
+    settings. PyTorch, which takes seconds to import, is needed by methods only.
+
+    Args:
+        package: name of a package in `ttame_core`.
+        base: name of the class of which subclasses are outlined. What is listed of them consists
+            of literals, names that `known` has, and attributes of other outlines.
+
+    Returns:
+        The subclasses that have a name of their own, by this name.
+    """
+    files = resources.files("ttame_core").joinpath(package).iterdir()
+    sources = [file.read_text("utf-8") for file in files if file.name.endswith(".py")]
+    nodes = [node for source in sources for node in ast.parse(source).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    known: dict[str, Any] = {"ABC": object, "RIVAL": RIVAL, "YARDSTICK": YARDSTICK, "Field": Field}
+    known["spec"] = SimpleNamespace(Section=_Section, Backbone=spec.Backbone)
+
+    def inherits(name: str) -> bool:
+        bases = {b.id for b in classes[name].bases if isinstance(b, ast.Name)}
+        return name == base or any(map(inherits, bases & classes.keys()))
+
+    def outline(name: str) -> Any:
+        if name not in known:
+            node = _outlined(classes[name])
+            for used in _names(node, ast.Load) & classes.keys():
+                outline(used)
+            exec(compile(ast.Module([node], []), name, "exec"), known)
+        return known[name]
+
+    outlined = [outline(name) for name in classes if inherits(name)]
+    return {cls.name: cls for cls in outlined if "name" in vars(cls)}
+
+
+def _outlined(node: ast.ClassDef) -> ast.ClassDef:
+    """Take from a class all but its docstring, what is listed of it, and the settings' keys."""
+
+    def stays(part: ast.stmt) -> bool:
+        match part:
+            case ast.ClassDef():
+                return part.name == "Settings"
+            case ast.AnnAssign() if node.name == "Settings":
+                return True
+            case ast.Assign() | ast.AnnAssign():
+                return bool(_names(part, ast.Store) & LISTED)
+        return isinstance(part, ast.Expr)
+
+    parts = filter(stays, node.body)
+    node.body = [_outlined(part) if isinstance(part, ast.ClassDef) else part for part in parts]
+    return node
+
+
+def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
+    """Return the names that code reads (`ast.Load`) or sets (`ast.Store`)."""
+    names = (part for part in ast.walk(node) if isinstance(part, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, use)}
