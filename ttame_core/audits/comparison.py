@@ -159,9 +159,11 @@ def _metrics(
         f"{', '.join(SETTINGS)} FROM metric_sums WHERE {kind} IN (?, ?)",
         [a, b],
     ).fetchall()
+    sources = {source for source, *_ in measures}
+    columns = {source: db.sql(f"FROM values_{source} LIMIT 0").columns for source in sources}
     for source, measure, metric, *settings in measures:
-        own = db.sql(f"FROM values_{source} LIMIT 0").columns
-        chosen = {c: v for c, v in zip(SETTINGS, settings, strict=True) if c in own}
+        named = zip(SETTINGS, settings, strict=True)
+        chosen = {c: v for c, v in named if c in columns[source]}
         where = " AND ".join(["true", *(f"{c} IS NOT DISTINCT FROM ?" for c in chosen)])
         values = (
             f'SELECT dataset, backbone, explainer, key, "{measure}" AS value '
