@@ -15,7 +15,7 @@ from ttame_core.audits.recorded import connect_audit, list_recorded, own_values
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect, run_query
 from ttame_core.report.album import exhibits
-from ttame_core.report.findings import Findings, certain_winners, gather
+from ttame_core.report.findings import Findings, certain_winners, gather, why_small
 
 Known = tuple[Lake, spec.AuditSpec]
 NOW = "20260301T000000Z"
@@ -112,6 +112,14 @@ def test_the_best_is_certain_where_pairs_say_so(
     assert winners["AD@15"]["net"].value == "23.5"  # 1 - 0.9 · 0.9 · mean of 1 … 0.89
     assert not winners["pointing_game"]["net"].apart  # equal
     assert "random" not in found.order
+
+
+def test_small_trust_may_be_for_maps_that_do_not_stay() -> None:
+    row = {"backbone": "net", "images": 1200, "usual": 12.1, "keeps": 60.0, "stays": 13.0}
+    words = why_small(row, "ttame", 15.0, 95.0)
+    assert "Half of the 1,200 trust numbers of net with maps of ttame are 13 or less" in words
+    assert "keep 60 % of the confidence, and 13 % of the map stays when the image hardly" in words
+    assert why_small(row | {"usual": 25.0}, "ttame", 15.0, 95.0) == ""
 
 
 def test_exhibits_know_their_boxes_and_scores(known: Known, found: Findings) -> None:

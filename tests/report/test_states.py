@@ -10,7 +10,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from known import known_lake
+from known import KEPT, known_lake
 
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, write_record
@@ -149,8 +149,38 @@ def test_few_images_are_never_green(state: Callable[..., State]) -> None:
 def test_what_needs_a_look_is_said_of_each_classifier(state: Callable[..., State]) -> None:
     last = state()
     assert last.look.short == "2 possible shortcuts of 1 classifier"
+    assert "Read the order of the numbers" not in last.page
     assert "On 2 predictions (net 2) most maps peak outside every annotated box" in last.words
     assert "Wrong predictions: net 1 of 12." in last.words
+
+
+SMALL = (
+    "Half of the 12 trust numbers of net with maps of ttame are 9 or less: on average the marked "
+    "15 % of the pixels keep 9 % of the confidence"
+)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "without", "why"),
+    [
+        (0.95, [], ", where the annotated objects keep 81 %, so that these maps show too little"),
+        (0.3, [], ", and even the annotated objects keep no more than 26 %, so that the"),
+        (0.95, ["boxes"], "; whether that is for the maps, or for a classifier that recognises"),
+    ],
+)
+def test_small_trust_is_explained(
+    state: Callable[..., State],
+    monkeypatch: pytest.MonkeyPatch,
+    oracle: float,
+    without: Sequence[str],
+    why: str,
+) -> None:
+    kept = {"ttame": 0.1, "gradcam": 0.05, "random": 0.01, "oracle": oracle}
+    for name, share in kept.items():
+        monkeypatch.setitem(KEPT, name, share)
+    page = state(without=without).page.replace("\u00a0", " ")
+    assert SMALL + why in page
+    assert "Read the order of the numbers, then, and not their size." in page
 
 
 def test_the_first_screen_says_what_its_names_are(state: Callable[..., State]) -> None:

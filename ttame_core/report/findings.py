@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -33,6 +34,8 @@ SERIES = (
 )
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 ENOUGH = 10  # percentage points, by which pasted parts raise a probability
+SMALL = 25  # median trust, under which the report says why the numbers are small
+HALF = 50  # percentage of the confidence, under which annotated objects keep little of it
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
@@ -119,6 +122,42 @@ def what_change_does(row: Mapping[str, Any]) -> str:
     return words
 
 
+def why_small(row: Mapping[str, Any], lead: str, keep: float, oracle: float | None) -> str:
+    """Return a sentence on why trust is small for most predictions of a classifier, or nothing.
+
+    Args:
+        row: row of the series `look`.
+        lead: name of the explainer whose maps these numbers are about.
+        keep: percentage of kept pixels in masked images.
+        oracle: percentage of the confidence that the annotated objects keep; None if not known.
+    """
+    if row["usual"] >= SMALL:
+        return ""
+    words = (
+        f"Half of the {row['images']:,} trust numbers of {row['backbone']} with maps of {lead} "
+        f"are {math.ceil(row['usual'])} or less: on average the marked {keep:g} % of the pixels "
+        f"keep {row['keeps']:.0f} % of the confidence"
+    )
+    if row["stays"] is not None and row["stays"] < row["keeps"]:
+        words += f", and {row['stays']:.0f} % of the map stays when the image hardly changes"
+    elif oracle is None:
+        words += (
+            "; whether that is for the maps, or for a classifier that recognises little in masked "
+            "images, is not known without annotated objects"
+        )
+    elif oracle < HALF:
+        words += (
+            f", and even the annotated objects keep no more than {oracle:.0f} %, so that the "
+            "classifier recognises little in masked images, whatever the map"
+        )
+    else:
+        words += (
+            f", where the annotated objects keep {oracle:.0f} %, so that these maps show too "
+            "little of what the classifier needs"
+        )
+    return f"{words}. Read the order of the numbers, then, and not their size."
+
+
 def _end_of(number: int, first: str, last: str) -> str:
     """Return the name of the end of a side where a cell (0 to SIDE − 1) lies, or nothing."""
     if number < 2:
@@ -152,6 +191,25 @@ class Findings:
     keep: float | None
     images: int
     sql: Mapping[str, str]
+
+    def small_trust(self, board: pa.Table) -> dict[str, str]:
+        """Return a sentence for each classifier whose trust numbers are small (`why_small`).
+
+        Args:
+            board: leaderboard of the audit.
+        """
+        keep = self.keep or KEPT
+        oracle = {
+            row["backbone"]: 100 - row["value"]
+            for row in board.to_pylist()
+            if row["method"] == "oracle" and row["metric"] == f"AD@{keep:g}"
+        }
+        rows = {row["backbone"]: row for row in self.series["look"]}
+        why = {
+            name: why_small(row, self.leads[name], keep, oracle.get(name))
+            for name, row in rows.items()
+        }
+        return {name: words for name, words in why.items() if words}
 
     def of(self, kind: str) -> Rows:
         """Return the images to show of one kind.
@@ -252,7 +310,7 @@ def _leads(board: pa.Table) -> tuple[float | None, dict[str, str]]:
             drops.setdefault(float(level), []).append(row)
     if not drops:
         return None, {}
-    keep = KEPT if KEPT in drops else min(drops)
+    keep = min(drops, key=lambda level: abs(level - KEPT))  # as in the view trust
     ranked = sorted(drops[keep], key=lambda r: (r["value"], r["explainer"]), reverse=True)
     return keep, {row["backbone"]: row["explainer"] for row in ranked}
 

@@ -63,6 +63,7 @@ def render_images(recorded: Recorded, findings: Findings) -> str:
             pictured=len(pictured),
             boxes=any(own.get("boxes") for own in predictions),
             images=sum({row["backbone"]: row["images"] for row in rows}.values()),
+            small=[*findings.small_trust(recorded.board).values()],
             keep=f"{findings.keep:g}" if findings.keep is not None else None,
             sql=findings.sql["predictions"],
         )

@@ -88,7 +88,7 @@ def render_page(
             boards=_boards(metrics, rows, winners),
             plots=_plots(Plots(seen), recorded.board.to_pylist(), findings, drop),
             classes=_classes(findings),
-            first=_first(findings),
+            first=_first(findings, findings.small_trust(recorded.board)),
             outside=exhibits.get("outside", ()),
             alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
             turned=[
@@ -257,13 +257,19 @@ def _classes(findings: Findings) -> list[dict[str, Any]]:
     return tables
 
 
-def _first(findings: Findings) -> list[dict[str, Any]]:
-    """Return the predictions to look at first: a table for each backbone."""
+def _first(findings: Findings, small: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the predictions to look at first: a table for each backbone.
+
+    Args:
+        findings: findings about the audit.
+        small: sentence on small trust numbers, by backbone.
+    """
     rows = findings.series["look"]
     return [
         {
             "backbone": name,
             "lead": findings.leads.get(name),
+            "small": small.get(name, ""),
             "stable": any(row["stable"] is not None for row in rows if row["backbone"] == name),
             "rows": [row for row in rows if row["backbone"] == name],
         }
