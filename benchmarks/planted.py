@@ -33,6 +33,8 @@ from ttame_core import spec
 from ttame_core.audits.specification import complete
 from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import connect
+from ttame_core.lake.query.variables import set_variables
+from ttame_core.report.findings import sql_text
 
 EXPLAINERS = ("ttame", "gradcam")
 BACKBONES = ("faulty", "clean")
@@ -195,7 +197,10 @@ def _asked(
         right = db.execute(
             "SELECT backbone, avg((label = predicted)::INT) FROM predicted_numbers GROUP BY ALL"
         ).fetchall()
+        set_variables(db, {"dataset": audit.dataset.name, "backbones": list(BACKBONES)})
+        normalised = db.execute(sql_text("normalised")).to_arrow_table().to_pylist()
     found: dict[str, Any] = {"accuracy": dict(right), "classes": {}, "images": {}}
+    found["otherwise"] = {row["backbone"]: row["way"] for row in normalised}
     of_image = {number: bool(flag) for number, flag in enumerate(test.planted)}
     for backbone in BACKBONES:
         for explainer in EXPLAINERS:
@@ -321,15 +326,17 @@ def _together(results: Sequence[dict[str, Any]]) -> Table:
 
 def _alarms(results: Sequence[dict[str, Any]]) -> Table:
     """Make the table of what the report says without boxes: classes that it names."""
-    table = Table(title="Alarms of the report: audits, of which the faulty class is named")
-    for column in ("fault", "faulty", "named", "clean twin"):
+    table = Table(title="Alarms of the report: audits with a class, or a preprocessing, in doubt")
+    for column in ("fault", "faulty", "named", "clean twin", "preprocessing", "of the twin"):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for fault in FAULTS:
         own = [r for r in results if r["fault"] == fault.name]
         raised = [sum(bool(r["alarms"][b]) for r in own) for b in BACKBONES]
         named = sum(r["class"] in r["alarms"]["faulty"] for r in own)
         if own:
-            cells = [f"{number}/{len(own)}" for number in (raised[0], named, raised[1])]
+            doubted = [sum(r["otherwise"][b] is not None for r in own) for b in BACKBONES]
+            numbers = raised[0], named, raised[1], *doubted
+            cells = [f"{number}/{len(own)}" for number in numbers]
             table.add_row(fault.name, *cells)
     return table
 

@@ -112,9 +112,9 @@ def quantus(model: torch.nn.Module, paths: list[Path], view: Callable[..., Any])
         y = model(x).argmax(1)
         a = Saliency(model).attribute(x, y).sum(1).numpy()
         step = a[0].size // 4
-        flipping = quantus.PixelFlipping(features_in_step=step, return_auc_per_sample=True)
+        flipping = quantus.PixelFlipping(features_in_step=step)
         scores += flipping(model, x.numpy(), y.numpy(), a, device="cpu")
-    return {"pixel flipping": sum(scores) / len(scores)}
+    return {"pixel flipping": float(np.mean(scores))}
 
 
 def published(model: torch.nn.Module, paths: list[Path], view: Callable[..., Any]) -> Answer:

@@ -16,7 +16,7 @@ from ttame_core.lake.schemas import PASTED
 from ttame_core.lake.selection import Selection
 from ttame_core.metrics import Row
 from ttame_core.report.findings import alike_images
-from ttame_core.stages.changing import PICTURES, change
+from ttame_core.stages.changing import LABELLED, PICTURES, change, normalise_otherwise
 from ttame_core.stages.pasting import Explained
 from ttame_core.stages.provenance import Provenance
 
@@ -46,7 +46,12 @@ def _pasted(provenance: Provenance, backbone: spec.Backbone) -> list[Row]:
             part = audit.model_copy(update={"compute": compute})
             explained = Explained(lake, db, part, loaded)
             rows = [row for own in explained.pastings(alike) for row in explained.paste(own)]
-            images = explained.images(explained.some_keys(PICTURES))
-            return [*rows, *change(images, loaded, compute.batch_size)]
+            keys = explained.some_keys(max(PICTURES, LABELLED))
+            images = explained.images(keys)
+            some = {key: images[key] for key in keys[:PICTURES]}
+            rows += change(some, loaded, compute.batch_size)
+            labels = explained.labels(keys[:LABELLED])
+            rows += normalise_otherwise(images, labels, loaded, compute.batch_size)
+            return rows
 
         return in_smaller_batches(audit.compute, run, get_run_logger().warning)

@@ -201,6 +201,32 @@ def test_a_class_is_named_that_changed_pictures_become() -> None:
     )
 
 
+def test_a_preprocessing_is_doubted_where_labels_are_clearly_more_probable_in_another() -> None:
+    chance = np.random.default_rng(0)
+    with no_pastes() as db:
+        set_variables(db, {"dataset": "d", "backbones": ["wrong", "right", "little", "noisy"]})
+        for backbone, rise, spread in (
+            ("wrong", 0.1, 0.01),
+            ("right", -0.1, 0.01),
+            ("little", 0.019, 0.001),
+            ("noisy", 0.1, 0.5),
+            ("elsewhere", 0.1, 0.01),  # not of this audit
+        ):
+            for way, share in (("unit", 0.5), ("swapped", 1.0)):
+                for number, noise in enumerate(spread * chance.permutation(np.linspace(-1, 1, 50))):
+                    after = 0.5 + share * rise + noise
+                    row = ("d", backbone, 7, "normalised", way, "", str(number), 0.5, after)
+                    db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        found = db.sql(sql_text("normalised")).to_arrow_table().to_pylist()
+        assert db.sql(sql_text("pasted")).fetchall() == []
+        assert db.sql(sql_text("changed")).fetchall() == []
+    assert [row["backbone"] for row in found] == ["little", "noisy", "right", "wrong"]
+    assert [row["way"] for row in found] == [None, None, None, "swapped"]
+    assert found[-1]["after"] == pytest.approx(60)
+    assert all(row["before"] == pytest.approx(50) for row in found)
+    assert {row["pictures"] for row in found} == {50}
+
+
 def test_the_report_names_and_shows_a_class_without_boxes(
     drawn: tuple[Lake, str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ GOOD = Evidence(
     commonest=10.0,
     outputs=10,
     accuracy=Interval(90, 87, 93),
+    normalised={"pictures": 200, "before": 71.0, "way": None, "after": None},
     discrimination=Interval(60, 55, 65),
     way={"ttame": Interval(90, 85, 95), "gradcam": Interval(60, 55, 65)},
     gain={"ttame": Interval(54, 50, 58), "gradcam": Interval(36, 30, 40)},
@@ -62,6 +63,14 @@ CASES: dict[str, list[tuple[dict, str, bool]]] = {
         ({"accuracy": None}, "care", False),
         ({"accuracy": Interval(50, 45, 55)}, "good", True),
         ({"accuracy": Interval(90, 80, 95), "classes": 1, "commonest": 100.0}, "good", True),
+    ],
+    "Preprocessing": [
+        (
+            {"normalised": {**(GOOD.normalised or {}), "way": "swapped", "after": 82.0}},
+            "care",
+            True,
+        ),
+        ({}, "good", True),
     ],
     "Discrimination": [
         ({"discrimination": Interval(29.9, 20, 40)}, "bad", True),
@@ -196,9 +205,9 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     assert trust([GOOD, broken]).short == "Not on broken: failed"
     assert trust([broken]).short == "No: every classifier failed"
     assert trust([]).short == "No: no classifier was audited"
-    assert trust([GOOD]).short == "Yes: all 13 checks hold"
+    assert trust([GOOD]).short == "Yes: all 14 checks hold"
     few = replace(GOOD, images=30)
     assert trust([few, replace(few, backbone="other")]).short == "With care: only 30 images"
     untested = replace(GOOD, randomised={})
-    assert trust([untested]).short == "Not fully known: 1 of 13 checks not made"
+    assert trust([untested]).short == "Not fully known: 1 of 14 checks not made"
     assert trust([replace(poor, backbone="net"), poor]).tone == "bad"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import PLAIN
 from torch import Tensor, nn
 
 from ttame_core.backbones import Backbone
+from ttame_core.backbones.preprocessing import USUAL
 from ttame_core.errors import UserError
 from ttame_core.metrics.base import Row
 from ttame_core.perturbation.whole import CHANGES
-from ttame_core.stages.changing import change
+from ttame_core.stages.changing import change, normalise_otherwise
 
 
 class Level(nn.Module):
@@ -72,6 +76,39 @@ def test_rows_are_of_the_class_that_gains_most_and_of_pictures_of_others() -> No
     assert bright[0]["after"] == pytest.approx(answer(0.4**0.6), abs=1e-5)
     (dark,) = [row for row in rows if row["source"] == "dark"]
     assert (dark["target"], dark["key"]) == (0, "k1")  # the only one that is not of class 0
+
+
+@pytest.mark.parametrize("given", ["rgb", "bgr"])
+def test_a_wrong_order_of_channels_shows_in_the_labels(given: str) -> None:
+    """The network takes a picture for class 1 where its first channel is the largest."""
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            red, _, blue = x.mean(dim=(2, 3)).T
+            return torch.stack([20 * blue, 20 * red], dim=1)
+
+    preprocessing = replace(PLAIN, channel_order=given)
+    net = Backbone(First(), "net", preprocessing, taps=[])
+    chance = torch.Generator().manual_seed(0)
+    images = {f"k{number}": torch.rand(3, 1, 1, generator=chance) for number in range(5)}
+    labels = {key: int(image[0] > image[2]) for key, image in images.items() if key != "k4"}
+    rows = list(normalise_otherwise(images, labels, net, batch_size=3))
+    by_way: dict[str, list[Row]] = {}
+    for row in rows:
+        by_way.setdefault(row["source"], []).append(row)
+    assert by_way.keys() == USUAL.keys()  # PLAIN is none of them
+    for way, own in by_way.items():
+        assert [row["key"] for row in own] == ["k0", "k1", "k2", "k3"]  # k4 has no label
+        for row in own:
+            red, _, blue = images[row["key"]].flatten().tolist()
+            assert (row["target"], row["aspect"]) == (int(red > blue), "normalised")
+            sign = 1 if given == "rgb" else -1
+            scale = 20 / 0.25  # PLAIN's deviation
+            right = 1 / (1 + math.exp(-sign * scale * abs(red - blue)))
+            assert row["before"] == pytest.approx(right, abs=1e-6)
+            if way == "swapped":
+                assert row["after"] == pytest.approx(1 - right, abs=1e-6)
+    assert list(normalise_otherwise(images, {}, net, batch_size=3)) == []
 
 
 def test_traces_of_jpeg_are_found() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,15 @@ from torch import Tensor
 from ttame_core.errors import UserError
 
 RGB = ("red", "green", "blue")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of its pictures
+# What classifiers are usually given, in words. A spec says them by `mean` and `std`.
+USUAL = {
+    "imagenet": "normalised by the mean and the deviation of ImageNet's pictures",
+    "centred": "with values from −1 to 1",
+    "unit": "with values from 0 to 1",
+    "bytes": "with values from 0 to 255",
+    "swapped": "with red and blue swapped",
+}
 
 
 @dataclass(frozen=True)
@@ -180,6 +189,24 @@ class Preprocessing:
             scale_x, left = scale_x * ratio_x, left * ratio_x
             scale_y, top = scale_y * ratio_y, top * ratio_y
         return scale_x, scale_y, left, top
+
+    def others(self) -> dict[str, Preprocessing]:
+        """Return the other usual ways to normalise the same view, by their names in USUAL."""
+        channels = len(self.mean)
+        given: dict[str, dict[str, Any]] = {
+            name: {"mean": (mean,) * channels, "std": (std,) * channels}
+            for name, mean, std in (
+                ("centred", 0.5, 0.5),
+                ("unit", 0.0, 1.0),
+                ("bytes", 0.0, 1 / 255),
+            )
+        }
+        if channels == len(RGB):
+            mean, std = (values[:: -1 if self.channel_order == "bgr" else 1] for values in IMAGENET)
+            given["imagenet"] = {"mean": mean, "std": std}
+            given["swapped"] = {"channel_order": "rgb" if self.channel_order == "bgr" else "bgr"}
+        others = {name: replace(self, **keys) for name, keys in given.items()}
+        return {name: other for name, other in others.items() if other != self}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn float images (B, C, H, W) in [0, 1] into the network's input."""

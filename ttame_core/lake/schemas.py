@@ -221,7 +221,8 @@ AUDIT_CHANGES = pa.schema(
 # `usual`, with an empty aspect, where the class is one of a few that show what is usual. before,
 # after: probability of the class on the picture as it is, and with the patch. With the aspect
 # `whole` a row is for a picture that was changed as a whole: source is the name of the change, and
-# target the class whose mean probability the change raises most.
+# target the class whose mean probability the change raises most. With the aspect `normalised` it is
+# for a labelled picture that was normalised in another way (source); target is the label.
 PASTED = pa.schema(
     [
         ("target", pa.int32()),

@@ -50,6 +50,7 @@ class Evidence:
         commonest: share of the largest class, in percent; None without labels.
         outputs: number of the classifier's own classes; None where it is not known.
         accuracy: percentage of right predictions.
+        normalised: row of normalised.sql; None where no labelled picture was normalised otherwise.
         discrimination: points of AD@15 between random maps and annotated objects.
         minimum: points of discrimination that are asked for.
         way: share of the way from random maps to annotated objects, in percent.
@@ -74,6 +75,7 @@ class Evidence:
     commonest: float | None = None
     outputs: int | None = None
     accuracy: Interval | None = None
+    normalised: Mapping[str, Any] | None = None
     discrimination: Interval | None = None
     minimum: float = 30.0
     way: Mapping[str, Interval] = field(default_factory=dict)
@@ -100,6 +102,7 @@ def weigh(recorded: Recorded, findings: Findings) -> list[Evidence]:
     if findings.keep is not None:
         set_variables(db, {"drop": f"AD@{findings.keep:g}"})
     counts = {row["backbone"]: row for row in _rows(db, "counts")}
+    normalised = {row["backbone"]: row for row in _rows(db, "normalised")}
     way, gain = _ways(db) if findings.keep is not None else ({}, {})
     likeness = _by_explainer(_rows(db, "likeness"))
     several = audit.maps.targets != "predicted"
@@ -147,6 +150,7 @@ def weigh(recorded: Recorded, findings: Findings) -> list[Evidence]:
             known |= {k: v for k, v in counts.get(name, {}).items() if k != "backbone"}
             known |= {
                 "accuracy": of_backbone(name, "accuracy"),
+                "normalised": normalised.get(name),
                 "discrimination": of_backbone(name, "discrimination"),
                 "way": way.get(name, {}),
                 "gain": gain.get(name, {}),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ttame_core.backbones.preprocessing import USUAL
 from ttame_core.report.answers import Answer, Line, counted, listed
 from ttame_core.report.evidence import ENOUGH, Evidence, Interval
 
@@ -213,6 +214,22 @@ def _accuracy(own: Evidence) -> Weighed:
     return Weighed("good", f"accuracy of {right.value:.0f} %", f"{of}.")
 
 
+def _preprocessing(own: Evidence) -> Weighed | None:
+    row = own.normalised
+    if row is None:
+        return None
+    pictures = counted(row["pictures"], "picture")
+    if row["way"] is None:
+        words = f"the labels of {pictures} are not more probable when they are prepared otherwise."
+        return Weighed("good", "preprocessing holds", words)
+    words = (
+        f"the labels of {pictures} have a mean probability of {row['before']:.1f} %, but of "
+        f"{row['after']:.1f} % {USUAL[row['way']]}: the `preprocessing` in the spec seems to be "
+        "wrong for it."
+    )
+    return Weighed("care", "its preprocessing seems to be wrong", words)
+
+
 def _discrimination(own: Evidence) -> Weighed:
     apart = own.discrimination
     if apart is None:
@@ -377,6 +394,7 @@ REASONS = (
     Reason("Images", _images),
     Reason("Images of a class", _images_of_a_class),
     Reason("Accuracy", _accuracy),
+    Reason("Preprocessing", _preprocessing),
     Reason("Discrimination", _discrimination),
     Reason("Better than random", _way),
     Reason("Permuted labels", _random_labels),

@@ -1,7 +1,9 @@
-"""Whole pictures changed in light, colour, sharpness or compression: do they become one class?
+"""Whole pictures changed, and asked for again.
 
 What is everywhere in a picture, such as traces of JPEG, no map can show. So pictures that the
-classifier takes for other classes are changed, and asked for again.
+classifier takes for other classes are changed in light, colour, sharpness or compression: do they
+become one class? And labelled pictures are normalised in the other usual ways: are they recognised
+better than with the preprocessing that the classifier is given?
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ttame_core.backbones import Backbone
+from ttame_core.backbones import Backbone, Preprocessing
 from ttame_core.errors import UserError
 from ttame_core.metrics.base import Row
 from ttame_core.perturbation.whole import CHANGES
 
 PICTURES = 100  # that are changed, at most
 WHOLE = "whole"  # the aspect of rows of pictures that were changed as a whole
+LABELLED = 200  # pictures that are normalised otherwise, at most
+NORMALISED = "normalised"  # the aspect of their rows
 
 
 @torch.inference_mode()
@@ -57,10 +61,59 @@ def change(images: Mapping[str, Tensor], backbone: Backbone, batch_size: int) ->
             }
 
 
-def _answers(backbone: Backbone, images: Tensor, batch_size: int) -> Tensor:
-    """Return the probabilities (N, K) of all classes for images (N, C, H, W) in [0, 1]."""
+@torch.inference_mode()
+def normalise_otherwise(
+    images: Mapping[str, Tensor], labels: Mapping[str, int], backbone: Backbone, batch_size: int
+) -> Iterator[Row]:
+    """Yield a row (schema PASTED) of the label for each labelled picture and way to normalise.
+
+    Args:
+        images: pictures as the classifier sees them, (C, H, W) in [0, 1], by their keys.
+        labels: labels of some of them, as numbers of the classifier's classes.
+        backbone: the classifier, on its device.
+        batch_size: number of images in a forward pass.
+    """
+    keys = [key for key in images if key in labels]
+    if not keys:
+        return
+    stacked = torch.stack([images[key] for key in keys])
+    own = torch.tensor([labels[key] for key in keys])[:, None]
+
+    def of_labels(preprocessing: Preprocessing) -> list[float]:
+        answers = _answers(backbone, stacked, batch_size, preprocessing)
+        return answers.gather(1, own)[:, 0].tolist()
+
+    before = of_labels(backbone.preprocessing)
+    for name, other in backbone.preprocessing.others().items():
+        for number, after in enumerate(of_labels(other)):
+            yield {
+                "target": labels[keys[number]],
+                "aspect": NORMALISED,
+                "source": name,
+                "maps": "",
+                "key": keys[number],
+                "before": before[number],
+                "after": after,
+            }
+
+
+def _answers(
+    backbone: Backbone,
+    images: Tensor,
+    batch_size: int,
+    preprocessing: Preprocessing | None = None,
+) -> Tensor:
+    """Return the probabilities (N, K) of all classes for images (N, C, H, W) in [0, 1].
+
+    Args:
+        backbone: the classifier.
+        images: the images.
+        batch_size: number of images in a forward pass.
+        preprocessing: what normalises them; None for the classifier's own.
+    """
+    normalise = (preprocessing or backbone.preprocessing).normalise
     parts = images.split(batch_size)
-    logits = [backbone(backbone.normalise(part.to(backbone.device))) for part in parts]
+    logits = [backbone(normalise(part.to(backbone.device))) for part in parts]
     answers = backbone.probabilities(torch.cat(logits)).cpu()
     if not answers.isfinite().all():
         raise UserError(

@@ -152,6 +152,11 @@ class Explained:
         batch = load_samples(self.lake, dataset, by_shard, self.backbone.preprocessing)
         return dict(zip(batch.keys, batch.float_images(), strict=True))
 
+    def labels(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return the labels of pictures that have one, as numbers of the classifier's classes."""
+        labelled = "label IS NOT NULL AND list_contains(?, key)"
+        return dict(self._rows("key, label FROM predicted_numbers", labelled, keys))
+
     def _marks(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tenth of the pixels that the rivals mark on average, (H, W) bool, by key."""
         wanted = "target = predicted AND list_contains(?, explainer) AND list_contains(?, key)"

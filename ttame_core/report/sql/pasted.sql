@@ -12,7 +12,7 @@ WITH means AS (
            100 * avg(after) FILTER (maps = 'usual') AS usual
     FROM pasted
     WHERE dataset = getvariable('dataset') AND list_contains(getvariable('backbones'), backbone)
-    AND aspect <> 'whole'
+    AND aspect IN ('place', 'look', '')
     GROUP BY ALL
 ),
 others AS (
