@@ -61,8 +61,12 @@ TAPS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TAPS)
+LARGE = ("vgg11", "vit_b_32", "maxvit_t")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n in LARGE else ()) for n in TAPS]
+)
 def test_taps_of_torchvision_models(name: str) -> None:
     loaded = load_backbone(
         backbone(f"torchvision/{name}", fit={}, args={"init_weights": True})

@@ -146,7 +146,7 @@ def test_an_audit_on_an_object_store_is_the_one_in_a_folder(
         assert not any(secret.encode() in data for data in files)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_while_training_it_goes_on_from_the_stores_checkpoint(
     ttame: Run, forks: ForkServerContext, spec_file: Path, s3: Store, tmp_path: Path
 ) -> None:

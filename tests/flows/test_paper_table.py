@@ -62,7 +62,7 @@ def test_the_protocol_is_the_papers(imagenet: Path) -> None:
     assert road.family == "road"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_at_reduced_size(
     ttame: Callable[..., subprocess.CompletedProcess], imagenet: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +115,7 @@ def test_the_spec_for_imagenet_names_weights_that_are_published() -> None:
     assert all(b.pretrained and b.model in published for b in audit.backbones)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_spec_for_imagenet_reads_its_folders_of_classes(
     ttame: Callable[..., subprocess.CompletedProcess], tmp_path: Path
 ) -> None:

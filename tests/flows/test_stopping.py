@@ -200,7 +200,7 @@ def _stopped_well(said: str, workers: list[psutil.Process], workspace: Path) -> 
     assert list(workspace.rglob("*.writing-*")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stopped_in_each_stage_and_run_again_gives_the_same_lake(
     ttame: Run, forks: ForkServerContext, edit_spec: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_all_of_them_are_trained_and_explain(
     assert undone == []  # refusals count as done
 
 
+@pytest.mark.long
 def test_several_processes_train_them(spec_file: Path, tmp_path: Path) -> None:
     audit = open_spec(spec_file)
     compute = audit.compute.model_copy(update={"device": "cpu", "devices": 2})

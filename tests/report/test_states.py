@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from known import KEPT, known_lake
+from matplotlib.figure import Figure
 
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, write_record
 from ttame_core.lake import Lake
+from ttame_core.report import plots
 from ttame_core.report.answers import Answer
 from ttame_core.report.rendering import read_answers, render
 
@@ -41,8 +43,12 @@ class State:
 
 
 @pytest.fixture
-def state(drawn: tuple[Lake, str], tmp_path: Path) -> Callable[..., State]:
+def state(
+    drawn: tuple[Lake, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., State]:
     """Make the last of records with these failures, of a lake without some things."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # a third of the time
+    monkeypatch.setattr(plots, "_inline", lambda *_: "")
 
     def make(
         *failures: dict[str, str], without: Sequence[str] = (), gates: Sequence[dict] = ()
