@@ -23,7 +23,10 @@ from ttame_core.stages.provenance import Provenance
 
 @unit("paste on {backbone.name}")
 def paste(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any:
-    """Change whole pictures; where maps of a class are alike, paste what they mark onto others."""
+    """Change whole pictures; where maps of a class are alike, paste what they mark onto others.
+
+    Labelled pictures are also normalised in other ways than the classifier is given.
+    """
     lake = Lake(workspace)
     provenance = Provenance(audit, lake)
     if provenance.pasted_is_current(backbone):
@@ -36,7 +39,7 @@ def paste(audit: spec.AuditSpec, workspace: str, backbone: spec.Backbone) -> Any
 
 
 def _pasted(provenance: Provenance, backbone: spec.Backbone) -> list[Row]:
-    """Return the rows of a classifier: of pictures changed as a whole, and of pasted parts."""
+    """Return the rows of a classifier: of pasted parts, and of pictures changed as a whole."""
     audit, lake = provenance.audit, provenance.lake
     with connect(lake, selection=Selection.of(audit)) as db:
         alike = alike_images(db, audit, backbone.name)
@@ -46,12 +49,13 @@ def _pasted(provenance: Provenance, backbone: spec.Backbone) -> list[Row]:
             part = audit.model_copy(update={"compute": compute})
             explained = Explained(lake, db, part, loaded)
             rows = [row for own in explained.pastings(alike) for row in explained.paste(own)]
-            keys = explained.some_keys(max(PICTURES, LABELLED))
-            images = explained.images(keys)
-            some = {key: images[key] for key in keys[:PICTURES]}
-            rows += change(some, loaded, compute.batch_size)
-            labels = explained.labels(keys[:LABELLED])
-            rows += normalise_otherwise(images, labels, loaded, compute.batch_size)
+            keys = explained.some_keys(LABELLED)
+            for first in range(0, len(keys), PICTURES):  # no more pictures in memory
+                some = keys[first : first + PICTURES]
+                images, labels = explained.images(some), explained.labels(some)
+                if first == 0:
+                    rows += change(images, loaded, compute.batch_size)
+                rows += normalise_otherwise(images, labels, loaded, compute.batch_size)
             return rows
 
         return in_smaller_batches(audit.compute, run, get_run_logger().warning)

@@ -164,14 +164,22 @@ def test_the_task_writes_a_file_that_is_made_once(
             disable_run_logger(),
             patch("tasks.paste.alike_images", return_value=named),
             patch("tasks.paste.backbone_of", return_value=reads(CORNER)),
+            patch("tasks.paste.PICTURES", 7),  # of the 18 in memory at once
         ):
             paste.fn(audit, str(lake), audit.backbones[0])
         assert path not in provenance.unmade()
         assert [work.done for work in provenance.work() if work.stage == "paste"] == [True]
         rows = run_query(lake, "FROM pasted").to_pylist()
-        parts = [row for row in rows if row["aspect"] != "whole"]
+        parts = [row for row in rows if row["aspect"] in ("place", "look", "")]
         assert len(parts) == 6 * PICTURES + 6 * PATCHES  # of the class, and of the other one
         assert {row["source"] for row in rows if row["aspect"] == "whole"} == set(CHANGES)
+        normalised = [row for row in rows if row["aspect"] == "normalised"]
+        labels = {key: int("other" not in name) for name, key in keys.items()}
+        ways = reads(CORNER).preprocessing.others()
+        assert {(r["key"], r["target"], r["source"]) for r in normalised} == {
+            (key, label, way) for key, label in labels.items() for way in ways
+        }
+        assert len(normalised) == len(labels) * len(ways) > 0
         assert {(r["dataset"], r["backbone"], r["target"]) for r in rows} == {
             ("d", "net", 0),
             ("d", "net", 1),
