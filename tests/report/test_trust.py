@@ -203,6 +203,12 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     broken = Evidence("broken", failure="no weights")
     assert trust([GOOD, poor]).short == "Not on poor: it cannot read masked images"
     assert trust([GOOD, broken]).short == "Not on broken: failed"
+    row = {**(GOOD.normalised or {}), "way": "swapped", "after": 82.0}
+    doubted = replace(GOOD, backbone="bgr", normalised=row)
+    assert trust([GOOD, doubted]).short == "With care on bgr: preprocessing in doubt"
+    assert trust([doubted]).short == "With care: preprocessing in doubt"
+    answer = trust([replace(doubted, permuted={}), GOOD])
+    assert answer.lines[0].words == "26 of 28 checks hold; not made: 1."
     assert trust([broken]).short == "No: every classifier failed"
     assert trust([]).short == "No: no classifier was audited"
     assert trust([GOOD]).short == "Yes: all 14 checks hold"

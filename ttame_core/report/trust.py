@@ -96,11 +96,12 @@ def trust(evidence: Sequence[Evidence]) -> Answer:
     if not checks:
         return Answer(QUESTION, "bad", "No: no classifier was audited")
     holding = sum(f.weighed.tone == "good" for f in checks)
-    lines = [Line(f"{holding} of {counted(len(checks), 'check')} hold.", "trust")]
-    lines += _sentences(checks)
     bad = [f for f in checks if f.weighed.tone == "bad"]
     care = [f for f in checks if f.weighed.tone == "care" and f.weighed.known]
     unknown = [f for f in checks if not f.weighed.known]
+    not_made = f"; not made: {len(unknown)}" if unknown else ""
+    held = f"{holding} of {counted(len(checks), 'check')} hold{not_made}."
+    lines = [Line(held, "trust"), *_sentences(checks)]
     if bad:
         names = list(dict.fromkeys(f.backbone for f in bad))
         if all(e.failure for e in evidence):
@@ -110,7 +111,10 @@ def trust(evidence: Sequence[Evidence]) -> Answer:
     if care:
         more = len({f.title for f in checks if f.weighed.tone != "good"}) - 1
         others = f", and {counted(more, 'more reason')}" if more else ""
-        return Answer(QUESTION, "care", f"With care: {care[0].weighed.brief}{others}", lines)
+        names = list(dict.fromkeys(f.backbone for f in care if f.title == care[0].title))
+        where = f" on {listed(names, 2)}" if len(names) < len(evidence) else ""
+        short = f"With care{where}: {care[0].weighed.brief}{others}"
+        return Answer(QUESTION, "care", short, lines)
     if unknown:
         short = f"Not fully known: {len(unknown)} of {counted(len(checks), 'check')} not made"
         return Answer(QUESTION, "care", short, lines)
@@ -224,10 +228,10 @@ def _preprocessing(own: Evidence) -> Weighed | None:
         return Weighed("good", "preprocessing holds", words)
     words = (
         f"the labels of {pictures} have a mean probability of {row['before']:.1f} %, but of "
-        f"{row['after']:.1f} % {USUAL[row['way']]}: the `preprocessing` in the spec seems to be "
+        f"{row['after']:.1f} % {USUAL[row['way']]}: the preprocessing in the spec seems to be "
         "wrong for it."
     )
-    return Weighed("care", "its preprocessing seems to be wrong", words)
+    return Weighed("care", "preprocessing in doubt", words)
 
 
 def _discrimination(own: Evidence) -> Weighed:
