@@ -85,9 +85,9 @@ def best_of(
     trained_for = _trained_for(rows, drop, blind)
     if not held:
         words = (
-            "Only metrics were measured that explainers can be trained for, or that have no better "
-            "and worse: localisation takes annotated objects; road and curves are asked for in "
-            "evaluation.metrics."
+            "No metric was measured that compares explainers fairly: for AD, IC and AG some, such "
+            "as ttame, are trained. Localisation does, which takes annotated objects, and so do "
+            "road and curves, which a spec asks for in evaluation.metrics."
         )
         return Answer(QUESTION, "plain", "Not known", [Line(words), *trained_for])
     ahead = {name: [c for c in held if [*c.first] == [name]] for name in rivals}

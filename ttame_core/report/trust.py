@@ -334,7 +334,9 @@ def _training(own: Evidence) -> Weighed | None:
         return Weighed("bad", f"the training of {listed(rose, 2)} did not end well", words)
     unknown = [name for name in own.trained if name not in own.losses]
     if unknown:
-        words = f"how the training of {listed(unknown)} ended is not known: it has no history."
+        words = (
+            f"how the training of {listed(unknown)} ended is not known: its losses were not kept."
+        )
         return Weighed("care", "training not known", words, known=False)
     ends = "; ".join(
         f"{n} from {first:.3g} to {last:.3g}" for n, (first, last) in own.losses.items()
