@@ -55,14 +55,7 @@ def contestants(model: str, batch_size: int, device: str) -> Contestants:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, 3, *backbone.preprocessing.input_size, generator=generator)
     images = images.to(device)
-    nothing = torch.zeros(0, 4)
-    batch = Batch(
-        [str(number) for number in range(batch_size)],
-        images,
-        torch.zeros(batch_size, 1, dtype=torch.int64),
-        [nothing] * batch_size,
-        [None] * batch_size,
-    )
+    batch = Batch.bare([str(number) for number in range(batch_size)], images)
     explainer = TTame(ours)
     on_cpu = device == "cpu"  # a GPU makes the pass again
     kept = keep_passes(explainer, [batch], batch_size, 1) if on_cpu else None

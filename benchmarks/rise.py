@@ -38,8 +38,7 @@ def compare(rounds: int, device: str) -> Table:
 def _contestants(backbone: Backbone, side: int) -> dict:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 3, side, side), generator=generator, dtype=torch.uint8)
-    keys, nothing = [str(i) for i in range(IMAGES)], [torch.zeros(0, 4)] * IMAGES
-    batch = Batch(keys, images, torch.zeros(IMAGES, 1).long(), nothing, [None] * IMAGES)
+    batch = Batch.bare([str(i) for i in range(IMAGES)], images)
     forward = forward_pass(backbone, batch)
     targets = forward.logits.argmax(dim=1, keepdim=True)
     inputs = torch.rand(IMAGES * MASKS, 3, side, side, generator=generator).to(backbone.device)

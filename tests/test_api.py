@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from metrics.scoring import SHARD, score
-from tiny import PLAIN, small_resnet, tiny_backbone
+from tiny import PLAIN, sizes_of, small_resnet, tiny_backbone
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import ttame_core as tt
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.explainers import REGISTRY, Explainer, ForwardPass
 from ttame_core.explainers.ttame import TTame
@@ -38,7 +37,7 @@ class _Shards:
 
     def __init__(self, drawn: tuple[Lake, str], backbone: Backbone) -> None:
         self.drawn, self.view, self.epoch = drawn, backbone.preprocessing, 0
-        self.shards = [(s.shard, s.samples) for s in load_shards(*drawn, "train")]
+        self.shards = sizes_of(*drawn, "train")
 
     def __len__(self) -> int:
         return sum(samples for _, samples in self.shards) // 8

@@ -15,7 +15,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.preprocessing import Preprocessing
-from ttame_core.data.index import finish_dataset
+from ttame_core.data.index import finish_dataset, load_shards
 from ttame_core.data.loader import Batch
 from ttame_core.data.plan import plan_shards
 from ttame_core.data.shards import write_shard
@@ -101,13 +101,14 @@ def lively(backbone: Backbone) -> Backbone:
     return backbone
 
 
+def sizes_of(lake: Lake, dataset: str, split: str) -> list[tuple[str, int]]:
+    """The names and sample counts of the shards of a split."""
+    return [(shard.shard, shard.samples) for shard in load_shards(lake, dataset, split)]
+
+
 def noise_pass(backbone: Backbone, count: int = 3) -> ForwardPass:
     """The forward pass over images of coloured noise."""
     generator = torch.Generator().manual_seed(2)
     shape = (count, 3, *backbone.preprocessing.input_size)
     images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
-    keys = [str(i) for i in range(count)]
-    nothing = Batch(
-        keys, images, torch.zeros(count, 1).long(), [torch.zeros(0, 4)] * count, [None] * count
-    )
-    return forward_pass(backbone, nothing)
+    return forward_pass(backbone, Batch.bare([str(i) for i in range(count)], images))

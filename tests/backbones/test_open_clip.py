@@ -253,7 +253,7 @@ def test_a_head_of_one_list_of_names_explains_another_beside_rivals(
     assert torch.equal(other.backbone.class_vectors.weight, embeddings)
     read = read_head(tmp_path / "head.safetensors", other, "")
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    batch = Batch(["a", "b"], images, torch.zeros(2, 1).long(), [torch.zeros(0, 4)] * 2, [None] * 2)
+    batch = Batch.bare(["a", "b"], images)
     targets = torch.arange(5).expand(2, 5)
     maps = other.use(read).attribute(forward_pass(other.backbone, batch), targets)
     assert (maps[:, 3] - maps[:, 4]).abs().max() > 1e-4  # new names have maps of their own

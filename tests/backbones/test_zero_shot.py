@@ -127,9 +127,7 @@ def test_a_head_of_one_list_of_names_explains_another_list(tmp_path: Path, kind:
     assert read.state_dict().keys() == head.state_dict().keys()
 
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    nothing = [torch.zeros(0, 4)] * 2
-    batch = Batch(["a", "b"], images, torch.zeros(2, 1).long(), nothing, [None] * 2)
-    forward = forward_pass(other.backbone, batch)
+    forward = forward_pass(other.backbone, Batch.bare(["a", "b"], images))
     maps = other.use(read).attribute(forward, torch.arange(5).expand(2, 5))
     # By hand: the row of a class is the matrix, read by its text's embedding among the others'.
     embeddings = other.backbone.model.embeddings

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from tiny import shard_all, tiny_backbone, tiny_vit
+from tiny import shard_all, sizes_of, tiny_backbone, tiny_vit
 
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, Recorded, write_record
 from ttame_core.backbones import Backbone
-from ttame_core.data.index import load_shards
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.explainers.ttame import TTame
 from ttame_core.heads.files import load_head
@@ -89,10 +88,7 @@ def _varied(backbone: Backbone) -> Backbone:
 
 def _audit(lake: Lake, backbone: Backbone, seed: int) -> None:
     training = spec.Training(epochs=1, min_steps=0, batch_size=8, seed=seed)
-    train, val = (
-        [(s.shard, s.samples) for s in load_shards(lake, "drawn", split)]
-        for split in ("train", "val")
-    )
+    train, val = (sizes_of(lake, "drawn", split) for split in ("train", "val"))
     folder = head_folder("drawn", backbone.name, "ttame")
     shards = TrainingShards(lake, "drawn", train, val, COMPUTE)
     train_head(shards, TrainingOutput(lake, folder, {"seed": seed}), TTame(backbone), training)

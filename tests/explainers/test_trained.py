@@ -10,14 +10,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tiny import PLAIN, TINY_VIT, tiny_backbone
+from tiny import PLAIN, TINY_VIT, sizes_of, tiny_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttame_core import spec
 from ttame_core.audits.specification import complete
 from ttame_core.backbones import Backbone, Tap, load_backbone
-from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers import (
@@ -260,7 +259,7 @@ def test_a_black_box_is_explained(
     assert backbone.map_size == (56, 56)
     assert backbone.masking == "raw"
     lake, dataset = drawn
-    train = [(s.shard, s.samples) for s in load_shards(lake, dataset, "train")]
+    train = sizes_of(lake, dataset, "train")
     explainer = REGISTRY["ptame"](backbone, _settings("ptame", described))
     folder = f"box{scripted}"
     shards = TrainingShards(lake, dataset, train, [], COMPUTE)
@@ -287,7 +286,7 @@ def test_ptame_on_the_backbone_itself_is_ttame(
     drawn: tuple[Lake, str], described: spec.Backbone
 ) -> None:
     lake, dataset = drawn
-    train = [(s.shard, s.samples) for s in load_shards(lake, dataset, "train")]
+    train = sizes_of(lake, dataset, "train")
     backbone = load_backbone(described)
     shards = TrainingShards(lake, dataset, train, [], COMPUTE)
     batch = next(load_batches(lake, dataset, ["test-000000"], PLAIN, 4, 2))
@@ -348,10 +347,7 @@ def test_interrupted_it_ends_the_same(
     method: str, drawn: tuple[Lake, str], described: spec.Backbone
 ) -> None:
     lake, dataset = drawn
-    train, val = (
-        [(s.shard, s.samples) for s in load_shards(lake, dataset, split)]
-        for split in ("train", "val")
-    )
+    train, val = (sizes_of(lake, dataset, split) for split in ("train", "val"))
     settings = PAPER.model_copy(update={"epochs": 2, "checkpoint_steps": 2, "learning_rate": 0.05})
 
     def run(folder: str, die_at: int = 99) -> tuple[str, list]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny import tiny_backbone, tiny_vit
+from tiny import sizes_of, tiny_backbone, tiny_vit
 
 from ttame_core import spec
 from ttame_core.backbones import Backbone
-from ttame_core.data.index import load_shards
 from ttame_core.data.loader import Batch, load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
@@ -27,19 +26,15 @@ COMPUTE = spec.Compute(device="cpu", batch_size=8, workers=2)
 
 
 def _batches(drawn: tuple[Lake, str], backbone: Backbone, **order: object) -> Iterator[Batch]:
-    shards = [s.shard for s in load_shards(*drawn, "train")]
+    shards = [name for name, _ in sizes_of(*drawn, "train")]
     return load_batches(*drawn, shards, backbone.preprocessing, 8, 2, **order)
-
-
-def _samples(drawn: tuple[Lake, str], split: str) -> list[tuple[str, int]]:
-    return [(s.shard, s.samples) for s in load_shards(*drawn, split)]
 
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_what_is_kept_is_what_a_pass_gives(drawn: tuple[Lake, str], tokens: bool) -> None:
     backbone = tiny_vit() if tokens else tiny_backbone()
     explainer = TTame(backbone)
-    images = sum(samples for _, samples in _samples(drawn, "train"))
+    images = sum(samples for _, samples in sizes_of(*drawn, "train"))
     seen: list[int] = []
     kept = keep_passes(explainer, _batches(drawn, backbone), images, 1, seen.append)
     assert kept is not None
@@ -75,7 +70,7 @@ def _trained(
     count("forward")
     section = spec.Training(recipe="paper", epochs=3, batch_size=8, **settings)
     explainer = TTame(backbone)
-    shards = TrainingShards(lake, dataset, _samples(drawn, "train"), [], COMPUTE)
+    shards = TrainingShards(lake, dataset, sizes_of(*drawn, "train"), [], COMPUTE)
     train_head(shards, TrainingOutput(lake, folder, {}), explainer, section)
     head = load_head(lake, folder, explainer)
     return {name: value.clone() for name, value in head.state_dict().items()}, passes
@@ -84,7 +79,7 @@ def _trained(
 def test_each_image_has_one_first_pass(
     drawn: tuple[Lake, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = sum(samples for _, samples in _samples(drawn, "train"))
+    images = sum(samples for _, samples in sizes_of(*drawn, "train"))
     kept, passes = _trained(drawn, "kept", monkeypatch)
     assert passes == {"features": images, "forward": 3 * images}
     for keep_gib, given_up in ((0, 0), (1e-6, 8)):  # after a batch it is clear that all is too much

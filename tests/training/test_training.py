@@ -10,12 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import TINY_VIT, tiny_backbone
+from tiny import TINY_VIT, sizes_of, tiny_backbone
 from torch import multiprocessing
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from ttame_core import spec
-from ttame_core.data.index import load_shards
 from ttame_core.data.loader import load_batches
 from ttame_core.errors import UserError
 from ttame_core.explainers.ttame import TTame
@@ -47,17 +46,13 @@ class _Killed(Exception):
     pass
 
 
-def _shards(drawn: tuple[Lake, str], split: str) -> list[tuple[str, int]]:
-    return [(s.shard, s.samples) for s in load_shards(*drawn, split)]
-
-
 def _train(
     drawn: tuple[Lake, str],
     folder: str,
     settings: spec.Training = SETTINGS,
     progress: Callable[..., None] | None = None,
 ) -> None:
-    train, val = _shards(drawn, "train"), _shards(drawn, "val")
+    train, val = sizes_of(*drawn, "train"), sizes_of(*drawn, "val")
     lake, dataset = drawn
     backbone = tiny_backbone()
     shards = TrainingShards(lake, dataset, train, val, COMPUTE)
@@ -198,7 +193,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(drawn: tuple[Lake, str]) 
     lake, _ = drawn
     with pytest.raises(_Killed):
         _train(drawn, "other", progress=_die_at(5))
-    train = _shards(drawn, "train")
+    train = sizes_of(*drawn, "train")
     backbone = tiny_backbone()
     shards = TrainingShards(*drawn, train, [], COMPUTE)
     for folder in ("other", "fresh"):
@@ -407,7 +402,7 @@ FIT = spec.Backbone(
 
 def _fit(drawn: tuple[Lake, str], folder: str, progress: Callable | None = None) -> None:
     lake, dataset = drawn
-    train, val = _shards(drawn, "train"), _shards(drawn, "val")
+    train, val = sizes_of(*drawn, "train"), sizes_of(*drawn, "val")
     shards = TrainingShards(lake, dataset, train, val, COMPUTE)
     output = TrainingOutput(lake, folder, "x")
     fit_backbone(shards, output, FIT, 10, torch.device("cpu"), progress)

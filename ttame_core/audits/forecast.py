@@ -11,7 +11,6 @@ import torch
 from ttame_core import spec
 from ttame_core.backbones import Backbone
 from ttame_core.backbones.devices import place
-from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError
 from ttame_core.explainers import (
@@ -115,9 +114,7 @@ class _Timed:
 
     def batch(self, count: int) -> Batch:
         """Return so many images of noise, without annotations."""
-        keys, nothing = [str(number) for number in range(count)], torch.zeros(0, 4)
-        labels = torch.full((count, 1), UNKNOWN)
-        return Batch(keys, self.noise[:count], labels, [nothing] * count, [None] * count)
+        return Batch.bare([str(number) for number in range(count)], self.noise[:count])
 
     def fit(self, fit: spec.Fit) -> Effort:
         """Return the effort of training the classifier: a pass forward and back for each image."""

@@ -65,6 +65,13 @@ class Batch:
     masks: list[Tensor | None]
     box_labels: list[Tensor | None] = field(default_factory=list)
 
+    @classmethod
+    def bare(cls, keys: Sequence[str], images: Tensor) -> Batch:
+        """Return samples without labels and annotations."""
+        count = len(keys)
+        labels = torch.full((count, 1), UNKNOWN)
+        return cls(list(keys), images, labels, [torch.zeros(0, 4)] * count, [None] * count)
+
     def __len__(self) -> int:
         return len(self.keys)
 

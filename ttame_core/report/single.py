@@ -13,7 +13,6 @@ from ttame_core.backbones.preprocessing import Preprocessing
 from ttame_core.data.decoding import apart
 from ttame_core.data.files import read
 from ttame_core.data.images import COLOURS, decode_for, render_image
-from ttame_core.data.labels import UNKNOWN
 from ttame_core.data.loader import Batch
 from ttame_core.errors import UserError
 from ttame_core.explainers import Explainer, forward_pass
@@ -95,10 +94,7 @@ def batch_of(names: Sequence[str], photos: Sequence[Photo], view: Preprocessing)
         photos: the pictures.
         view: the classifier's preprocessing.
     """
-    pixels = torch.stack([view.pixels(photo.channels) for photo in photos])
-    count = len(photos)
-    labels = torch.full((count, 1), UNKNOWN)
-    return Batch([*names], pixels, labels, [torch.zeros(0, 4)] * count, [None] * count)
+    return Batch.bare(names, torch.stack([view.pixels(photo.channels) for photo in photos]))
 
 
 def explain_picture(

@@ -12,8 +12,7 @@ WITH rises AS (
     GROUP BY ALL
 )
 SELECT backbone, max(pictures) AS pictures, max(before) AS before,
-       arg_max(way, rise) FILTER (rise >= 2 AND rise >= 3 * standard_error) AS way,
-       arg_max(after, rise) FILTER (rise >= 2 AND rise >= 3 * standard_error) AS after
-FROM rises
+       arg_max(way, rise) FILTER (clear) AS way, arg_max(after, rise) FILTER (clear) AS after
+FROM (SELECT *, rise >= 2 AND rise >= 3 * standard_error AS clear FROM rises)
 GROUP BY backbone
 ORDER BY backbone
