@@ -22,7 +22,11 @@ from ttame_core.training.coverage import random_backbone
 
 SIDE, IMAGES, BY_LIBRARY = 224, 8, 2
 PERCENTAGES = (10, 50, 90)
-SMALL, MODEL, STEPS = "resnet18", "resnet50", 16
+MODEL, STEPS = "resnet50", 16
+FAMILIES = (  # one network of each
+    *("resnet18", MODEL, "efficientnet_b0", "convnext_tiny", "swin_tiny_patch4_window7_224"),
+    "vit_small_patch16_224",
+)
 OURS, LIBRARY, FORWARD = "ours", "grad-cam's", "forward passes"
 
 
@@ -38,7 +42,7 @@ def compare(device: str, batch_size: int, rounds: int) -> tuple[Table, ...]:
 def _masking(device: str, batch_size: int, rounds: int) -> Table:
     """AD, IC and AG at three percentages: 3 passes is the floor."""
     table = _table("AD, IC and AG at 100, 50 and 15 %", "", "times plain passes")
-    for name in (SMALL, MODEL):
+    for name in FAMILIES:
         backbone = place(random_backbone(name).fold(), spec.Compute(device=device))
         images = _random(batch_size, 3, SIDE, SIDE).to(device)
         maps = _random(batch_size, SIDE // 8, SIDE // 8).to(device)

@@ -226,6 +226,7 @@ def _asked(
             if any(
                 w.startswith(f"{backbone}: the maps of {name} mark ")
                 or (w.startswith(f"{backbone}: ") and f"take the probability of {name} from" in w)
+                or (w.startswith(f"{backbone}: ") and f" images of {name} are taken for " in w)
                 for w in words
             )
         )

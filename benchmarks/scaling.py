@@ -30,7 +30,8 @@ from ttame_core.spec import AuditSpec, trust
 from ttame_core.stages.provenance import Provenance
 
 IMAGES = 4  # of a shard, one batch
-WORKERS = (1, 2, 4)
+# Engines with their numbers of workers; the others are compared with the first.
+ENGINES = (("processes", 1), ("processes", 2), ("processes", 4), ("dask", 4), ("ray", 4))
 SECONDS = ((1.0, 12), (10.0, 12))  # sleep per shard, and shards per worker
 WORK = 20  # shards without a scheduler
 
@@ -62,6 +63,7 @@ def compare() -> Table:
     table = Table(title=title)
     for name in (
         "s/shard",
+        "engine",
         "workers",
         "shards counted",
         "shards/s",
@@ -74,11 +76,12 @@ def compare() -> Table:
     work = _work()
     for seconds, each in SECONDS:
         alone = 0.0
-        for workers in WORKERS:
-            rate, shards = _rate(seconds, workers, each * workers)
+        for engine, workers in ENGINES:
+            rate, shards = _rate(seconds, engine, workers, each * workers)
             alone = alone or rate
             table.add_row(
                 f"{seconds:g}",
+                engine,
                 str(workers),
                 str(shards),
                 f"{rate:.4f}",
@@ -93,7 +96,7 @@ def compare() -> Table:
 def _work() -> float:
     """Seconds that a shard takes beside the sleep, without a scheduler."""
     with tempfile.TemporaryDirectory() as folder:
-        audit = _audit(0.0, 1, WORK)
+        audit = _audit(0.0, "processes", 1, WORK)
         lake = Lake(folder)
         shard_all(audit.dataset, lake)
         taken = []
@@ -105,14 +108,14 @@ def _work() -> float:
     return median(taken)
 
 
-def _rate(seconds: float, workers: int, shards: int) -> tuple[float, int]:
+def _rate(seconds: float, engine: str, workers: int, shards: int) -> tuple[float, int]:
     """Shards per second, and of how many: about as many as asked for.
 
     Their files say when each was made. The first of each worker are not counted, so that the start
     of processes and flows is not in it, nor is a last round that has not work for all.
     """
     with tempfile.TemporaryDirectory() as folder:
-        audit = _audit(seconds, workers, shards)
+        audit = _audit(seconds, engine, workers, shards)
 
         @flow
         def bench() -> None:
@@ -126,7 +129,7 @@ def _rate(seconds: float, workers: int, shards: int) -> tuple[float, int]:
     return counted / (made[workers - 1 + counted] - made[workers - 1]), counted
 
 
-def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
+def _audit(seconds: float, engine: str, workers: int, shards: int) -> AuditSpec:
     trust("benchmarks.scaling:sleeper")
     source = {"kind": "shapes", "train": 0, "val": 0, "test": shards * IMAGES, "size": 32}
     return complete(
@@ -144,7 +147,7 @@ def _audit(seconds: float, workers: int, shards: int) -> AuditSpec:
                 ],
                 "explainers": ["random"],
                 "compute": {
-                    "engine": "processes",
+                    "engine": engine,
                     "at_once": workers,
                     "batch_size": 16 * IMAGES,  # a shard is one batch, whatever it happens to hold
                     "workers": 1,

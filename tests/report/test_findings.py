@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pytest
-from known import KEPT, names_of
+from known import KEPT, known_lake, names_of
 
 from ttame_core import spec
-from ttame_core.audits.record import audit_board
+from ttame_core.audits.record import Outcome, audit_board, write_record
 from ttame_core.audits.recorded import connect_audit, list_recorded, own_values
-from ttame_core.lake import Lake
+from ttame_core.lake import Lake, classes_file
 from ttame_core.lake.query.connection import connect, run_query
+from ttame_core.lake.query.variables import set_variables
+from ttame_core.lake.schemas import maps_schema
 from ttame_core.report.album import exhibits
-from ttame_core.report.findings import Findings, certain_winners, gather, why_small
+from ttame_core.report.findings import (
+    Findings,
+    certain_winners,
+    gather,
+    sql_text,
+    what_is_confused,
+    why_small,
+)
+from ttame_core.report.rendering import read_answers, render
 
 Known = tuple[Lake, spec.AuditSpec]
 NOW = "20260301T000000Z"
@@ -91,13 +102,83 @@ def test_images_worth_seeing_are_ranked(known: Known, found: Findings) -> None:
     assert found.keep == 15
 
 
+def test_classes_that_are_taken_for_another_are_named() -> None:
+    images = {  # (label, predicted): number of images
+        **{(0, 1): 4, (0, 0): 1},  # fewer than 5
+        **{(1, 2): 6, (1, 1): 14, (2, 1): 1, (2, 2): 9},  # 30 % and 10 %: not less than a third
+        **{(3, 4): 8, (3, 3): 12, (4, 3): 1, (4, 4): 9},  # 40 % and 10 %
+        **{(5, 6): 5, (5, 5): 16},  # less than a quarter
+        **{(7, 8): 5, (7, 7): 5, (9, 8): 5, (9, 9): 6},  # half, and less; no image of class 8
+    }
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE predicted_numbers (dataset TEXT, backbone TEXT, key TEXT, label INT, "
+            "predicted INT)"
+        )
+        db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
+        db.execute("INSERT INTO classes VALUES ('d', 'net', 3, 'saw'), ('d', 'net', 4, 'axe')")
+        db.execute("CREATE MACRO class_name(number, name) AS coalesce(name, 'class ' || number)")
+        for (label, predicted), number in images.items():
+            insert = "INSERT INTO predicted_numbers SELECT 'd', ?, range, ?, ? FROM range(?)"
+            db.execute(insert, ["net", label, predicted, number])
+            db.execute(insert, ["elsewhere", label, predicted, number])
+        set_variables(db, {"dataset": "d", "backbones": ["net"]})
+        rows = db.sql(sql_text("confused")).to_arrow_table().to_pylist()
+    assert {row["backbone"] for row in rows} == {"net"}
+    found = [(r["class"], r["other"], r["taken"], r["back"], r["one_sided"]) for r in rows]
+    assert found == [
+        ("class 7", "class 8", 5, 0, True),
+        ("class 9", "class 8", 5, 0, False),
+        ("saw", "axe", 8, 1, True),
+        ("class 1", "class 2", 6, 1, False),
+    ]
+    assert {row["pairs"] for row in rows} == {4}
+    words = [what_is_confused(row) for row in rows]
+    assert words[0] == (
+        "5 of 10 images of class 7 are taken for class 8, of which there is no image: the names of "
+        "the classes may be mixed up."
+    )
+    assert (
+        words[1] == "5 of 11 images of class 9 are taken for class 8, of which there is no image."
+    )
+    assert words[2] == (
+        "8 of 20 images of saw are taken for axe, and 1 of 10 of axe for saw. So the two are not "
+        "just alike: images of saw may have been labelled axe for the training, or the names of "
+        "the classes are mixed up."
+    )
+    assert words[3].endswith("and 1 of 10 of class 2 for class 1.")
+
+
+def test_the_page_says_which_classes_are_taken_for_another(
+    drawn: tuple[Lake, str], tmp_path: Path
+) -> None:
+    lake, audit = known_lake(drawn[0], tmp_path / "lake")
+    for path in lake.glob("maps/dataset=drawn/backbone=net/*/*.parquet"):
+        rows = lake.read_table(path).to_pylist()
+        for number, row in enumerate(rows):  # five of six images of class 0 are taken for class 1
+            label, predicted = int(number > 5), int(number > 0)
+            row |= {"label": label, "predicted": predicted, "target": predicted}
+        seen = lake.metadata(path)["preprocessing"]
+        lake.write_parquet(path, rows, maps_schema(4, 4), {}, preprocessing=seen)
+    folder = write_record(lake, audit, Outcome({}, datetime(2026, 3, 1, tzinfo=UTC)), render)
+    names = {
+        row["number"]: row["name"]
+        for row in lake.read_table(classes_file("drawn", "net")).to_pylist()
+    }
+    expected = f"net: 5 of 6 images of {names[0]} are taken for {names[1]}, and 0 of 6 of"
+    lines = [line for answer in read_answers(lake, folder) for line in answer.lines]
+    assert [line.link for line in lines if line.words.startswith(expected)] == ["wrong"]
+    page = Path(lake.path(folder), "report.html").read_text()
+    assert '<caption id="confused">' in page
+
+
 def test_every_query_runs_alone(known: Known, found: Findings) -> None:
     for name, sql in found.sql.items():
         assert "getvariable" not in sql
         rows = run_query(known[0], sql)
-        assert rows.num_rows > 0 or name in ("alike", "pasted", "changed"), (
+        assert rows.num_rows > 0 or name in ("alike", "pasted", "changed", "confused"), (
             name
-        )  # the family marked was not measured
+        )  # the family marked was not measured, and one prediction is wrong
     assert run_query(known[0], found.sql["outside"]).to_pylist() == found.of("outside")
 
 

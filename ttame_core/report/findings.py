@@ -31,6 +31,7 @@ SHOWN = 6  # images of a class whose maps are alike
 KEPT = 15.0  # percentage of kept pixels in the shown masked images, if it was measured
 SERIES = (
     *("removal", "steps", "sizes", "classes", "training", "ranks", "look", "pasted", "changed"),
+    "confused",
 )
 TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for themselves
 ENOUGH = 10  # percentage points, by which pasted parts raise a probability
@@ -118,6 +119,26 @@ def what_change_does(row: Mapping[str, Any]) -> str:
         words += (
             " With other classifiers the same raises that of no class by more than "
             f"{max(row['elsewhere'], 0):.0f} points."
+        )
+    return words
+
+
+def what_is_confused(row: Mapping[str, Any]) -> str:
+    """Return sentences on a class of which many images are taken for one other class.
+
+    Args:
+        row: row of the series `confused`.
+    """
+    name, other = row["class"], row["other"]
+    words = f"{row['taken']:,} of {counted(row['images'], 'image')} of {name} are taken for {other}"
+    if not row["others"]:
+        mixed_up = ": the names of the classes may be mixed up" if row["one_sided"] else ""
+        return f"{words}, of which there is no image{mixed_up}."
+    words += f", and {row['back']:,} of {row['others']:,} of {other} for {name}."
+    if row["one_sided"]:
+        words += (
+            f" So the two are not just alike: images of {name} may have been labelled {other} for "
+            "the training, or the names of the classes are mixed up."
         )
     return words
 

@@ -96,6 +96,7 @@ def render_page(
                 for row in findings.series["changed"]
             ],
             wrong=exhibits.get("wrong", ()),
+            confused=findings.series["confused"],
             boxed=any(own.boxes for shown in exhibits.values() for own in shown),
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,

@@ -22,6 +22,7 @@ from ttame_core.report.findings import (
     what_becomes,
     what_change_does,
     what_is_alike,
+    what_is_confused,
 )
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
@@ -177,6 +178,9 @@ def attention(
         confident = listed([f"{name} {number}" for name, number in sure.items() if number])
         also = f"; with at least 90 % probability: {confident}" if confident else ""
         lines.append(Line(f"Wrong predictions: {parts}{also}.", "wrong"))
+    confused = [row for row in findings.series["confused"] if row["one_sided"]]
+    for backbone, row in {row["backbone"]: row for row in reversed(confused)}.items():
+        lines.append(Line(f"{backbone}: {what_is_confused(row)}", "wrong"))
     least = min((row["value"] for row in findings.of("disputed")), default=1.0)
     if least < 0.3:
         words = "There are images on which explainers show different things (correlation "
