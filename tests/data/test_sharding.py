@@ -70,7 +70,7 @@ def test_every_input_is_in_exactly_one_of_index_and_rejected(folder: Path, tmp_p
     assert load_classes(lake, "d") == ["cats", "dogs"]
     counts = count_rejected(lake, "d")
     assert counts == {"folder": 1, "image": 4}
-    assert left_out(counts).startswith("1 folder and 4 images were left out, for reasons")
+    assert left_out(counts).startswith("1 folder and 4 images were left out: ttame query")
     assert left_out({}) == ""
     keys = [row["key"] for row in index]
     assert len(set(keys)) == len(keys)

@@ -131,13 +131,17 @@ def test_a_place_has_a_name(spot: int | None, words: str) -> None:
     assert what_is_alike({"aspect": "look", "spot": spot}) == "what looks the same"
 
 
+ADDED = f"INSERT INTO pasted VALUES ({', '.join('?' * 11)})"
+
+
 @contextmanager
 def no_pastes() -> Iterator[duckdb.DuckDBPyConnection]:
     """Make a view `pasted` without rows, of a data set d whose class 7 is called saw."""
     with duckdb.connect() as db:
         db.execute(
             "CREATE TABLE pasted (dataset TEXT, backbone TEXT, target INT, aspect TEXT, "
-            "source TEXT, maps TEXT, key TEXT, before DOUBLE, after DOUBLE)"
+            "source TEXT, maps TEXT, key TEXT, before DOUBLE, after DOUBLE, right_before BOOL, "
+            "right_after BOOL)"
         )
         db.execute("CREATE TABLE classes (dataset TEXT, backbone TEXT, number INT, name TEXT)")
         db.execute("INSERT INTO classes VALUES ('d', 'net', 7, 'saw')")
@@ -153,7 +157,7 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
             for source, maps, after in sources:
                 for key, before in (("x", 0.0), ("y", 0.02)):
                     row = ("d", "net", target, aspect, source, maps, key, before, after)
-                    db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                    db.execute(ADDED, [*row, None, None])
             return db.sql(sql_text("pasted")).to_arrow_table().to_pylist()
 
         own = [("a", "alike", 0.4), ("b", "alike", 0.8), ("c", "unlike", 0.03)]
@@ -190,7 +194,7 @@ def test_a_class_is_named_that_changed_pictures_become() -> None:
         ):
             for key, before, after in zip("xy", (0.0, 0.02), afters, strict=True):
                 row = ("d", backbone, target, "whole", change, "", key, before, after)
-                db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                db.execute(ADDED, [*row, None, None])
         row, light = db.sql(sql_text("changed")).to_arrow_table().to_pylist()
         assert db.sql(sql_text("pasted")).fetchall() == []
     assert (light["backbone"], light["change"], light["elsewhere"]) == ("other", "cold", None)
@@ -216,13 +220,16 @@ def test_a_preprocessing_is_doubted_where_labels_are_clearly_more_probable_in_an
                 for number, noise in enumerate(spread * chance.permutation(np.linspace(-1, 1, 50))):
                     after = 0.5 + share * rise + noise
                     row = ("d", backbone, 7, "normalised", way, "", str(number), 0.5, after)
-                    db.execute("INSERT INTO pasted VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                    right = (number < 20, number < 20 + 10 * share)
+                    db.execute(ADDED, [*row, *right])
         found = db.sql(sql_text("normalised")).to_arrow_table().to_pylist()
         assert db.sql(sql_text("pasted")).fetchall() == []
         assert db.sql(sql_text("changed")).fetchall() == []
     assert [row["backbone"] for row in found] == ["little", "noisy", "right", "wrong"]
     assert [row["way"] for row in found] == [None, None, None, "swapped"]
     assert found[-1]["after"] == pytest.approx(60)
+    assert [found[-1][name] for name in ("right_before", "right_after")] == [40, 60]
+    assert found[0]["right_after"] is None
     assert all(row["before"] == pytest.approx(50) for row in found)
     assert {row["pictures"] for row in found} == {50}
 

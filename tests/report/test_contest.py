@@ -56,7 +56,7 @@ def test_ad_alone_decides_nothing() -> None:
     only = {"ttame": {"AD@15": 3.0}, "gradcam": {"AD@15": 60.0}}
     answer = _best(only, SURE)
     assert (answer.tone, answer.short) == ("plain", "Not known")
-    assert "for AD, IC and AG some, such as ttame, are trained" in answer.lines[0].words
+    assert "(AD, IC and AG) is what some, such as ttame, are trained for" in answer.lines[0].words
     better_elsewhere = {"ttame": OTHER | {"AD@15": 3.0}, "gradcam": TTAME | {"AD@15": 60.0}}
     answer = _best(better_elsewhere, SURE)
     assert answer.short.startswith("gradcam: ahead in 4 of 4")

@@ -172,6 +172,25 @@ def test_the_page_says_which_classes_are_taken_for_another(
     assert '<caption id="confused">' in page
 
 
+def test_right_predictions_come_first_of_those_outside() -> None:
+    """Of six images with two maps each, the last has one inside, and the first two are wrong."""
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE predicted_numbers AS SELECT 'd' AS dataset, 'net' AS backbone, "
+            "'k' || i AS key, 0 AS label, (i < 2)::INT AS predicted FROM range(6) AS _(i)"
+        )
+        db.execute(
+            "CREATE TABLE localization AS SELECT dataset, backbone, key, explainer, predicted, "
+            "predicted AS target, key = 'k5' AND explainer = 'a' AS pointing_game, "
+            "key[2]::INT / 10 AS energy_in_box FROM predicted_numbers, "
+            "(VALUES ('a'), ('b'), ('c')) AS _(explainer)"
+        )
+        set_variables(db, {"dataset": "d", "backbones": ["net"], "rivals": ["a", "b"]})
+        found = db.sql(sql_text("outside")).to_arrow_table().to_pylist()
+    assert [row["key"] for row in found] == ["k2", "k3", "k4", "k0", "k1"]
+    assert {(row["images"], row["wrong"], row["outside"]) for row in found} == {(5, 2, 2)}
+
+
 def test_every_query_runs_alone(known: Known, found: Findings) -> None:
     for name, sql in found.sql.items():
         assert "getvariable" not in sql

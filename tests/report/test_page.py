@@ -101,10 +101,18 @@ def test_the_page_carries_everything_and_escapes_it(report: Path) -> None:
     assert len(page) < 10e6
 
 
+def test_every_column_is_explained_on_paper(known: Known) -> None:
+    page = _render(known)
+    terms = re.findall(r"<dt>(.*?)</dt>", page)
+    columns = set(re.findall(r'<th [^>]*data-name="([^"]+)"', page)) - {"backbone"}
+    assert {"AD@15", "IC@15", "seconds", "forward_passes"} <= columns
+    assert not [name for name in columns if not any(name in term for term in terms)]
+
+
 def test_the_first_lines_say_what_was_left_out(known: Known) -> None:
     assert "left out" not in _render(known)
     page = _render(known, rejected={"file": 1200, "image": 1})
-    sentence = "1 image and 1,200 other files were left out, for reasons that stand in"
+    sentence = "1 image and 1,200 other files were left out: ttame query"
     assert sentence in page
     assert page.index(sentence) < page.index("leaderboard")
 

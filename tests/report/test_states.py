@@ -131,7 +131,7 @@ def test_no_labels(state: Callable[..., State]) -> None:
 def test_no_boxes(state: Callable[..., State]) -> None:
     last = state(without=["boxes"])
     assert last.trust.tone == "care"
-    assert "How much a map could keep is not known without annotated objects." in last.words
+    assert "How much a map could keep is not known: that takes annotated objects, and" in last.words
     assert "can read masked images, of which only a part is left, is not known" in last.words
     assert "Shortcuts were not looked for: that takes annotated objects" in last.words
     assert "outside every annotated box" not in last.words
@@ -187,6 +187,16 @@ def test_small_trust_is_explained(
     page = state(without=without).page.replace("\u00a0", " ")
     assert SMALL + why in page
     assert "Read the order of the numbers, then, and not their size." in page
+
+
+def test_classifiers_have_one_order(state: Callable[..., State]) -> None:
+    last = state(gates=[{"accuracy": {"at_least": 99}}, {"AD@15": {"at_most": 0}}])
+    assert re.search(r"\bnet\b.*\bother\b", last.page.split(" on 12 images")[0])
+    checks = last.page.split("what was measured", 1)[1].split("Leaderboard")[0]
+    for word in ("fails", "doubtful", "not known", "holds"):
+        names = re.findall(rf"\b(net|other) [A-Z][a-z ]+ {word}\b", checks)
+        assert names == sorted(names)
+        assert names
 
 
 def test_the_first_screen_says_what_its_names_are(state: Callable[..., State]) -> None:

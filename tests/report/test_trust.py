@@ -21,7 +21,10 @@ GOOD = Evidence(
     commonest=10.0,
     outputs=10,
     accuracy=Interval(90, 87, 93),
-    normalised={"pictures": 200, "before": 71.0, "way": None, "after": None},
+    normalised={
+        **{"pictures": 200, "before": 71.0, "right_before": 80.0},
+        **{"way": None, "after": None, "right_after": None},
+    },
     discrimination=Interval(60, 55, 65),
     way={"ttame": Interval(90, 85, 95), "gradcam": Interval(60, 55, 65)},
     gain={"ttame": Interval(54, 50, 58), "gradcam": Interval(36, 30, 40)},
@@ -203,12 +206,18 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     broken = Evidence("broken", failure="no weights")
     assert trust([GOOD, poor]).short == "Not on poor: it cannot read masked images"
     assert trust([GOOD, broken]).short == "Not on broken: failed"
-    row = {**(GOOD.normalised or {}), "way": "swapped", "after": 82.0}
+    row = {**(GOOD.normalised or {}), "way": "swapped", "after": 82.0, "right_after": 91.4}
     doubted = replace(GOOD, backbone="bgr", normalised=row)
     assert trust([GOOD, doubted]).short == "With care on bgr: preprocessing in doubt"
     assert trust([doubted]).short == "With care: preprocessing in doubt"
+    assert trust([doubted]).lines[1].words == (
+        "bgr: as the audit prepares 200 pictures, it recognises 80 % of them, and the mean "
+        "probability of their labels is 71.0 %; with red and blue swapped, these numbers are 91 % "
+        "and 82.0 %: the key preprocessing in the audit's YAML file seems to be wrong for it."
+    )
     answer = trust([replace(doubted, permuted={}), GOOD])
     assert answer.lines[0].words == "26 of 28 checks hold; not made: 1."
+    assert [line.quiet for line in answer.lines] == [False, False, True]  # what is not known
     assert trust([broken]).short == "No: every classifier failed"
     assert trust([]).short == "No: no classifier was audited"
     assert trust([GOOD]).short == "Yes: all 14 checks hold"

@@ -106,8 +106,10 @@ def test_a_wrong_order_of_channels_shows_in_the_labels(given: str) -> None:
             scale = 20 / 0.25  # PLAIN's deviation
             right = 1 / (1 + math.exp(-sign * scale * abs(red - blue)))
             assert row["before"] == pytest.approx(right, abs=1e-6)
+            assert row["right_before"] == (right > 0.5)
             if way == "swapped":
                 assert row["after"] == pytest.approx(1 - right, abs=1e-6)
+                assert row["right_after"] == (right < 0.5)
     assert list(normalise_otherwise(images, {}, net, batch_size=3)) == []
 
 

@@ -216,7 +216,7 @@ def left_out(rejected: Mapping[str, int]) -> str:
     ]
     more = f"{', '.join(counts[:-1])} and {counts[-1]}" if len(counts) > 1 else counts[0]
     was = "was" if sum(rejected.values()) == 1 else "were"
-    return f"{more} {was} left out, for reasons that stand in the view `rejected`."
+    return f'{more} {was} left out: ttame query "FROM rejected" says why.'
 
 
 def load_classes(lake: Lake, name: str) -> list[str]:

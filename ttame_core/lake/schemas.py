@@ -222,7 +222,8 @@ AUDIT_CHANGES = pa.schema(
 # after: probability of the class on the picture as it is, and with the patch. With the aspect
 # `whole` a row is for a picture that was changed as a whole: source is the name of the change, and
 # target the class whose mean probability the change raises most. With the aspect `normalised` it is
-# for a labelled picture that was normalised in another way (source); target is the label.
+# for a labelled picture that was normalised in another way (source); target is the label, and
+# right_before, right_after say whether it was recognised; they are null in other rows.
 PASTED = pa.schema(
     [
         ("target", pa.int32()),
@@ -232,6 +233,8 @@ PASTED = pa.schema(
         ("key", pa.string()),
         ("before", pa.float32()),
         ("after", pa.float32()),
+        ("right_before", pa.bool_()),
+        ("right_after", pa.bool_()),
     ]
 )
 

@@ -7,10 +7,10 @@ columns:  # a row per map: its share of the batch's cost, with the shared forwar
 metrics:
   seconds: {better: lower, unit: s, description: time per map}
   forward_passes:
-    {better: lower, unit: passes, description: "through the classifier, per map"}
+    {better: lower, unit: passes, description: "passes through the classifier, per map"}
   backward_passes:
     {better: lower, unit: passes, principal: false,
-     description: "through the classifier, per map"}
+     description: "passes backward through the classifier, per map"}
 */
 -- The seconds and the passes through the classifier of each map, with its share of the shared pass.
 SELECT dataset, backbone, explainer, key, seconds, forward_passes, backward_passes

@@ -28,7 +28,7 @@ metrics:
   max_box_acc*:
     {better: higher, unit: "%", principal: false, description: images whose box is found}
   average_precision*:
-    {better: higher, unit: "%", principal: false, description: of the pixels of the object}
+    {better: higher, unit: "%", principal: false, description: average precision of the pixels of the object}
 */
 -- The agreement of maps with the annotated objects of each image, in percent; higher is better.
 -- The boxes and masks of a map depend on a threshold, which is the same for all maps of a dataset,

@@ -11,10 +11,17 @@ Tone = Literal["good", "care", "bad", "plain"]
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence, and the id of the part of the page that it is about."""
+    """A sentence of an answer.
+
+    Attributes:
+        words: the sentence.
+        link: id of the part of the page that it is about.
+        quiet: whether it tells what is not known, and so is no finding.
+    """
 
     words: str
     link: str = ""
+    quiet: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ def best_of(
     trained_for = _trained_for(rows, drop, blind)
     if not held:
         words = (
-            "No metric was measured that compares explainers fairly: for AD, IC and AG some, such "
-            "as ttame, are trained. Localisation does, which takes annotated objects, and so do "
-            "road and curves, which a spec asks for in evaluation.metrics."
+            "No metric was measured that compares explainers fairly: how much of the confidence "
+            "a map keeps (AD, IC and AG) is what some, such as ttame, are trained for. "
+            "Localisation does, which takes annotated objects, and so do road and curves among "
+            "the metrics."
         )
         return Answer(QUESTION, "plain", "Not known", [Line(words), *trained_for])
     ahead = {name: [c for c in held if [*c.first] == [name]] for name in rivals}

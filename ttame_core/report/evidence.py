@@ -90,7 +90,7 @@ class Evidence:
 
 
 def weigh(recorded: Recorded, findings: Findings) -> list[Evidence]:
-    """Return the evidence about each backbone of an audit, in the order of the spec.
+    """Return the evidence about each backbone of an audit, by name, as the page's tables are.
 
     Args:
         recorded: content of the record; its connection sees the single values of the record
@@ -132,7 +132,7 @@ def weigh(recorded: Recorded, findings: Findings) -> list[Evidence]:
         )
 
     evidence = []
-    for name in dict.fromkeys([*(b.name for b in audit.backbones), *recorded.failures]):
+    for name in sorted({*(b.name for b in audit.backbones), *recorded.failures}):
         gates = [c for c in recorded.changes if c["gate"] and c["backbone"] == name]
         known: dict[str, Any] = {
             "backbone": name,

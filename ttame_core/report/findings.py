@@ -164,7 +164,7 @@ def why_small(row: Mapping[str, Any], lead: str, keep: float, oracle: float | No
     elif oracle is None:
         words += (
             "; whether that is for the maps, or for a classifier that recognises little in masked "
-            "images, is not known without annotated objects"
+            "images, is not known: that takes annotated objects, and oracle among the explainers"
         )
     elif oracle < HALF:
         words += (

@@ -75,7 +75,9 @@ function show() {
   more.hidden = list.children.length >= chosen.length;
 }
 
-const percent = (value) => (value == null ? "?" : `${Math.round(value)} %`);
+// A small number keeps a decimal, so that little does not look like nothing.
+const number = (value) => (value === 0 || value >= 9.95 ? value.toFixed(0) : value < 0.05 ? "under 0.1" : value.toFixed(1));
+const percent = (value) => (value == null ? "?" : `${number(value)} %`);
 function card(row) {
   const made = element("article", undefined, "exhibit");
   const head = element("h2", row.class ?? row.predicted);
@@ -99,7 +101,7 @@ function card(row) {
 const places = () => [...new Set([fields.left.value, fields.other.value])].filter((value) => value !== "");
 function said(row, place) {
   const words = [];
-  if (row.trust[place] !== null) words.push(`trust ${Math.round(row.trust[place])}`);
+  if (row.trust[place] !== null) words.push(`trust ${number(row.trust[place])}`);
   if (row.inside[place] !== null) words.push(row.inside[place] ? "maximum on the object" : "maximum beside the object");
   return `${data.explainers[place]}${words.length ? `: ${words.join(", ")}` : ""}`;
 }

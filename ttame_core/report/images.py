@@ -110,8 +110,8 @@ def _predictions(
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round a number for the page; None for one that JSON cannot hold."""
-    return round(value, 2) if value is not None and math.isfinite(value) else None
+    """Round a number to four digits for the page; None for one that JSON cannot hold."""
+    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
 
 
 class _Pictures:

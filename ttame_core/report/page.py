@@ -154,7 +154,7 @@ def _bests(
                 }
             )
         table.append({"backbone": backbone, "cells": cells})
-    return {"head": [_head(m) for m in chosen], "rows": table}
+    return {"head": [_head(m) for m in chosen], "terms": _terms(chosen), "rows": table}
 
 
 def _head(metric: str) -> dict[str, Any]:
@@ -170,6 +170,18 @@ def _head(metric: str) -> dict[str, Any]:
     }
 
 
+def _terms(metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what metrics are: their names as tables have them, and words for each description."""
+    terms: dict[str, list[str]] = {}
+    for metric in metrics:
+        head = _head(metric)
+        words = "; ".join(filter(None, (head["about"], head["better"])))
+        if words:
+            full = f" ({metric})" if head["short"] != metric else ""
+            terms.setdefault(words, []).append(head["short"] + full)
+    return [{"names": names, "words": words} for words, names in terms.items()]
+
+
 def _unit(metric: str) -> str:
     unit = direction(metric).unit
     return f" {unit}" if unit in ("%", "s") else ""
@@ -180,13 +192,17 @@ def _boards(
     rows: Rows,
     winners: Mapping[str, Mapping[str, Best]],
 ) -> list[dict[str, Any]]:
-    """Return a table of the headline metrics, and one of each family with all its metrics."""
+    """Return a table of the headline metrics, and one of each family with all its metrics.
+
+    What metrics are stands beneath; of the first table's, those that are not among the winners.
+    """
     parts = {"Main metrics": headline(metrics), **families(metrics)}
     return [
         {
             "name": name,
             "metrics": len(members),
             "head": [_head(m) for m in members],
+            "terms": _terms([m for m in members if number or m not in winners]),
             "rows": [
                 {
                     "backbone": row["backbone"],
@@ -198,7 +214,7 @@ def _boards(
                 if any(row[m] for m in members)
             ],
         }
-        for name, members in parts.items()
+        for number, (name, members) in enumerate(parts.items())
         if members
     ]
 
@@ -307,8 +323,8 @@ def _plots(
         row(
             "Cost against faithfulness",
             f"How long a map takes, and how much of the confidence is lost when only its {keep} % "
-            "most relevant pixels are left. The best are at the lower left. Dotted: random maps "
-            "and the annotated objects.",
+            "most relevant pixels are left. The best are at the lower left. Dotted, where they "
+            "were measured and lie no higher: random maps and the annotated objects.",
             "leaderboard",
             ("", plots.cost(board, drop) if drop else []),
         ),

@@ -140,7 +140,7 @@ def _sentences(checks: Sequence[Judged]) -> list[Line]:
         same = all(f.weighed.words == worst.weighed.words for f in own)
         names = listed([worst.backbone, *also], 3) if same else worst.backbone
         rest = f" Also in question on {listed(also, 3)}." if also and not same else ""
-        lines.append(Line(f"{names}: {worst.weighed.words}{rest}"))
+        lines.append(Line(f"{names}: {worst.weighed.words}{rest}", quiet=not worst.weighed.known))
     if len(ranked) > SHOWN:
         lines.append(Line(f"And {counted(len(ranked) - SHOWN, 'more reason')}.", "trust"))
     return lines
@@ -226,11 +226,19 @@ def _preprocessing(own: Evidence) -> Weighed | None:
     if row["way"] is None:
         words = f"the labels of {pictures} are not more probable when they are prepared otherwise."
         return Weighed("good", "preprocessing holds", words)
-    words = (
-        f"the labels of {pictures} have a mean probability of {row['before']:.1f} %, but of "
-        f"{row['after']:.1f} % {USUAL[row['way']]}: the preprocessing in the spec seems to be "
-        "wrong for it."
-    )
+    before, after = f"{row['before']:.1f} %", f"{row['after']:.1f} %"
+    if row["right_after"] is None:
+        words = (
+            f"the labels of {pictures} have a mean probability of {before}, but of {after} "
+            f"{USUAL[row['way']]}"
+        )
+    else:
+        words = (
+            f"as the audit prepares {pictures}, it recognises {row['right_before']:.0f} % of them, "
+            f"and the mean probability of their labels is {before}; {USUAL[row['way']]}, these "
+            f"numbers are {row['right_after']:.0f} % and {after}"
+        )
+    words += ": the key preprocessing in the audit's YAML file seems to be wrong for it."
     return Weighed("care", "preprocessing in doubt", words)
 
 
@@ -239,15 +247,18 @@ def _discrimination(own: Evidence) -> Weighed:
     if apart is None:
         words = (
             "whether it can read masked images, of which only a part is left, is not known: that "
-            "takes random maps and annotated objects (the explainers random and oracle)."
+            "takes annotated objects, and random and oracle among the explainers."
         )
         return Weighed("care", "discrimination not known", words, known=False)
     of = (
-        f"random maps and the annotated objects are {apart.value:.1f} points of AD@15 apart "
-        f"({_range(apart)}; at least {own.minimum:g} are asked for)"
+        f"random maps and the annotated objects are {apart.value:.1f} points of the average "
+        f"drop (AD@15) apart ({_range(apart)}; at least {own.minimum:g} are asked for)"
     )
     if apart.value < own.minimum:
-        words = f"it cannot read masked images, so AD and IC rank nothing: {of}."
+        words = (
+            "it cannot read masked images, so how much of the confidence these keep (AD, IC and "
+            f"AG) ranks no explainer: {of}."
+        )
         return Weighed("bad", "it cannot read masked images", words)
     if apart.low < own.minimum:
         words = f"whether it can read masked images is not certain: {of}."
@@ -258,7 +269,8 @@ def _discrimination(own: Evidence) -> Weighed:
 def _way(own: Evidence) -> Weighed:
     if not own.gain:
         words = (
-            "whether maps are better than random ones is not known: that takes random maps and AD."
+            "whether maps are better than random ones is not known: that takes random among the "
+            "explainers, and confidence among the metrics."
         )
         return Weighed("care", "no random maps to compare with", words, known=False)
     blind = sorted(name for name, gain in own.gain.items() if not gain.low > 0)
@@ -273,10 +285,10 @@ def _way(own: Evidence) -> Weighed:
         rest = f" Of these points, {_shares(others)}." if others else ""
         words = (
             f"{best} keeps {gain.value:.1f} points more of the confidence than random maps "
-            f"({_range(gain)}).{rest} How much a map could keep is not known without annotated "
-            f"objects.{beside}"
+            f"({_range(gain)}).{rest} How much a map could keep is not known: that takes annotated "
+            f"objects, and oracle among the explainers.{beside}"
         )
-        return Weighed("care", "no annotated objects to compare with", words, known=False)
+        return Weighed("care", "maps not compared with annotated objects", words, known=False)
     best = max(own.way, key=lambda name: own.way[name].value)
     way = own.way[best]
     words = (
@@ -312,7 +324,7 @@ def _random_weights(own: Evidence) -> Weighed:
     if not own.randomised:
         words = (
             "whether maps depend on what the classifier learned is not known: that takes maps of "
-            "it with random weights (the family sanity)."
+            "it with random weights (sanity among the metrics)."
         )
         return Weighed("care", "no check with random weights", words, known=False)
     return _each(
@@ -335,7 +347,8 @@ def _training(own: Evidence) -> Weighed | None:
     unknown = [name for name in own.trained if name not in own.losses]
     if unknown:
         words = (
-            f"how the training of {listed(unknown)} ended is not known: its losses were not kept."
+            f"how the training of {listed(unknown)} ended is not known: it has no losses, or one "
+            "alone."
         )
         return Weighed("care", "training not known", words, known=False)
     ends = "; ".join(
@@ -367,7 +380,9 @@ def _each_class(own: Evidence) -> Weighed | None:
 
 def _maps_of_images(own: Evidence) -> Weighed:
     if not own.between_images:
-        words = "whether maps differ between images is not known: that takes the family shape."
+        words = (
+            "whether maps differ between images is not known: that takes shape among the metrics."
+        )
         return Weighed("care", "likeness of maps not known", words, known=False)
     return _each(
         own.between_images,
@@ -382,7 +397,7 @@ def _maps_of_classes(own: Evidence) -> Weighed:
     if not own.between_classes:
         words = (
             "whether maps differ between classes is not known: that takes maps of more than one "
-            "class (maps.targets)."
+            "class (targets: top-2 under maps)."
         )
         return Weighed("care", "maps of one class only", words, known=False)
     return _each(

@@ -148,6 +148,7 @@ def attention(
     crashed = [own.backbone for own in evidence if own.failure]
     explained = [own for own in evidence if own.images]
     outside = _of_each(findings.of("outside"), "images")
+    missed = sum(_of_each(findings.of("outside"), "wrong").values())
     wrong = _of_each(findings.of("wrong"), "images")
     sure = _of_each(findings.of("wrong"), "sure")
     labelled = {own.backbone: own.labelled for own in explained}
@@ -168,9 +169,11 @@ def attention(
     if outside:
         on = counted(sum(outside.values()), "prediction")
         parts = listed([f"{name} {number}" for name, number in outside.items()])
+        each = f" ({parts})" if len(explained) > 1 else ""
+        but = f", {missed} of them wrong," if missed else ""
         words = (
-            f"On {on}{f' ({parts})' if len(explained) > 1 else ''} most maps peak outside every "
-            "annotated box: the classifier may look at something else."
+            f"On {on}{each}{but} most maps peak outside every annotated box: the classifier may "
+            "look at something else."
         )
         lines.append(Line(words, "shortcuts"))
     if wrong:
@@ -191,10 +194,14 @@ def attention(
         lines.append(Line(words, "notes"))
     unseen = []
     if explained and not looked:
-        words = "Shortcuts were not looked for: that takes annotated objects, or the family marked."
-        unseen.append(Line(words))
+        words = (
+            "Shortcuts were not looked for: that takes annotated objects, or marked among the "
+            "metrics."
+        )
+        unseen.append(Line(words, quiet=True))
     if explained and not any(own.labelled for own in explained):
-        unseen.append(Line("Which predictions are wrong is not known: no image has a label."))
+        words = "Which predictions are wrong is not known: no image has a label."
+        unseen.append(Line(words, quiet=True))
     if failed:
         return Answer(question, "bad", counted(failed, "failed check"), [*lines, *unseen])
     if crashed:
@@ -263,9 +270,8 @@ def changed(
 
 
 def _of_each(rows: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
-    """Return a count of each backbone, the largest first; all rows of a backbone have the same."""
-    counts = {row["backbone"]: row[column] for row in rows}
-    return dict(sorted(counts.items(), key=lambda own: (-own[1], own[0])))
+    """Return a count of each backbone, by name; all rows of a backbone have the same."""
+    return dict(sorted({row["backbone"]: row[column] for row in rows}.items()))
 
 
 def _time(record: str) -> str:

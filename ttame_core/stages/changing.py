@@ -79,13 +79,15 @@ def normalise_otherwise(
     stacked = torch.stack([images[key] for key in keys])
     own = torch.tensor([labels[key] for key in keys])[:, None]
 
-    def of_labels(preprocessing: Preprocessing) -> list[float]:
+    def of_labels(preprocessing: Preprocessing) -> tuple[list[float], list[bool]]:
+        """Return the probability of each label, and whether it is the answer."""
         answers = _answers(backbone, stacked, batch_size, preprocessing)
-        return answers.gather(1, own)[:, 0].tolist()
+        right = answers.argmax(dim=1, keepdim=True) == own
+        return answers.gather(1, own)[:, 0].tolist(), right[:, 0].tolist()
 
-    before = of_labels(backbone.preprocessing)
+    before, right_before = of_labels(backbone.preprocessing)
     for name, other in backbone.preprocessing.others().items():
-        for number, after in enumerate(of_labels(other)):
+        for number, (after, right_after) in enumerate(zip(*of_labels(other), strict=True)):
             yield {
                 "target": labels[keys[number]],
                 "aspect": NORMALISED,
@@ -94,6 +96,8 @@ def normalise_otherwise(
                 "key": keys[number],
                 "before": before[number],
                 "after": after,
+                "right_before": right_before[number],
+                "right_after": right_after,
             }
 
 
