@@ -21,7 +21,8 @@ from tiny import PLAIN, shard_all
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from harness.audits import AUDIT, audit_once, differences, temporary, whole
+from harness import audits
+from harness.audits import audit_once, differences, temporary, whole
 from tasks import models
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, check_complete, write_record
@@ -35,6 +36,13 @@ from ttame_core.lake.query.connection import run_query
 from ttame_core.training import fit as fitting
 from ttame_core.training import head as training
 
+(NET,) = audits.AUDIT.backbones
+AUDIT = audits.AUDIT.model_copy(  # with shorter trainings
+    update={
+        "backbones": [NET.model_copy(update={"fit": NET.fit.model_copy(update={"epochs": 4})})],
+        "training": audits.AUDIT.training.model_copy(update={"epochs": 4}),
+    }
+)
 TEST_TAR = "datasets/drawn/shards/test-000000.tar"
 HEAD = "heads/dataset=drawn/backbone=net/explainer=ttame"
 FITTED = "backbones/dataset=drawn/backbone=net"
