@@ -149,7 +149,9 @@ def test_changes_and_other_texts_are_escaped(known: Known) -> None:
     )
     assert HOSTILE not in page
     assert 'class="failed"' in page
-    assert "What changed since the last audit" in page
+    assert "<h2>Gates</h2>" in page
+    page = _render(known, changes=[CHANGE | {"gate": ""}])
+    assert "<h2>What changed since the last audit</h2>" in page
 
 
 def test_only_what_is_certain_is_bold(known: Known) -> None:

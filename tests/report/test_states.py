@@ -139,9 +139,12 @@ def test_no_boxes(state: Callable[..., State]) -> None:
 
 def test_gates_failed(state: Callable[..., State]) -> None:
     last = state(gates=[{"accuracy": {"at_least": 99}}])
-    assert last.trust.short == "Not on net: 1 check of the gates failed"
+    assert last.trust.short == "Not on net: gates do not hold"
     assert last.look.short == "1 failed check"
     assert (last.look.tone, last.change.tone) == ("bad", "bad")
+    assert last.change.short == "This is the first audit of this name; 1 check of the gates failed"
+    assert "What changed since the last audit" not in last.page
+    assert "A gate is a limit that the audit's YAML file sets." in last.page
 
 
 def test_few_images_are_never_green(state: Callable[..., State]) -> None:
@@ -191,6 +194,12 @@ def test_small_trust_is_explained(
 
 def test_classifiers_have_one_order(state: Callable[..., State]) -> None:
     last = state(gates=[{"accuracy": {"at_least": 99}}, {"AD@15": {"at_most": 0}}])
+    assert last.trust.short == "No: gates do not hold"
+    failed = [line.words for line in last.change.lines]
+    assert [re.findall(r"\bnet|other\b", words) for words in failed[:4]] == (
+        [["net"]] * 3 + [["other"]]
+    )
+    assert failed[4:] == ["And 1 more."]
     assert re.search(r"\bnet\b.*\bother\b", last.page.split(" on 12 images")[0])
     checks = last.page.split("what was measured", 1)[1].split("Leaderboard")[0]
     for word in ("fails", "doubtful", "not known", "holds"):

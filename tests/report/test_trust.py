@@ -206,6 +206,11 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     broken = Evidence("broken", failure="no weights")
     assert trust([GOOD, poor]).short == "Not on poor: it cannot read masked images"
     assert trust([GOOD, broken]).short == "Not on broken: failed"
+    gated = [replace(poor, backbone=name, broken=["A fell."]) for name in ("a", "b", "c")]
+    assert trust([*gated, GOOD]).short == "Not on a, b and 1 more: gates do not hold"
+    assert trust([broken, *gated]).short == (
+        "Not on a, b and 1 more: gates do not hold; nor on broken"
+    )
     row = {**(GOOD.normalised or {}), "way": "swapped", "after": 82.0, "right_after": 91.4}
     doubted = replace(GOOD, backbone="bgr", normalised=row)
     assert trust([GOOD, doubted]).short == "With care on bgr: preprocessing in doubt"

@@ -263,7 +263,7 @@ def rows_of(audited: Audited) -> list[Row]:
 
 def _checks(gate: spec.Gate, audited: Audited) -> Iterator[Row]:
     explainers = _explainers(gate, audited.audit)
-    for backbone in (b.name for b in audited.audit.backbones):
+    for backbone in sorted(b.name for b in audited.audit.backbones):
         if backbone in audited.failed or not fnmatchcase(backbone, gate.backbone):
             continue
         chosen = [e for e in explainers if (backbone, e) not in audited.absent]

@@ -37,6 +37,7 @@ TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for 
 ENOUGH = 10  # percentage points, by which pasted parts raise a probability
 SMALL = 25  # median trust, under which the report says why the numbers are small
 HALF = 50  # percentage of the confidence, under which annotated objects keep little of it
+NEITHER = "neither clears the class nor accuses it."
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
@@ -99,7 +100,7 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
         if rise >= ENOUGH and rise >= 2 * (after - before):
             words += "so what is marked here decides unusually much."
         else:
-            words += "so this is usual, and neither clears the class nor accuses it."
+            words += f"so this is usual, and {NEITHER}"
     return words
 
 

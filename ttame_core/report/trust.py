@@ -103,11 +103,14 @@ def trust(evidence: Sequence[Evidence]) -> Answer:
     held = f"{holding} of {counted(len(checks), 'check')} hold{not_made}."
     lines = [Line(held, "trust"), *_sentences(checks)]
     if bad:
-        names = list(dict.fromkeys(f.backbone for f in bad))
         if all(e.failure for e in evidence):
             return Answer(QUESTION, "bad", "No: every classifier failed", lines)
+        own = max(([f for f in bad if f.title == r.title] for r in REASONS), key=len)
+        names = [f.backbone for f in own]
+        rest = list(dict.fromkeys(f.backbone for f in bad if f.backbone not in names))
         where = "No" if len(names) == len(evidence) else f"Not on {listed(names, 2)}"
-        return Answer(QUESTION, "bad", f"{where}: {bad[0].weighed.brief}", lines)
+        nor = f"; nor on {listed(rest, 2)}" if rest else ""
+        return Answer(QUESTION, "bad", f"{where}: {own[0].weighed.brief}{nor}", lines)
     if care:
         more = len({f.title for f in checks if f.weighed.tone != "good"}) - 1
         others = f", and {counted(more, 'more reason')}" if more else ""
@@ -160,10 +163,9 @@ def _gates(own: Evidence) -> Weighed | None:
     if not own.gates:
         return None
     if own.broken:
-        brief = f"{counted(len(own.broken), 'check')} of the gates failed"
         held = own.gates - len(own.broken)
-        words = f"{held} of {own.gates} checks of the gates hold. {own.broken[0]}"
-        return Weighed("bad", brief, words)
+        words = f"{held} of {own.gates} checks of the gates hold: {own.broken[0]}"
+        return Weighed("bad", "gates do not hold", words)
     return Weighed("good", "gates hold", f"all {counted(own.gates, 'check')} of the gates hold.")
 
 
@@ -343,7 +345,7 @@ def _training(own: Evidence) -> Weighed | None:
     if rose:
         ends = "; ".join(f"{n} from {own.losses[n][0]:.3g} to {own.losses[n][1]:.3g}" for n in rose)
         words = f"the loss did not fall in training: {ends}."
-        return Weighed("bad", f"the training of {listed(rose, 2)} did not end well", words)
+        return Weighed("bad", "a training did not end well", words)
     unknown = [name for name in own.trained if name not in own.losses]
     if unknown:
         words = (

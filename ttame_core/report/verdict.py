@@ -17,6 +17,7 @@ from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
 from ttame_core.report.findings import (
+    NEITHER,
     Findings,
     how_alike,
     what_becomes,
@@ -27,6 +28,7 @@ from ttame_core.report.findings import (
 from ttame_core.report.tables import Best, Rows, headline, refusals, wide
 from ttame_core.report.trust import Judged, judged, trust
 
+SHOWN = 4  # changes and failed checks in the answer, at most
 ENDS = {  # what the maps of the methods are that others are measured by
     "oracle": "the annotated objects themselves",
     "random": "noise",
@@ -148,7 +150,8 @@ def attention(
     crashed = [own.backbone for own in evidence if own.failure]
     explained = [own for own in evidence if own.images]
     outside = _of_each(findings.of("outside"), "images")
-    missed = sum(_of_each(findings.of("outside"), "wrong").values())
+    missed = _of_each(findings.of("outside"), "wrong")
+    passed = {name: images - missed[name] for name, images in outside.items()}
     wrong = _of_each(findings.of("wrong"), "images")
     sure = _of_each(findings.of("wrong"), "sure")
     labelled = {own.backbone: own.labelled for own in explained}
@@ -163,6 +166,8 @@ def attention(
         much = how_alike(row)
         words = f"{backbone}: the maps of {name} mark {what} ({much}): the object, or a shortcut."
         becomes = what_becomes(findings.series["pasted"], backbone, name, row["aspect"])
+        if becomes.endswith(NEITHER):
+            becomes = f"What they mark, pasted onto other pictures, {NEITHER}"
         lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
     turned = findings.series["changed"]
     lines += [Line(f"{row['backbone']}: {what_change_does(row)}", "shortcuts") for row in turned]
@@ -170,7 +175,9 @@ def attention(
         on = counted(sum(outside.values()), "prediction")
         parts = listed([f"{name} {number}" for name, number in outside.items()])
         each = f" ({parts})" if len(explained) > 1 else ""
-        but = f", {missed} of them wrong," if missed else ""
+        number = sum(missed.values())
+        all_of = number == sum(outside.values())
+        but = f", {'all' if all_of else number} of them wrong," if number else ""
         words = (
             f"On {on}{each}{but} most maps peak outside every annotated box: the classifier may "
             "look at something else."
@@ -214,7 +221,8 @@ def attention(
         short = f"{'Classes' if len(names) > 1 else 'Class'} {listed(names, 2)}: a shortcut?"
         return Answer(question, "care", short, [*lines, *unseen])
     if outside or wrong:
-        what, found = ("possible shortcut", outside) if outside else ("wrong prediction", wrong)
+        shortcuts = {name: number for name, number in passed.items() if number}
+        what, found = ("possible shortcut", shortcuts) if shortcuts else ("wrong prediction", wrong)
         of = f" of {counted(len(found), 'classifier')}" if len(explained) > 1 else ""
         short = f"{counted(sum(found.values()), what)}{of}"
         return Answer(question, "care", short, [*lines, *unseen])
@@ -241,9 +249,10 @@ def changed(
     """
     question = "What changed?"
     failed = [Line(row["words"], "changes") for row in changes if row["gate"] and row["failed"]]
+    gates = f"; {counted(len(failed), 'check')} of the gates failed" if failed else ""
     if before is None:
-        short = "This is the first audit of this name"
-        return Answer(question, "bad" if failed else "plain", short, failed[:4])
+        short = f"This is the first audit of this name{gates}"
+        return Answer(question, "bad" if failed else "plain", short, _some(failed))
     compared = [name for name in whole if name in since]
     new = [name for name in whole if name not in since]
     if not compared:
@@ -253,9 +262,9 @@ def changed(
             if whole
             else f"Every classifier failed; the last audit of this name is of {_time(before)}."
         )
-        short = "Nothing to compare with" if whole else "Not known"
+        short = f"Nothing to compare with{gates}" if whole else "Not known"
         tone: Tone = "bad" if failed else "plain"
-        return Answer(question, tone, short, [Line(words), *failed[:4]])
+        return Answer(question, tone, short, [Line(words), *_some(failed)])
     lines = []
     for record in sorted({since[name] for name in compared}, reverse=True):
         names = [name for name in compared if since[name] == record]
@@ -263,10 +272,16 @@ def changed(
     if new:
         lines.append(Line(f"{listed(new, 3)}: nothing earlier to compare with."))
     moved = [row for row in changes if not row["gate"]]
-    sentences = [*failed, *(Line(row["words"], "changes") for row in moved)][:4]
+    sentences = _some([*failed, *(Line(row["words"], "changes") for row in moved)])
     short = counted(len(moved), "change") + " beyond chance" if moved else "Nothing beyond chance"
     tone = "bad" if failed else "care" if moved else "plain"
-    return Answer(question, tone, short, [*lines, *sentences])
+    return Answer(question, tone, short + gates, [*lines, *sentences])
+
+
+def _some(lines: Sequence[Line]) -> list[Line]:
+    """Return the first few lines, and one that counts the others."""
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([Line(f"And {more} more.", "changes")] if more > 0 else [])]
 
 
 def _of_each(rows: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
