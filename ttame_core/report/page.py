@@ -30,7 +30,7 @@ from ttame_core.report.tables import (
     headline,
     refusals,
     short,
-    warnings,
+    voids,
     wide,
     wins,
 )
@@ -101,7 +101,7 @@ def render_page(
             gallery=_gallery(exhibits, findings.leads),
             sql=findings.sql,
             failures=recorded.failures,
-            warnings=warnings(recorded.board, minimum),
+            warnings=voids(recorded.board, minimum),
             refusals=refusals(recorded.refusals),
             matched=recorded.matched,
             spec=recorded.frozen,

@@ -287,28 +287,36 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
-    """Return a sentence for each backbone on which AD and IC rank nothing.
+    """Return the sentences of `voids`, after one that names all backbones of which it is not known.
 
-    Without random maps and annotated objects to compare, it is not known whether they do: one
-    sentence names all such backbones.
+    That is so without random maps and annotated objects to compare.
+    """
+    rows = _one_each(wide(board)[1])
+    unknown = [row["backbone"] for row in rows if row["discrimination"] is None]
+    words = (
+        f"Whether AD and IC say anything about {listed(unknown, 6)} is not known: it takes AD@15 "
+        "of the explainers random and oracle on annotated images."
+    )
+    return [*([words] if unknown else []), *voids(board, minimum_discrimination)]
+
+
+def voids(board: pa.Table, minimum_discrimination: float) -> list[str]:
+    """Return a sentence for each backbone on which AD and IC rank nothing.
 
     Args:
         board: the leaderboard.
         minimum_discrimination: points of AD@15 between random and oracle, under which AD and IC
             rank nothing.
     """
-    sentences: list[str] = []
-    unknown: list[str] = []
+    sentences = []
     rows = wide(board)[1]
     oracle = {r["backbone"]: r.get("AD@15") for r in rows if r["method"] == "oracle"}
     for row in _one_each(rows):
         measured = row["discrimination"]
-        if measured is None:
-            unknown.append(row["backbone"])
-        elif measured["value"] < minimum_discrimination:
+        if measured and measured["value"] < minimum_discrimination:
             drop = oracle.get(row["backbone"])
             reason = (
-                "It recognises these images by whatever random maps leave of them."
+                "Random parts of these images do nearly as well as the objects."
                 if drop and drop["value"] < minimum_discrimination
                 else "It cannot recognise an object whose surroundings are black; train it with "
                 "occlusion."
@@ -318,12 +326,6 @@ def warnings(board: pa.Table, minimum_discrimination: float) -> list[str]:
                 f"annotated objects are only {measured['value']:.1f} points apart (at least "
                 f"{minimum_discrimination:g} are asked for). {reason}"
             )
-    if unknown:
-        sentences.insert(
-            0,
-            f"Whether AD and IC say anything about {listed(unknown, 6)} is not known: it takes "
-            "AD@15 of the explainers random and oracle on annotated images.",
-        )
     return sentences
 
 
