@@ -155,6 +155,24 @@ def test_weights_that_are_not_finite() -> None:
         Backbone(model, "nan", PLAIN)
 
 
+def test_logits_that_are_always_the_same() -> None:
+    class Certain(nn.Module):
+        """A network that is certain of one class but for bright images."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            bright = PLAIN.normalise(torch.full((1, 3, 1, 1), 0.8)).mean()
+            logits = images.mean(dim=(1, 2, 3))[:, None] - bright
+            return (1e6 * logits * torch.tensor([-1.0, 1.0])).softmax(dim=1)
+
+    net = small_resnet()
+    assert not Backbone(net, "net", PLAIN).is_constant()
+    assert not Backbone(Certain(), "certain", PLAIN, taps=[]).is_constant()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+    assert Backbone(net, "zero", PLAIN).is_constant()
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_other_channels_than_those_of_pictures(channels: int) -> None:
     model = small_resnet()

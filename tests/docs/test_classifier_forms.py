@@ -133,6 +133,11 @@ def _(here: Path) -> Section:
     return _saved(here, state)
 
 
+@CLASSIFIERS.example("weights that are all zero")
+def _(here: Path) -> Section:
+    return _saved(here, {name: torch.zeros_like(value) for name, value in _state().items()})
+
+
 @CLASSIFIERS.example("a model without weights")
 def _(here: Path) -> Section:
     return TIMM

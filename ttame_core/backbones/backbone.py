@@ -100,6 +100,14 @@ class Backbone(nn.Module):
         images = torch.rand(count, *self.preprocessing.shape, generator=generator)
         return self.normalise(images).to(self.device)
 
+    @torch.no_grad()
+    def is_constant(self) -> bool:
+        """Say whether the logits are the same for noise, a black image and a white one."""
+        flat = torch.tensor([0.0, 1.0], device=self.device).view(2, 1, 1, 1)
+        flat = self.normalise(flat.expand(2, *self.preprocessing.shape))
+        logits = self(torch.cat([self._noise(2), flat]))
+        return bool((logits == logits[:1]).all())
+
     def compile_passes(self) -> Backbone:
         """Let torch.compile compile forward passes, which takes a minute before the first ones."""
         self.model.compile()
@@ -161,12 +169,17 @@ def load_backbone(
         num_classes: number of classes of the classifier in `checkpoint`.
 
     Raises:
-        UserError: the model is unknown, its weights cannot be loaded, or the checkpoint is of
-            another architecture.
+        UserError: the model is unknown, its weights cannot be loaded, the checkpoint is of another
+            architecture, or the logits are the same for all images.
     """
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     view = preprocessing_of(settings, model)
     backbone = Backbone(model, settings.name, view, settings.taps, settings.outputs)
+    if (checkpoint or settings.fit is None) and backbone.is_constant():
+        raise UserError(
+            f"backbone {settings.name} gives the same logits for every image, as a network does "
+            "whose weights are all zero: give other weights"
+        )
     backbone.classes = class_list(settings, model, backbone.num_classes)
     backbone.weights = weights_hash(model)
     return backbone.fold()

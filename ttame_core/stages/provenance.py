@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,14 +54,19 @@ class Work:
         backbone: name of the backbone.
         explainer: name of the explainer; empty for the stages fit and paste.
         shard: name of the shard; empty for the stages fit, train and paste.
-        done: whether the lake holds the result, made from what the spec says now.
+        unmade: paths of its files that the lake does not hold, made from what the spec says now.
     """
 
     stage: str
     backbone: str
-    explainer: str
-    shard: str
-    done: bool
+    explainer: str = ""
+    shard: str = ""
+    unmade: Sequence[str] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether the lake holds the result."""
+        return not self.unmade
 
 
 @dataclass(frozen=True)
@@ -401,40 +406,32 @@ class Provenance:
         """Yield all work of the audit on its shards, in order."""
         shards = [name for name, _ in self.shards(self.audit.maps.split)]
         for backbone in self.audit.backbones:
-            name = backbone.name
-            if self.fitted_weights(backbone):
-                yield Work("fit", name, "", "", self.is_fitted(backbone))
+            name, of = backbone.name, (self.dataset, backbone.name)
+            if weights := self.fitted_weights(backbone):
+                yield Work("fit", name, unmade=[weights] * (not self.is_fitted(backbone)))
             for e in self.explainers():
                 if REGISTRY[e.method].needs_head:
-                    yield Work("train", name, e.name, "", self.head_is_current(backbone, e))
+                    head = f"{head_folder(*of, e.name)}/head.safetensors"
+                    current = self.head_is_current(backbone, e)
+                    yield Work("train", name, e.name, unmade=[head] * (not current))
             for shard in shards:
                 missing = self.missing_maps(backbone, shard)
                 for e in self.explainers():
-                    yield Work("explain", name, e.name, shard, e not in missing)
-                unscored = [e for e, _ in self.missing_scores(backbone, shard)]
+                    maps = maps_file(*of, e.name, shard)
+                    yield Work("explain", name, e.name, shard, [maps] * (e in missing))
+                unscored = self.missing_scores(backbone, shard)
                 for e in self.explainers():
-                    yield Work("evaluate", name, e.name, shard, e not in unscored)
+                    families = [metric.family for other, metric in unscored if other == e]
+                    scores = [scores_file(family, *of, e.name, shard) for family in families]
+                    yield Work("evaluate", name, e.name, shard, scores)
             if self.audit.evaluation.marked:
-                yield Work("paste", name, "", "", self.pasted_is_current(backbone))
+                pasted = [pasted_file(*of)]
+                yield Work("paste", name, unmade=pasted * (not self.pasted_is_current(backbone)))
 
     def unmade(self) -> Iterator[str]:
         """Yield the paths of files that the audit asks for and that are missing or outdated."""
-        for backbone in self.audit.backbones:
-            weights = self.fitted_weights(backbone)
-            if weights and not self.is_fitted(backbone):
-                yield weights
-            for e in self.explainers():
-                if REGISTRY[e.method].needs_head and not self.head_is_current(backbone, e):
-                    folder = head_folder(self.dataset, backbone.name, e.name)
-                    yield f"{folder}/head.safetensors"
-            of_backbone = self.dataset, backbone.name
-            for shard, _ in self.shards(self.audit.maps.split):
-                for e in self.missing_maps(backbone, shard):
-                    yield maps_file(*of_backbone, e.name, shard)
-                for e, metric in self.missing_scores(backbone, shard):
-                    yield scores_file(metric.family, *of_backbone, e.name, shard)
-            if not self.pasted_is_current(backbone):
-                yield pasted_file(*of_backbone)
+        for work in self.work():
+            yield from work.unmade
 
     def lost(self, backbone: spec.Backbone) -> Counter[str]:
         """Return how many maps each explainer lacks because they are not finite, by its name."""
