@@ -132,16 +132,18 @@ def what_is_confused(row: Mapping[str, Any]) -> str:
     """
     name, other = row["class"], row["other"]
     words = f"{row['taken']:,} of {counted(row['images'], 'image')} of {name} are taken for {other}"
-    if not row["others"]:
-        mixed_up = ": the names of the classes may be mixed up" if row["one_sided"] else ""
-        return f"{words}, of which there is no image{mixed_up}."
-    words += f", and {row['back']:,} of {row['others']:,} of {other} for {name}."
-    if row["one_sided"]:
-        words += (
-            f" So the two are not just alike: images of {name} may have been labelled {other} for "
-            "the training, or the names of the classes are mixed up."
-        )
-    return words
+    back = f", and {row['back']:,} of {row['others']:,} of {other} for {name}"
+    signs = {
+        None: ".",
+        "nowhere": f": the label {name} may mean another class than it was matched with.",
+        "swapped": ": the names of the two may be swapped.",
+        "one-sided": (
+            f". That it goes one way alone may come from a training that had some images of {name} "
+            f"labelled {other}, or fewer images of {name}."
+        ),
+    }
+    none = ", of which there is no image"
+    return f"{words}{back if row['others'] else none}{signs[row['sign']]}"
 
 
 def why_small(row: Mapping[str, Any], lead: str, keep: float, oracle: float | None) -> str:

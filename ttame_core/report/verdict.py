@@ -188,7 +188,7 @@ def attention(
         confident = listed([f"{name} {number}" for name, number in sure.items() if number])
         also = f"; with at least 90 % probability: {confident}" if confident else ""
         lines.append(Line(f"Wrong predictions: {parts}{also}.", "wrong"))
-    confused = [row for row in findings.series["confused"] if row["one_sided"]]
+    confused = [row for row in findings.series["confused"] if row["sign"]]
     for backbone, row in {row["backbone"]: row for row in reversed(confused)}.items():
         lines.append(Line(f"{backbone}: {what_is_confused(row)}", "wrong"))
     least = min((row["value"] for row in findings.of("disputed")), default=1.0)
