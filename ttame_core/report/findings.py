@@ -118,8 +118,8 @@ def what_change_does(row: Mapping[str, Any]) -> str:
     )
     if row["elsewhere"] is not None:
         words += (
-            " With other classifiers the same raises that of no class by more than "
-            f"{max(row['elsewhere'], 0):.0f} points."
+            " With other classifiers the same raises that of any class by "
+            f"{max(row['elsewhere'], 0):.0f} points at most."
         )
     return words
 

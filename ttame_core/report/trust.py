@@ -248,7 +248,7 @@ def _discrimination(own: Evidence) -> Weighed:
     apart = own.discrimination
     if apart is None:
         words = (
-            "whether it can read masked images, of which only a part is left, is not known: that "
+            "whether it matters to it which part of an image is left is not known: that "
             "takes annotated objects, and random and oracle among the explainers."
         )
         return Weighed("care", "discrimination not known", words, known=False)
@@ -258,14 +258,15 @@ def _discrimination(own: Evidence) -> Weighed:
     )
     if apart.value < own.minimum:
         words = (
-            "it cannot read masked images, so how much of the confidence these keep (AD, IC and "
-            f"AG) ranks no explainer: {of}."
+            "which part of an image is left matters little to it, so how much of the confidence "
+            f"that keeps (AD, IC and AG) ranks no explainer: {of}."
         )
-        return Weighed("bad", "it cannot read masked images", words)
+        return Weighed("bad", "it matters little which part of an image is left", words)
     if apart.low < own.minimum:
-        words = f"whether it can read masked images is not certain: {of}."
-        return Weighed("care", "it may not read masked images", words)
-    return Weighed("good", "it reads masked images", f"it can read masked images: {of}.")
+        words = f"which part of an image is left may matter little to it: {of}."
+        return Weighed("care", "it may matter little which part of an image is left", words)
+    words = f"which part of an image is left matters to it: {of}."
+    return Weighed("good", "it matters which part of an image is left", words)
 
 
 def _way(own: Evidence) -> Weighed:

@@ -13,6 +13,7 @@ from ttame_core.data.index import left_out
 from ttame_core.lake import AUDIT_TIME
 from ttame_core.lake.query.directions import direction
 from ttame_core.lake.schemas import CONTROL, RIVAL
+from ttame_core.perturbation.whole import CHANGES
 from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
@@ -170,7 +171,10 @@ def attention(
             becomes = f"What they mark, pasted onto other pictures, {NEITHER}"
         lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
     turned = findings.series["changed"]
-    lines += [Line(f"{row['backbone']}: {what_change_does(row)}", "shortcuts") for row in turned]
+    for (backbone, _), rows in _by_class(turned).items():
+        less = [CHANGES[row["change"]].words for row in rows[1:]]
+        also = f" Also, but less: {listed(less)}." if less else ""
+        lines.append(Line(f"{backbone}: {what_change_does(rows[0])}{also}", "shortcuts"))
     if outside:
         on = counted(sum(outside.values()), "prediction")
         parts = listed([f"{name} {number}" for name, number in outside.items()])
@@ -282,6 +286,14 @@ def _some(lines: Sequence[Line]) -> list[Line]:
     """Return the first few lines, and one that counts the others."""
     more = len(lines) - SHOWN
     return [*lines[:SHOWN], *([Line(f"And {more} more.", "changes")] if more > 0 else [])]
+
+
+def _by_class(rows: Rows) -> dict[tuple[str, str], Rows]:
+    """Group rows by backbone and class, in their order."""
+    grouped: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        grouped.setdefault((row["backbone"], row["class"]), []).append(row)
+    return grouped
 
 
 def _of_each(rows: Iterable[Mapping[str, Any]], column: str) -> dict[str, int]:
