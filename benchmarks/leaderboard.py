@@ -1,6 +1,7 @@
 """A leaderboard over ten million rows of scores, and what the lake's layout has to do with it.
 
 The rows are those of `confidence`: 52,084 images, 8 backbones, 8 explainers, 3 kept percentages.
+Before that: how much questions list of 80,000 files.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,16 @@ LAYOUTS = {
     f"row groups of {ROW_GROUPS}": {"compression": "zstd", "row_group_size": ROW_GROUPS},
     "sorted by kept percentage": {"compression": "zstd", "sort": "keep"},
 }
+FAMILIES = ("confidence", "cost", "localization", "road", "shape")
+CLASSIFIERS, SHARDS_EACH = 50, 320
+PAGE = 1000  # names that an object store tells in one request
+ASKED = (
+    "FROM metrics",
+    "FROM audits",
+    "FROM cost WHERE backbone = 'b07'",
+    "FROM explainers",
+    "FROM duckdb_views()",
+)
 Files = Iterator[tuple[str, pa.Table]]
 
 
@@ -73,7 +85,42 @@ def scores(images: int, per_shard: int) -> Files:
 
 
 def compare() -> list[Table]:
-    return [_answers(), _layouts()]
+    return [_listings(), _answers(), _layouts()]
+
+
+class Counted(Lake):
+    """Counts the requests that its listings would take on an object store."""
+
+    requests = 0
+
+    def entries(self, folder: str) -> dict[str, Any]:
+        found = super().entries(folder)
+        self.requests += max(1, -(-len(found) // PAGE))
+        return found
+
+
+def _listings() -> Table:
+    """What questions list; the last one lists all."""
+    files = CLASSIFIERS * SHARDS_EACH * len(FAMILIES)
+    table = Table(title=f"listings for a question, of {files:,} files without rows, seconds")
+    for name in ("question", "requests", "wall", "processor"):
+        table.add_column(name, justify="right" if name != "question" else "left")
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Counted(folder)
+        for family in FAMILIES:
+            lake.write_parquet(family, [], schema_of(family), "x")
+            content = Path(lake.path(family)).read_bytes()
+            for classifier in range(CLASSIFIERS):
+                path = lake.path(scores_file(family, "d", f"b{classifier:02d}", "e", "test"))
+                Path(path).parent.mkdir(parents=True)
+                for shard in range(SHARDS_EACH):
+                    Path(path).with_stem(f"test-{shard:06d}").write_bytes(content)
+        for sql in ASKED:
+            wall, cpu, _ = _timed(lambda sql=sql: run_query(lake, sql))
+            requests = lake.requests // (ROUNDS + 1)
+            table.add_row(sql, f"{requests:,}", f"{wall:.2f}", f"{cpu:.2f}")
+            lake.requests = 0
+    return table
 
 
 def _answers() -> Table:

@@ -36,7 +36,7 @@ def query(
     limits = Limits(memory, rows, seconds)
     with held_to(limits):
         table = run_query(lake, sql, limits)
-    if not lake.glob("datasets/*"):
+    if not lake.entries("datasets"):
         say(f"the workspace {lake} is empty: name another with --workspace, if you mean another")
     write_result(table, format, output)
 

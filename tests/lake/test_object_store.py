@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pyarrow as pa
 import pytest
@@ -16,10 +17,12 @@ from ttame_core import spec
 from ttame_core.data.index import load_shards
 from ttame_core.data.loader import read_shard
 from ttame_core.errors import StoreAway, UserError
-from ttame_core.lake import Lake, maps_file
+from ttame_core.lake import Lake, maps_file, scores_file
+from ttame_core.lake.families import schema_of
 from ttame_core.lake.query import read_only as reading
 from ttame_core.lake.query.connection import connect, leaderboard, run_query
-from ttame_core.lake.schemas import maps_schema
+from ttame_core.lake.query.read_only import ReadOnly
+from ttame_core.lake.schemas import LEADERBOARD, maps_schema
 
 SCHEMA = pa.schema([("a", pa.int32())])
 DRAWN = spec.Dataset(
@@ -48,27 +51,31 @@ def _count(lake: Lake, view: str) -> int:
 # ---- how often it is asked -------------------------------------------------------------------
 
 
+class Slow:
+    """A fault that only takes time. most: requests that waited at once."""
+
+    def __init__(self) -> None:
+        self._waiting, self.most = 0, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, ask: Ask) -> None:
+        with self._lock:
+            self._waiting += 1
+            self.most = max(self.most, self._waiting)
+        time.sleep(0.05)
+        with self._lock:
+            self._waiting -= 1
+
+
 def test_a_fingerprint_is_one_request_and_many_are_asked_for_together(s3: Store) -> None:
     lake = Lake(s3.url)
     files = _maps(lake, 2, 10)
-    open_at_once, most = 0, 0
-    lock = threading.Lock()
-
-    def slow(ask: Ask) -> None:
-        nonlocal open_at_once, most
-        with lock:
-            open_at_once += 1
-            most = max(most, open_at_once)
-        time.sleep(0.05)
-        with lock:
-            open_at_once -= 1
-
     s3.asked.clear()
-    s3.fault = slow
+    s3.fault = slow = Slow()
     missing = ("maps/nothing.parquet", "x")
     assert lake.are_current([*files, missing]) == [True] * 20 + [False]
     assert [method for method, _ in s3.asked] == ["GET"] * 21
-    assert most > 4
+    assert slow.most > 4
     assert not any(lake.are_current([(path, "other") for path, _ in files]))
 
 
@@ -90,6 +97,58 @@ def test_sql_lists_once_and_fetches_a_file_once_however_often_a_view_is_used(s3:
         assert len(files) == len(set(files)) == 12
         counts.append(len(s3.asked))
     assert counts[0] == counts[1]
+
+
+def _listed(store: Store) -> list[str]:
+    """Folders of the workspace that were listed."""
+    listed = (parse_qs(path.partition("?")[2]) for _, path in store.asked if "list-type" in path)
+    return [asked["prefix"][0].removeprefix("lake/") for asked in listed]
+
+
+def test_a_question_lists_only_the_folders_that_it_needs(s3: Store) -> None:
+    lake = Lake(s3.url)
+    _maps(lake, 3, 2)
+    row = {"key": "k", "label": 0, "predicted": 0, "target": 0, "seconds": 1.0}
+    for dataset, explainer in (("d", "e0"), ("d", "e1"), ("other", "e1")):
+        path = scores_file("cost", dataset, "net", explainer, "test-000000")
+        lake.write_parquet(path, [row], schema_of("cost"), "x")
+    lake.write_parquet("audits/a/20260101T000000Z/leaderboard.parquet", [], LEADERBOARD, "x")
+    below = ("", "scores/", "scores/metric=cost/", "scores/metric=cost/dataset=d/")
+    net = "scores/metric=cost/dataset=d/backbone=net/"
+    other = "scores/metric=cost/dataset=other/"
+    for sql, rows, folders in (
+        ("SELECT 1", 1, []),
+        ("FROM metrics WHERE family = 'cost'", 3, []),
+        ("DESCRIBE leaderboard", 10, []),
+        ("FROM audits", 0, ["", "audits/", "audits/a/", "audits/a/20260101T000000Z/"]),
+        (
+            "FROM cost WHERE dataset = 'd' AND backbone = 'net' AND explainer = 'e1'",
+            1,
+            [*below, net, f"{net}explainer=e1/"],
+        ),
+        (
+            "FROM values_cost WHERE dataset = 'd'",
+            2,
+            [*below, net, f"{net}explainer=e0/", f"{net}explainer=e1/"],
+        ),
+        (
+            "FROM cost WHERE explainer LIKE '%0'",
+            1,
+            [*below, net, f"{net}explainer=e0/", other, f"{other}backbone=net/"],
+        ),
+        ("FROM cost WHERE dataset = 'third'", 0, below[:3]),
+    ):
+        s3.asked.clear()
+        assert run_query(lake, sql).num_rows == rows
+        assert sorted(_listed(s3)) == sorted(folders)
+
+
+def test_folders_are_listed_several_at_once(s3: Store) -> None:
+    lake = Lake(s3.url)
+    _maps(lake, 8, 1)
+    s3.fault = slow = Slow()
+    assert len(ReadOnly(lake).glob(maps_file("*", "*", "*", "*"))) == 8
+    assert slow.most > 4
 
 
 def test_large_files_are_read_in_parts_and_their_failures_said(

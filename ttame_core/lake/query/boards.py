@@ -7,26 +7,21 @@ hash is still the same, the record's leaderboard is used; otherwise it is comput
 
 from __future__ import annotations
 
-from collections import defaultdict
+import glob
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from ttame_core.errors import UserError
-from ttame_core.lake.query.read_only import ReadOnly
+from ttame_core.lake.query.read_only import ReadOnly, Worth
 from ttame_core.lake.query.views import views
 from ttame_core.lake.records import read_about, read_board
 from ttame_core.lake.selection import Selection
 from ttame_core.lake.store import Lake, explainer_file, fingerprint, maps_file, scores_file
 
-# The files that leaderboards are computed from.
-SCORED = (
-    maps_file("*", "*", "*", "*"),
-    scores_file("*", "*", "*", "*", "*"),
-    explainer_file("*", "*", "*"),
-)
 RECORDED = "audits/*/*/leaderboard.parquet"
 
 
@@ -43,11 +38,11 @@ def scores_state(lake: Lake, dataset: str, selection: Selection | None = None) -
     Returns:
         The hash; "" where there are no files, or maps or scores that are not in `selection`.
     """
-    return _states(ReadOnly(lake), selection).get(dataset, "")
+    return _state(ReadOnly(lake), dataset, selection)
 
 
 def recorded_boards(
-    lake: Lake, read_only: ReadOnly, selection: Selection | None
+    lake: Lake, read_only: ReadOnly, selection: Selection | None, worth: Worth
 ) -> dict[str, pa.Table]:
     """Return the leaderboards of records that are still valid.
 
@@ -55,46 +50,44 @@ def recorded_boards(
         lake: the workspace.
         read_only: the files of the workspace.
         selection: the maps and scores that a leaderboard should cover; None for all in the lake.
+        worth: chooses from folders of data sets those whose leaderboards are needed.
 
     Returns:
         Valid leaderboards, by the name of the data set.
     """
     last = {path.split("/")[1]: path for path in read_only.glob(RECORDED)}
-    if not last:
-        return {}
-    states, boards = _states(read_only, selection), {}
+    state = cache(partial(_state, read_only, selection=selection))
+    boards = {}
     for path in last.values():
+        folder = path.rpartition("/")[0]
         # Where a record is damaged, the leaderboard is computed from the scores.
-        with suppress(UserError):
-            folder = path.rsplit("/", 1)[0]
+        try:
             about = read_about(lake, folder)
-            dataset = about.dataset or ""
-            if about.board and about.scores == states.get(dataset, "none"):
+        except UserError:
+            continue
+        dataset = about.dataset or ""
+        if not (about.board and about.scores and worth([f"dataset={dataset}"])):
+            continue
+        if about.scores == state(dataset):
+            with suppress(UserError):
                 boards[dataset] = read_board(lake, folder)
     return boards
 
 
-def _states(read_only: ReadOnly, selection: Selection | None) -> dict[str, str]:
-    """Hash the files of each data set.
-
-    Args:
-        read_only: the files of the workspace.
-        selection: the maps and scores that should be there; a data set with others is left out.
-    """
-    files: dict[str, list[Any]] = defaultdict(list)
-    others: set[str] = set()
-    for pattern in SCORED:
+def _state(read_only: ReadOnly, dataset: str, selection: Selection | None) -> str:
+    """Hash the files that the leaderboard of a data set is computed from (`scores_state`)."""
+    files: list[Any] = []
+    of = glob.escape(dataset)
+    for pattern in (
+        maps_file(of, "*", "*", "*"),
+        scores_file("*", of, "*", "*", "*"),
+        explainer_file(of, "*", "*"),
+    ):
         for path in read_only.glob(pattern):
-            dataset = path.split("dataset=")[1].split("/")[0]
             if selection and not selection.includes(path):
-                others.add(dataset)
-                continue
+                return ""
             about = read_only.info(path)
             when = about.get("ETag") or about.get("mtime") or about.get("created")
-            files[dataset].append((path, about["size"], when))
+            files.append((path, about["size"], when))
     computed = [duckdb.__version__, *views().definitions]
-    return {
-        dataset: fingerprint([computed, listed])
-        for dataset, listed in files.items()
-        if dataset not in others
-    }
+    return fingerprint([computed, files]) if files else ""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Timer
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ from ttame_core.errors import UserError
 from ttame_core.lake.families import TYPES
 from ttame_core.lake.query.boards import recorded_boards
 from ttame_core.lake.query.metric_values import add_metrics
-from ttame_core.lake.query.read_only import ReadOnly
+from ttame_core.lake.query.needed import ALL, everything, meeting, needed, show_all_tables
+from ttame_core.lake.query.read_only import ReadOnly, Worth
 from ttame_core.lake.query.views import PARTITIONS, kinds, read_files, script, views
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Selection
@@ -51,7 +53,10 @@ class Limits:
 
 @contextmanager
 def connect(
-    lake: Lake, confined: Limits | None = None, selection: Selection | None = None
+    lake: Lake,
+    confined: Limits | None = None,
+    selection: Selection | None = None,
+    question: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB connection with the lake's views and macros.
 
@@ -63,6 +68,8 @@ def connect(
             lake. The queries of an audit are not confined; they take at most MEMORY and spill to
             disk, and `answer` gives more to those that need it.
         selection: the maps and scores to look at; None for all.
+        question: the only query of a confined connection, so that only the files that it needs are
+            listed; None for all files.
 
     Yields:
         The connection.
@@ -73,18 +80,25 @@ def connect(
     """
     read_only = ReadOnly(lake)
     through = confined or not lake.local
-    with temporary_folder() as spill, _database(spill) as db:
+    memory = confined.memory if confined else MEMORY
+    with temporary_folder() as spill:
         try:
-            db.execute(f"SET temp_directory = '{_quoted(str(spill))}'")
-            memory = confined.memory if confined else MEMORY
-            db.execute(f"SET memory_limit = '{_quoted(memory)}'")
-            if through:
-                db.register_filesystem(read_only)
-            root = "lake://" if through else f"{_literally(lake.root)}/"
-            _fill(db, lake, read_only, root, selection)
-            if confined:
-                _confine(db)
-            yield db
+            tables = everything()
+            if confined and question:
+                with _database(spill, memory) as db:
+                    db.register_filesystem(read_only)
+                    show_all_tables(db)
+                    _confine(db)
+                    with _within(confined, db):
+                        tables = needed(db, question)
+            with _database(spill, memory) as db:
+                if through:
+                    db.register_filesystem(read_only)
+                root = "lake://" if through else f"{_literally(lake.root)}/"
+                _fill(db, lake, read_only, root, selection, tables)
+                if confined:
+                    _confine(db)
+                yield db
         except (duckdb.Error, RuntimeError) as error:
             if stopped := asked():  # a query that a signal interrupts makes an error of its own
                 raise stopped from error
@@ -101,11 +115,20 @@ def connect(
             ) from error
 
 
-def _database(folder: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database in a folder, with all views, which are still empty, and all macros."""
+def _database(folder: Path, memory: str) -> duckdb.DuckDBPyConnection:
+    """Open a database with all views, which are still empty, and all macros.
+
+    Args:
+        folder: a folder for the database and for what does not fit into memory.
+        memory: most memory, as DuckDB writes sizes.
+    """
     path = folder / "views.duckdb"
     path.write_bytes(views().database)
-    return duckdb.connect(path)
+    db = duckdb.connect(path)
+    db.execute("SET enable_progress_bar = false")  # it is printed among the answers
+    db.execute(f"SET temp_directory = '{_quoted(str(folder))}'")
+    db.execute(f"SET memory_limit = '{_quoted(memory)}'")
+    return db
 
 
 def _fill(
@@ -114,37 +137,62 @@ def _fill(
     read_only: ReadOnly,
     root: str,
     selection: Selection | None,
+    tables: Mapping[str, str],
 ) -> None:
-    """Let the views see the lake's files and the leaderboards that are still valid."""
-    db.execute("SET enable_progress_bar = false")  # it is printed among the answers
-    for board in recorded_boards(lake, read_only, selection).values():
-        db.register("board", board.cast(LEADERBOARD))
-        db.execute("INSERT INTO recorded_boards FROM board")
+    """Let the views see the lake's files and the leaderboards that are still valid.
+
+    Args:
+        db: a connection whose tables are empty.
+        lake: the workspace.
+        read_only: the files of the workspace.
+        root: the beginning of paths for DuckDB.
+        selection: the maps and scores to look at; None for all.
+        tables: the tables to fill, each with a condition for its folders (`needed`).
+    """
+    worth = {table: partial(meeting, db, condition) for table, condition in tables.items()}
+    if among := worth.get("recorded_boards"):
+        for board in recorded_boards(lake, read_only, selection, among).values():
+            db.register("board", board.cast(LEADERBOARD))
+            db.execute("INSERT INTO recorded_boards FROM board")
     db.execute(
         "SET VARIABLE recorded_boards = (SELECT list(DISTINCT dataset) FROM recorded_boards)"
     )
-    for folders in _partitions(read_only):
-        db.execute("INSERT INTO partitions VALUES (?, ?, ?)", folders)
+    if among := worth.get("partitions"):
+        for names in _partitions(read_only, among):
+            db.execute("INSERT INTO partitions VALUES (?, ?, ?)", names)
     for name, (pattern, _, partitions) in kinds().items():
+        if (among := worth.get(f"files_{name}")) is None:
+            continue
         condition = "true"
         if selection and pattern.startswith(("maps/", "scores/")):
             if name != "maps" and name not in selection.families:
                 continue
             pattern, condition = selection.files(pattern), _condition(selection)
-        if read_only.holds(pattern):
+        whole = tables[f"files_{name}"] == ALL
+        places = [pattern] if whole else _below(read_only, pattern, among)
+        places = [place for place in places if read_only.holds(place)]
+        if places:
             if selection and not name.startswith("audit"):
                 paths = read_only.glob(pattern)  # records have hashes of their own
                 chosen = pattern.startswith(("maps/", "scores/", "explainers/"))
                 lake.check(p for p in paths if not chosen or selection.includes(p))
-            read_files(db, name, _quoted(f"{root}{pattern}"), partitions, condition)
+            read_files(db, name, [f"{root}{place}" for place in places], partitions, condition)
 
 
-def _partitions(read_only: ReadOnly) -> list[tuple[str, ...]]:
-    """Return data set, backbone and explainer of all maps and scores, from names of folders."""
+def _below(read_only: ReadOnly, pattern: str, worth: Worth) -> list[str]:
+    """Return patterns for the files of a pattern in folders worth listing, in the files' order."""
+    folder, _, name = pattern.rpartition("/")
+    folders = read_only.folders(folder, worth)
+    read_only.list_all(folders)
+    return [f"{_literally(folder)}{name}" for folder in sorted(f"{path}/" for path in folders)]
+
+
+def _partitions(read_only: ReadOnly, worth: Worth) -> list[tuple[str, ...]]:
+    """Return data set, backbone and explainer of maps and scores, from folders worth listing."""
     folders = {
         tuple(part.partition("=")[2] for part in path.split("/")[-len(PARTITIONS) :])
         for file in (maps_file("*", "*", "*", ""), scores_file("*", "*", "*", "*", ""))
-        for path in read_only.glob(file.rpartition("/")[0])
+        for path in read_only.folders(file.rpartition("/")[0], worth)
     }
     return sorted(folders)
 
@@ -305,6 +353,33 @@ def run_query(lake: Lake, sql: str, limits: Limits = Limits()) -> pa.Table:
     raise AssertionError
 
 
+@contextmanager
+def _within(limits: Limits, db: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt a connection's query in this context where it takes longer than it may.
+
+    Raises:
+        UserError: it was interrupted.
+    """
+    late = Event()
+
+    def give_up() -> None:
+        late.set()
+        db.interrupt()
+
+    timer = Timer(limits.seconds, give_up)
+    timer.start()
+    try:
+        yield
+    except (duckdb.Error, RuntimeError) as error:
+        if late.is_set():
+            raise UserError(
+                f"the query takes more than {limits.seconds:g} s: ask for less, or raise --seconds"
+            ) from error
+        raise
+    finally:
+        timer.cancel()
+
+
 def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
     """Answer a query without another try."""
     statements = duckdb.extract_statements(sql)
@@ -313,26 +388,8 @@ def _ask(lake: Lake, sql: str, limits: Limits) -> pa.Table:
             "`ttame query` takes one statement that reads: SELECT, FROM, WITH, DESCRIBE, SHOW, "
             "SUMMARIZE or EXPLAIN"
         )
-    with connect(lake, confined=limits) as db:
-        late = Event()
-
-        def give_up() -> None:
-            late.set()
-            db.interrupt()
-
-        timer = Timer(limits.seconds, give_up)
-        timer.start()
-        try:
-            table = db.sql(sql).limit(limits.rows + 1).to_arrow_table()
-        except (duckdb.Error, RuntimeError) as error:
-            if late.is_set():
-                raise UserError(
-                    f"the query takes more than {limits.seconds:g} s: ask for less, or raise "
-                    "--seconds"
-                ) from error
-            raise
-        finally:
-            timer.cancel()
+    with connect(lake, confined=limits, question=sql) as db, _within(limits, db):
+        table = db.sql(sql).limit(limits.rows + 1).to_arrow_table()
     if table.num_rows > limits.rows:
         raise UserError(
             f"the answer has more than {limits.rows} rows: ask for fewer (LIMIT, GROUP BY), or "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -21,7 +22,9 @@ from ttame_core.storage import reaching
 
 SMALL = 8 * 2**20  # bytes of a file that is fetched whole, in one request
 CACHED = 256 * 2**20  # bytes of small files that stay in memory, because DuckDB reads files twice
+AT_ONCE = 10  # folders that are listed at the same time, as many as an S3 client has connections
 TOLD = ("name", "type", "size", "ETag", "LastModified", "mtime", "created")  # entries of a listing
+Worth = Callable[[list[str]], list[str]]
 
 
 class ReadOnly(AbstractFileSystem):
@@ -56,22 +59,50 @@ class ReadOnly(AbstractFileSystem):
         root = os.path.realpath(self._lake.root)
         return os.path.realpath(self._lake.path(path)).startswith(f"{root}/") or not path
 
+    def list_all(self, folders: Collection[str]) -> None:
+        """List folders of an object store, several at once; those of a disk wait for no answers."""
+        if not self._lake.local:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                for _ in pool.map(self._entries, folders):
+                    pass
+
+    def folders(self, pattern: str, worth: Worth = list) -> list[str]:
+        """Return the folders that match a pattern, without listing those that are not worth it.
+
+        Args:
+            pattern: the pattern of their paths.
+            worth: chooses from folders that match the first parts of the pattern.
+        """
+        found = [""]
+        for part in pattern.split("/") if pattern else ():
+            self.list_all(found)
+            matching = (pair for folder in found for pair in self._matches(folder, part))
+            found = worth([path for path, about in matching if about["type"] == "directory"])
+        return found
+
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return the paths that match a pattern, sorted."""
-        return sorted(self._matches("", self._strip_protocol(path).strip("/").split("/")))
+        folder, _, name = self._strip_protocol(path).strip("/").rpartition("/")
+        found = self.folders(folder)
+        self.list_all(found)
+        return sorted(path for folder in found for path, _ in self._matches(folder, name))
 
     def holds(self, pattern: str) -> bool:
         """Say whether any path matches a pattern."""
-        return any(self._matches("", pattern.split("/")))
+        return self._holds("", pattern.split("/"))
 
-    def _matches(self, folder: str, pattern: list[str]) -> Iterator[str]:
+    def _holds(self, folder: str, pattern: list[str]) -> bool:
+        first, *rest = pattern
+        return any(
+            not rest or (about["type"] == "directory" and self._holds(path, rest))
+            for path, about in self._matches(folder, first)
+        )
+
+    def _matches(self, folder: str, pattern: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield path and description of the entries of a folder whose names match a pattern."""
         for name, about in self._entries(folder).items():
-            if fnmatchcase(name, pattern[0]):
-                path = f"{folder}/{name}" if folder else name
-                if len(pattern) > 1 and about["type"] == "directory":
-                    yield from self._matches(path, pattern[1:])
-                elif len(pattern) == 1:
-                    yield path
+            if fnmatchcase(name, pattern):
+                yield f"{folder}/{name}" if folder else name, about
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return a file's entry in the listing of its folder.

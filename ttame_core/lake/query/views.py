@@ -15,6 +15,7 @@ from ttame_core.errors import UserError
 from ttame_core.lake import families
 from ttame_core.lake.query.directions import add_directions
 from ttame_core.lake.query.metric_values import add_metrics
+from ttame_core.lake.query.variables import literal
 from ttame_core.lake.schemas import (
     ANNOTATIONS,
     ANY_HISTORY,
@@ -73,7 +74,7 @@ ANSWERS = (
 # The view of a kind's files. All columns are given, so that DuckDB opens no file to learn them.
 READ_FILES = """
 CREATE VIEW files_{name} AS FROM read_parquet(
-    '{place}', filename = true, schema = MAP {{{columns}}}, hive_partitioning = {partitioned},
+    {places}, filename = true, schema = MAP {{{columns}}}, hive_partitioning = {partitioned},
     hive_types_autocast = false
 ) WHERE {condition}"""
 # A query for the definitions of all views, tables and macros.
@@ -113,7 +114,7 @@ def views() -> Views:
         with duckdb.connect(path) as db:
             for name, (_, schema, partitions) in kinds().items():
                 db.register("empty", _empty(_readable(schema)))
-                extra = "".join(f", '' AS {column}" for column in ("filename", *partitions))
+                extra = "".join(f", '' AS {column}" for column in ("filename", *sorted(partitions)))
                 db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
             db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
             columns = ", ".join(f"{column} VARCHAR" for column in PARTITIONS)
@@ -146,7 +147,7 @@ def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
 def read_files(
     db: duckdb.DuckDBPyConnection,
     name: str,
-    place: str,
+    places: Sequence[str],
     partitions: Sequence[str],
     condition: str,
 ) -> None:
@@ -155,7 +156,7 @@ def read_files(
     Args:
         db: connection with the views.
         name: name of the kind, a key of `kinds`.
-        place: pattern of paths, quoted for SQL.
+        places: patterns of paths, each of which is that of some file.
         partitions: columns whose values are in the paths.
         condition: SQL condition that chooses rows.
     """
@@ -169,7 +170,7 @@ def read_files(
     db.execute(
         READ_FILES.format(
             name=name,
-            place=place,
+            places=literal(places),
             columns=columns,
             partitioned=bool(partitions),
             condition=condition,
@@ -177,7 +178,7 @@ def read_files(
     )
     if name == "maps":
         db.execute("DROP TABLE files_metadata")
-        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata('{place}')")
+        db.execute(f"CREATE VIEW files_metadata AS FROM parquet_kv_metadata({literal(places)})")
 
 
 def script(name: str) -> str:
