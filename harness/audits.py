@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -68,8 +68,12 @@ def content(workspace: Path) -> dict[str, object]:
 
 def differences(expected: Path, actual: Path) -> list[str]:
     """Return the names of files that only one of two workspaces has, or that differ."""
-    mine, theirs = content(expected), content(actual)
-    return [name for name in sorted(mine | theirs) if mine.get(name) != theirs.get(name)]
+    return differing(content(expected), content(actual))
+
+
+def differing(mine: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    """Return the names that only one of two contents has, or that differ."""
+    return [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
 
 
 def temporary(workspace: Path) -> list[str]:

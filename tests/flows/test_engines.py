@@ -21,7 +21,7 @@ from slow_disk import slow_in
 from flows.each_backbone import MOST, TOGETHER, batches
 from flows.engine import opened
 from flows.runners import gpus_of, runner_of
-from harness.audits import content
+from harness.audits import differences
 from ttame_core.errors import UserError
 from ttame_core.spec import Compute
 
@@ -55,6 +55,7 @@ def start(
     """Start the stages on an engine, in the workspace of that name; stopped at the end."""
 
     def with_more_shards(spec: dict) -> None:
+        spec["name"] = "engines"
         spec["dataset"] |= {"samples_per_shard": 4}
         spec["explainers"] = ["ttame", "random", "oracle"]
         spec["evaluation"] = {"metrics": ["confidence", "shape"]}
@@ -109,9 +110,7 @@ def _ends_as(
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert _failures(output) == says
-    here, there = content(workspace), content(expected)
-    assert here.keys() == there.keys()
-    assert [name for name in there if here[name] != there[name]] == []
+    assert differences(expected, workspace) == []
 
 
 @contextmanager

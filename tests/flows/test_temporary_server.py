@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,8 +108,9 @@ def test_a_command_ends_where_servers_end_at_once(start: Start) -> None:
     assert len({port, *others}) == 3  # a port for each
 
 
-def test_prefect_reports_to_it(start: Start, tmp_path: Path) -> None:
+def test_prefect_reports_to_it(start: Start, tables: Path, tmp_path: Path) -> None:
     """A module of another in the working folder is none of the server's."""
+    shutil.copy(tables, tmp_path)  # of PREFECT_HOME
     (tmp_path / "uvicorn.py").write_text("raise SystemExit('a module of the working folder ran')")
     command = start(REAL)
     out, said = command.communicate(timeout=PATIENCE)
