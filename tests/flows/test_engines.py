@@ -115,11 +115,11 @@ def _ends_as(
 
 @contextmanager
 def _dask(tmp_path: Path, env: dict[str, str]) -> Iterator[str]:
-    """A Dask cluster of two workers; its address."""
+    """A Dask cluster of four workers; its address."""
     file = tmp_path / "scheduler.json"
     local = ["--host", "127.0.0.1", "--scheduler-file", str(file)]
     dask = [sys.executable, "-m", "dask"]
-    one = ["--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1", "--no-dashboard"]
+    one = ["--nworkers", "4", "--nthreads", "1", "--resources", "GPU=1", "--no-dashboard"]
     with (tmp_path / "dask.log").open("w") as log:
         started = [
             subprocess.Popen([*dask, *command, *local], env=env, stdout=log, stderr=log)
@@ -228,6 +228,6 @@ def test_the_same_lake_of_a_cluster(
 ) -> None:
     """A worker is killed on the way."""
     with _dask(tmp_path, server | slow_in(*KILLED)) if engine == "dask" else nullcontext() as at:
-        audit = start(engine, **({"address": at} if at else {"at_once": 2}))
+        audit = start(engine, **({"address": at} if at else {"at_once": 4}))
         os.kill(_writer(tmp_path / engine, KILLED[0], audit), signal.SIGKILL)
         _ends_as(audit, tmp_path / engine, *expected)
