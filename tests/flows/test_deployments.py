@@ -113,8 +113,8 @@ def worker(deployments: Server) -> Iterator[Server]:
             stderr=log,
         )
         yield deployments
-        process.terminate()
-        process.wait(60)
+        process.kill()  # asked to end, Prefect's worker may wait for ever
+        process.wait()
 
 
 def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> None:
@@ -180,6 +180,7 @@ def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Serv
     worker.prefect("automation", "create", "--from-file", "automations.yaml")
     gated = yaml.safe_load(worker.spec.read_text())
     gated |= {"name": "nightly-gated", "gates": [{"accuracy": {"at_least": 101}}]}
+    gated |= {"explainers": ["center"], "evaluation": {"metrics": ["shape"]}}
     spec = worker.spec.with_name("gated.yaml")
     spec.write_text(yaml.safe_dump(gated))
     run = worker.ended(worker.start("audit_zoo/weekly", spec=str(spec)))
