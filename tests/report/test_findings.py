@@ -151,9 +151,8 @@ def test_classes_that_are_taken_for_another_are_named() -> None:
     )
     assert words[4].endswith("are taken for class 12, of which there is no image.")
     assert words[5] == (
-        "8 of 20 images of saw are taken for axe, and 1 of 10 of axe for saw. That it goes one way "
-        "alone may come from a training that had some images of saw labelled axe, or fewer images "
-        "of saw."
+        "8 of 20 images of saw are taken for axe, and 1 of 10 of axe for saw: images of saw may be "
+        "labelled axe in the training, or few there."
     )
     assert words[7].endswith("and 1 of 10 of class 2 for class 1.")
 

@@ -137,10 +137,7 @@ def what_is_confused(row: Mapping[str, Any]) -> str:
         None: ".",
         "nowhere": f": the label {name} may mean another class than it was matched with.",
         "swapped": ": the names of the two may be swapped.",
-        "one-sided": (
-            f". That it goes one way alone may come from a training that had some images of {name} "
-            f"labelled {other}, or fewer images of {name}."
-        ),
+        "one-sided": f": images of {name} may be labelled {other} in the training, or few there.",
     }
     none = ", of which there is no image"
     return f"{words}{back if row['others'] else none}{signs[row['sign']]}"

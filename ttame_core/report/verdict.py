@@ -193,8 +193,10 @@ def attention(
         also = f"; with at least 90 % probability: {confident}" if confident else ""
         lines.append(Line(f"Wrong predictions: {parts}{also}.", "wrong"))
     confused = [row for row in findings.series["confused"] if row["sign"]]
-    for backbone, row in {row["backbone"]: row for row in reversed(confused)}.items():
-        lines.append(Line(f"{backbone}: {what_is_confused(row)}", "wrong"))
+    for name in sorted({row["backbone"] for row in confused}):
+        first, *others = (row for row in confused if row["backbone"] == name)
+        more = f" Below: {counted(len(others), 'more such pair')}." if others else ""
+        lines.append(Line(f"{name}: {what_is_confused(first)}{more}", "wrong"))
     least = min((row["value"] for row in findings.of("disputed")), default=1.0)
     if least < 0.3:
         words = "There are images on which explainers show different things (correlation "
