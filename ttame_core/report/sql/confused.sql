@@ -5,7 +5,7 @@
 -- class, and more than two thirds of that share, are taken for the other class as well.
 --   swapped: both are mostly taken for the other, three in four on average
 --   one-sided: the other class has less than a third of that share
---   nowhere: no image is of the other class, and half of the class or more is taken for it
+--   nowhere: no image is of the other class, and three in four or more are taken for it
 WITH pairs AS MATERIALIZED (
     SELECT backbone, label, predicted, count(*) AS taken,
            (sum(count(*)) OVER (PARTITION BY backbone, label))::BIGINT AS images
@@ -31,7 +31,7 @@ confused AS (
 SELECT confused.backbone, class_name(label, own.name) AS class, class_name(predicted, its.name) AS other,
        taken, images, back, others,
        CASE WHEN 3 * third_share > 2 * share THEN NULL
-            WHEN others = 0 AND share >= 0.5 THEN 'nowhere'
+            WHEN others = 0 AND share >= 0.75 THEN 'nowhere'
             WHEN share + back_share >= 1.5 THEN 'swapped'
             WHEN 3 * back_share < share THEN 'one-sided'
        END AS sign,
