@@ -334,7 +334,7 @@ def test_small_data_sets_get_more_epochs() -> None:
         assert with_enough_epochs(scaled, [("train-000000", samples)]) == (scaled, batches)
     paper, _ = with_enough_epochs(spec.Training(recipe="paper"), [("train-000000", 32)])
     assert paper.epochs == 8
-    for recipe, steps in (("whole", 300), ("occluded", 800)):
+    for recipe, steps in (("whole", 150), ("occluded", 800)):
         scaled, _ = with_enough_epochs(spec.Training(recipe=recipe), [("train-000000", 32)])
         assert scaled.epochs == steps
 

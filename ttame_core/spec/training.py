@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fusion": "rows",
     },
 }
-LEAST_STEPS = {"shared": 300, "rows": 800}  # by fusion module (docs/training.md)
+LEAST_STEPS = {"shared": 150, "rows": 800}  # by fusion module (docs/training.md)
 
 
 class Training(Section):
@@ -52,7 +52,7 @@ class Training(Section):
     min_steps: int | None = Field(
         None,
         ge=0,
-        description="least number of steps, in whole epochs; default: 300 where `fusion` is "
+        description="least number of steps, in whole epochs; default: 150 where `fusion` is "
         "shared, since such a head starts near its end, else 800; with 0 steps and 0 epochs a head "
         "is what its start from gradients makes it",
     )

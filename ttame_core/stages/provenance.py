@@ -41,7 +41,7 @@ from ttame_core.stages.explain import ALL
 from ttame_core.stages.roles import rivals
 
 # Versions of the files, to be increased when the code makes other content from the same inputs.
-FIT, HEAD, MAPS, SCORES, PASTED = 1, 1, 1, 1, 5
+FIT, HEAD, MAPS, SCORES, PASTED = 1, 2, 1, 1, 5
 TOGETHER = 1000  # files whose metadata are in memory at a time
 
 
