@@ -224,9 +224,9 @@ def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pat
     config = {"model_type": "own", "auto_map": auto_map, "num_labels": 3, "image_size": 32}
     (folder / "config.json").write_text(json.dumps(config))
     net = {"stem": (3, 4, 4), "body": (4, 4, 2), "top": (4, 8, 2)}
-    state = {f"{k}.weight": torch.zeros(o, i, s, s) for k, (i, o, s) in net.items()}
+    state = {f"{k}.weight": torch.rand(o, i, s, s) for k, (i, o, s) in net.items()}
     state |= {f"{k}.bias": torch.zeros(o) for k, (_, o, _) in net.items()}
-    state |= {"classifier.weight": torch.zeros(3, 8), "classifier.bias": torch.zeros(3)}
+    state |= {"classifier.weight": torch.rand(3, 8), "classifier.bias": torch.zeros(3)}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     return folder, mark
 

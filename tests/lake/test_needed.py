@@ -93,7 +93,7 @@ QUESTIONS = [
     "FROM metric_values WHERE dataset = 'birds' AND backbone = 'net.b' AND explainer = 'g++'",
     "SELECT AD(p, p_masked) FROM confidence WHERE explainer = 'g' GROUP BY dataset",
     "FROM map_changes('nightly/20260101T000000Z', 'nightly/20260101T000000Z')",
-    "PIVOT leaderboard ON metric IN ('seconds') USING any_value(value) GROUP BY dataset, explainer",
+    "PIVOT leaderboard ON metric IN ('seconds') USING max(value) GROUP BY dataset, explainer",
 ]
 ERRORS = [
     "FROM nowhere",

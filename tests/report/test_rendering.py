@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,12 @@ def test_a_record_asks_through_one_connection(
     lake, audit = Lake(shutil.copytree(known[0].root, tmp_path / "copy")), known[1]
     opened = []
     database = connection._database
-    monkeypatch.setattr(connection, "_database", lambda path: opened.append(1) or database(path))
+
+    def counted(*given: Any) -> Any:
+        opened.append(given)
+        return database(*given)
+
+    monkeypatch.setattr(connection, "_database", counted)
     folder = write_record(lake, audit, Outcome({}, datetime(2026, 5, 1, tzinfo=UTC)), render)
     assert len(opened) == 1
     written = {path.removeprefix(f"{folder}/") for path in lake.glob(f"{folder}/*")}

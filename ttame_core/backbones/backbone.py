@@ -175,7 +175,8 @@ def load_backbone(
     model = create_model(settings, checkpoint or settings.checkpoint, num_classes)
     view = preprocessing_of(settings, model)
     backbone = Backbone(model, settings.name, view, settings.taps, settings.outputs)
-    if (checkpoint or settings.fit is None) and backbone.is_constant():
+    given = settings.has_weights and settings.fit is None
+    if (checkpoint or given) and backbone.is_constant():
         raise UserError(
             f"backbone {settings.name} gives the same logits for every image, as a network does "
             "whose weights are all zero: give other weights"
