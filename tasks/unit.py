@@ -55,7 +55,7 @@ def _name(pattern: str, parameters: dict[str, Any]) -> str:
     """Fill a pattern with a task's parameters; several shards are written as `first to last`."""
     shards = parameters.get("shards")
     if shards is not None:
-        names = getattr(shards, "shards", shards)
+        names = [*getattr(shards, "shards", shards)] or ["no shard"]
         text = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         parameters = {**parameters, "shards": text}
     return pattern.format(**parameters)

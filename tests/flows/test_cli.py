@@ -40,6 +40,15 @@ def test_a_mistake_in_the_spec(
     _assert_says(ttame("audit", edit_spec(change)), *words)
 
 
+def test_a_manifest_that_lists_nothing(
+    ttame: Run, edit_spec: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.csv").write_text("path,label,split\n")
+    source = {"kind": "manifest", "path": "empty.csv"}
+    spec = edit_spec(lambda s: s["dataset"].update(source=source))
+    _assert_says(ttame("shard", spec), "has no image that can be used")
+
+
 def test_missing_spec_and_unset_variable(ttame: Run, tmp_path: Path) -> None:
     _assert_says(ttame("audit", "nowhere.yaml"), "nowhere.yaml")
     (tmp_path / "s.yaml").write_text("name: a\ndataset: {name: '${DATA}'}\n")
