@@ -20,6 +20,7 @@ from ttame_core.lake.query.boards import recorded_boards
 from ttame_core.lake.query.metric_values import add_metrics
 from ttame_core.lake.query.needed import ALL, everything, meeting, needed, show_all_tables
 from ttame_core.lake.query.read_only import ReadOnly, Worth
+from ttame_core.lake.query.variables import literal
 from ttame_core.lake.query.views import PARTITIONS, kinds, read_files, script, views
 from ttame_core.lake.schemas import LEADERBOARD
 from ttame_core.lake.selection import Selection
@@ -126,8 +127,8 @@ def _database(folder: Path, memory: str) -> duckdb.DuckDBPyConnection:
     path.write_bytes(views().database)
     db = duckdb.connect(path)
     db.execute("SET enable_progress_bar = false")  # it is printed among the answers
-    db.execute(f"SET temp_directory = '{_quoted(str(folder))}'")
-    db.execute(f"SET memory_limit = '{_quoted(memory)}'")
+    db.execute(f"SET temp_directory = {literal(str(folder))}")
+    db.execute(f"SET memory_limit = {literal(memory)}")
     return db
 
 
@@ -201,7 +202,7 @@ def _condition(selection: Selection) -> str:
     """Return an SQL condition for the data set, backbones and explainers of a selection."""
 
     def among(column: str, names: Iterable[str]) -> str:
-        listed = ", ".join(f"'{_quoted(name)}'" for name in sorted(names))
+        listed = ", ".join(map(literal, sorted(names)))
         return f"{column} IN ({listed})"
 
     whose = [selection.dataset], selection.backbones, selection.explainers
@@ -247,10 +248,6 @@ def _confine(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("SET python_enable_replacements = false")  # hides Python's variables
     db.execute("SET lock_configuration = true")
     db.execute("BEGIN TRANSACTION READ ONLY")
-
-
-def _quoted(path: str) -> str:
-    return path.replace("'", "''")
 
 
 def _literally(path: str) -> str:
