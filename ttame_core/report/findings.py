@@ -37,7 +37,6 @@ TABLES = ("leaderboard", "bests", "predictions")  # tables that readers ask for 
 ENOUGH = 10  # percentage points, by which pasted parts raise a probability
 SMALL = 25  # median trust, under which the report says why the numbers are small
 HALF = 50  # percentage of the confidence, under which annotated objects keep little of it
-NEITHER = "neither clears the class nor accuses it."
 EXHIBITS = ("gallery", "disputed", "outside", "alike", "wrong")
 
 
@@ -70,7 +69,7 @@ def how_alike(row: Mapping[str, Any]) -> str:
     return f"{own}; other classifiers have {row['elsewhere']:.2f} at most".replace("-", "−")
 
 
-def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
+def what_becomes(rows: Rows, backbone: str, name: str, aspect: str, *, brief: bool = False) -> str:
     """Return a sentence on what the marked parts of a class make of other pictures, or nothing.
 
     Args:
@@ -78,6 +77,7 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
         backbone: name of the backbone.
         name: name of the class whose maps are alike.
         aspect: `place` or `look`, in which they are.
+        brief: whether numbers that are usual are left out.
     """
     wanted = backbone, name, aspect
     own = [row for row in rows if (row["backbone"], row["class"], row["aspect"]) == wanted]
@@ -97,10 +97,13 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str) -> str:
             f" The same done with {others} takes theirs from {before:.0f} % to {after:.0f} % "
             "(median), "
         )
+        neither = "neither clears the class nor accuses it."
         if rise >= ENOUGH and rise >= 2 * (after - before):
             words += "so what is marked here decides unusually much."
+        elif brief:
+            return f"What they mark, pasted onto other pictures, {neither}"
         else:
-            words += f"so this is usual, and {NEITHER}"
+            words += f"so this is usual, and {neither}"
     return words
 
 

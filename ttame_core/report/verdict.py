@@ -18,7 +18,6 @@ from ttame_core.report.answers import Answer, Line, Tone, counted, listed
 from ttame_core.report.contest import best_of, contests
 from ttame_core.report.evidence import Evidence
 from ttame_core.report.findings import (
-    NEITHER,
     Findings,
     how_alike,
     what_becomes,
@@ -166,9 +165,8 @@ def attention(
         what = what_is_alike(row)
         much = how_alike(row)
         words = f"{backbone}: the maps of {name} mark {what} ({much}): the object, or a shortcut."
-        becomes = what_becomes(findings.series["pasted"], backbone, name, row["aspect"])
-        if becomes.endswith(NEITHER):
-            becomes = f"What they mark, pasted onto other pictures, {NEITHER}"
+        pasted, aspect = findings.series["pasted"], row["aspect"]
+        becomes = what_becomes(pasted, backbone, name, aspect, brief=True)
         lines.append(Line(f"{words} {becomes}".rstrip(), "shortcuts"))
     turned = findings.series["changed"]
     for (backbone, _), rows in _by_class(turned).items():
