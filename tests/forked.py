@@ -55,7 +55,8 @@ def start(
 ) -> BaseProcess:
     """`ttame ARGUMENTS` in that folder; what it says is added to the two files.
 
-    environment: beyond the server's own; nothing that is read when a module is imported.
+    environment: beyond the server's own; nothing that is read when a module is imported, but for
+        PYTHONPATH.
     """
     words = [str(argument) for argument in arguments]
     place = folder, out, err
@@ -89,6 +90,7 @@ def _program(
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
+    sys.path += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     if "SLOW_DISK" in environment:
         import slow_disk.sitecustomize  # noqa: F401
     for path, number in ((out, 1), (err, 2)):

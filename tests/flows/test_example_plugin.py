@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
-from forked import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
@@ -30,34 +26,19 @@ SELECT (SELECT map_from_entries(list((explainer, images))) FROM board) AS images
        (SELECT count(*) FROM maps) AS maps
 """
 
-LISTINGS = """
-from flows.cli import app
-for name in ("explainers", "metrics"):
-    app([name], standalone_mode=False)
-"""
 
-
-@pytest.mark.slow  # five processes, which import everything anew
 def test_an_audit_with_both(
-    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+    ttame: Callable[..., subprocess.CompletedProcess],
+    edit_spec: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     sources = shutil.copytree(ROOT / "examples/plugin", tmp_path / "plugin")
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", *OFFLINE]
     subprocess.run([*pip, "--target", site, sources], check=True)
 
-    def python(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            env=server | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-
-    def ttame(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return python("-m", "flows", *arguments)
+    def ttame_with_it(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return ttame(*arguments, PYTHONPATH=str(site))
 
     def both(spec: dict) -> None:
         spec["backbones"][0]["preprocessing"] = {"input_size": [64, 64], "crop_pct": 1}
@@ -65,14 +46,14 @@ def test_an_audit_with_both(
         spec["evaluation"] = {"metrics": ["shape", {"centroid": {"images": 12}}]}
 
     spec = edit_spec(both)
-    result = ttame("audit", spec)
+    result = ttame_with_it("audit", spec)
     assert result.returncode == 0, result.stderr
     assert "centroid_distance" in result.stdout
     (record,) = (tmp_path / "workspace/audits/small").glob("*/record.json")
     assert json.loads(record.read_text())["versions"]["ttame-example"] == "0.1.0"
     assert "centroid_distance" in record.with_name("report.html").read_text()
 
-    answer = ttame("query", QUESTION, "--format", "json")
+    answer = ttame_with_it("query", QUESTION, "--format", "json")
     assert answer.returncode == 0, answer.stderr
     (found,) = json.loads(answer.stdout)
     assert dict(found["images"]) == {"feature-norm": 12, "center": 12}
@@ -80,16 +61,16 @@ def test_an_audit_with_both(
     assert found["maps"] == 32
     assert math.isclose(found["value"], found["by_hand"], rel_tol=1e-4)
 
-    listed = python("-c", LISTINGS).stdout
+    listed = "".join(ttame_with_it(name).stdout for name in ("explainers", "metrics"))
     assert "feature-norm" in listed
     assert "order: 2.0" in listed
     assert "centroid_distance ↓" in listed
 
     # Where it is broken, who asks is told of the package; who does not is not disturbed.
     (site / "ttame_example/feature_norm.py").write_text("import not_there\n")
-    broken = ttame("explainers")
+    broken = ttame_with_it("explainers")
     assert broken.returncode == 2
     assert "feature-norm = ttame_example.feature_norm:FeatureNorm" in broken.stderr
     assert "of ttame-example cannot be loaded" in broken.stderr
     assert "Traceback" not in broken.stderr
-    assert ttame("query", "FROM centroid").returncode == 0
+    assert ttame_with_it("query", "FROM centroid").returncode == 0

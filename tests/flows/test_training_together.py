@@ -64,6 +64,7 @@ def _head_file(provenance: Provenance) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_shared_head_starts_from_the_same_gradients_in_all_processes(spec_file: Path) -> None:
     whole = spec.Training(recipe="whole", epochs=1, min_steps=0, batch_size=16).model_dump()
     provenance = _two(spec_file, **whole)

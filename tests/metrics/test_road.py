@@ -222,7 +222,7 @@ def test_it_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatc
     assert compiled._blur_inside(1, 2) == 0.75
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_code_that_was_kept_finds_what_code_just_compiled_finds(tmp_path: Path) -> None:
     env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", CORNER_LEFT]

@@ -87,6 +87,7 @@ def _member(place: int, address: str, folder: str) -> None:
     accelerator.end_training()
 
 
+@pytest.mark.long
 def test_permuted_labels_of_shares_of_one_image_are_those_of_the_other(tmp_path: Path) -> None:
     address = f"127.0.0.1:{get_free_port()}"
     multiprocessing.spawn(_member, (address, str(tmp_path)), nprocs=2)
