@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from known import KEPT, known_lake
-from matplotlib.figure import Figure
 
 from ttame_core import spec
 from ttame_core.audits.record import Outcome, write_record
 from ttame_core.lake import Lake
-from ttame_core.report import plots
 from ttame_core.report.answers import Answer
+from ttame_core.report.plots import Plot, Plots
 from ttame_core.report.rendering import read_answers, render
 
 BOTH = {"net": "its weights are gone", "other": "its weights are gone"}
@@ -28,15 +27,15 @@ class State:
     """An audit's last record: the answers, and the page's words."""
 
     trust: Answer
-    best: Answer
     look: Answer
+    best: Answer
     change: Answer
     page: str
 
     @property
     def words(self) -> str:
         """All words of the four answers."""
-        answers = (self.trust, self.best, self.look, self.change)
+        answers = (self.trust, self.look, self.best, self.change)
         return "\n".join(
             text for a in answers for text in (a.short, *(line.words for line in a.lines))
         )
@@ -47,8 +46,7 @@ def state(
     drawn: tuple[Lake, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., State]:
     """Make the last of records with these failures, of a lake without some things."""
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)  # a third of the time
-    monkeypatch.setattr(plots, "_inline", lambda *_: "")
+    monkeypatch.setattr(Plots, "_draw", lambda self, draw, heading, *_: Plot(heading, ""))
 
     def make(
         *failures: dict[str, str], without: Sequence[str] = (), gates: Sequence[dict] = ()
@@ -84,7 +82,7 @@ def test_one_failed(state: Callable[..., State]) -> None:
     assert "1 classifier (net) on 12 images" in last.page
     assert "other failed." in last.words
     assert last.look.short == "1 failed classifier"
-    assert "On 2 predictions most maps peak outside every annotated box" in last.words
+    assert "On 2 predictions most maps peak off every annotated object" in last.words
 
 
 def test_the_second_audit_of_a_name_whose_first_failed(state: Callable[..., State]) -> None:
@@ -132,9 +130,9 @@ def test_no_boxes(state: Callable[..., State]) -> None:
     last = state(without=["boxes"])
     assert last.trust.tone == "care"
     assert "How much a map could keep is not known: that takes annotated objects, and" in last.words
-    assert "whether it matters to it which part of an image is left is not known" in last.words
+    assert "whether its answers depend on which part of an image is left is not known" in last.words
     assert "Shortcuts were not looked for: that takes annotated objects" in last.words
-    assert "outside every annotated box" not in last.words
+    assert "off every annotated object" not in last.words
 
 
 def test_gates_failed(state: Callable[..., State]) -> None:
@@ -159,7 +157,7 @@ def test_what_needs_a_look_is_said_of_each_classifier(state: Callable[..., State
     last = state()
     assert last.look.short == "2 possible shortcuts of 1 classifier"
     assert "Read the order of the numbers" not in last.page
-    assert "On 2 predictions (net 2) most maps peak outside every annotated box" in last.words
+    assert "On 2 predictions (net 2) most maps peak off every annotated object" in last.words
     assert "Wrong predictions: net 1 of 12." in last.words
 
 

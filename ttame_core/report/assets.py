@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 
 import jinja2
 
 
-def environment() -> jinja2.Environment:
-    """Return the environment of the pages' templates, which escapes all that data say."""
-    return jinja2.Environment(
+@cache
+def template(name: str) -> jinja2.Template:
+    """Return a page's template, such as `page.html`, which escapes all that data say."""
+    environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    return environment.from_string(asset(name))
 
 
 def asset(name: str) -> str:

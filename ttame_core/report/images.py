@@ -19,7 +19,7 @@ from ttame_core.audits.record import Recorded
 from ttame_core.lake.query.connection import answer
 from ttame_core.lake.query.variables import set_variables
 from ttame_core.report.album import EXPLAINERS, QUALITY
-from ttame_core.report.assets import asset, environment, script_hash
+from ttame_core.report.assets import asset, script_hash, template
 from ttame_core.report.findings import Findings, sql_text
 from ttame_core.report.pictures import Sample, each_sample, heat_of
 from ttame_core.report.plots import looks
@@ -48,25 +48,21 @@ def render_images(recorded: Recorded, findings: Findings) -> str:
     predictions = _predictions(rows, explainers, pictured)
     data = {"explainers": explainers, "rows": predictions, "views": pictures.views}
     script, style = asset("images.js"), asset("page.css")
-    return (
-        environment()
-        .from_string(asset("images.html"))
-        .render(
-            title=f"Images of audit {recorded.audit.name}",
-            when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
-            version=recorded.versions["ttame"],
-            script=Markup(script),
-            script_hash=script_hash(script),
-            style=Markup(style),
-            data=Markup(_within_a_script(data)),
-            shown=len(predictions),
-            pictured=len(pictured),
-            boxes=any(own.get("boxes") for own in predictions),
-            images=sum({row["backbone"]: row["images"] for row in rows}.values()),
-            small=[*findings.small_trust(recorded.board).values()],
-            keep=f"{findings.keep:g}" if findings.keep is not None else None,
-            sql=findings.sql["predictions"],
-        )
+    return template("images.html").render(
+        title=f"Images of audit {recorded.audit.name}",
+        when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
+        version=recorded.versions["ttame"],
+        script=Markup(script),
+        script_hash=script_hash(script),
+        style=Markup(style),
+        data=Markup(_within_a_script(data)),
+        shown=len(predictions),
+        pictured=len(pictured),
+        boxes=any(own.get("boxes") for own in predictions),
+        images=sum({row["backbone"]: row["images"] for row in rows}.values()),
+        small=[*findings.small_trust(recorded.board).values()],
+        keep=f"{findings.keep:g}" if findings.keep is not None else None,
+        sql=findings.sql["predictions"],
     )
 
 

@@ -13,7 +13,7 @@ from ttame_core.lake.query.units import shown
 from ttame_core.lake.schemas import RIVAL
 from ttame_core.perturbation.whole import CHANGES
 from ttame_core.report.album import EXPLAINERS, Exhibit
-from ttame_core.report.assets import asset, environment, script_hash
+from ttame_core.report.assets import asset, script_hash, template
 from ttame_core.report.findings import (
     Findings,
     how_alike,
@@ -61,52 +61,48 @@ def render_page(
     script, style = (asset(name) for name in ("page.js", "page.css"))
     minimum = audit.evaluation.minimum_discrimination
     winners = _without_void(winners, verdict.blind)
-    return (
-        environment()
-        .from_string(asset("page.html"))
-        .render(
-            title=f"Audit {audit.name}",
-            when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
-            version=versions["ttame"],
-            script=Markup(script),
-            script_hash=script_hash(script),
-            style=Markup(style),
-            audited=verdict.audited,
-            answers=verdict.answers,
-            reasons=verdict.reasons,
-            drop=drop,
-            changes=recorded.changes,
-            looks=[look for look in seen.values() if look.place is not None],
-            others=[name for name, look in seen.items() if look.place is None],
-            hidden=max(0, len({r["backbone"] for r in rows}) - BACKBONES),
-            pictured=EXPLAINERS,
-            keep=f"{findings.keep:g}" if findings.keep is not None else None,
-            minimum=minimum,
-            backbones=_backbones(rows),
-            blind=verdict.blind,
-            bests=_bests(metrics, rows, winners),
-            boards=_boards(metrics, rows, winners),
-            plots=_plots(Plots(seen), recorded.board.to_pylist(), findings, drop),
-            classes=_classes(findings),
-            first=_first(findings, findings.small_trust(recorded.board)),
-            outside=exhibits.get("outside", ()),
-            alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
-            turned=[
-                {**row, "change": CHANGES[row["change"]].words, "words": what_change_does(row)}
-                for row in findings.series["changed"]
-            ],
-            wrong=exhibits.get("wrong", ()),
-            confused=findings.series["confused"],
-            boxed=any(own.boxes for shown in exhibits.values() for own in shown),
-            gallery=_gallery(exhibits, findings.leads),
-            sql=findings.sql,
-            failures=recorded.failures,
-            warnings=voids(recorded.board, minimum),
-            refusals=refusals(recorded.refusals),
-            matched=recorded.matched,
-            spec=recorded.frozen,
-            versions="\n".join(f"{name} {version}" for name, version in versions.items()),
-        )
+    return template("page.html").render(
+        title=f"Audit {audit.name}",
+        when=recorded.now.strftime("%Y-%m-%d %H:%M UTC"),
+        version=versions["ttame"],
+        script=Markup(script),
+        script_hash=script_hash(script),
+        style=Markup(style),
+        audited=verdict.audited,
+        answers=verdict.answers,
+        reasons=verdict.reasons,
+        drop=drop,
+        changes=recorded.changes,
+        looks=[look for look in seen.values() if look.place is not None],
+        others=[name for name, look in seen.items() if look.place is None],
+        hidden=max(0, len({r["backbone"] for r in rows}) - BACKBONES),
+        pictured=EXPLAINERS,
+        keep=f"{findings.keep:g}" if findings.keep is not None else None,
+        minimum=minimum,
+        backbones=_backbones(rows),
+        blind=verdict.blind,
+        bests=_bests(metrics, rows, winners),
+        boards=_boards(metrics, rows, winners),
+        plots=_plots(Plots(seen), recorded.board.to_pylist(), findings, drop),
+        classes=_classes(findings),
+        first=_first(findings, findings.small_trust(recorded.board)),
+        outside=exhibits.get("outside", ()),
+        alike=_alike(exhibits.get("alike", ()), findings.series["pasted"]),
+        turned=[
+            {**row, "change": CHANGES[row["change"]].words, "words": what_change_does(row)}
+            for row in findings.series["changed"]
+        ],
+        wrong=exhibits.get("wrong", ()),
+        confused=findings.series["confused"],
+        boxed=any(own.boxes for shown in exhibits.values() for own in shown),
+        gallery=_gallery(exhibits, findings.leads),
+        sql=findings.sql,
+        failures=recorded.failures,
+        warnings=voids(recorded.board, minimum),
+        refusals=refusals(recorded.refusals),
+        matched=recorded.matched,
+        spec=recorded.frozen,
+        versions="\n".join(f"{name} {version}" for name, version in versions.items()),
     )
 
 

@@ -536,11 +536,11 @@ def _band(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def _plain(axis: Axis, steps: tuple[int, ...]) -> None:
     """Write plain numbers on a logarithmic axis, at these steps of every decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _gid(look: Look) -> str:
@@ -588,7 +588,10 @@ def _label(axes: Axes, points: Sequence[tuple[float, float, Look]]) -> None:
 
     A name without room is left out; the point's own title has it.
     """
-    axes.figure.canvas.draw()  # computes the layout of the axes
+    figure = axes.get_figure(root=True)
+    if figure and (layout := figure.get_layout_engine()):
+        layout.execute(figure)
+        figure.set_layout_engine("none")  # names move nothing
     extent = axes.get_window_extent()
     frame = (extent.x0, extent.y0, extent.x1, extent.y1)
     spots = [axes.transData.transform((x, y)) for x, y, _ in points]
