@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -36,12 +37,14 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.variables import set_variables
 from ttame_core.report.findings import sql_text
 
-EXPLAINERS = ("ttame", "gradcam")
+OCCLUSION = {"occlusion": {"window": 0.25, "stride": 0.125}}  # 50 passes for a map
+EXPLAINERS = ("ttame", "gradcam", "layercam", "saliency", "occlusion")
 BACKBONES = ("faulty", "clean")
 ASPECTS = ("place_alike", "look_alike", "outside")  # the last one needs boxes
 FEWEST = 5  # images of a class that is judged
 USUAL = 0.75  # quantile of the images that is a class's score, as in report/sql/alike.sql
-TITLES = {"place_alike": "place", "look_alike": "look", "outside": "outside the boxes"}
+TITLES = {"place_alike": "place", "look_alike": "look", "outside": "outside boxes"}
+IN_PLACE = ("tag-100", "tag-90", "frame", "watermark", "background")  # which maps can show
 # A row per map: of the images that a backbone takes for a class, by key.
 VALUES = """
 SELECT p.backbone, v.explainer, s.path, p.predicted, v.metric, v.value
@@ -176,7 +179,7 @@ def _spec(
                     | {"name": name, "checkpoint": str(files[name]), "preprocessing": views[name]}
                     for name in BACKBONES
                 ],
-                "explainers": [head, *EXPLAINERS[1:]],
+                "explainers": [head, *EXPLAINERS[1:-1], OCCLUSION],
                 "training": training,
                 "evaluation": {
                     "metrics": [*metrics, *(["localization"] if ground.annotated else [])]
@@ -198,9 +201,11 @@ def _asked(
             "SELECT backbone, avg((label = predicted)::INT) FROM predicted_numbers GROUP BY ALL"
         ).fetchall()
         set_variables(db, {"dataset": audit.dataset.name, "backbones": list(BACKBONES)})
-        normalised = db.execute(sql_text("normalised")).to_arrow_table().to_pylist()
+        normalised = db.sql(sql_text("normalised")).to_arrow_table().to_pylist()
+        named = {of: _named(db, classes, of) for of in EXPLAINERS}
     found: dict[str, Any] = {"accuracy": dict(right), "classes": {}, "images": {}}
     found["otherwise"] = {row["backbone"]: row["way"] for row in normalised}
+    found["named"] = named
     of_image = {number: bool(flag) for number, flag in enumerate(test.planted)}
     for backbone in BACKBONES:
         for explainer in EXPLAINERS:
@@ -233,6 +238,19 @@ def _asked(
         for backbone in BACKBONES
     }
     return found
+
+
+def _named(
+    db: duckdb.DuckDBPyConnection, classes: Sequence[str], explainer: str
+) -> dict[str, list[int]]:
+    """Return the classes of each backbone that the report names where it has this explainer's maps.
+
+    The rule is that of classes whose maps are alike; it needs no boxes.
+    """
+    set_variables(db, {"rivals": [explainer], "most": 1})
+    rows = db.sql(sql_text("alike")).to_arrow_table().to_pylist()
+    of = {b: {row["class"] for row in rows if row["backbone"] == b} for b in BACKBONES}
+    return {b: sorted(map(classes.index, names)) for b, names in of.items()}
 
 
 def _classes(rows: Sequence[tuple[int, int, float]]) -> dict[int, float]:
@@ -277,51 +295,64 @@ def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
 
 def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
     """Make the table of faults: scores of the faulty classifier and the twin, means of seeds."""
-    table = Table(title=f"{explainer}: score of the highest class, faulty / clean; class named")
+    title = f"{explainer}: highest score of a class, faulty (clean); images: P@10 / AUC"
+    table = Table(title=title)
     aspects = _aspects(results)
-    ranked = [f"{TITLES[a]}: {number}" for a in aspects[:2] for number in ("P@10", "AUC")]
-    for column in ("fault", "accuracy", *(TITLES[a] for a in aspects), *ranked):
+    columns = [TITLES[a] for a in aspects]
+    images = [f"images: {name}" for name in columns]
+    for column in ("fault", "accuracy", *columns, "named", "twin's alarms", *images):
         table.add_column(column, justify="left" if column == "fault" else "right")
     for fault in FAULTS:
         own = [r for r in results if r["fault"] == fault.name]
         if not own:
             continue
-        cells = [" / ".join(_mean([100 * r["accuracy"][b] for r in own], 0) for b in BACKBONES)]
+        cells = [
+            "{} ({})".format(*(_mean([100 * r["accuracy"][b] for r in own], 0) for b in BACKBONES))
+        ]
         for aspect in aspects:
-            tops = [[_top(r, f"{b}/{explainer}/{aspect}") for b in BACKBONES] for r in own]
-            named = sum(t[0][1] == r["class"] for t, r in zip(tops, own, strict=True))
-            ends = " / ".join(_mean([t[i][0] for t in tops]) for i in range(2))
-            cells.append(f"{ends}; {named}/{len(own)}")
-        for aspect in aspects[:2]:
+            tops = [[_top(r, f"{b}/{explainer}/{aspect}")[0] for r in own] for b in BACKBONES]
+            cells.append("{} ({})".format(*map(_mean, tops)))
+        named = [r["class"] in r["named"][explainer]["faulty"] for r in own]
+        alarms = [bool(r["named"][explainer]["clean"]) for r in own]
+        cells += [f"{sum(found)} of {len(own)}" for found in (named, alarms)]
+        for aspect in aspects:
             ranks = [r["images"].get(f"faulty/{explainer}/{aspect}") for r in own]
-            cells += [_mean([rank[key] for rank in ranks if rank]) for key in ("at_10", "auc")]
+            ends = [[rank[key] for rank in ranks if rank] for key in ("at_10", "auc")]
+            cells.append(" / ".join(map(_mean, ends)) if ends[0] else "–")
         table.add_row(fault.name, *cells)
     return table
 
 
 def _mean(values: Sequence[float], digits: int = 2) -> str:
-    return f"{np.mean(values):.{digits}f}" if values else "–"
+    """Write the mean of the values that are known; a dash where none is."""
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.{digits}f}" if known else "–"
 
 
 def _together(results: Sequence[dict[str, Any]]) -> Table:
-    """Make the table of explainers, over all faults in pictures."""
-    table = Table(title="All faults in pictures, all seeds")
+    """Make the table of explainers, over the faults in one place and all seeds."""
+    table = Table(title=f"Faults in one place ({', '.join(IN_PLACE)}), all seeds")
     for column in ("explainer", "score"):
         table.add_column(column)
-    for column in ("pairs: AUC", "named", "P@10", "images: AUC"):
+    for column in ("pairs: AUC", "highest", "named", "twin's alarms", "P@10", "images: AUC"):
         table.add_column(column, justify="right")
-    of_pictures = [r for r in results if r["images"]]
-    for explainer in EXPLAINERS if of_pictures else ():
+    own = [r for r in results if r["fault"] in IN_PLACE]
+    for explainer in EXPLAINERS if own else ():
         for aspect in _aspects(results):
             name = f"{explainer}/{aspect}"
-            faulty = [_top(r, f"faulty/{name}") for r in of_pictures]
-            clean = [_top(r, f"clean/{name}")[0] for r in of_pictures]
-            named = [t[1] == r["class"] for t, r in zip(faulty, of_pictures, strict=True)]
-            ranks = [r["images"][f"faulty/{name}"] for r in of_pictures]
-            cells = [_mean([float(n) for n in named]), _mean([rank["at_10"] for rank in ranks])]
-            cells.append(_mean([rank["auc"] for rank in ranks]))
-            pairs = f"{area([t[0] for t in faulty], clean):.2f}"
-            table.add_row(explainer, TITLES[aspect], pairs, *cells)
+            faulty = [_top(r, f"faulty/{name}") for r in own]
+            clean = [_top(r, f"clean/{name}")[0] for r in own]
+            highest = sum(t[1] == r["class"] for t, r in zip(faulty, own, strict=True))
+            cells = [f"{area([t[0] for t in faulty], clean):.2f}", f"{highest} of {len(own)}"]
+            if aspect == ASPECTS[0]:  # the rule has place and look, and has one line
+                named = sum(r["class"] in r["named"][explainer]["faulty"] for r in own)
+                alarms = sum(bool(r["named"][explainer]["clean"]) for r in own)
+                cells += [f"{number} of {len(own)}" for number in (named, alarms)]
+            else:
+                cells += ["", ""]
+            ranks = [r["images"][f"faulty/{name}"] for r in own]
+            cells += [_mean([rank[key] for rank in ranks]) for key in ("at_10", "auc")]
+            table.add_row(explainer, TITLES[aspect], *cells)
     return table
 
 
