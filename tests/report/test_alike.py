@@ -71,7 +71,8 @@ def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[t
     assert all(row["elsewhere"] is None for row in alone)
     found = [row for row in both if row["backbone"] == "net"]
     assert all(row["elsewhere"] == pytest.approx(row["score"] - 0.3) for row in found)
-    assert [{**row, "elsewhere": None} for row in found] == alone
+    assert all(row["whose"] == "other" for row in found)
+    assert [{**row, "elsewhere": None, "whose": None} for row in found] == alone
     assert all(row["spot"] == {"a": 1, "b": 7, "c": 25}[row["class"]] for row in found)
     assert all(row["kind"] == "alike" for row in found)
     classes = {(row["class"], row["aspect"]) for row in found}
@@ -82,9 +83,11 @@ def named(place: dict[str, list[float]], look: dict[str, list[float]]) -> list[t
 
 
 def test_the_other_classifiers_of_an_audit_stand_beside_it() -> None:
-    assert how_alike({"score": 0.884, "elsewhere": None}) == "0.88"
+    assert how_alike({"score": 0.884, "elsewhere": None}) == "0.88 alike"
     other = {"score": 0.884, "elsewhere": -0.021}
-    assert how_alike(other) == "0.88; other classifiers have −0.02 at most"
+    assert how_alike({**other, "whose": "net"}) == "0.88 alike; those of net −0.02"
+    several = how_alike({**other, "whose": None})
+    assert several == "0.88 alike; those of other classifiers −0.02 at most"
 
 
 def test_a_class_is_named_by_the_value_that_a_quarter_of_its_images_reach() -> None:
@@ -172,7 +175,7 @@ def test_what_becomes_of_other_pictures_is_a_mean_over_pastes() -> None:
         rows = paste(3, "", ("g", "usual", 0.9))  # means of 20, 4 and 90 %
     also = (
         " The same done with 3 other classes takes theirs from 1 % to 20 % (median), so what is "
-        "marked here decides unusually much."
+        "marked here decides more than is usual."
     )
     assert what_becomes(rows, "net", "saw", "place") == sentence + also
     rows[-1]["alike"] = 30.0  # a rise of 29 points, which is less than twice the usual 19

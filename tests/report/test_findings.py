@@ -151,8 +151,8 @@ def test_classes_that_are_taken_for_another_are_named() -> None:
     )
     assert words[2].endswith("are taken for class 12, of which there is no image.")
     assert words[5] == (
-        "8 of 20 images of saw are taken for axe, and 1 of 10 of axe for saw: images of saw may be "
-        "labelled axe in the training, or few there."
+        "8 of 20 images of saw are taken for axe, and 1 of 10 of axe for saw: in the training, "
+        "images of saw may be labelled axe, be few, or look different."
     )
     assert words[7].endswith("and 1 of 10 of class 2 for class 1.")
 

@@ -63,10 +63,13 @@ def how_alike(row: Mapping[str, Any]) -> str:
     Args:
         row: row of the exhibits of kind `alike`.
     """
-    own = f"{row['score']:.2f}"
+    own = f"{row['score']:.2f} alike"
     if row["elsewhere"] is None:
         return own
-    return f"{own}; other classifiers have {row['elsewhere']:.2f} at most".replace("-", "−")
+    other = f"{row['elsewhere']:.2f}".replace("-", "−")
+    if row["whose"]:
+        return f"{own}; those of {row['whose']} {other}"
+    return f"{own}; those of other classifiers {other} at most"
 
 
 def what_becomes(rows: Rows, backbone: str, name: str, aspect: str, *, brief: bool = False) -> str:
@@ -99,7 +102,7 @@ def what_becomes(rows: Rows, backbone: str, name: str, aspect: str, *, brief: bo
         )
         neither = "neither clears the class nor accuses it."
         if rise >= ENOUGH and rise >= 2 * (after - before):
-            words += "so what is marked here decides unusually much."
+            words += "so what is marked here decides more than is usual."
         elif brief:
             return f"What they mark, pasted onto other pictures, {neither}"
         else:
@@ -140,7 +143,8 @@ def what_is_confused(row: Mapping[str, Any]) -> str:
         None: ".",
         "nowhere": f": the label {name} may mean another class than it was matched with.",
         "swapped": ": the names of the two may be swapped.",
-        "one-sided": f": images of {name} may be labelled {other} in the training, or few there.",
+        "one-sided": f": in the training, images of {name} may be labelled {other}, be few, or "
+        "look different.",
     }
     none = ", of which there is no image"
     return f"{words}{back if row['others'] else none}{signs[row['sign']]}"

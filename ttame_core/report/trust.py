@@ -248,7 +248,7 @@ def _discrimination(own: Evidence) -> Weighed:
     apart = own.discrimination
     if apart is None:
         words = (
-            "whether it matters to it which part of an image is left is not known: that "
+            "whether its answers depend on which part of an image is left is not known: that "
             "takes annotated objects, and random and oracle among the explainers."
         )
         return Weighed("care", "discrimination not known", words, known=False)

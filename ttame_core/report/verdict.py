@@ -82,8 +82,8 @@ def judge(
         audited(recorded.audit, findings, rows, recorded.rejected),
         [
             trust(evidence),
-            best_of(rows, contests(rows, headline(metrics), winners), drop, blind),
             attention(findings, evidence, refusals(recorded.refusals), changes, looked=looked),
+            best_of(rows, contests(rows, headline(metrics), winners), drop, blind),
             changed(changes, recorded.before, recorded.since, whole),
         ],
         judged(evidence),
@@ -181,7 +181,7 @@ def attention(
         all_of = number == sum(outside.values())
         but = f", {'all' if all_of else number} of them wrong," if number else ""
         words = (
-            f"On {on}{each}{but} most maps peak outside every annotated box: the classifier may "
+            f"On {on}{each}{but} most maps peak off every annotated object: the classifier may "
             "look at something else."
         )
         lines.append(Line(words, "shortcuts"))

@@ -4,7 +4,7 @@
 -- a quarter of its images reach, the mean over explainers. At most five such classes of a backbone, and
 -- of each the `most` images whose maps are most like those of the others. images: number of the class's
 -- images. elsewhere: the highest score of the class of that name with another backbone, in the same
--- aspect; null where there is none. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in
+-- aspect; null where there is none. whose: that backbone, where there is one alone. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in
 -- which the class's maps are furthest above the mean of all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
@@ -50,7 +50,8 @@ spots AS (
     GROUP BY ALL
 ),
 elsewhere AS (
-    SELECT suspected.backbone, suspected.aspect, suspected.class, max(classes.score) AS elsewhere
+    SELECT suspected.backbone, suspected.aspect, suspected.class, max(classes.score) AS elsewhere,
+           CASE WHEN count(*) = 1 THEN any_value(classes.backbone) END AS whose
     FROM suspected JOIN classes USING (aspect, class)
     WHERE classes.backbone <> suspected.backbone
     GROUP BY ALL
@@ -59,7 +60,8 @@ pictures AS (
     SELECT backbone, aspect, class, score, images, key, avg(value) AS value
     FROM own JOIN suspected USING (backbone, aspect, class) GROUP BY ALL
 )
-SELECT backbone, 'alike' AS kind, aspect, class, score, elsewhere, images, key, value, spot,
+SELECT backbone, 'alike' AS kind, aspect, class, score, elsewhere, whose, images, key, value,
+       spot,
        row_number() OVER (
            PARTITION BY backbone, aspect, class ORDER BY value DESC, md5(key)
        ) AS place
