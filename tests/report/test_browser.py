@@ -148,6 +148,9 @@ def test_it_fits_every_screen(
     page.screenshot(path=shot)
     assert shot.stat().st_size > 10_000
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    captions = page.evaluate("[...document.querySelectorAll('caption')].map((c) => c.offsetWidth)")
+    assert captions
+    assert max(captions) <= width - 32  # a table may be wider, and moves sideways
     red, green, blue = page.evaluate(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     )
