@@ -129,10 +129,10 @@ def workspace(
     return Path(shutil.copytree(whole["place"], tmp_path_factory.mktemp("copy") / "workspace"))
 
 
-def _files(workspace: Path, pattern: str) -> dict[str, int]:
-    return {
-        str(path.relative_to(workspace)): path.stat().st_ino for path in workspace.glob(pattern)
-    }
+def _files(workspace: Path, pattern: str) -> dict[str, tuple[int, int]]:
+    """Inode and time of each file: the number of an inode that is free is given again."""
+    stats = {path: path.stat() for path in workspace.glob(pattern)}
+    return {str(p.relative_to(workspace)): (s.st_ino, s.st_mtime_ns) for p, s in stats.items()}
 
 
 def test_the_whole_and_nothing_again(

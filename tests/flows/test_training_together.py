@@ -174,6 +174,7 @@ def _alive(session: int) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_a_mistake_found_by_a_member_is_told_in_one_sentence(spec_file: Path) -> None:
     provenance = _two(spec_file, batch_size=64)
     with pytest.raises(UserError, match="has 32 training samples, less than one batch of 64"):
