@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import inf, nan
+from types import SimpleNamespace
 
 import pytest
 from pages import DOCS
 
-from ttame_core.report.evidence import Evidence, Interval
+from ttame_core.report.evidence import Evidence, Interval, _losses
 from ttame_core.report.trust import REASONS, judged, trust
 
 GOOD = Evidence(
@@ -31,7 +32,7 @@ GOOD = Evidence(
     permuted={"ttame": 0.3},
     randomised={"ttame": 0.1, "gradcam": -0.2},
     trained=["ttame"],
-    losses={"ttame": (9.0, 2.0)},
+    losses={"ttame": (9.0, 2.0, 0.1)},
     weak={"ttame": []},
     between_images={"ttame": 0.1, "gradcam": 0.2},
     between_classes={"ttame": 0.4, "gradcam": 0.1},
@@ -103,11 +104,13 @@ CASES: dict[str, list[tuple[dict, str, bool]]] = {
         ({"randomised": {"ttame": 0.49}}, "good", True),
     ],
     "Training": [
-        ({"losses": {"ttame": (2.0, 2.0)}}, "bad", True),
-        ({"losses": {"ttame": (2.0, nan)}}, "bad", True),
-        ({"losses": {"ttame": (2.0, inf)}}, "bad", True),
+        ({"losses": {"ttame": (2.0, 2.0, 0.0)}}, "bad", True),
+        ({"losses": {"ttame": (2.0, 2.3, 0.1)}}, "bad", True),
+        ({"losses": {"ttame": (2.0, 2.15, 0.1)}}, "care", True),
+        ({"losses": {"ttame": (2.0, nan, 0.1)}}, "bad", True),
+        ({"losses": {"ttame": (2.0, inf, 0.1)}}, "bad", True),
         ({"losses": {}}, "care", False),
-        ({"losses": {"ttame": (2.0, 1.9)}}, "good", True),
+        ({"losses": {"ttame": (2.0, 1.9, 0.1)}}, "good", True),
     ],
     "Each class": [
         ({"weak": {"ttame": ["raccoon"]}}, "care", True),
@@ -233,3 +236,13 @@ def test_the_worst_classifier_colours_the_answer_and_is_named() -> None:
     untested = replace(GOOD, randomised={})
     assert trust([untested]).short == "Not fully known: 1 of 14 checks not made"
     assert trust([replace(poor, backbone="net"), poor]).tone == "bad"
+
+
+def test_the_noise_of_a_loss_is_that_around_its_course() -> None:
+    values = [10 - 0.01 * i + (-1) ** i for i in range(40)]  # one up, one down
+    rows = [
+        {"backbone": "net", "explainer": "ttame", "metric": "loss", "step": i, "value": value}
+        for i, value in enumerate(values)
+    ]
+    losses = _losses(SimpleNamespace(series={"training": rows}), "net", ["ttame", "tame"])
+    assert losses == {"ttame": (11.0, pytest.approx(9.615), pytest.approx(2**0.5, rel=0.01))}

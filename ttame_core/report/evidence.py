@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import mean, median
 from typing import Any, NamedTuple
 
@@ -58,7 +59,8 @@ class Evidence:
         permuted: correlation with the maps of a head that was trained on permuted labels, -1 to 1.
         randomised: rank correlation with the maps of the classifier with random weights, -1 to 1.
         trained: names of the explainers with a trained head.
-        losses: first and last loss of each head whose training is known.
+        losses: first and last loss of each head whose training is known, and the standard
+            deviation of its ups and downs.
         weak: classes on which a head's maps keep far less than on others, and than another's.
         between_images: mean correlation of the maps of two images.
         between_classes: mean correlation of the maps of two classes of one image.
@@ -83,7 +85,7 @@ class Evidence:
     permuted: Mapping[str, float] = field(default_factory=dict)
     randomised: Mapping[str, float] = field(default_factory=dict)
     trained: Sequence[str] = ()
-    losses: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    losses: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     weak: Mapping[str, Sequence[str]] = field(default_factory=dict)
     between_images: Mapping[str, float] = field(default_factory=dict)
     between_classes: Mapping[str, float] = field(default_factory=dict)
@@ -221,8 +223,12 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> Interva
 
 def _losses(
     findings: Findings, backbone: str, trained: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    """Return each head's loss at the beginning of its training, and its mean over the end."""
+) -> dict[str, tuple[float, float, float]]:
+    """Return each head's loss at the beginning of its training, its mean over the end, and noise.
+
+    The noise is the standard deviation of a loss around the course of the training, from the
+    distances of each from the next.
+    """
     losses = {}
     for explainer in trained:
         rows = [
@@ -233,7 +239,9 @@ def _losses(
         own = [row["value"] for row in sorted(rows, key=lambda row: row["step"])]
         if len(own) > 1:
             end = own[-max(1, len(own) // 20) :]
-            losses[explainer] = (own[0], mean(end) if all(map(math.isfinite, end)) else math.nan)
+            last = mean(end) if all(map(math.isfinite, end)) else math.nan
+            noise = math.sqrt(mean((b - a) ** 2 for a, b in pairwise(own)) / 2)
+            losses[explainer] = own[0], last, noise
     return losses
 
 

@@ -342,11 +342,21 @@ def _random_weights(own: Evidence) -> Weighed:
 def _training(own: Evidence) -> Weighed | None:
     if not own.trained:
         return None
-    rose = [name for name, (first, last) in own.losses.items() if not last < first]
+    ends = {n: f"{n} from {first:.3g} to {last:.3g}" for n, (first, last, _) in own.losses.items()}
+    rose = [
+        ends[n] for n, (first, last, noise) in own.losses.items() if not last < first + 2 * noise
+    ]
     if rose:
-        ends = "; ".join(f"{n} from {own.losses[n][0]:.3g} to {own.losses[n][1]:.3g}" for n in rose)
-        words = f"the loss did not fall in training: {ends}."
+        words = f"the loss did not fall in training: {'; '.join(rose)}."
         return Weighed("bad", "a training did not end well", words)
+    stayed = [ends[name] for name, (first, last, _) in own.losses.items() if last >= first]
+    if stayed:
+        words = (
+            "the loss neither fell nor rose in training beyond its ups and downs: "
+            f"{'; '.join(stayed)}. A head that starts from the classifier's gradients may have had "
+            "little left to learn."
+        )
+        return Weighed("care", "a loss that did not fall", words)
     unknown = [name for name in own.trained if name not in own.losses]
     if unknown:
         words = (
@@ -354,10 +364,7 @@ def _training(own: Evidence) -> Weighed | None:
             "alone."
         )
         return Weighed("care", "training not known", words, known=False)
-    ends = "; ".join(
-        f"{n} from {first:.3g} to {last:.3g}" for n, (first, last) in own.losses.items()
-    )
-    return Weighed("good", "losses fell", f"the loss fell in training: {ends}.")
+    return Weighed("good", "losses fell", f"the loss fell in training: {'; '.join(ends.values())}.")
 
 
 def _each_class(own: Evidence) -> Weighed | None:
