@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -291,3 +293,11 @@ def test_the_report_names_and_shows_a_class_without_boxes(
     assert page.count("Pasted onto 1 picture of other classes") >= 2  # on top, and by the pictures
     assert page.count(turned) >= 2
     assert "other pictures, encoded as a JPEG of quality 15, are taken for it" in page
+    images = Path(lake.path(folder), "images.html").read_text()
+    (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', images)
+    rows = json.loads(data)["rows"]
+    suspected = {(row["backbone"], row["predicted"]) for row in rows if row["suspected"]}
+    assert {backbone for backbone, _ in suspected} == {"net"}
+    others = {(row["backbone"], row["predicted"]) for row in rows if not row["suspected"]}
+    assert others
+    assert not others & suspected

@@ -188,6 +188,7 @@ def _choose(images: object, **values: str) -> None:
 
 def test_images_are_chosen_by_classifier_class_rightness_and_place(images: object) -> None:
     assert _count(images) == "24 of 24 predictions"
+    assert images.locator("select[name=suspected]").is_hidden()  # no class is
     _choose(images, backbone="net", right="false")
     assert _count(images) == "1 of 24 predictions"
     assert "taken for" in images.locator("#images article h2").inner_text()

@@ -34,6 +34,7 @@ fill(fields.other, numbered, "none");
 const hide = (field, without) => { field.closest("label").hidden = without; };
 hide(fields.class, fields.class.length < 2);
 hide(fields.right, !data.rows.some((row) => row.right !== null));
+hide(fields.suspected, !data.rows.some((row) => row.suspected));
 hide(fields.inside, !data.rows.some((row) => known(row.inside).length));
 hide(fields.trust, !data.rows.some((row) => known(row.trust).length));
 hide(fields.left, !numbered.length);
@@ -60,7 +61,7 @@ function choose() {
   const same = (name, value) => fields[name].value === "" || fields[name].value === String(value);
   chosen = data.rows.filter((row) =>
     same("backbone", row.backbone) && same("class", row.class) && same("predicted", row.predicted) && same("right", row.right)
-    && same("inside", row.inside[fields.left.value] ?? null)
+    && same("suspected", row.suspected) && same("inside", row.inside[fields.left.value] ?? null)
     && (fields.trust.value === "" || last(row.trust[fields.left.value] ?? null) <= Number(fields.trust.value)));
   const key = by[fields.order.value];
   chosen = chosen.map((row) => [key(row), row]).sort(([a], [b]) => (a === b ? 0 : a - b)).map(([, row]) => row);

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -45,7 +45,9 @@ def render_images(recorded: Recorded, findings: Findings) -> str:
     rows = answer(recorded.db, sql_text("images")).to_pylist()
     pictures = _Pictures()
     pictured = _pictured(recorded, rows, explainers, pictures)
-    predictions = _predictions(rows, explainers, pictured)
+    named = [*findings.of("alike"), *findings.series["changed"]]
+    suspected = {(row["backbone"], row["class"]) for row in named}
+    predictions = _predictions(rows, explainers, pictured, suspected)
     data = {"explainers": explainers, "rows": predictions, "views": pictures.views}
     script, style = asset("images.js"), asset("page.css")
     return template("images.html").render(
@@ -76,6 +78,7 @@ def _predictions(
     rows: Sequence[Mapping[str, Any]],
     explainers: Sequence[str],
     pictured: Mapping[tuple[str, str], dict[str, Any]],
+    suspected: Collection[tuple[str, str]],
 ) -> list[dict[str, Any]]:
     """Return an object for each prediction, with the scores of all explainers.
 
@@ -83,6 +86,7 @@ def _predictions(
         rows: rows of images.sql.
         explainers: names of the explainers on the page.
         pictured: pictures, by backbone and key.
+        suspected: backbones with the names of classes that a shortcut may tell.
     """
     predictions: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
@@ -92,6 +96,7 @@ def _predictions(
             {
                 **{name: row[name] for name in ("backbone", "key", "class", "right")},
                 "predicted": row["predicted_class"],
+                "suspected": (row["backbone"], row["predicted_class"]) in suspected,
                 "probability": _rounded(row["probability"]),
                 "trust": [None] * len(explainers),
                 "inside": [None] * len(explainers),
