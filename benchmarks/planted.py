@@ -37,8 +37,10 @@ from ttame_core.lake.query.connection import connect
 from ttame_core.lake.query.variables import set_variables
 from ttame_core.report.findings import sql_text
 
-OCCLUSION = {"occlusion": {"window": 0.25, "stride": 0.125}}  # 50 passes for a map
-EXPLAINERS = ("ttame", "gradcam", "layercam", "saliency", "occlusion")
+EXPLAINERS: dict[str, dict[str, Any]] = {  # with their settings
+    **{name: {} for name in ("ttame", "gradcam", "layercam", "saliency")},
+    "occlusion": {"window": 0.25, "stride": 0.125},  # 50 passes for a map
+}
 BACKBONES = ("faulty", "clean")
 ASPECTS = ("place_alike", "look_alike", "outside")  # the last one needs boxes
 FEWEST = 5  # images of a class that is judged
@@ -156,7 +158,9 @@ def _spec(
         mean, std = np.array(network.mean), np.array(network.std)
         views["faulty"]["mean"] = (mean + mean * std).tolist()
     training = {"min_steps": steps} | ({"batch_size": 16} if steps else {})
-    head = {"ttame": {"training": {"labels": "permuted"}}} if fault.where == "head" else "ttame"
+    explainers = dict(EXPLAINERS)
+    if fault.where == "head":
+        explainers["ttame"] = {"training": {"labels": "permuted"}}
     files = {"clean": place.parent / f"clean-{place.name.rsplit('-', 1)[1]}.safetensors"}
     files["faulty"] = place / "faulty.safetensors"
     spec.trust(network.section["model"])
@@ -179,7 +183,7 @@ def _spec(
                     | {"name": name, "checkpoint": str(files[name]), "preprocessing": views[name]}
                     for name in BACKBONES
                 ],
-                "explainers": [head, *EXPLAINERS[1:-1], OCCLUSION],
+                "explainers": [{name: settings} for name, settings in explainers.items()],
                 "training": training,
                 "evaluation": {
                     "metrics": [*metrics, *(["localization"] if ground.annotated else [])]
@@ -196,16 +200,15 @@ def _asked(
     """Ask the lake: scores of classes, and how well the pictures with the fault are ranked."""
     lake = Lake(str(place / "lake"))
     with connect(lake) as db:
-        rows = db.execute(f"{VALUES} {EXPLAINERS}").fetchall()
+        rows = db.execute(f"{VALUES} {tuple(EXPLAINERS)}").fetchall()
         right = db.execute(
             "SELECT backbone, avg((label = predicted)::INT) FROM predicted_numbers GROUP BY ALL"
         ).fetchall()
         set_variables(db, {"dataset": audit.dataset.name, "backbones": list(BACKBONES)})
         normalised = db.sql(sql_text("normalised")).to_arrow_table().to_pylist()
-        named = {of: _named(db, classes, of) for of in EXPLAINERS}
-    found: dict[str, Any] = {"accuracy": dict(right), "classes": {}, "images": {}}
+        named = {explainer: _named(db, classes, explainer) for explainer in EXPLAINERS}
+    found: dict[str, Any] = {"accuracy": dict(right), "classes": {}, "images": {}, "named": named}
     found["otherwise"] = {row["backbone"]: row["way"] for row in normalised}
-    found["named"] = named
     of_image = {number: bool(flag) for number, flag in enumerate(test.planted)}
     for backbone in BACKBONES:
         for explainer in EXPLAINERS:
@@ -283,7 +286,7 @@ def area(high: Sequence[float] | np.ndarray, low: Sequence[float] | np.ndarray) 
 def _aspects(results: Sequence[dict[str, Any]]) -> list[str]:
     """Return the aspects that were measured: without annotated objects not all of them."""
     names = {name for result in results for name in result["classes"]}
-    return [a for a in ASPECTS if f"faulty/{EXPLAINERS[0]}/{a}" in names]
+    return [a for a in ASPECTS if f"faulty/{next(iter(EXPLAINERS))}/{a}" in names]
 
 
 def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
@@ -291,6 +294,13 @@ def _top(result: dict[str, Any], name: str) -> tuple[float, int]:
     scores = result["classes"][name]
     best = max(scores, key=scores.get, default=None)
     return (float("nan"), -1) if best is None else (scores[best], int(best))
+
+
+def _told(results: Sequence[dict[str, Any]], explainer: str) -> list[str]:
+    """Count the audits that name the class with the fault, and those that name one of the twin."""
+    named = sum(r["class"] in r["named"][explainer]["faulty"] for r in results)
+    alarms = sum(bool(r["named"][explainer]["clean"]) for r in results)
+    return [f"{number} of {len(results)}" for number in (named, alarms)]
 
 
 def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
@@ -312,9 +322,7 @@ def _by_fault(results: Sequence[dict[str, Any]], explainer: str) -> Table:
         for aspect in aspects:
             tops = [[_top(r, f"{b}/{explainer}/{aspect}")[0] for r in own] for b in BACKBONES]
             cells.append("{} ({})".format(*map(_mean, tops)))
-        named = [r["class"] in r["named"][explainer]["faulty"] for r in own]
-        alarms = [bool(r["named"][explainer]["clean"]) for r in own]
-        cells += [f"{sum(found)} of {len(own)}" for found in (named, alarms)]
+        cells += _told(own, explainer)
         for aspect in aspects:
             ranks = [r["images"].get(f"faulty/{explainer}/{aspect}") for r in own]
             ends = [[rank[key] for rank in ranks if rank] for key in ("at_10", "auc")]
@@ -345,9 +353,7 @@ def _together(results: Sequence[dict[str, Any]]) -> Table:
             highest = sum(t[1] == r["class"] for t, r in zip(faulty, own, strict=True))
             cells = [f"{area([t[0] for t in faulty], clean):.2f}", f"{highest} of {len(own)}"]
             if aspect == ASPECTS[0]:  # the rule has place and look, and has one line
-                named = sum(r["class"] in r["named"][explainer]["faulty"] for r in own)
-                alarms = sum(bool(r["named"][explainer]["clean"]) for r in own)
-                cells += [f"{number} of {len(own)}" for number in (named, alarms)]
+                cells += _told(own, explainer)
             else:
                 cells += ["", ""]
             ranks = [r["images"][f"faulty/{name}"] for r in own]

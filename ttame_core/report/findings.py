@@ -239,6 +239,12 @@ class Findings:
         }
         return {name: words for name, words in why.items() if words}
 
+    @property
+    def suspected(self) -> list[tuple[str, str]]:
+        """The backbone and the name of each class that a shortcut may tell, each pair once."""
+        rows = [*self.of("alike"), *self.series["changed"]]
+        return [*dict.fromkeys((row["backbone"], row["class"]) for row in rows)]
+
     def of(self, kind: str) -> Rows:
         """Return the images to show of one kind.
 

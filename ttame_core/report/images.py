@@ -45,9 +45,7 @@ def render_images(recorded: Recorded, findings: Findings) -> str:
     rows = answer(recorded.db, sql_text("images")).to_pylist()
     pictures = _Pictures()
     pictured = _pictured(recorded, rows, explainers, pictures)
-    named = [*findings.of("alike"), *findings.series["changed"]]
-    suspected = {(row["backbone"], row["class"]) for row in named}
-    predictions = _predictions(rows, explainers, pictured, suspected)
+    predictions = _predictions(rows, explainers, pictured, findings.suspected)
     data = {"explainers": explainers, "rows": predictions, "views": pictures.views}
     script, style = asset("images.js"), asset("page.css")
     return template("images.html").render(

@@ -220,8 +220,8 @@ def attention(
         return Answer(question, "bad", short, [*lines, *unseen])
     if not explained:
         return Answer(question, "bad", "No image was explained", lines)
-    if alike or turned:
-        names = [*dict.fromkeys([*(name for _, name in alike), *(row["class"] for row in turned)])]
+    if suspected := findings.suspected:
+        names = [*dict.fromkeys(name for _, name in suspected)]
         short = f"{'Classes' if len(names) > 1 else 'Class'} {listed(names, 2)}: a shortcut?"
         return Answer(question, "care", short, [*lines, *unseen])
     if outside or wrong:

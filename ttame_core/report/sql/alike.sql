@@ -4,8 +4,9 @@
 -- a quarter of its images reach, the mean over explainers. At most five such classes of a backbone, and
 -- of each the `most` images whose maps are most like those of the others. images: number of the class's
 -- images. elsewhere: the highest score of the class of that name with another backbone, in the same
--- aspect; null where there is none. whose: that backbone, where there is one alone. spot: the one of 7 × 7 cells of the view, 1 to 49 row by row, in
--- which the class's maps are furthest above the mean of all classes.
+-- aspect; null where there is none. whose: that backbone, where there is one alone. spot: the one of
+-- 7 × 7 cells of the view, 1 to 49 row by row, in which the class's maps are furthest above the mean of
+-- all classes.
 WITH own AS (
     SELECT backbone, explainer, key, predicted_class AS class,
            unnest(['place', 'look']) AS aspect, unnest([place_alike, look_alike]) AS value

@@ -1,5 +1,5 @@
--- Images on which at least three in four explainers' maps have their maximum off every annotated object: the
--- classifier may look at something else. Right predictions come first, as the maps of wrong ones explain
+-- Images on which at least three in four explainers' maps have their maximum off every annotated object:
+-- the classifier may look at something else. Right predictions come first, as maps of wrong ones explain
 -- another class than that of the boxes; then images on which more explainers agree, then those with a
 -- smaller share of the maps in the boxes. value: mean share of the maps in the boxes, in percent. images,
 -- wrong: number of such images of the backbone, and of those that it takes for another class.
