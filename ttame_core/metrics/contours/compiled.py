@@ -32,10 +32,11 @@ def ious(grey: Grey, annotated: Boxes) -> Overlaps:
     if grey.min() == grey.max():
         found[:] = _iou(0, 0, 0, 0, annotated)
         return found
-    outer, inner = np.zeros(255), np.zeros(255)
-    _best(grey, False, annotated, outer)
-    _best(~grey, True, annotated, inner)  # a value of at most t is inverted one above 254 - t
-    found[1] = np.maximum(outer, inner[::-1])
+    best = np.zeros((2, 255))
+    for holes in (False, True):
+        _best(~grey if holes else grey, holes, annotated, best[int(holes)])
+    for level in range(255):  # a value of at most t is inverted one above 254 - t
+        found[1, level] = max(best[0, level], best[1, 254 - level])
     _largest(_without_holes(grey), annotated, found[0])
     return found
 
@@ -169,13 +170,14 @@ def _none_joined(grey: Grey) -> tuple[NDArray[np.uint8], Pixels, Pixels, Boxes]:
         value first; the parent of each pixel, -1 for none yet; and memory for each pixel's box.
     """
     height, width = grey.shape
-    framed = np.zeros((height + 2, width + 2), np.uint8)
-    framed[1:-1, 1:-1] = grey
-    values = framed.ravel()
+    values = np.zeros((height + 2) * (width + 2), np.uint8)
     ends = np.zeros(256, np.int64)
-    for value in grey.ravel():
-        ends[value] += 1
-    ends = np.cumsum(ends[::-1])[::-1].copy()
+    for y in range(height):
+        for x in range(width):
+            values[(y + 1) * (width + 2) + x + 1] = grey[y, x]
+            ends[grey[y, x]] += 1
+    for value in range(254, -1, -1):
+        ends[value] += ends[value + 1]
     order = np.empty(grey.size, np.int32)
     for y in range(height, 0, -1):
         for x in range(width, 0, -1):
