@@ -96,7 +96,9 @@ def connect(
                 if through:
                     db.register_filesystem(read_only)
                 root = "lake://" if through else f"{_literally(lake.root)}/"
+                db.begin()  # each statement would be written to the disk alone
                 _fill(db, lake, read_only, root, selection, tables)
+                db.commit()
                 if confined:
                     _confine(db)
                 yield db

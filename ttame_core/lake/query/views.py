@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -92,10 +92,12 @@ class Views:
 
     Attributes:
         database: content of a DuckDB file that has them.
+        columns: of each kind of files, by its name, SQL of the schema with which they are read.
         definitions: SQL of their definitions, on which all answers depend.
     """
 
     database: bytes
+    columns: Mapping[str, str]
     definitions: tuple[str, ...]
 
 
@@ -111,14 +113,17 @@ def views() -> Views:
     _refuse_taken()
     with temporary_folder() as folder:
         path = folder / "views.duckdb"
+        columns = {}
         with duckdb.connect(path) as db:
+            db.begin()  # each statement would be written to the disk alone
             for name, (_, schema, partitions) in kinds().items():
                 db.register("empty", _empty(_readable(schema)))
+                columns[name] = _columns(db)
                 extra = "".join(f", '' AS {column}" for column in ("filename", *sorted(partitions)))
                 db.execute(f"CREATE TABLE files_{name} AS SELECT *{extra} FROM empty")
             db.execute("CREATE TABLE files_metadata (file_name VARCHAR, key BLOB, value BLOB)")
-            columns = ", ".join(f"{column} VARCHAR" for column in PARTITIONS)
-            db.execute(f"CREATE TABLE partitions ({columns})")
+            names = ", ".join(f"{column} VARCHAR" for column in PARTITIONS)
+            db.execute(f"CREATE TABLE partitions ({names})")
             for sql in (script("macros"), script("views"), *map(_scores_view, families.schemas())):
                 db.execute(sql)
             add_metrics(db)
@@ -128,7 +133,8 @@ def views() -> Views:
             for name in ANSWERS:
                 db.execute(script(name))
             definitions = tuple(sql for (sql,) in db.sql(DEFINITIONS).fetchall())
-        return Views(path.read_bytes(), (READ_FILES, *definitions))
+            db.commit()
+        return Views(path.read_bytes(), columns, (READ_FILES, *definitions))
 
 
 def kinds() -> dict[str, tuple[str, pa.Schema, tuple[str, ...]]]:
@@ -160,18 +166,12 @@ def read_files(
         partitions: columns whose values are in the paths.
         condition: SQL condition that chooses rows.
     """
-    told = ("filename", *partitions)
-    own = [row for row in db.sql(f"DESCRIBE files_{name}").fetchall() if row[0] not in told]
-    columns = ", ".join(
-        f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
-        for column, type, *_ in own
-    )
     db.execute(f"DROP TABLE files_{name}")
     db.execute(
         READ_FILES.format(
             name=name,
             places=literal(places),
-            columns=columns,
+            columns=views().columns[name],
             partitioned=bool(partitions),
             condition=condition,
         )
@@ -206,6 +206,14 @@ def _scores_view(family: str) -> str:
 def _empty(schema: pa.Schema) -> pa.Table:
     """Return a table without rows; `empty_table` would import pandas, which takes half a second."""
     return pa.Table.from_batches([], schema)
+
+
+def _columns(db: duckdb.DuckDBPyConnection) -> str:
+    """Return SQL of the schema of the table `empty`, as `read_parquet` takes one."""
+    return ", ".join(
+        f"'{column}': {{name: '{column}', type: '{type}', default_value: NULL}}"
+        for column, type, *_ in db.sql("DESCRIBE empty").fetchall()
+    )
 
 
 def _readable(schema: pa.Schema) -> pa.Schema:
