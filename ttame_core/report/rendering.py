@@ -35,7 +35,7 @@ def render(recorded: Recorded) -> None:
     sheet = _sheet(lake, db, audit, whole, [e.name for e in audit.explainers], PICTURED)
     if sheet:
         with lake.create(f"{recorded.folder}/contact-sheet.png") as path:
-            sheet.save(path, "PNG")
+            sheet.save(path, "PNG", compress_level=4)  # a third of the default's time, 4 % larger
     findings = gather(db, audit, recorded.board, recorded.folder.rsplit("/", 1)[1])
     pictures = exhibits(lake, db, audit.dataset.name, findings, recorded.folder)
     winners = certain_winners(db, recorded.board)
