@@ -20,6 +20,10 @@ $(BIN)/.installed: pyproject.toml
 	  > /dev/null 2>&1 || true
 	touch $@
 
+$(BIN)/.clusters: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --group clusters
+	touch $@
+
 demo: install ## audit the embedded data set with the classifiers in examples/zoo
 	$(BIN)/ttame audit examples/shapes.yaml
 
@@ -27,7 +31,7 @@ test: install
 	$(BIN)/python -m pytest -m "not long"
 	@echo "make test-all runs the tests marked long as well (CONTRIBUTING.md)."
 
-test-all: install ## all tests, also those that take minutes each
+test-all: $(BIN)/.clusters ## all tests, also those that take minutes each
 	$(BIN)/python -m pytest
 
 # An environment of its own, which needs uv's resolver: pip takes the newest versions alone.
@@ -38,7 +42,7 @@ test-lowest: ## the fast tests with the lowest versions that pyproject.toml allo
 	  --resolution lowest-direct --requirements pyproject.toml --all-extras --group dev --editable .
 	build/lowest/bin/python -m pytest -m "not slow and not long"
 
-bench: install ## what an explanation costs beside plain inference
+bench: $(BIN)/.clusters ## what an explanation costs beside plain inference
 	$(BIN)/python -m benchmarks
 
 bench-gpu: install ## the same on a GPU, and the tests that need one, in ten minutes at most

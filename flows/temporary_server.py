@@ -21,6 +21,7 @@ from threading import Event, Thread
 from flows.stopping import deaf_children, end, signalled
 from tasks import logs
 from ttame_core.errors import UserError
+from ttame_core.imports import quickly
 from ttame_core.stopping import asked
 
 ENDED = (
@@ -70,7 +71,8 @@ def begin() -> None:
     Raises:
         UserError: a server cannot work here; the sentence is that of `ttame doctor`.
     """
-    from prefect.settings import PREFECT_API_URL
+    with quickly():
+        from prefect.settings import PREFECT_API_URL
 
     from flows.doctor import temporary_server
 

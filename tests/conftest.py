@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from ttame_core.backbones import Backbone
 from ttame_core.lake import Lake
 
 torch.set_num_threads(1)  # of this process, where torch came before the variable
+gc.disable()  # until the tests are imported (ttame_core/imports.py)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,17 +56,26 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each process begin with some of the slow tests: none is waited for at the end.
+    """Let all processes but one begin with the tests that ask a Prefect server, slow ones first.
 
-    xdist gives each process a part of the list, and those that have ended a part of what is left.
+    Each has a server of its own, and the last does without. xdist gives each process a part of the
+    list, and those that have ended what others would do last.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    others = [item for item in items if not item.get_closest_marker("slow")]
-    bounds = [number * len(others) // processes for number in range(processes + 1)]
+    asking = [item for item in items if "server" in getattr(item, "fixturenames", ())]
+    others = [item for item in items if "server" not in getattr(item, "fixturenames", ())]
+    asking.sort(key=lambda item: not item.get_closest_marker("slow"))
+    few = max(1, processes - 1)
+    parts = [asking[number::few] for number in range(few)] + [[]] * (processes - few)
+    size = -(-len(items) // processes)
     items.clear()
-    for number, (start, end) in enumerate(pairwise(bounds)):
-        items += slow[number::processes] + others[start:end]
+    for part in parts:
+        items += [*part, *others[: max(0, size - len(part))]]
+        del others[: max(0, size - len(part))]
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,30 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-import flows
+from worked_out import forget_families
 
 PATIENCE = 900  # seconds for a process to start and work; Ray alone takes 150 on a busy machine
-
-# Imported where it is needed, and slow at it.
-SLOW = [
-    "captum.attr",
-    "fastapi",
-    "matplotlib.backends.backend_svg",
-    "pytorch_grad_cam",
-    "timm",
-    "ttame_core.metrics.contours.compiled",
-]
 
 
 def fork_server(env: Mapping[str, str]) -> ForkServerContext:
     """A server of processes with this environment, in which the flows are imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [*(f"flows.{m.name}" for m in pkgutil.iter_modules(flows.__path__)), *SLOW]
-    )
+    context.set_forkserver_preload(["preloaded"])
     console = "PREFECT_LOGGING_HANDLERS_CONSOLE"  # read when Prefect is imported
     lines = {f"{console}_CLASS": "tasks.logs.Lines", f"{console}_LEVEL": "INFO"}
-    with patch.dict(os.environ, {**env, **lines}, clear=True):
+    path = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
+    with patch.dict(os.environ, {**env, **lines, "PYTHONPATH": path}, clear=True):
         forkserver.ensure_running()
     return context
 
@@ -88,9 +77,12 @@ def run(
 def _program(
     program: str, words: list[str], folder: Path, out: Path, err: Path, environment: dict[str, str]
 ) -> None:
+    assert "preloaded" in sys.modules  # a server of processes says nothing of a failed import
     os.chdir(folder)
     os.environ.update(environment)
-    sys.path += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    if path := environment.get("PYTHONPATH"):
+        sys.path += path.split(os.pathsep)
+        forget_families()
     if "SLOW_DISK" in environment:
         import slow_disk.sitecustomize  # noqa: F401
     for path, number in ((out, 1), (err, 2)):

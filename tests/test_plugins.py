@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from worked_out import forget_families
 
 from ttame_core import spec
 from ttame_core.audits.specification import complete_metric
 from ttame_core.errors import UserError
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.lake import Lake, families
-from ttame_core.lake.query import directions, views
+from ttame_core.lake.query import directions
 from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import REGISTRY as METRICS
 from ttame_core.metrics import Family
@@ -120,13 +121,9 @@ def test_two_packages_with_one_name_are_refused(install: Install) -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Look again at which families there are."""
 
-    def look() -> None:
-        for known in (families.registry, views.views, directions.directions):
-            known.cache_clear()
-
-    yield look
+    yield forget_families
     monkeypatch.undo()
-    look()
+    forget_families()
 
 
 def test_scores_of_another_package_are_in_sql(

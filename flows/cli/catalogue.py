@@ -9,6 +9,7 @@ import typer
 from flows.cli.options import out
 from tasks.logs import say
 from ttame_core.errors import UserError
+from ttame_core.imports import quickly
 
 
 def backbones(
@@ -24,8 +25,9 @@ def backbones(
         ttame backbones 'swin*'
         ttame backbones resnet50 --check
     """
-    from ttame_core.report.listings import coverage_line
-    from ttame_core.training import coverage
+    with quickly():
+        from ttame_core.report.listings import coverage_line
+        from ttame_core.training import coverage
 
     failed = 0
     for model in coverage.find_architectures(pattern):

@@ -9,6 +9,7 @@ import typer
 from flows.cli.options import HERE, Format, Memory, Output, Workspace, out
 from tasks.logs import say
 from ttame_core.errors import writing
+from ttame_core.imports import quickly
 from ttame_core.lake import Lake
 
 
@@ -123,9 +124,10 @@ def verify(
         ttame verify my-audit --repair
         ttame verify --pixels
     """
-    from flows.cli.bounds import reading
-    from ttame_core.audits import verify as verifying
-    from ttame_core.lake.query.formats import write_result
+    with quickly():
+        from flows.cli.bounds import reading
+        from ttame_core.audits import verify as verifying
+        from ttame_core.lake.query.formats import write_result
 
     lake = Lake(workspace)
     with reading(memory):

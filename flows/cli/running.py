@@ -11,6 +11,7 @@ from flows import temporary_server
 from flows.cli.options import out
 from tasks.logs import say
 from ttame_core.errors import UserError
+from ttame_core.imports import quickly
 from ttame_core.lake import Lake
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def load(path: str, variables: list[str] | None) -> AuditSpec:
         UserError: the spec is wrong, or a variable has no value.
     """
     read(path, variables)  # most mistakes are told before the registries import PyTorch
-    from ttame_core.audits.specification import open_spec
+    with quickly():
+        from ttame_core.audits.specification import open_spec
 
     return open_spec(path, _pairs(variables))
 
@@ -76,14 +78,15 @@ def run(
     read(path, variables)
     temporary_server.begin()
     audit = load(path, variables)
-    from prefect import tags
+    with quickly():
+        from prefect import tags
 
-    from flows import messages
-    from flows.each_backbone import BackbonesFailed
-    from ttame_core.audits.gates import GatesFailed
+        from flows import messages
+        from flows.each_backbone import BackbonesFailed
+        from ttame_core.audits.gates import GatesFailed
 
-    messages.install()
-    flow = getattr(import_module(f"flows.{name}"), name)
+        messages.install()
+        flow = getattr(import_module(f"flows.{name}"), name)
     temporary_server.wait()
     try:
         with temporary_server.no_longer_than_it(), tags("ttame", audit.name):

@@ -33,6 +33,7 @@ import yaml
 from audited import audit_alone
 from pages import PAGES, ROOT, TTAME, Line, blocks, commands, prose
 from tiny import tiny_backbone
+from worked_out import forget_families
 
 import ttame_core as tt
 from flows.cli import app
@@ -40,8 +41,7 @@ from ttame_core import metrics, spec
 from ttame_core.audits.specification import complete, open_spec
 from ttame_core.explainers import REGISTRY, Explainer
 from ttame_core.exports.huggingface import export_dataset
-from ttame_core.lake import Lake, families
-from ttame_core.lake.query import directions, views
+from ttame_core.lake import Lake
 from ttame_core.lake.query.connection import run_query
 from ttame_core.metrics import Family
 from ttame_core.plugins import Registry, of_class
@@ -146,13 +146,10 @@ def with_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr("ttame_core.api.FAMILIES", taken)
     monkeypatch.setattr("ttame_core.audits.specification.EXPLAINERS", explainers)
     monkeypatch.setattr("ttame_core.audits.specification.METRICS", taken)
-    caches = families.registry, views.views, directions.directions
-    for known in caches:
-        known.cache_clear()
+    forget_families()
     yield
     monkeypatch.undo()
-    for known in caches:
-        known.cache_clear()
+    forget_families()
 
 
 @pytest.mark.parametrize("part", YAML, ids=lambda part: f"{part.page}: {part.text[:30]!r}")

@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import yaml
@@ -25,32 +28,13 @@ from harness.audits import differences
 from ttame_core.errors import UserError
 from ttame_core.spec import Compute
 
-STAGES = """
-import sys
-from flows.each_backbone import BackbonesFailed
-from flows.engine import opened
-from flows.evaluate_maps import evaluate_maps
-from flows.explain_dataset import explain_dataset
-from flows.shard_dataset import shard_dataset
-from flows.train_heads import train_heads
-
-from ttame_core.audits.specification import open_spec
-if __name__ == "__main__":
-    audit = open_spec(sys.argv[1])
-    with opened(audit.compute):
-        for stage in (shard_dataset, train_heads, explain_dataset, evaluate_maps):
-            try:
-                stage(audit, sys.argv[2])
-            except BackbonesFailed as failed:
-                print(stage.__name__, failed, flush=True)
-"""
 KILLED = "maps", "scores/metric=shape"  # workers that write there
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., BaseProcess]
 
 
 @pytest.fixture
 def start(
-    server: dict[str, str], edit_spec: Callable[..., Path], tmp_path: Path
+    forks: ForkServerContext, edit_spec: Callable[..., Path], tmp_path: Path
 ) -> Iterator[Start]:
     """Start the stages on an engine, in the workspace of that name; stopped at the end."""
 
@@ -63,22 +47,20 @@ def start(
         spec["backbones"] = [net | {"name": "broken", "args": {"stem_width": 16}}, net]
 
     spec = edit_spec(with_more_shards)
-    started: list[subprocess.Popen[str]] = []
+    started: list[BaseProcess] = []
 
-    def run(engine: str, **compute: object) -> subprocess.Popen[str]:
+    def run(engine: str, **compute: object) -> BaseProcess:
         audit = yaml.safe_load(spec.read_text())
         audit["compute"] |= {"engine": engine, **compute}
-        environment = server | {"TTAME_TRUST": str(compute.get("address", ""))}
         own = spec.with_name(f"{engine}.yaml")
         own.write_text(yaml.safe_dump(audit))
-        with (tmp_path / f"{engine}.log").open("a") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", STAGES, str(own), str(tmp_path / engine)],
-                env=environment | ({} if engine == "threads" else slow_in(*KILLED)),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
+        says, log = (tmp_path / f"{engine}.{name}" for name in ("says", "log"))
+        says.unlink(missing_ok=True)  # of a run before
+        slow = {} if engine == "threads" else slow_in(*KILLED)
+        environment = {"TTAME_TRUST": str(compute.get("address", "")), **slow}
+        process = forked.start(
+            forks, [own, tmp_path / engine], tmp_path, says, log, environment, "stages_alone:main"
+        )
         started.append(process)
         return process
 
@@ -87,11 +69,11 @@ def start(
         process.kill()
 
 
-def _writer(workspace: Path, folder: str, process: subprocess.Popen[str]) -> int:
+def _writer(workspace: Path, folder: str, process: BaseProcess) -> int:
     """The process that has a file of this folder half written."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"it ended before it wrote to {folder}"
+        assert process.is_alive(), f"it ended before it wrote to {folder}"
         for path in workspace.glob(f"{folder}/**/.*.writing-*"):
             writer = int(path.name.rsplit("-", 2)[1])
             if psutil.pid_exists(writer):
@@ -100,16 +82,16 @@ def _writer(workspace: Path, folder: str, process: subprocess.Popen[str]) -> int
     raise AssertionError(f"nothing was written to {folder}")
 
 
-def _failures(output: str) -> list[str]:
-    return [line for line in output.splitlines() if " broken: " in line]
+def _failures(process: BaseProcess, workspace: Path) -> list[str]:
+    """What the stages in this workspace say of failures, when they have ended."""
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    said = workspace.with_suffix(".says").read_text()
+    return [line for line in said.splitlines() if " broken: " in line]
 
 
-def _ends_as(
-    process: subprocess.Popen[str], workspace: Path, expected: Path, says: list[str]
-) -> None:
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    assert _failures(output) == says
+def _ends_as(process: BaseProcess, workspace: Path, expected: Path, says: list[str]) -> None:
+    assert _failures(process, workspace) == says
     assert differences(expected, workspace) == []
 
 
@@ -190,8 +172,7 @@ def test_each_process_has_one_gpu_of_those_that_the_audit_has(
 @pytest.fixture
 def expected(start: Start, tmp_path: Path) -> tuple[Path, list[str]]:
     """The workspace that the engine of one process leaves, and what it says of failures."""
-    output, _ = start("threads").communicate(timeout=PATIENCE)
-    says = _failures(output)
+    says = _failures(start("threads"), tmp_path / "threads")
     assert [line.split(":")[0] for line in says] == [
         f"{stage} broken" for stage in ("train_heads", "explain_dataset")
     ]
@@ -227,6 +208,7 @@ def test_the_same_lake_of_a_cluster(
     tmp_path: Path,
 ) -> None:
     """A worker is killed on the way."""
+    pytest.importorskip(f"prefect_{engine}", reason="make test-all installs the group clusters")
     with _dask(tmp_path, server | slow_in(*KILLED)) if engine == "dask" else nullcontext() as at:
         audit = start(engine, **({"address": at} if at else {"at_once": 4}))
         os.kill(_writer(tmp_path / engine, KILLED[0], audit), signal.SIGKILL)

@@ -21,6 +21,7 @@ from ttame_core.backbones.open_clip import CONFIGURATION, open_clip_classifier
 from ttame_core.backbones.processors import preparation
 from ttame_core.backbones.zero_shot import zero_shot
 from ttame_core.errors import UserError, nearest
+from ttame_core.imports import quickly
 
 # Keys that libraries take beside a model's own arguments, and that load files or run code.
 WEIGHTS_AND_CODE = {
@@ -117,7 +118,8 @@ def _factory_weights(settings: str) -> str:
 def _timm(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    import timm
+    with quickly():
+        import timm
 
     _check_name(settings.model)
     classes = num_classes or _classes_of(settings.model, state)
