@@ -13,6 +13,7 @@ from rich.console import Console
 from benchmarks import (
     bulk,
     checksums,
+    commands,
     cost,
     leaderboard,
     memory,
@@ -30,7 +31,7 @@ from ttame_core.backbones.devices import keep_freed_memory
 
 PARTS = (
     *("cost", "rise", "bulk", "metrics", "stages", "scaling", "server", "leaderboard", "memory"),
-    *("storage", "checksums", "versus"),
+    *("storage", "checksums", "commands", "versus"),
 )
 ASKED_FOR = ("real", "planted")  # parts that take the user's pictures or hours, and run by name
 
@@ -95,6 +96,8 @@ def main() -> None:
         console.print(storage.compare(where))
     if "checksums" in options.only:
         console.print(checksums.compare())
+    if "commands" in options.only:
+        console.print(commands.compare(options.rounds))
     if "versus" in options.only:
         for table in versus.compare(
             options.models or versus.MODELS, options.images or versus.IMAGES
