@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 from rich.table import Table
 
+from benchmarks.versus import TTAME
 from harness.audits import AUDIT
 
-TTAME = [sys.executable, "-m", "flows"]
 COMMANDS = (
     *("--help", "--version", "audti spec.yaml", "audit nowhere.yaml", "explain-image photo.jpg"),
     *('query "SELECT 1"', "status", "status spec.yaml", "audits", "metrics", "explainers"),

@@ -51,6 +51,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     Each of them would compile it again, as long as none has ended.
     """
     if session.config.getoption("tx", None):  # of the process that starts the others
+        gc.enable()  # it collects no tests
         subprocess.Popen([sys.executable, "-c", COMPILES])
 
 
@@ -70,8 +71,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     size = -(-len(items) // processes)
     items.clear()
     for part in parts:
-        items += [*part, *others[: max(0, size - len(part))]]
-        del others[: max(0, size - len(part))]
+        room = max(0, size - len(part))
+        items += part + others[:room]
+        del others[:room]
 
 
 def pytest_collection_finish() -> None:
