@@ -21,7 +21,7 @@ from ttame_core.backbones.open_clip import CONFIGURATION, open_clip_classifier
 from ttame_core.backbones.processors import preparation
 from ttame_core.backbones.zero_shot import zero_shot
 from ttame_core.errors import UserError, nearest
-from ttame_core.imports import quickly
+from ttame_core.imports import library
 
 # Keys that libraries take beside a model's own arguments, and that load files or run code.
 WEIGHTS_AND_CODE = {
@@ -52,7 +52,8 @@ def create_model(
         num_classes: number of classes; None for that of the settings.
 
     Raises:
-        UserError: the model is unknown, its arguments are wrong, or its weights cannot be loaded.
+        UserError: the model is unknown, its arguments are wrong, its weights cannot be loaded, or
+            timm cannot be imported.
     """
     make: Callable[..., nn.Module] = {
         "timm": _timm,
@@ -61,6 +62,7 @@ def create_model(
         "open_clip": _open_clip,
         "factory": _factory,
     }[settings.library]
+    library("timm")  # which says how images are prepared, whatever the model's library
     state = read_checkpoint(checkpoint) if checkpoint else None
     if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
         raise UserError(
@@ -118,8 +120,7 @@ def _factory_weights(settings: str) -> str:
 def _timm(
     settings: spec.Backbone, state: dict[str, Tensor] | None, num_classes: int | None
 ) -> nn.Module:
-    with quickly():
-        import timm
+    import timm
 
     _check_name(settings.model)
     classes = num_classes or _classes_of(settings.model, state)

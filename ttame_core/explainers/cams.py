@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from operator import itemgetter
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from typing_extensions import override
 from ttame_core import spec
 from ttame_core.backbones import Backbone, Tap
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable
+from ttame_core.imports import library
 from ttame_core.perturbation.masking import min_max
 from ttame_core.seeding import generator_for
 
@@ -68,7 +68,7 @@ class _LibraryCam:
     def __init__(self, backbone: Backbone, method: str, layer: nn.Module, tap: Tap) -> None:
         self.layer, self.tap = layer, tap
         self.spot = nn.Identity()  # a module that returns the tap's tensor and nothing else
-        made = getattr(import_module("pytorch_grad_cam"), method)  # takes two seconds
+        made = getattr(library("pytorch_grad_cam"), method)
         self.cam = made(backbone, [self.spot], reshape_transform=tap.feature_map)
         self.cam.compute_input_gradient = True  # with frozen weights, there is no other graph
         self.cam.get_target_width_height = lambda inputs: None  # no resizing of the map
@@ -157,7 +157,7 @@ class FinerCam(GradientCam):
         distances[target] = torch.inf
         count = min(self.settings.others, len(logits) - 1)
         others = distances.topk(count, largest=False).indices.tolist()
-        weighted = import_module("pytorch_grad_cam.utils.model_targets").FinerWeightedTarget
+        weighted = library("pytorch_grad_cam.utils.model_targets").FinerWeightedTarget
         return weighted(target, others, self.settings.alpha)
 
 
