@@ -16,7 +16,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 from flows.stopping import deaf_children, end, signalled
 from tasks import logs
@@ -173,14 +175,20 @@ def _command(port: int) -> list[str]:
 
     Without `--app-dir`, a module in the working folder would be imported.
     """
-    import prefect
-
-    folder = str(prefect.__module_path__.parent)
+    folder = str(Path(__file__).parents[1])
     return [
         *(sys.executable, "-m", "uvicorn", "--app-dir", folder),
-        *("--factory", "prefect.server.api.server:create_app"),
+        *("--factory", "flows.temporary_server:application"),
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"),
     ]
+
+
+def application() -> Any:
+    """Return Prefect's server; called in its own process."""
+    with quickly():
+        from prefect.server.api.server import create_app
+
+        return create_app()
 
 
 def _environment() -> dict[str, str]:

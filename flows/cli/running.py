@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from flows import temporary_server
 from flows.cli.options import out
 from tasks.logs import say
 from ttame_core.errors import UserError
-from ttame_core.imports import quickly
+from ttame_core.imports import library, quickly
 from ttame_core.lake import Lake
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run(
     temporary_server.begin()
     audit = load(path, variables)
     with quickly():
-        from prefect import tags
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows import messages
         from flows.each_backbone import BackbonesFailed
@@ -87,9 +88,14 @@ def run(
 
         messages.install()
         flow = getattr(import_module(f"flows.{name}"), name)
+    if name != "shard_dataset" and temporary_server.is_there():
+        with suppress(UserError):  # raised again where timm is needed
+            library("timm")  # while the server starts
     temporary_server.wait()
+    # A temporary server misses no heartbeats, and what sends them takes up to a second to end.
+    hearts = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if temporary_server.is_there() else {}
     try:
-        with temporary_server.no_longer_than_it(), tags("ttame", audit.name):
+        with temporary_settings(hearts), temporary_server.no_longer_than_it():
             flow(audit, place, **options)
     except (BackbonesFailed, GatesFailed) as failed:
         return failed

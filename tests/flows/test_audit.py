@@ -93,7 +93,9 @@ def test_audit_ends_with_leaderboard_report_and_artifact(
     named = [run for run in flows if run["name"].endswith(" small")]  # Prefect names some small-fox
     assert all({"ttame", "small"} <= {*run["tags"]} for run in named)
     runs = ask(server, "task_runs/filter", {"limit": 200})
-    assert "explain test-000000 of net" in {run["name"] for run in runs}
+    of_net = {run["name"]: run["tags"] for run in runs if run["name"].endswith(" net")}
+    assert "explain test-000000 of net" in of_net
+    assert not any(of_net.values())  # the server would be asked whether a tag has a limit
 
     # run again: nothing is done again
     before = _files(workspace)
