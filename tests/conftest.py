@@ -1,4 +1,7 @@
-"""Fixtures that many tests use."""
+"""Fixtures that many tests use. Large packages are imported by those that need them.
+
+The process that hands out the tests reads this module as well, while all others wait.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,23 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from audited import audit_alone
 from filelock import FileLock
 from PIL import Image
-from s3fs import S3FileSystem
-from stores import Store
-from tiny import shard_all, tiny_backbone
 
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # test processes, and those they start, run side by side
 
 import flows  # noqa: F401 (which sets variables that all processes of the tests have)
-from ttame_core import spec
-from ttame_core.backbones import Backbone
-from ttame_core.lake import Lake
 
-torch.set_num_threads(1)  # of this process, where torch came before the variable
+if TYPE_CHECKING:
+    from stores import Store
+
+    from ttame_core.backbones import Backbone
+    from ttame_core.lake import Lake
+
 gc.disable()  # until the tests are imported (ttame_core/imports.py)
 
 
@@ -80,9 +81,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.freeze()  # nothing more is looked through for garbage: the process ends
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None, object, object]:
     """What a test changes of its process is put back: the next one may be any other."""
+    import torch
+
     environment, path, folder = dict(os.environ), [*sys.path], os.getcwd()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     try:
@@ -100,6 +107,11 @@ def pytest_runtest_call() -> Generator[None, object, object]:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
     """A lake with a small drawn data set: 40, 8 and 12 pictures of 64 pixels."""
+    from tiny import shard_all
+
+    from ttame_core import spec
+    from ttame_core.lake import Lake
+
     lake = Lake(tmp_path_factory.mktemp("drawn"))
     source = {"kind": "shapes", "train": 40, "val": 8, "test": 12, "size": 64}
     shard_all(spec.Dataset(name="drawn", source=source, samples_per_shard=16), lake)
@@ -119,6 +131,8 @@ def audited(of_all_processes: Path) -> Path:
 
     It is made once for all processes of the tests: whoever changes a file does so in a copy.
     """
+    from audited import audit_alone
+
     folder = of_all_processes / "audited"
     with FileLock(f"{folder}.lock"):
         if not (folder / "made").exists():
@@ -130,6 +144,8 @@ def audited(of_all_processes: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Backbone:
+    from tiny import tiny_backbone
+
     return tiny_backbone()
 
 
@@ -152,6 +168,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[Store]:
+    from stores import Store
+
     store = Store()
     yield store
     store.stop()
@@ -160,6 +178,8 @@ def object_store() -> Iterator[Store]:
 @pytest.fixture
 def s3(object_store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An object store with an empty bucket, which the environment leads to."""
+    from s3fs import S3FileSystem
+
     object_store.new_bucket()
     S3FileSystem.clear_instance_cache()  # clients know the environment they were made in
     for name, value in object_store.env.items():

@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+from prefect.context import refresh_global_settings_context
+from prefect.logging.configuration import setup_logging
 from worked_out import forget_families
 
 PATIENCE = 900  # seconds for a process to start and work; Ray alone takes 150 on a busy machine
@@ -45,7 +47,7 @@ def start(
     """`ttame ARGUMENTS` in that folder; what it says is added to the two files.
 
     environment: beyond the server's own; nothing that is read when a module is imported, but for
-        PYTHONPATH.
+        PYTHONPATH and Prefect's settings.
     """
     words = [str(argument) for argument in arguments]
     place = folder, out, err
@@ -83,6 +85,9 @@ def _program(
     if path := environment.get("PYTHONPATH"):
         sys.path += path.split(os.pathsep)
         forget_families()
+    if any(name.startswith("PREFECT") for name in environment):
+        refresh_global_settings_context()
+        setup_logging()
     if "SLOW_DISK" in environment:
         import slow_disk.sitecustomize  # noqa: F401
     for path, number in ((out, 1), (err, 2)):

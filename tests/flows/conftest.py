@@ -98,22 +98,11 @@ def forks(server: dict[str, str]) -> ForkServerContext:
 
 
 @pytest.fixture
-def ttame(
-    server: dict[str, str], forks: ForkServerContext, tmp_path: Path
-) -> Callable[..., subprocess.CompletedProcess]:
+def ttame(forks: ForkServerContext, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run the command line as a user does, in a folder of its own."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        if not any(name.startswith("PREFECT") for name in environment):
-            return forked.run(forks, arguments, tmp_path, environment, timeout=PATIENCE)
-        return subprocess.run(
-            [sys.executable, "-m", "flows", *map(str, arguments)],
-            env=server | environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        return forked.run(forks, arguments, tmp_path, environment, timeout=PATIENCE)
 
     return run
 

@@ -14,6 +14,7 @@ import forked
 import pytest
 import yaml
 from forked import PATIENCE
+from prefect import flow
 from prefect_server import ask
 
 from flows import deployed
@@ -24,25 +25,6 @@ from ttame_core.errors import StoreAway, UserError
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-TRIES = """
-import flows.deployed
-from prefect import flow
-
-@flow
-def stage(log):
-    log.append("stage")
-
-log = []
-
-@flow
-def body(spec, workspace):
-    stage(log)
-    if len(log) < 3:
-        raise OSError("away")
-
-flows.deployed.PAUSE = 0
-print(flows.deployed._deployed(body, hours=1)("", "", return_state=True).name, len(log))
-"""
 
 
 class Server:
@@ -135,9 +117,9 @@ def test_all_that_prefect_yaml_says_is_on_the_server(deployments: Server) -> Non
         open_spec(ROOT / wanted["parameters"]["spec"])
     assert len(found["nightly"]["schedules"]) == len(found["weekly"]["schedules"]) == 1
     assert not found["dump"]["schedules"] + found["rescore"]["schedules"]
-    for flow in (deployed.nightly, deployed.weekly, deployed.dump, deployed.rescore):
-        assert flow.retries == 2
-        assert flow.timeout_seconds
+    for body in (deployed.nightly, deployed.weekly, deployed.dump, deployed.rescore):
+        assert body.retries == 2
+        assert body.timeout_seconds
 
 
 @pytest.mark.long
@@ -192,10 +174,26 @@ def test_gates_that_fail_are_not_tried_again_and_an_automation_acts(worker: Serv
     assert not worker.deployment("audit_zoo/weekly")["paused"]
 
 
-def test_another_try_runs_all_stages_again(server: dict[str, str]) -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", TRIES], env=server, cwd=ROOT, capture_output=True, text=True
-    )
+def tried() -> None:
+    """A program: a flow is deployed whose stage ends, while the flow fails two times."""
+    stages = []
+
+    @flow
+    def stage() -> None:
+        stages.append("stage")
+
+    @flow
+    def body(spec: str, workspace: str) -> None:
+        stage()
+        if len(stages) < 3:
+            raise OSError("away")
+
+    deployed.PAUSE = 0
+    print(deployed._deployed(body, hours=1)("", "", return_state=True).name, len(stages))
+
+
+def test_another_try_runs_all_stages_again(forks: ForkServerContext) -> None:
+    run = forked.run(forks, [], ROOT, {}, PATIENCE, f"{__name__}:{tried.__name__}")
     assert run.stdout.split() == ["Completed", "3"], run.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
@@ -32,17 +33,22 @@ def test_a_sound_machine(ttame: Run, server: dict[str, str], tmp_path: Path) -> 
     assert not (tmp_path / "workspace").exists()
 
 
-def test_all_that_is_broken_is_said_at_once(ttame: Run, tmp_path: Path) -> None:
+def test_all_that_is_broken_is_said_at_once(tmp_path: Path) -> None:
     broken = tmp_path / "beside/torchvision/__init__.py"
     broken.parent.mkdir(parents=True)
     broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (tmp_path / "file").touch()
-    result = ttame(
-        "doctor",
-        "--workspace",
-        tmp_path / "file",
-        PYTHONPATH=f"{broken.parents[1]}:{Path.cwd()}",
-        PREFECT_API_URL="http://127.0.0.1:9/api",
+    result = subprocess.run(
+        [sys.executable, "-m", "flows", "doctor", "--workspace", tmp_path / "file"],
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{broken.parents[1]}:{Path.cwd()}",
+            "PREFECT_API_URL": "http://127.0.0.1:9/api",
+            "PREFECT_HOME": str(tmp_path),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1, result.stdout + result.stderr
     assert "Traceback" not in result.stderr

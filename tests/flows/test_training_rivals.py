@@ -68,6 +68,7 @@ def _with_all_trained(folder: Path) -> Callable[[dict], None]:
     return change
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_all_of_them_are_trained_and_explain(
     ttame: Run,

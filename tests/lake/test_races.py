@@ -81,6 +81,7 @@ def _finish(worker: subprocess.Popen[str]) -> str:
     return errors
 
 
+@pytest.mark.long
 def test_one_dies_one_finishes_and_one_comes_back_to_the_same_shard(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     source = {"kind": "shapes", "train": 0, "val": 0, "test": 12, "size": 64}
