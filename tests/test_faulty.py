@@ -99,6 +99,7 @@ def test_a_tag_is_found_without_boxes_and_its_twin_is_clean() -> None:
     assert named == {"tag-100": (True, True), "clean": (False, False)}
 
 
+@pytest.mark.long
 def test_a_trace_of_jpeg_is_found_by_changing_pictures_and_its_twin_is_clean() -> None:
     images = dict(zip(map(str, range(100)), shown("jpeg").float() / 255, strict=False))
     least = {"jpeg": 0.25, "blur": 0.25, "noise": 0.25}  # 0.15 for others, as in changed.sql

@@ -184,7 +184,18 @@ def expected(start: Start, tmp_path: Path) -> tuple[Path, list[str]]:
 def test_the_same_lake_of_processes(
     start: Start, expected: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """The audit is killed: its processes end. Run again, one of them is killed."""
+    """One of them is killed on the way."""
+    own = tmp_path / "processes"
+    audit = start("processes", at_once=2)
+    os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)
+    _ends_as(audit, own, *expected)
+
+
+@pytest.mark.long
+def test_a_killed_audit_takes_its_processes_along(
+    start: Start, expected: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """Run again, it leaves the same lake."""
     own = tmp_path / "processes"
     audit = start("processes", at_once=2)
     _writer(own, KILLED[0], audit)
@@ -193,9 +204,7 @@ def test_the_same_lake_of_processes(
     audit.kill()
     _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
-    audit = start("processes", at_once=2)
-    os.kill(_writer(own, KILLED[1], audit), signal.SIGKILL)
-    _ends_as(audit, own, *expected)
+    _ends_as(start("processes", at_once=2), own, *expected)
 
 
 @pytest.mark.long
