@@ -62,13 +62,13 @@ def create_model(
         "open_clip": _open_clip,
         "factory": _factory,
     }[settings.library]
-    library("timm")  # which says how images are prepared, whatever the model's library
     state = read_checkpoint(checkpoint) if checkpoint else None
     if hidden := sorted(WEIGHTS_AND_CODE & settings.args.keys()):
         raise UserError(
             f"backbone {settings.name}: `args` cannot hold {hidden[0]}; give weights as "
             f"`checkpoint` beside `model`, and allow a folder's own code by {spec.TRUSTED}"
         )
+    library("timm")  # which says how images are prepared, whatever the model's library
     model = make(settings, state, num_classes or settings.num_classes)
     if state is not None and settings.prompts is None:
         load_weights(model, state, settings, str(checkpoint))

@@ -12,7 +12,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from typing_extensions import override
 
 from ttame_core import spec
 from ttame_core.explainers.base import Explainer, ForwardPass, NotApplicable, bounded
+from ttame_core.imports import library
 
 # The share of the logit's difference that DeepLIFT may leave unexplained. Where windows overlap,
 # captum's max pooling loses some 10 %; where a nonlinearity has no rule, 100 % and more are lost.
@@ -239,4 +239,4 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
 
 def _captum(name: str) -> Any:
     """Import a class of captum when it is first used, because the import takes a second."""
-    return getattr(import_module("captum.attr"), name)
+    return getattr(library("captum.attr"), name)
