@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 import yaml
 from rich.table import Table
 
+from benchmarks.measure import Cost, begin, cost
 from benchmarks.versus import TTAME
 from harness.audits import AUDIT
 
@@ -25,17 +24,7 @@ COMMANDS = (
     *("compare center gradcam", "verify", "backbones resnet50", "doctor"),
     *("audit spec.yaml --dry-run", "audit spec.yaml"),
 )
-# A process of this one's size would count as its child's peak.
-TIMED = """
-import json, os, subprocess, sys, time
-start, away = time.perf_counter(), subprocess.DEVNULL
-process = subprocess.Popen(sys.argv[1:], stdout=away, stderr=away)
-_, status, usage = os.wait4(process.pid, 0)
-seconds, busy = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-print(json.dumps([os.waitstatus_to_exitcode(status), seconds, busy, usage.ru_maxrss / 1024]))
-"""
 FIRST = "datasets/*/shards/*.tar"  # what the first stage of an audit leaves first
-Cost = tuple[float, float, float]  # seconds, seconds of processor, MiB at the peak
 
 
 def compare(rounds: int) -> Table:
@@ -55,7 +44,7 @@ def compare(rounds: int) -> Table:
             for command, cost in _round(Path(folder)):
                 costs.setdefault(command, []).append(cost)
     for command, taken in costs.items():
-        seconds, busy, peak = map(statistics.median, zip(*taken, strict=True))
+        _, seconds, busy, peak = map(statistics.median, zip(*taken, strict=True))
         measured = f"{busy:.2f}" if busy else "", f"{peak:.0f}" if peak else ""
         table.add_row(command, f"{seconds:.2f}", *measured)
     return table
@@ -75,20 +64,19 @@ def _round(folder: Path) -> Iterator[tuple[str, Cost]]:
     process = _start("audit spec.yaml", folder)
     while not any(folder.glob(f"workspace/{FIRST}")) and process.poll() is None:
         time.sleep(0.01)
-    yield "audit spec.yaml, from nothing to the first shard", (time.perf_counter() - start, 0, 0)
+    first = Cost(0, time.perf_counter() - start, 0, 0)
+    yield "audit spec.yaml, from nothing to the first shard", first
     yield "audit spec.yaml, from nothing", _cost(process)
     for command in COMMANDS:
         yield command, _cost(_start(command, folder))
 
 
-def _start(command: str, folder: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", TIMED, *TTAME, *shlex.split(command)]
-    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE)
+def _start(command: str, folder: Path) -> subprocess.Popen[str]:
+    return begin([*TTAME, *shlex.split(command)], folder)
 
 
-def _cost(process: subprocess.Popen[bytes]) -> Cost:
-    said, _ = process.communicate()
-    code, *cost = json.loads(said)
-    if code not in (0, 2):  # 2: a mistake, as some of them are
+def _cost(process: subprocess.Popen[str]) -> Cost:
+    taken, _ = cost(process)
+    if taken.code not in (0, 2):  # 2: a mistake, as some of them are
         raise RuntimeError(f"{shlex.join(process.args)} failed")
-    return tuple(cost)
+    return taken

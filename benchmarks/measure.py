@@ -1,20 +1,45 @@
-"""Contestants take turns in one process for time, and have one each for memory."""
+"""Contestants take turns in one process for time, and have one each for memory.
+
+Commands have processes of their own for both.
+"""
 
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from harness.memory import give_back, status
 
 Contestants = Mapping[str, Callable[[], object]]
+# A process of this one's size would count as its child's peak.
+TIMED = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+seconds, busy = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, busy, usage.ru_maxrss / 1024]))
+"""
+
+
+class Cost(NamedTuple):
+    """What a command took: its exit code, wall and processor seconds, MiB at the peak."""
+
+    code: int
+    seconds: float
+    busy: float
+    peak: float
 
 
 def seconds(contestants: Contestants, rounds: int) -> dict[str, list[float]]:
@@ -34,6 +59,20 @@ def ratio(times: Mapping[str, list[float]], name: str, base: str) -> float:
     """Median over the rounds of the ratio to `base` within the round."""
     pairs = zip(times[name], times[base], strict=True)
     return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+def begin(
+    command: Sequence[str], folder: str | Path | None = None, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Start a command in a folder, in a process of its own; `cost` waits for its end."""
+    words = [sys.executable, "-c", TIMED, *command]
+    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def cost(process: subprocess.Popen[str]) -> tuple[Cost, str]:
+    """What a command took that `begin` has started, and what it said where that was piped."""
+    said, errors = process.communicate()
+    return Cost(*json.loads(said)), errors or ""
 
 
 def peak_mib(prepare: Callable[..., Contestants], arguments: tuple, name: str) -> float:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -31,6 +29,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from benchmarks.measure import Cost, begin, cost
 from benchmarks.stages import draw
 from benchmarks.textbook import textbook_maps
 from ttame_core.heads.attention import AttentionHead
@@ -216,17 +215,15 @@ def _rows(folder: str, model: str, images: int) -> Iterator[tuple[str, list[str]
 
 def _row(commands: list[list[str]], images: int, lines: int, words: str) -> list[str]:
     """Run commands one after another; the cells of their row."""
-    start, peak, busy = time.perf_counter(), 0, 0.0
+    costs: list[Cost] = []
     for command in commands:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        said = process.stderr.read().decode() if process.stderr else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status):
+        taken, said = cost(begin(command, stderr=subprocess.PIPE))
+        if taken.code:
             return ["", "", "", str(lines), f"fails: {said.strip().splitlines()[-1][:60]}"]
-        peak = max(peak, usage.ru_maxrss)
-        busy += usage.ru_utime + usage.ru_stime
-    taken = time.perf_counter() - start
-    return [f"{images / taken:.2f}", f"{busy:.0f}", f"{peak / 1024:.0f}", str(lines), words]
+        costs.append(taken)
+    rate = images / sum(taken.seconds for taken in costs)
+    busy, peak = sum(taken.busy for taken in costs), max(taken.peak for taken in costs)
+    return [f"{rate:.2f}", f"{busy:.0f}", f"{peak:.0f}", str(lines), words]
 
 
 if __name__ == "__main__":
